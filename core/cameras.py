@@ -1,0 +1,91 @@
+"""Pinhole cameras: OpenCV axes (x right, y down, z forward), pixel centres at +0.5, lengths in metres."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """Cameras of one image size. `viewmats` take world points to camera space, `Ks` hold pixels of an image of `width x height`."""
+
+    viewmats: Float[Tensor, "*batch 4 4"]
+    Ks: Float[Tensor, "*batch 3 3"]
+    width: int
+    height: int
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.viewmats.shape[:-2]
+
+    def to(self, *args, **kwargs) -> "Cameras":
+        return replace(self, viewmats=self.viewmats.to(*args, **kwargs), Ks=self.Ks.to(*args, **kwargs))
+
+    def __getitem__(self, index) -> "Cameras":
+        """Index the batch axes."""
+        return replace(self, viewmats=self.viewmats[index], Ks=self.Ks[index])
+
+    @property
+    def centers(self) -> Float[Tensor, "*batch 3"]:
+        """Camera centres in the world."""
+        rotations, translations = self.viewmats[..., :3, :3], self.viewmats[..., :3, 3]
+        return -torch.einsum("...ji,...j->...i", rotations, translations)
+
+    def resized(self, width: int, height: int) -> "Cameras":
+        """The same cameras for pictures resampled to another size."""
+        factors = self.Ks.new_tensor([width / self.width, height / self.height, 1.0])
+        return Cameras(self.viewmats, factors[:, None] * self.Ks, width, height)
+
+    def cropped(self, left: Float[Tensor, "*batch"], top: Float[Tensor, "*batch"], width: int, height: int) -> "Cameras":
+        """The same cameras for a window of their pictures that starts at pixel (`left`, `top`)."""
+        Ks = self.Ks.clone()
+        Ks[..., 0, 2] -= left
+        Ks[..., 1, 2] -= top
+        return Cameras(self.viewmats, Ks, width, height)
+
+    def in_frame(self, T_world_frame: Float[Tensor, "*batch 4 4"]) -> "Cameras":
+        """The same cameras in another coordinate frame, given the rigid transform from that frame to the present world."""
+        return replace(self, viewmats=self.viewmats @ T_world_frame)
+
+    def rays(self) -> tuple[Float[Tensor, "*batch H W 3"], Float[Tensor, "*batch H W 3"]]:
+        """Origins and directions of the rays through all pixel centres, in the world; directions have depth 1 (z = 1 in camera)."""
+        kwargs = {"device": self.Ks.device, "dtype": self.Ks.dtype}
+        y, x = torch.meshgrid(
+            torch.arange(self.height, **kwargs) + 0.5, torch.arange(self.width, **kwargs) + 0.5, indexing="ij"
+        )
+        pixels = torch.stack([x, y, torch.ones_like(x)], -1)
+        # Multiplying a row vector by R maps camera to world, because R maps world to camera.
+        camera_to_world = torch.linalg.inv(self.Ks).transpose(-1, -2) @ self.viewmats[..., :3, :3]
+        directions = torch.einsum("hwi,...ij->...hwj", pixels, camera_to_world)
+        origins = self.centers[..., None, None, :].expand_as(directions)
+        return origins, directions
+
+    def plucker(self) -> Float[Tensor, "*batch 6 H W"]:
+        """Plücker coordinates (moment, unit direction) of every pixel's ray, as in LGM (Tang et al., 2024, Sec. 3.2)."""
+        origins, directions = self.rays()
+        directions = torch.nn.functional.normalize(directions, dim=-1)
+        moments = torch.linalg.cross(origins, directions)
+        return torch.cat([moments, directions], -1).movedim(-1, -3)
+
+    def project(
+        self, points: Float[Tensor, "*batch N 3"]
+    ) -> tuple[Float[Tensor, "*batch N 2"], Float[Tensor, "*batch N"]]:
+        """Pixel coordinates and depths of world points; the pixels are meaningless where the depth is not positive."""
+        in_camera = points @ self.viewmats[..., :3, :3].transpose(-1, -2) + self.viewmats[..., None, :3, 3]
+        homogeneous = in_camera @ self.Ks.transpose(-1, -2)
+        depths = in_camera[..., 2]
+        return homogeneous[..., :2] / homogeneous[..., 2:], depths
+
+
+def look_at(eye: Float[Tensor, "*batch 3"], target: Float[Tensor, "*batch 3"], up: Float[Tensor, "3"]) -> Float[Tensor, "*batch 4 4"]:
+    """World-to-camera matrices of cameras at `eye` that look at `target`, the picture's top towards `up`."""
+    forward = torch.nn.functional.normalize(target - eye, dim=-1)
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, up.expand_as(forward)), dim=-1)
+    down = torch.linalg.cross(forward, right)
+    rotations = torch.stack([right, down, forward], -2)
+    viewmats = torch.eye(4, dtype=eye.dtype, device=eye.device).repeat(*eye.shape[:-1], 1, 1)
+    viewmats[..., :3, :3] = rotations
+    viewmats[..., :3, 3] = -torch.einsum("...ij,...j->...i", rotations, eye)
+    return viewmats

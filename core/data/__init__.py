@@ -1,0 +1,1 @@
+"""Captures on disk to batches of tensors, and synthetic captures in the same layout."""

@@ -1,0 +1,82 @@
+"""What the data hands to the model: pictures, cameras and fits of one person, every frame in its own subject frame."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.cameras import Cameras
+from smpl_renderer.types import BodyParams
+
+
+@dataclass(frozen=True)
+class Frames:
+    """F moments of a person, each seen by C cameras, all pictures of one size.
+
+    Every moment has a world of its own, the subject frame: y up, origin at the pelvis of that moment's fit, turned about y so that
+    the first *input* camera looks from +z. Leading batch axes (persons, B) may stand before F.
+    """
+
+    images: Float[Tensor, "*batch F C 3 H W"]
+    """RGB in [0, 1], composed on white."""
+    alphas: Float[Tensor, "*batch F C 1 H W"]
+    """Foreground masks in [0, 1]."""
+    cameras: Cameras
+    """Batch axes `*batch F C`, in the subject frame."""
+    body: BodyParams
+    """Batch axes `*batch F`, in the subject frame."""
+
+    def to(self, device) -> "Frames":
+        return Frames(self.images.to(device), self.alphas.to(device), self.cameras.to(device), self.body.to(device))
+
+    def __getitem__(self, index) -> "Frames":
+        """Index the batch axes and F (not C)."""
+        return Frames(self.images[index], self.alphas[index], self.cameras[index], self.body[index])
+
+    def views(self, indices: list[int]) -> "Frames":
+        """Keep some of the C cameras."""
+        selected = torch.as_tensor(indices, device=self.images.device)
+        axis = self.images.ndim - 4
+        cameras = replace(
+            self.cameras,
+            viewmats=self.cameras.viewmats.index_select(axis, selected),
+            Ks=self.cameras.Ks.index_select(axis, selected),
+        )
+        return Frames(self.images.index_select(axis, selected), self.alphas.index_select(axis, selected), cameras, self.body)
+
+    @staticmethod
+    def stack(items: "list[Frames]") -> "Frames":
+        """Join along a new first axis: moments to a sequence, or persons to a batch."""
+        first = items[0].cameras
+        cameras = Cameras(
+            torch.stack([i.cameras.viewmats for i in items]), torch.stack([i.cameras.Ks for i in items]), first.width, first.height
+        )
+        return Frames(
+            torch.stack([i.images for i in items]),
+            torch.stack([i.alphas for i in items]),
+            cameras,
+            BodyParams.stack([i.body for i in items]),
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One person (or, collated, B of them): what the model sees, and what its avatar is compared with."""
+
+    inputs: Frames
+    targets: Frames
+    names: list[str]
+    """For messages: one `subject/frames` per person."""
+
+    def to(self, device) -> "Sample":
+        return Sample(self.inputs.to(device), self.targets.to(device), self.names)
+
+
+def collate(samples: list[Sample]) -> Sample:
+    """Join persons into a batch (the `collate_fn` of a DataLoader)."""
+    return Sample(
+        Frames.stack([s.inputs for s in samples]),
+        Frames.stack([s.targets for s in samples]),
+        [name for s in samples for name in s.names],
+    )

@@ -1,0 +1,1 @@
+"""Reading and writing: checkpoints, pictures, videos, point clouds."""

@@ -1,0 +1,71 @@
+"""What goes into a body model and what comes out."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class BodyParams:
+    """Shape and pose of SMPL bodies: `vertices = scale * SMPL(betas, global_orient, body_pose) + transl`.
+
+    Angles are axis-angle in radians, `transl` is in metres of the world that the body stands in.
+    """
+
+    betas: Float[Tensor, "*batch S"]
+    global_orient: Float[Tensor, "*batch 3"]
+    body_pose: Float[Tensor, "*batch 69"]
+    transl: Float[Tensor, "*batch 3"]
+    scale: Float[Tensor, "*batch"]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.scale.shape
+
+    def map(self, fn) -> "BodyParams":
+        """Apply `fn` to every tensor."""
+        return BodyParams(**{f.name: fn(getattr(self, f.name)) for f in fields(self)})
+
+    def to(self, *args, **kwargs) -> "BodyParams":
+        return self.map(lambda x: x.to(*args, **kwargs))
+
+    def __getitem__(self, index) -> "BodyParams":
+        """Index the batch axes."""
+        return self.map(lambda x: x[index])
+
+    @staticmethod
+    def stack(items: "list[BodyParams]", dim: int = 0) -> "BodyParams":
+        """Join bodies along a new batch axis."""
+        return BodyParams(**{f.name: torch.stack([getattr(i, f.name) for i in items], dim) for f in fields(BodyParams)})
+
+    @staticmethod
+    def zeros(*batch: int, num_betas: int = 10, device=None, dtype=None) -> "BodyParams":
+        """Mean shape in the rest pose at the origin."""
+        kwargs = {"device": device, "dtype": dtype}
+        return BodyParams(
+            betas=torch.zeros(*batch, num_betas, **kwargs),
+            global_orient=torch.zeros(*batch, 3, **kwargs),
+            body_pose=torch.zeros(*batch, 69, **kwargs),
+            transl=torch.zeros(*batch, 3, **kwargs),
+            scale=torch.ones(batch, **kwargs),
+        )
+
+
+@dataclass(frozen=True)
+class PosedBody:
+    """A body model's output, all in metres.
+
+    `shaped` are the vertices in the canonical space (rest pose, with shape); `vertex_transforms` maps each of them exactly to
+    `vertices` (scale, translation and pose correctives included).
+    """
+
+    vertices: Float[Tensor, "*batch V 3"]
+    joints: Float[Tensor, "*batch J 3"]
+    shaped: Float[Tensor, "*batch V 3"]
+    vertex_transforms: Float[Tensor, "*batch V 4 4"]
+
+    def __getitem__(self, index) -> "PosedBody":
+        """Index the batch axes."""
+        return PosedBody(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
