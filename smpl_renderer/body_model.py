@@ -1,0 +1,257 @@
+"""SMPL as a differentiable function, and the files it is read from.
+
+Bodies are known by their fingerprint rather than by their file, so that a checkpoint or a capture finds the body it was made
+with wherever that lies, and is never used with another one.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from smpl_renderer.errors import InputError
+from smpl_renderer.pickles import read_smpl_pickle
+from smpl_renderer.rotations import axis_angle_to_matrix
+from smpl_renderer.skinning import blend_transforms, transform_points
+from smpl_renderer.types import BodyParams, PosedBody
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+STANDIN_BODY = REPOSITORY / "smpl_renderer/assets/standin_body.npz"
+SMPL_FOLDER = REPOSITORY / "smpl_renderer/mvhuman_tools/visual_smpl/smpl_"
+SMPL_FILES = (SMPL_FOLDER / "SMPL_NEUTRAL.pkl", SMPL_FOLDER / "SMPL_NEUTRAL.npz")
+
+MAX_BETAS = 10
+"""Shape components that are used; some SMPL files hold 300."""
+
+JOINT_NAMES = (
+    *("pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle"),
+    *("spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder"),
+    *("right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hand", "right_hand"),
+)
+SMPL_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
+
+
+class BodyModel(nn.Module):
+    """A body in SMPL's form: mean shape, shape and pose corrective blend shapes, joint regressor and skinning weights.
+
+    All arrays are buffers that stay out of `state_dict`: SMPL's are licensed and must not end up in checkpoints.
+
+    Args:
+        arrays: `v_template` [V, 3], `f` [F, 3], `shapedirs` [V, 3, S], `posedirs` [V, 3, 9 (J - 1)], `J_regressor` [J, V],
+            `weights` [V, J], `kintree_table` [2, J], under SMPL's names; metres, y up, facing +z. `shapedirs` are cut to the
+            first ten.
+        name: What to call this body in messages.
+    Raises:
+        ValueError: If an array is missing or of another shape.
+    """
+
+    v_template: Float[Tensor, "V 3"]
+    shapedirs: Float[Tensor, "V 3 S"]
+    posedirs: Float[Tensor, "V 3 P"]
+    J_regressor: Float[Tensor, "J V"]
+    lbs_weights: Float[Tensor, "V J"]
+    faces: Tensor
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], name: str):
+        super().__init__()
+        arrays = _normalised(arrays)
+        self.name = name
+        self.fingerprint = _fingerprint(arrays)
+        self.parents = (-1, *arrays["kintree_table"][0, 1:].tolist())
+        self.register_buffer("faces", torch.from_numpy(arrays["f"]), persistent=False)
+        self.register_buffer("lbs_weights", torch.from_numpy(arrays["weights"]), persistent=False)
+        for key in ("v_template", "shapedirs", "posedirs", "J_regressor"):
+            self.register_buffer(key, torch.from_numpy(arrays[key]), persistent=False)
+
+    @property
+    def num_vertices(self) -> int:
+        return self.v_template.shape[0]
+
+    @property
+    def num_betas(self) -> int:
+        return self.shapedirs.shape[-1]
+
+    @property
+    def num_joints(self) -> int:
+        return self.J_regressor.shape[0]
+
+    def shape_vertices(self, betas: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch V 3"]:
+        """Vertices of the rest pose, with shape. `betas` may hold fewer components than the model."""
+        if betas.shape[-1] > self.num_betas:
+            raise ValueError(f"betas must hold at most {self.num_betas} numbers per body, got {betas.shape[-1]}")
+        return self.v_template + torch.einsum("vks,...s->...vk", self.shapedirs[..., : betas.shape[-1]], betas)
+
+    def rest_joints(self, shaped: Float[Tensor, "*batch V 3"]) -> Float[Tensor, "*batch J 3"]:
+        """Joints of the rest pose, from its vertices."""
+        return self.J_regressor @ shaped
+
+    def forward(self, params: BodyParams) -> PosedBody:
+        """Shape, pose, scale and place bodies; any batch axes.
+
+        Source: Loper et al., SMPL (2015), Sec. 3.
+        """
+        pose = torch.cat([params.global_orient, params.body_pose], -1)
+        rotations = axis_angle_to_matrix(pose.unflatten(-1, (self.num_joints, 3)))
+
+        shaped = self.shape_vertices(params.betas)
+        rest_joints = self.rest_joints(shaped)
+        bending = rotations[..., 1:, :, :] - torch.eye(3, dtype=pose.dtype, device=pose.device)
+        correctives = torch.einsum("vkp,...p->...vk", self.posedirs, bending.flatten(-3))
+
+        joints, orientations = self._kinematic_chain(rotations, rest_joints)
+        shifts = joints - torch.einsum("...jab,...jb->...ja", orientations, rest_joints)
+        blended = blend_transforms(_affine(orientations, shifts), self.lbs_weights)
+
+        # Fold the correctives, the scale and the translation in, so that the transform takes `shaped` to the posed vertices.
+        scale, transl = params.scale[..., None, None], params.transl[..., None, :]
+        linear = scale[..., None] * blended[..., :3, :3]
+        shifts = scale * transform_points(correctives, blended) + transl
+        vertex_transforms = _affine(linear, shifts)
+        return PosedBody(
+            vertices=transform_points(shaped, vertex_transforms),
+            joints=scale * joints + transl,
+            shaped=shaped,
+            vertex_transforms=vertex_transforms,
+        )
+
+    def _kinematic_chain(
+        self, rotations: Float[Tensor, "*batch J 3 3"], rest_joints: Float[Tensor, "*batch J 3"]
+    ) -> tuple[Float[Tensor, "*batch J 3"], Float[Tensor, "*batch J 3 3"]]:
+        """Positions and orientations of the posed joints, from rotations relative to their parents."""
+        positions, orientations = [rest_joints[..., 0, :]], [rotations[..., 0, :, :]]
+        for joint, parent in enumerate(self.parents[1:], start=1):
+            bone = rest_joints[..., joint, :] - rest_joints[..., parent, :]
+            positions.append(positions[parent] + (orientations[parent] @ bone[..., None])[..., 0])
+            orientations.append(orientations[parent] @ rotations[..., joint, :, :])
+        return torch.stack(positions, -2), torch.stack(orientations, -3)
+
+
+def load_body(path: Path) -> BodyModel:
+    """Read a body model: SMPL's `.npz` or `.pkl` (with or without chumpy objects), or the compact `.npz` of the stand-in.
+
+    Raises:
+        InputError: If the file is missing, cannot be read, or lacks an array.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such body model file")
+    if path.suffix not in (".npz", ".pkl"):
+        raise InputError(f"{path}: a body model must be a .npz or .pkl file in SMPL's format")
+    arrays = read_smpl_pickle(path) if path.suffix == ".pkl" else _read_npz(path)
+    if "pd_step" in arrays:
+        arrays = _expand_compact(arrays)
+    try:
+        return BodyModel(arrays, name=path.stem)
+    except ValueError as error:
+        raise InputError(f"{path}: not a body model in SMPL's format: {error}") from error
+
+
+def find_body(fingerprint: str | None, override: Path | None = None) -> BodyModel:
+    """Load the body that a checkpoint or capture was made with.
+
+    Args:
+        fingerprint: Of the body; None stands for SMPL (captures that name no body, as those of MVHumanNet).
+        override: Use this file; it must have that fingerprint, unless that is None.
+    Raises:
+        InputError: If there is no such body.
+    """
+    if override is not None:
+        body = load_body(override)
+        if fingerprint is not None and body.fingerprint != fingerprint:
+            raise InputError(f"{override}: its fingerprint is {body.fingerprint}, but the body needed is {fingerprint}")
+        return body
+    present = [path for path in SMPL_FILES if path.is_file()]
+    if fingerprint is None:
+        if not present:
+            raise InputError(
+                f"SMPL is needed: put SMPL_NEUTRAL.pkl (or .npz) into {SMPL_FOLDER}, or name it with --body"
+            )
+        return load_body(present[0])
+    for path in (STANDIN_BODY, *present):
+        body = load_body(path)
+        if body.fingerprint == fingerprint:
+            return body
+    raise InputError(
+        f"no body with fingerprint {fingerprint}: it is neither the shipped stand-in nor in {SMPL_FOLDER}; name its file with --body"
+    )
+
+
+def _affine(linear: Float[Tensor, "*batch 3 3"], shift: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4 4"]:
+    last_row = linear.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*shift.shape[:-1], 1, 4)
+    return torch.cat([torch.cat([linear, shift[..., None]], -1), last_row], -2)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except Exception as error:  # zipfile, zlib and numpy each have their own for a broken archive
+        raise InputError(f"{path}: cannot be read as .npz ({error}); get a new copy") from error
+
+
+def _expand_compact(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """SMPL's arrays from the stand-in's compact layout, which `scripts/make_standin_body.py` writes.
+
+    Everything is computed in float64, where it is exact up to one rounding, so that the fingerprint is the same on any machine.
+    """
+    num_vertices = len(packed["v_template"])
+    num_joints = len(SMPL_PARENTS)
+    weights = np.zeros((num_vertices, num_joints))
+    np.put_along_axis(weights, packed["w_idx"].astype(np.int64), packed["w_val"].astype(np.float64), axis=1)
+    regressor = np.zeros((num_joints, num_vertices))
+    regressor[packed["J_row"], packed["J_col"]] = packed["J_val"]
+    posedirs = np.zeros(num_vertices * 3 * 9 * (num_joints - 1))
+    posedirs[np.cumsum(packed["pd_step"], dtype=np.int64)] = packed["pd_val"] / 2000.0
+    return {
+        "v_template": packed["v_template"],
+        "f": packed["f"],
+        "weights": weights / weights.sum(1, keepdims=True),
+        "J_regressor": regressor,
+        "shapedirs": packed["shapedirs"] * 1e-5,
+        "posedirs": posedirs.reshape(num_vertices, 3, -1),
+        "kintree_table": np.array([SMPL_PARENTS, range(num_joints)]),
+    }
+
+
+def _normalised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Check a body's arrays and bring them to one type and layout."""
+    names = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
+    if missing := [name for name in names if name not in arrays]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    integer = ("f", "kintree_table")
+    out = {name: np.ascontiguousarray(arrays[name], np.int64 if name in integer else np.float32) for name in names}
+    out["shapedirs"] = np.ascontiguousarray(out["shapedirs"][..., :MAX_BETAS])
+    num_vertices, num_joints, num_faces = len(out["v_template"]), len(out["J_regressor"]), len(out["f"])
+    expected = {
+        "v_template": (num_vertices, 3),
+        "f": (num_faces, 3),
+        "shapedirs": (num_vertices, 3, out["shapedirs"].shape[-1]),
+        "posedirs": (num_vertices, 3, 9 * (num_joints - 1)),
+        "J_regressor": (num_joints, num_vertices),
+        "weights": (num_vertices, num_joints),
+        "kintree_table": (2, num_joints),
+    }
+    for name, shape in expected.items():
+        if out[name].shape != shape:
+            raise ValueError(f"{name} must be {list(shape)}, got {list(out[name].shape)}")
+        if name not in integer and not np.isfinite(out[name]).all():
+            raise ValueError(f"{name} holds NaN or infinity")
+    if num_faces and not 0 <= out["f"].min() <= out["f"].max() < num_vertices:
+        raise ValueError(f"f names a vertex beyond the {num_vertices}")
+    parents = out["kintree_table"][0, 1:]
+    if (parents < 0).any() or (parents >= np.arange(1, num_joints)).any():
+        raise ValueError("kintree_table must name parents before their children")
+    return out
+
+
+def _fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
+    """16 hexadecimal digits that stand for a body, whatever file it came from."""
+    digest = hashlib.sha256()
+    for name in ("v_template", "f", "shapedirs", "posedirs", "weights", "J_regressor"):
+        # Adding zero turns -0.0 into 0.0: a sparse matrix and a dense one differ in that.
+        digest.update(str(arrays[name].shape).encode() + (arrays[name] + 0).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,20 @@
+"""Fixtures that all tests share."""
+
+import pytest
+import torch
+
+from smpl_renderer.body_model import STANDIN_BODY, BodyModel, load_body
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def body() -> BodyModel:
+    """The shipped stand-in. Do not change it: `copy.deepcopy` it first to move it to another device or dtype."""
+    return load_body(STANDIN_BODY)
