@@ -1,7 +1,7 @@
 """SMPL as a differentiable function, and the files it is read from.
 
-Bodies are known by their fingerprint rather than by their file, so that a checkpoint or a capture finds the body it was made
-with wherever that lies, and is never used with another one.
+Bodies are known by their fingerprint rather than by their file, so that a checkpoint or a capture finds the body it was
+made with wherever that lies, and is never used with another one.
 """
 
 import hashlib
@@ -41,9 +41,9 @@ class BodyModel(nn.Module):
     All arrays are buffers that stay out of `state_dict`: SMPL's are licensed and must not end up in checkpoints.
 
     Args:
-        arrays: `v_template` [V, 3], `f` [F, 3], `shapedirs` [V, 3, S], `posedirs` [V, 3, 9 (J - 1)], `J_regressor` [J, V],
-            `weights` [V, J], `kintree_table` [2, J], under SMPL's names; metres, y up, facing +z. `shapedirs` are cut to the
-            first ten.
+        arrays: `v_template` [V, 3], `f` [F, 3], `shapedirs` [V, 3, S], `posedirs` [V, 3, 9 (J - 1)],
+            `J_regressor` [J, V], `weights` [V, J], `kintree_table` [2, J], under SMPL's names; metres, y up, facing +z.
+            `shapedirs` are cut to the first ten.
         name: What to call this body in messages.
     Raises:
         ValueError: If an array is missing or of another shape.
@@ -94,6 +94,11 @@ class BodyModel(nn.Module):
 
         Source: Loper et al., SMPL (2015), Sec. 3.
         """
+        # Autocast would do the matrix products in half precision: millimetres off.
+        with torch.autocast(params.scale.device.type, enabled=False):
+            return self._pose(params)
+
+    def _pose(self, params: BodyParams) -> PosedBody:
         pose = torch.cat([params.global_orient, params.body_pose], -1)
         rotations = axis_angle_to_matrix(pose.unflatten(-1, (self.num_joints, 3)))
 
@@ -106,7 +111,7 @@ class BodyModel(nn.Module):
         shifts = joints - torch.einsum("...jab,...jb->...ja", orientations, rest_joints)
         blended = blend_transforms(_affine(orientations, shifts), self.lbs_weights)
 
-        # Fold the correctives, the scale and the translation in, so that the transform takes `shaped` to the posed vertices.
+        # Fold the correctives, the scale and the translation in: the transforms take `shaped` to the posed vertices.
         scale, transl = params.scale[..., None, None], params.transl[..., None, :]
         linear = scale[..., None] * blended[..., :3, :3]
         shifts = scale * transform_points(correctives, blended) + transl
@@ -131,7 +136,7 @@ class BodyModel(nn.Module):
 
 
 def load_body(path: Path) -> BodyModel:
-    """Read a body model: SMPL's `.npz` or `.pkl` (with or without chumpy objects), or the compact `.npz` of the stand-in.
+    """Read a body model: SMPL's `.npz` or `.pkl` (with or without chumpy objects), or the stand-in's compact `.npz`.
 
     Raises:
         InputError: If the file is missing, cannot be read, or lacks an array.
@@ -176,7 +181,8 @@ def find_body(fingerprint: str | None, override: Path | None = None) -> BodyMode
         if body.fingerprint == fingerprint:
             return body
     raise InputError(
-        f"no body with fingerprint {fingerprint}: it is neither the shipped stand-in nor in {SMPL_FOLDER}; name its file with --body"
+        f"no body with fingerprint {fingerprint}: it is neither the shipped stand-in nor in {SMPL_FOLDER}; "
+        "name its file with --body"
     )
 
 
@@ -196,7 +202,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _expand_compact(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """SMPL's arrays from the stand-in's compact layout, which `scripts/make_standin_body.py` writes.
 
-    Everything is computed in float64, where it is exact up to one rounding, so that the fingerprint is the same on any machine.
+    Everything is computed in float64, exact up to one rounding, so that the fingerprint is the same on any machine.
     """
     num_vertices = len(packed["v_template"])
     num_joints = len(SMPL_PARENTS)

@@ -1,4 +1,4 @@
-"""Linear blend skinning, and carrying things along with the skin. Matrices act on column vectors; lengths are in metres."""
+"""Linear blend skinning, and what goes along with the skin. Matrices act on column vectors; lengths are in metres."""
 
 import torch
 from jaxtyping import Float
@@ -62,7 +62,7 @@ def skin_points(
 def vertex_rotations(vertex_transforms: Float[Tensor, "*batch V 4 4"]) -> Float[Tensor, "*batch V 3 3"]:
     """How things on the skin turn: the rotation nearest to each vertex's transform.
 
-    Blended matrices are no similarities (the skin of a twisted wrist collapses), so nothing but a rotation should turn what lies
-    on them. To un-pose, turn by the transpose.
+    Blended matrices are no similarities (the skin of a twisted wrist collapses), so nothing but a rotation should turn
+    what lies on them. To un-pose, turn by the transpose.
     """
     return nearest_rotation(vertex_transforms[..., :3, :3])
