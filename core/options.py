@@ -1,6 +1,6 @@
 """Everything that can be set about a run, and the presets: values of these options under a name."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +38,8 @@ class GraphOptions:
     inter: bool = True
     """Attend to the neighbouring vertices."""
     head: Literal["vertex", "residual"] = "vertex"
-    """`vertex`: every query decodes one Gaussian on its vertex. `residual`: refine the Gaussians of a reference frame (the paper's)."""
+    """`vertex`: every query decodes one Gaussian on its vertex. `residual` (the paper's): refine the Gaussians of a
+    reference frame."""
     dropout: float = 0.0
 
 
@@ -59,11 +60,11 @@ class DataOptions:
     root: Path = Path("mvhuman_24")
     """Folder of captures (subjects) in MVHumanNet's layout."""
     crop: Literal["center", "person"] = "center"
-    """`center`: the largest centred square (the paper's). `person`: a square around the person's mask or projected body."""
+    """`center`: the largest centred square (the paper's). `person`: a square around the person."""
     image_size: int = 512
     """Pixels of the square pictures that supervise and that the second look reads."""
     input_views: tuple[str, ...] = ("22327091", "22327116", "22236236", "22327073")
-    """Camera names of the input views (front, left, back, right). Where a capture lacks them, cameras are chosen by azimuth."""
+    """Names of the input cameras (front, left, back, right). Where a capture lacks them, they are chosen by azimuth."""
     min_input_views: int = 4
     """In training, between this many and all input views are shown (the others are dropped at random)."""
     input_frames: int = 4
@@ -87,10 +88,18 @@ class LossOptions:
     """Weights of the losses; the defaults are the paper's."""
 
     rgb: float = 1.0
+    """Mean squared error of the colours."""
     alpha: float = 1.0
+    """Mean squared error of the silhouettes."""
     lpips: float = 1.0
+    """Perceptual distance (VGG). Needs `python scripts/get_lpips.py` once; without its weights it is off, with a
+    message."""
     lpips_size: int = 256
+    """Larger pictures are reduced to this many pixels for it."""
+    lpips_from: float = 0.0
+    """Share of the run after which it counts: early on it costs more time than it teaches."""
     ssim: float = 0.0
+    """Weight of 1 - SSIM."""
     tie: float = 0.4
     """Weight of mean((10 d)^3), d being a frame Gaussian's distance to its nearest vertex, in metres."""
 
@@ -111,11 +120,19 @@ class TrainOptions:
     resume: str = "none"
     """`auto`: go on from the newest run state in the workspace, if any. Or the path of a run state."""
     backend: str = "auto"
-    """Rasterizer: `auto`, `torch`, `gsplat`."""
+    """Rasterizer: `auto`, `torch`, `gsplat`, ..."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+    """`auto`: bf16 on CUDA, no on a CPU, where bf16 is slower than float32."""
+    channels_last: bool = True
+    """On CUDA, keep the U-Net's maps channels last: its bf16 convolutions then need no transposes."""
+    compile: bool = False
+    """Compile the U-Net (CUDA): minutes at the start, faster steps afterwards."""
     seed: int = 0
     steps: int = 30_000
+    max_minutes: float | None = None
+    """Finish after this time if `steps` are not done by then; the schedule follows whichever is further. For a leased
+    GPU: such a run is not repeatable, because its learning rates depend on the machine's speed."""
     batch_size: int = 1
     """Persons per device and step."""
     accumulate: int = 1
@@ -128,6 +145,8 @@ class TrainOptions:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     """Largest norm of the gradient."""
+    max_bad_steps: int = 20
+    """A step whose gradient is not finite is skipped; after this many the run ends with the names of their samples."""
     frame_weight: float = 0.0
     """In stage `joint`: weight of the rendering loss of the single-frame Gaussians."""
     log_every: int = 20
@@ -136,6 +155,8 @@ class TrainOptions:
     save_every: int = 1000
     keep: int = 2
     """Run states that are kept."""
+    checkpoint_dtype: Literal["float32", "float16"] = "float32"
+    """Numbers in `model.safetensors`; run states are always exact."""
     validation: int = 2
     """Subjects at the end of the list that are held out."""
 
@@ -159,9 +180,97 @@ DEMO_UNET = UNetOptions(
     layers_per_block=1,
 )
 
+DEMO_CPU_UNET = UNetOptions(
+    input_size=128,
+    splat_size=32,
+    down_channels=(16, 32, 64, 96),
+    down_attention=(False, False, False, True),
+    up_channels=(96, 64),
+    up_attention=(True, False),
+    layers_per_block=1,
+)
+
 MODELS: dict[str, ModelOptions] = {
     "tiny": ModelOptions(unet=TINY_UNET),
     "small": ModelOptions(unet=SMALL_UNET),
     "big": ModelOptions(unet=BIG_UNET),
     "demo": ModelOptions(unet=DEMO_UNET, graph=GraphOptions(features=64, layers=3)),
+    "demo-cpu": ModelOptions(unet=DEMO_CPU_UNET, graph=GraphOptions(features=32, queries=1, layers=2)),
 }
+
+_DEMO_LOSS = LossOptions(alpha=0.5, ssim=0.05, lpips=0.0)
+
+PRESETS: dict[str, tuple[str, TrainOptions]] = {
+    "tiny": (
+        "64 px splat maps, 256 px supervision: one GPU with 16 GB.",
+        TrainOptions(model=MODELS["tiny"], data=DataOptions(image_size=256), batch_size=2),
+    ),
+    "small": (
+        "64 px splat maps, wide U-Net, 256 px supervision: one GPU with 40 GB.",
+        TrainOptions(model=MODELS["small"], data=DataOptions(image_size=256)),
+    ),
+    "big": (
+        "The paper's network: 128 px splat maps, 512 px supervision, for GPUs with 80 GB.",
+        TrainOptions(model=MODELS["big"]),
+    ),
+    "demo": (
+        "Minutes on two CPU cores: what `bash train.sh` runs without data.",
+        TrainOptions(
+            data=DataOptions(
+                root=Path("synthetic"),
+                crop="person",
+                image_size=128,
+                min_input_views=2,
+                input_frames=2,
+                min_input_frames=1,
+                target_frames=2,
+                novel_frames=1,
+                target_views=5,
+                num_workers=1,
+            ),
+            model=MODELS["demo-cpu"],
+            loss=_DEMO_LOSS,
+            device="cpu",
+            steps=400,
+            lr=1e-3,
+            log_every=10,
+            image_every=100,
+            eval_every=200,
+            save_every=200,
+        ),
+    ),
+    "demo-gpu": (
+        "The shipped demo checkpoint: about ten minutes on one large GPU, on a synthetic set.",
+        TrainOptions(
+            data=DataOptions(
+                root=Path("synthetic"),
+                crop="person",
+                image_size=256,
+                min_input_views=1,
+                input_frames=4,
+                min_input_frames=1,
+                target_frames=4,
+                novel_frames=2,
+                target_views=6,
+                random_input_views=0.3,
+                num_workers=14,
+            ),
+            model=MODELS["demo"],
+            loss=replace(_DEMO_LOSS, lpips=0.05, lpips_size=128, lpips_from=0.5),
+            device="cuda",
+            steps=20_000,
+            max_minutes=10.0,
+            batch_size=2,
+            lr=6e-4,
+            warmup=0.03,
+            weight_decay=0.01,
+            log_every=50,
+            image_every=1000,
+            eval_every=2000,
+            save_every=2000,
+            checkpoint_dtype="float16",
+            validation=8,
+        ),
+    ),
+}
+"""Presets of `main.py`: what each is for, and its options."""

