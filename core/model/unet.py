@@ -1,0 +1,133 @@
+"""From the pictures of a moment to splat maps: a U-Net in the shape of LGM (Tang et al., 2024)."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, silu
+
+from core.model.attention import MultiViewAttention, group_norm
+from core.options import UNetOptions
+
+INPUT_CHANNELS = 9
+"""Normalised RGB and six Plücker coordinates."""
+SKIP_SCALE = math.sqrt(0.5)
+"""Keeps the variance of a sum of two branches."""
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised convolutions beside a skip."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.norm1 = group_norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = group_norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "N I H W"]) -> Float[Tensor, "N O H W"]:
+        y = self.conv1(silu(self.norm1(x)))
+        y = self.conv2(silu(self.norm2(y)))
+        return (y + self.skip(x)) * SKIP_SCALE
+
+
+class Layer(nn.Module):
+    """A residual block, and attention between views where it is asked for."""
+
+    def __init__(self, in_channels: int, out_channels: int, attention: bool):
+        super().__init__()
+        self.block = ResidualBlock(in_channels, out_channels)
+        self.attention = MultiViewAttention(out_channels, SKIP_SCALE) if attention else None
+
+    def forward(self, x: Float[Tensor, "N I H W"], num_views: int) -> Float[Tensor, "N O H W"]:
+        x = self.block(x)
+        return x if self.attention is None else self.attention(x, num_views)
+
+
+class UNet(nn.Module):
+    """Pixels of a splat map, each with raw numbers of a Gaussian and the features that they were read from.
+
+    The features are those that the last convolution reads, not a further output of it, so that a U-Net trained on single
+    frames alone already has meaningful ones.
+    """
+
+    def __init__(self, options: UNetOptions, out_channels: int):
+        super().__init__()
+        _check(options)
+        down, up = options.down_channels, options.up_channels
+        self.options = options
+        self.conv_in = nn.Conv2d(INPUT_CHANNELS, down[0], 3, padding=1)
+
+        channels, skips = down[0], [down[0]]
+        self.down_levels, self.downsamplers = nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(down):
+            layers = nn.ModuleList()
+            for _ in range(options.layers_per_block):
+                layers.append(Layer(channels, width, options.down_attention[level]))
+                channels = width
+                skips.append(channels)
+            self.down_levels.append(layers)
+            if level < len(down) - 1:
+                self.downsamplers.append(nn.Conv2d(channels, channels, 3, stride=2, padding=1))
+                skips.append(channels)
+
+        self.mid = nn.ModuleList(
+            [Layer(channels, channels, options.mid_attention), Layer(channels, channels, attention=False)]
+        )
+
+        self.up_levels, self.upsamplers = nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(up):
+            layers = nn.ModuleList()
+            for _ in range(options.layers_per_block + 1):
+                layers.append(Layer(channels + skips.pop(), width, options.up_attention[level]))
+                channels = width
+            self.up_levels.append(layers)
+            if level < len(up) - 1:
+                self.upsamplers.append(nn.Conv2d(channels, channels, 3, padding=1))
+
+        self.feature_channels = channels
+        self.norm_out = group_norm(channels)
+        self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
+
+    def forward(
+        self, x: Float[Tensor, "B C 9 H W"]
+    ) -> tuple[Float[Tensor, "B C R S S"], Float[Tensor, "B C D S S"]]:
+        """Raw numbers and features of the splat maps of B moments, each seen by C cameras."""
+        num_views = x.shape[1]
+        x = self.conv_in(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        skips = [x]
+        for level, layers in enumerate(self.down_levels):
+            for layer in layers:
+                x = layer(x, num_views)
+                skips.append(x)
+            if level < len(self.downsamplers):
+                x = self.downsamplers[level](x)
+                skips.append(x)
+        for layer in self.mid:
+            x = layer(x, num_views)
+        for level, layers in enumerate(self.up_levels):
+            for layer in layers:
+                x = layer(torch.cat([x, skips.pop()], 1), num_views)
+            if level < len(self.upsamplers):
+                x = self.upsamplers[level](interpolate(x, scale_factor=2.0, mode="nearest"))
+        features = silu(self.norm_out(x))
+        views = (-1, num_views)
+        return self.conv_out(features).unflatten(0, views), features.unflatten(0, views)
+
+
+def _check(options: UNetOptions) -> None:
+    """Options that contradict each other would fail late, in a concatenation of unequal maps."""
+    if len(options.down_attention) != len(options.down_channels):
+        raise ValueError("down_attention must say yes or no for each of down_channels")
+    if len(options.up_attention) != len(options.up_channels):
+        raise ValueError("up_attention must say yes or no for each of up_channels")
+    if len(options.up_channels) > len(options.down_channels):
+        raise ValueError("up_channels must not have more levels than down_channels")
+    halvings = len(options.down_channels) - 1
+    if options.input_size % 2**halvings:
+        raise ValueError(f"input_size must be a multiple of {2**halvings}, got {options.input_size}")
+    splat_size = options.input_size // 2 ** (len(options.down_channels) - len(options.up_channels))
+    if options.splat_size != splat_size:
+        raise ValueError(f"splat_size must be {splat_size} with these levels, got {options.splat_size}")

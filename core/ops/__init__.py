@@ -1,0 +1,1 @@
+"""Operations of the graph, each defined in plain PyTorch."""
