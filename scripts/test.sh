@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Lint and tests, after the set-up if that is needed: bash scripts/test.sh [--fast] [arguments of pytest]
+# --fast leaves out the tests that take more than some seconds.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+HGG_DEV=1
+source scripts/setup.sh
+
+select=()
+if [ "${1:-}" = "--fast" ]; then
+    select=(-m "not slow")
+    shift
+fi
+
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+exec "$PYTHON" -m pytest ${select[@]+"${select[@]}"} "$@"
