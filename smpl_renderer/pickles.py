@@ -1,9 +1,252 @@
-"""Pickles from others, read without running any code of theirs."""
+"""Pickles from others, read without running any code of theirs.
 
+A pickle is a program that may call whatever can be imported. Here it can call only the stand-ins in this file: every
+name it asks for is looked up in a short list, and whatever is not in the list is refused by name. The stand-ins collect
+what the file says about an array and build it with plain numpy, so that not even numpy's unpickling code sees the file.
+"""
+
+import io
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from smpl_renderer.errors import InputError
 
 
 def read_smpl_pickle(path: Path) -> dict[str, np.ndarray]:
-    raise NotImplementedError
+    """Read SMPL's `.pkl`: written by Python 2 or 3, with or without chumpy objects and sparse matrices.
+
+    Returns:
+        The arrays of the file (sparse ones made dense), under their names; whatever else it holds is left out.
+    Raises:
+        InputError: If the file cannot be read or asks for a name beyond those that such files need.
+    """
+    content = _load(path, {**_NUMPY, **_SPARSE, **_CHUMPY})
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected SMPL's dictionary of arrays")
+    values = {key: _resolve(value, path) for key, value in content.items()}
+    return {key: value for key, value in values.items() if isinstance(value, np.ndarray)}
+
+
+def read_mvhumannet_pickle(path: Path) -> dict[str, Tensor | np.ndarray | None]:
+    """Read a fit of MVHumanNet, `smpl_param/<IIIIII>.pkl`.
+
+    Returns:
+        Tensors (on the CPU), arrays and Nones of the file, under their names; whatever else it holds is left out.
+    Raises:
+        InputError: If the file cannot be read or asks for a name beyond those that such files need.
+    """
+    content = _load(path, {**_NUMPY, **_TORCH})
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
+    values = {key: _resolve(value, path) for key, value in content.items()}
+    return {key: value for key, value in values.items() if value is None or isinstance(value, (Tensor, np.ndarray))}
+
+
+def read_float_pickle(path: Path) -> float:
+    """Read a single number, as in MVHumanNet's `camera_scale.pkl`.
+
+    Raises:
+        InputError: If the file cannot be read or holds anything else.
+    """
+    content = _resolve(_load(path, _NUMPY), path)
+    if isinstance(content, bool) or np.ndim(content) != 0 or not isinstance(content, (int, float, np.ndarray)):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected one number")
+    return float(content)
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Gives a pickle the stand-ins of `allowed`, by module and name, and nothing else."""
+
+    def __init__(self, stream: io.BufferedIOBase, allowed: Mapping[tuple[str, str], Any]):
+        super().__init__(stream, encoding="latin1")  # strings of Python 2 are bytes, and latin1 keeps each of them
+        self._allowed = allowed
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._allowed:
+            raise _Refused(f"{module}.{name}")
+        return self._allowed[module, name]
+
+
+class _Refused(Exception):
+    """A pickle asked for this name, which is not in the list."""
+
+
+def _load(path: Path, allowed: Mapping[tuple[str, str], Any]) -> Any:
+    try:
+        with Path(path).open("rb") as stream:
+            return _RestrictedUnpickler(stream, allowed).load()
+    except _Refused as refused:
+        raise InputError(f"{path}: refused, it wants to run {refused}; get the file from its publisher") from refused
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except Exception as error:  # a broken pickle can fail in any way
+        _raise_unreadable(path, error)
+
+
+def _resolve(value: Any, path: Path) -> Any:
+    """The array that a stand-in describes; other values as they are."""
+    try:
+        return _array_of(value) if isinstance(value, (_Array, _Sparse, _Chumpy, _Selection)) else value
+    except Exception as error:  # what the file says about an array need not make sense
+        _raise_unreadable(path, error)
+
+
+def _raise_unreadable(path: Path, error: Exception) -> NoReturn:
+    reason = f"{type(error).__name__}: {error}"
+    raise InputError(f"{path}: cannot be read as a pickle, it may be truncated ({reason}); get a new copy") from error
+
+
+class _DType:
+    """Stands in for `numpy.dtype`: plain numbers only."""
+
+    def __init__(self, code: str, *_: object):
+        self.dtype = np.dtype(str(code))
+        if self.dtype.kind not in "biuf":
+            raise ValueError(f"arrays of type {code} are not plain numbers")
+
+    def __setstate__(self, state: tuple) -> None:
+        byte_order = state[1]
+        if byte_order in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(byte_order)
+
+
+class _Array:
+    """Stands in for `numpy.ndarray`: filled by `__setstate__`, as numpy's own are."""
+
+    value: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _version, shape, dtype, is_fortran, raw = state
+        self.fill(raw, dtype, shape, "F" if is_fortran else "C")
+
+    def fill(self, raw: bytes | str, dtype: _DType, shape: tuple[int, ...], order: str) -> None:
+        data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
+        values = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
+        self.value = values.astype(dtype.dtype.newbyteorder("="), order="C")  # a copy, and in this machine's byte order
+
+
+class _Sparse:
+    """Stands in for scipy's compressed sparse column matrices."""
+
+    def __setstate__(self, state: dict) -> None:
+        self.shape = state["_shape"] if "_shape" in state else state["shape"]
+        self.data, self.rows, self.column_starts = state["data"], state["indices"], state["indptr"]
+
+    @property
+    def value(self) -> np.ndarray:
+        data, rows, starts = _array_of(self.data), _array_of(self.rows), _array_of(self.column_starts)
+        dense = np.zeros(self.shape, data.dtype)
+        columns = np.repeat(np.arange(dense.shape[1]), np.diff(starts))
+        np.add.at(dense, (rows, columns), data)
+        return dense
+
+
+class _Chumpy:
+    """Stands in for `chumpy.ch.Ch`, an array `x` with derivatives."""
+
+    def __setstate__(self, state: dict) -> None:
+        self.x = state["x"]
+
+    @property
+    def value(self) -> np.ndarray:
+        return _array_of(self.x)
+
+
+class _Selection:
+    """Stands in for `chumpy.reordering.Select`: some elements of another array, in a shape of their own."""
+
+    def __setstate__(self, state: dict) -> None:
+        self.source, self.indices, self.shape = state["a"], state["idxs"], state.get("preferred_shape")
+
+    @property
+    def value(self) -> np.ndarray:
+        selected = _array_of(self.source).ravel()[_array_of(self.indices)]
+        return selected if self.shape is None else selected.reshape(_array_of(self.shape))
+
+
+def _array_of(value: Any) -> np.ndarray:
+    return np.asarray(value.value if hasattr(value, "value") else value)
+
+
+def _reconstruct(kind: object, *_: object) -> _Array:
+    """Stands in for numpy's function of that name, which makes an empty array that is filled later."""
+    if kind is not _Array:
+        raise ValueError("only plain arrays can be reconstructed")
+    return _Array()
+
+
+def _frombuffer(raw: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> _Array:
+    """Stands in for numpy's function of that name, which pickles of protocol 5 call."""
+    array = _Array()
+    array.fill(raw, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: _DType, raw: bytes | str) -> _Array:
+    """Stands in for numpy's function of that name, which makes a single number."""
+    return _frombuffer(raw, dtype, (), "C")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Stands in for `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
+    if encoding != "latin1":
+        raise ValueError(f"{encoding} is not how bytes are pickled")
+    return text.encode("latin1")
+
+
+def _new_object(kind: type, base: object, state: object) -> Any:
+    """Stands in for `copyreg._reconstructor`, with which the oldest protocols make objects."""
+    if kind not in (_Sparse, _Chumpy, _Selection) or state is not None:
+        raise ValueError("only chumpy and scipy objects can be made")
+    return kind()
+
+
+def _load_storage(stream: bytes) -> torch.storage.TypedStorage:
+    """Stands in for `torch.storage._load_from_bytes`, which would unpickle the inner stream without restriction."""
+    try:
+        return torch.load(io.BytesIO(stream), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))  # amid long advice on how to trust the file
+        if refused is None:
+            raise
+        raise _Refused(refused[1]) from error
+
+
+def _rebuild_tensor(
+    storage: torch.storage.TypedStorage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
+) -> Tensor:
+    """Stands in for `torch._utils._rebuild_tensor_v2`, without gradients and hooks."""
+    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict()).clone()
+
+
+# Protocols 0 to 2 name Python 2's modules, and numpy and scipy have moved theirs in between.
+_NUMPY = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): _encode,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
+}
+_SPARSE = {(f"scipy.sparse.{module}", "csc_matrix"): _Sparse for module in ("csc", "_csc")}
+_CHUMPY = {
+    ("chumpy.ch", "Ch"): _Chumpy,
+    ("chumpy.reordering", "Select"): _Selection,
+    **{(module, "_reconstructor"): _new_object for module in ("copy_reg", "copyreg")},
+    **{(module, "object"): None for module in ("__builtin__", "builtins")},
+    **{(module, "set"): set for module in ("__builtin__", "builtins")},
+    ("collections", "OrderedDict"): OrderedDict,
+}
+_TORCH = {
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch.storage", "_load_from_bytes"): _load_storage,
+    ("collections", "OrderedDict"): OrderedDict,
+}
