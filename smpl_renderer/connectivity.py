@@ -1,0 +1,128 @@
+"""Which vertices of a body are neighbours: the vertex-vertex edges of the graph.
+
+A neighbourhood is filled ring by ring (ring r: r edges away), and inside a ring by distance in the rest pose. Two hands
+that touch are thus no neighbours, and neither are the lips.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy import sparse
+from torch import Tensor
+
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.errors import InputError
+from smpl_renderer.files import atomic_path
+
+NUM_NEIGHBORS = 18
+"""A vertex, its first ring and about all of its second (Liu et al., Human Gaussian Graph, 2025)."""
+
+
+@dataclass(frozen=True)
+class Connectivity:
+    """Neighbourhoods of a body's vertices."""
+
+    neighbors: Int[Tensor, "V K"]
+    """Each row starts with the vertex itself; then its first ring, its second, ...; padding repeats the vertex."""
+    mask: Bool[Tensor, "V K"]
+    """False marks padding (meshes with fewer than K vertices in a piece)."""
+    crow: Int[Tensor, " V+1"]
+    """With `col`, the first rings in compressed sparse rows: that of vertex v is `col[crow[v]:crow[v + 1]]`, sorted."""
+    col: Int[Tensor, " E"]
+    fingerprint: str
+    """Of the body."""
+
+
+def build_connectivity(body: BodyModel, num_neighbors: int = NUM_NEIGHBORS) -> Connectivity:
+    """Find the neighbourhoods of a body's vertices (about a second for SMPL).
+
+    Args:
+        body: Its faces and mean shape count.
+        num_neighbors: Size K of a neighbourhood, the vertex itself included.
+    """
+    positions = body.v_template.detach().cpu().double().numpy()
+    adjacency = vertex_adjacency(body.faces.cpu().numpy(), len(positions))
+    neighbors, mask = ring_neighborhoods(adjacency, positions, num_neighbors)
+    return Connectivity(
+        neighbors=torch.from_numpy(neighbors),
+        mask=torch.from_numpy(mask),
+        crow=torch.from_numpy(adjacency.indptr.astype(np.int64)),
+        col=torch.from_numpy(adjacency.indices.astype(np.int64)),
+        fingerprint=body.fingerprint,
+    )
+
+
+def vertex_adjacency(faces: Int[np.ndarray, "F 3"], num_vertices: int) -> sparse.csr_matrix:
+    """Symmetric 0/1 matrix of the mesh's edges, with sorted indices."""
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    ends = np.unique(np.concatenate([ends, ends[:, ::-1]]), axis=0)
+    ones = np.ones(len(ends), dtype=np.int32)
+    adjacency = sparse.csr_matrix((ones, (ends[:, 0], ends[:, 1])), shape=(num_vertices, num_vertices))
+    adjacency.sort_indices()
+    return adjacency
+
+
+def ring_neighborhoods(
+    adjacency: sparse.csr_matrix, positions: Float[np.ndarray, "V 3"], num_neighbors: int
+) -> tuple[Int[np.ndarray, "V K"], Bool[np.ndarray, "V K"]]:
+    """The K nearest vertices of each vertex, by rings and then by distance; and which of them are no padding."""
+    if num_neighbors < 1:
+        raise ValueError(f"num_neighbors must be at least 1 (the vertex itself), got {num_neighbors}")
+    num_vertices = len(positions)
+    ring = sparse.identity(num_vertices, dtype=np.int32, format="csr")
+    reached = ring
+    pairs = [(np.arange(num_vertices), np.arange(num_vertices), np.zeros(num_vertices, dtype=np.int64))]
+    unfilled = np.full(num_vertices, num_neighbors > 1)
+    while unfilled.any():
+        grown = sparse.diags(unfilled.astype(np.int32), dtype=np.int32) @ (ring @ adjacency)
+        grown.data[:] = 1
+        ring = grown - grown.multiply(reached)  # not seen before
+        ring.eliminate_zeros()
+        if ring.nnz == 0:
+            break  # a piece of the mesh is exhausted
+        reached = reached + ring
+        vertices, others = ring.nonzero()
+        pairs.append((vertices, others, np.full(len(vertices), len(pairs), dtype=np.int64)))
+        unfilled &= np.diff(reached.indptr) < num_neighbors
+
+    vertices, others, rings = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    distances = np.linalg.norm(positions[vertices] - positions[others], axis=1)
+    order = np.lexsort((others, distances, rings, vertices))
+    vertices, others = vertices[order], others[order]
+    rank = np.arange(len(vertices)) - np.searchsorted(vertices, vertices)  # within the vertex's own run
+    kept = rank < num_neighbors
+
+    neighbors = np.repeat(np.arange(num_vertices)[:, None], num_neighbors, axis=1)
+    mask = np.zeros((num_vertices, num_neighbors), dtype=bool)
+    neighbors[vertices[kept], rank[kept]] = others[kept]
+    mask[vertices[kept], rank[kept]] = True
+    return neighbors, mask
+
+
+def save_connectivity(path: Path, connectivity: Connectivity) -> None:
+    """Write neighbourhoods as a dictionary of tensors, which `torch.load(path, weights_only=True)` reads."""
+    with atomic_path(path) as temporary:
+        torch.save(asdict(connectivity), temporary)
+
+
+def load_connectivity(path: Path, body: BodyModel | None = None) -> Connectivity:
+    """Read what `save_connectivity` wrote.
+
+    Raises:
+        InputError: If the file cannot be read, or belongs to another body than `body`.
+    """
+    remedy = "write it anew with vertex_connectivity.py"
+    try:
+        connectivity = Connectivity(**torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; {remedy}") from error
+    except Exception as error:  # torch has many ways of failing on a broken file
+        raise InputError(f"{path}: holds no vertex neighbourhoods ({type(error).__name__}); {remedy}") from error
+    if body is not None and connectivity.fingerprint != body.fingerprint:
+        raise InputError(
+            f"{path}: belongs to the body {connectivity.fingerprint}, not to {body.name} ({body.fingerprint}); {remedy}"
+        )
+    return connectivity

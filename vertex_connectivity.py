@@ -1,0 +1,44 @@
+"""Write the mesh neighbourhoods of a body model's vertices to a file.
+
+    python vertex_connectivity.py [--body FILE] [--out FILE]
+
+The model builds them by itself when it is given no file; see smpl_renderer/connectivity.py for their meaning.
+"""
+
+from core.environment import require
+
+require()
+
+import logging
+from pathlib import Path
+
+import tyro
+
+from core.cli import run
+from smpl_renderer.body_model import SMPL_FILES, STANDIN_BODY, load_body
+from smpl_renderer.connectivity import NUM_NEIGHBORS, build_connectivity, save_connectivity
+
+logger = logging.getLogger(__name__)
+
+
+def main(
+    body: Path | None = None,
+    out: Path = Path("vertex_connectivity_tensors.pt"),
+    num_neighbors: int = NUM_NEIGHBORS,
+) -> None:
+    """Write the mesh neighbourhoods of a body model's vertices to a file.
+
+    Args:
+        body: Body model file (.npz or .pkl); by default SMPL where it is installed, else the shipped stand-in.
+        out: Where to write.
+        num_neighbors: Vertices in a neighbourhood, the vertex itself included.
+    """
+    path = body or next((path for path in SMPL_FILES if path.is_file()), STANDIN_BODY)
+    model = load_body(path)
+    connectivity = build_connectivity(model, num_neighbors)
+    save_connectivity(out, connectivity)
+    logger.info("wrote %d neighbours of each of %d vertices of %s to %s", num_neighbors, model.num_vertices, path, out)
+
+
+if __name__ == "__main__":
+    run(lambda: tyro.cli(main))
