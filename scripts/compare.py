@@ -1,0 +1,74 @@
+"""Show two evaluations side by side: python scripts/compare.py A/metrics.json B/metrics.json
+
+Numbers that were measured under different protocols are not compared.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from core.environment import require
+
+require()
+
+import tyro
+
+from core.cli import run
+from core.inference.report import METRICS, SPLITS, Metrics, format_table, read_metrics
+from smpl_renderer.errors import InputError
+
+
+def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path]) -> None:
+    """Print the metrics of two runs and their differences, for the mean and for every subject.
+
+    Args:
+        a: A `metrics.json` of `infer.py --evaluate`, or the folder that holds it.
+        b: The one to compare with it; differences are B minus A.
+    """
+    first, second = (read_metrics(path / "metrics.json" if path.is_dir() else path) for path in (a, b))
+    difference = first_difference(first["settings"]["protocol"], second["settings"]["protocol"])
+    if difference is not None:
+        name, here, there = difference
+        raise InputError(
+            f"measured differently, {name} is {here} in {a} and {there} in {b}: evaluate both in the same way"
+        )
+    for label, metrics in (("A", first), ("B", second)):
+        checkpoint = metrics["settings"]["checkpoint"]
+        print(f"{label}: {checkpoint['name']} ({checkpoint['sha256'][:12]})")
+    print(format_table(["", "split", *headings()], comparison(first, second)))
+
+
+def first_difference(a: object, b: object, name: str = "protocol") -> tuple[str, object, object] | None:
+    """The first entry in which two nested settings differ: its name and the two values."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            found = first_difference(a.get(key), b.get(key), f"{name}.{key}")
+            if found is not None:
+                return found
+        return None
+    return None if a == b else (name, a, b)
+
+
+def headings() -> list[str]:
+    """Three columns for each metric."""
+    return [column for metric in METRICS for column in (f"{metric} A", "B", "B - A")]
+
+
+def comparison(a: Metrics, b: Metrics) -> list[list]:
+    """Rows of the table: the mean first, then every subject, each for both splits."""
+    rows = []
+    pairs = [("mean", a["mean"], b["mean"])]
+    pairs += [(subject, a["subjects"][subject], b["subjects"][subject]) for subject in a["subjects"]]
+    for label, ours, theirs in pairs:
+        for split in SPLITS:
+            row = [label, split.replace("_", " ")]
+            for metric in METRICS:
+                x, y = ours[split].get(metric), theirs[split].get(metric)
+                row += [x, y, None if x is None or y is None else y - x]
+            rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    run(lambda: tyro.cli(main))
