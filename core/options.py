@@ -124,8 +124,6 @@ class TrainOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     """`auto`: bf16 on CUDA, no on a CPU, where bf16 is slower than float32."""
-    channels_last: bool = True
-    """On CUDA, keep the U-Net's maps channels last: its bf16 convolutions then need no transposes."""
     compile: bool = False
     """Compile the U-Net (CUDA): minutes at the start, faster steps afterwards."""
     seed: int = 0

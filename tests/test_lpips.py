@@ -47,11 +47,10 @@ def test_it_is_a_distance_of_pictures(net):
 
 def test_first_layer_and_head_follow_the_paper():
     model = random_lpips("vgg")
-    image, disturbed = procedural(6)
+    image, disturbed = procedural(16)
     pair = torch.stack([image, disturbed[1]]).numpy()
-    scaled = (2 * pair - 1 - np.array([-0.030, -0.088, -0.188])[:, None, None]) / np.array([0.458, 0.448, 0.450])[
-        :, None, None
-    ]
+    shift, scale = np.array([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]])[:, :, None, None]
+    scaled = (2 * pair - 1 - shift) / scale
     activations = scaled
     for conv in model.convs[:2]:
         padded = np.pad(activations, ((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -84,9 +83,8 @@ def test_weights_are_found_in_the_folder_and_checked(tmp_path):
     expected = random_lpips("alex")
     save_file(expected.state_dict(), tmp_path / "alex.safetensors")
     image, disturbed = procedural(48)
-    torch.testing.assert_close(
-        load_lpips("alex", tmp_path)(disturbed[:1], image[None]), expected(disturbed[:1], image[None])
-    )
+    found = load_lpips("alex", tmp_path)
+    torch.testing.assert_close(found(disturbed[:1], image[None]), expected(disturbed[:1], image[None]))
     save_file({"convs.0.bias": torch.zeros(64)}, tmp_path / "alex.safetensors")
     with pytest.raises(InputError, match=r"get_lpips\.py"):
         load_lpips("alex", tmp_path)
