@@ -80,7 +80,7 @@ def metrics_table(metrics: Metrics) -> str:
 
 
 def format_table(header: list[str], rows: list[list]) -> str:
-    """Columns of text, left, and of numbers, right; None becomes a dash, and decimals follow the metric in the heading."""
+    """Columns of text, left, and of numbers, right; None becomes a dash, decimals follow the metric in the heading."""
     decimals, current = [], 2
     for name in header:  # columns after a metric's own belong to it
         current = DECIMALS.get(name.split(" ")[0], current)

@@ -1,0 +1,55 @@
+"""Sheets of labelled pictures: what went in, what came out, and what was there."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from core.io.images import from_bytes, to_bytes
+
+GAP = 6
+LABEL_HEIGHT = 20
+FONT_SIZE = 13
+INK = (40, 40, 40)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture and the line below which it stands."""
+
+    label: str
+    image: Float[Tensor, "3 H W"]
+
+
+def make_sheet(rows: list[list[Tile]], size: int = 256) -> Float[Tensor, "3 H W"]:
+    """Lay rows of pictures out on white, each `size` pixels wide and high under its label."""
+    columns = max(len(row) for row in rows)
+    step_x, step_y = size + GAP, size + LABEL_HEIGHT + GAP
+    sheet = Image.new("RGB", (columns * step_x + GAP, len(rows) * step_y + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(FONT_SIZE)
+    for i, row in enumerate(rows):
+        for j, tile in enumerate(row):
+            x, y = GAP + j * step_x, GAP + i * step_y
+            draw.text((x + 2, y + 2), _fitting(tile.label, font, size - 4), fill=INK, font=font)
+            sheet.paste(Image.fromarray(to_bytes(_resized(tile.image, size))), (x, y + LABEL_HEIGHT))
+    return from_bytes(np.asarray(sheet))
+
+
+def _resized(image: Float[Tensor, "3 H W"], size: int) -> Float[Tensor, "3 size size"]:
+    if image.shape[-2:] == (size, size):
+        return image
+    resized = torch.nn.functional.interpolate(
+        image[None].float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized[0]
+
+
+def _fitting(label: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """As much of a label as there is room for."""
+    while len(label) > 1 and font.getlength(label) > width:
+        label = label[:-1]
+    return label
