@@ -49,8 +49,8 @@ class Layer(nn.Module):
 class UNet(nn.Module):
     """Pixels of a splat map, each with raw numbers of a Gaussian and the features that they were read from.
 
-    The features are those that the last convolution reads, not a further output of it, so that a U-Net trained on single
-    frames alone already has meaningful ones.
+    The features are those that the last convolution reads, not a further output of it, so that a U-Net trained on
+    single frames alone already has meaningful ones.
     """
 
     def __init__(self, options: UNetOptions, out_channels: int):
@@ -91,9 +91,7 @@ class UNet(nn.Module):
         self.norm_out = group_norm(channels)
         self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
 
-    def forward(
-        self, x: Float[Tensor, "B C 9 H W"]
-    ) -> tuple[Float[Tensor, "B C R S S"], Float[Tensor, "B C D S S"]]:
+    def forward(self, x: Float[Tensor, "B C 9 H W"]) -> tuple[Float[Tensor, "B C R S S"], Float[Tensor, "B C D S S"]]:
         """Raw numbers and features of the splat maps of B moments, each seen by C cameras."""
         num_views = x.shape[1]
         x = self.conv_in(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))

@@ -46,7 +46,8 @@ def segment_attention(
         values: What the keys stand for.
         crow: Where each segment's keys begin, and last the number of keys E.
     Returns:
-        Weighted means of the values; exactly zero for a segment without keys. Of the queries' dtype, computed in float32.
+        Weighted means of the values; exactly zero for a segment without keys. Of the queries' dtype, computed in
+        float32.
     Raises:
         ValueError: If the shapes do not fit each other.
     """

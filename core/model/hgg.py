@@ -1,0 +1,192 @@
+"""Human Gaussian Graph: a few moments of a person in, an animatable avatar out.
+
+    pictures, cameras --U-Net--> Gaussians of each moment          frame_gaussians
+    Gaussians, fits --nearest vertex--> ties to the body           tie
+    graph: queries on the body's vertices gather and share         BodyGraph
+    head: queries become the avatar's Gaussians                    VertexHead | ResidualHead
+    second look: their colours from the pixels that see them       SecondLook
+
+Liu et al., Human Gaussian Graph (ICCV 2025); the vertex head and the second look are ours.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, normalize
+
+from core.avatar import Avatar, Skin, at_vertices, pose_skin
+from core.data.types import Frames
+from core.gaussians import Gaussians
+from core.model.decode import RAW_CHANNELS, decode_pixels
+from core.model.graph import BodyGraph, Ties, tie
+from core.model.heads import ResidualHead, VertexHead, unpose_gaussians
+from core.model.nearest import nearest_vertices
+from core.model.second_look import SecondLook
+from core.model.surface import skin_axes
+from core.model.unet import UNet
+from core.options import ModelOptions
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.connectivity import Connectivity, build_connectivity
+from smpl_renderer.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+KEY_NUMBERS = 3 + 3 + 3 + 1
+"""What a key holds besides the U-Net's features: offset from the vertex, direction to the camera, colour, opacity."""
+OFFSET_UNIT = 0.1
+MAX_KEY_OFFSET = 0.3
+"""Metres: the scale of the offsets in keys, and where they end (a depth may be off by a metre before training)."""
+
+
+@dataclass(frozen=True)
+class FrameGaussians:
+    """What the U-Net sees in each moment: C splat maps of S x S pixels, M = C*S*S Gaussians."""
+
+    gaussians: Gaussians
+    """Batch axes `B F`, in each moment's subject frame."""
+    features: Float[Tensor, "B F M K"]
+    towards_camera: Float[Tensor, "B F M 3"]
+    """Unit vectors to the camera that a Gaussian comes from."""
+    vertex_ids: Int[Tensor, "B F M"]
+    """The nearest vertex of the posed body; 0 outside the mask."""
+    distances: Float[Tensor, "B F M"]
+    """Metres to that vertex, with a gradient with respect to the means; 0 outside the mask."""
+    mask: Bool[Tensor, "B F M"]
+    """Which Gaussians lie on the person; the others have opacity 0."""
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """An avatar for each person, and the Gaussians that it was made from."""
+
+    avatar: Avatar
+    frame: FrameGaussians
+
+
+class HumanGaussianGraph(nn.Module):
+    """The whole network. Its `state_dict` holds nothing of the body model.
+
+    Args:
+        options: Sizes, head, and whether there is a second look.
+        body: The body that the fits are made with.
+        connectivity: Its neighbourhoods; built when not given.
+    Raises:
+        InputError: If the connectivity belongs to another body.
+    """
+
+    def __init__(self, options: ModelOptions, body: BodyModel, connectivity: Connectivity | None = None):
+        super().__init__()
+        if connectivity is None:
+            connectivity = build_connectivity(body, options.graph.neighbors)
+        elif connectivity.fingerprint != body.fingerprint:
+            raise InputError(f"the connectivity belongs to body {connectivity.fingerprint}, not to {body.fingerprint}")
+        graph = options.graph
+        self.options = options
+        self.body = body
+        self.unet = UNet(options.unet, RAW_CHANNELS)
+        self.graph = BodyGraph(graph, self.unet.feature_channels + KEY_NUMBERS, connectivity)
+        if graph.head == "vertex":
+            self.head = VertexHead(graph, body)
+        else:
+            self.head = ResidualHead(graph, self.unet.feature_channels)
+        self.second_look = SecondLook(graph.features) if options.second_look else None
+        self.register_buffer("axes", skin_axes(body)[0], persistent=False)
+        self.register_buffer("color_mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("color_std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, inputs: Frames) -> ModelOutput:
+        """Make avatars of B persons from F moments of each (`inputs` has batch axes B)."""
+        skin = pose_skin(self.body, inputs.body)
+        frame = self._frame_gaussians(inputs, skin)
+        ties = tie(frame.vertex_ids, frame.mask, self.body.num_vertices)
+        queries = self.graph(self._keys(frame, skin, ties), ties)
+
+        betas = inputs.body.betas.mean(1)
+        if isinstance(self.head, VertexHead):
+            avatar, context = self.head(queries, betas)
+        else:
+            reference = unpose_gaussians(
+                frame.gaussians[:, 0], frame.vertex_ids[:, 0], skin[:, 0], betas=betas, body=self.body.fingerprint
+            )
+            avatar, context = self.head(reference, frame.features[:, 0], queries)
+        if self.second_look is not None:
+            avatar = self.second_look(avatar, context, self.axes[..., 2], inputs, skin)
+        return ModelOutput(avatar, frame)
+
+    def frame_gaussians(self, inputs: Frames) -> FrameGaussians:
+        """Only the first half: Gaussians of each moment by itself (stage `frame`)."""
+        return self._frame_gaussians(inputs, pose_skin(self.body, inputs.body))
+
+    def _frame_gaussians(self, inputs: Frames, skin: Skin) -> FrameGaussians:
+        raw, features = self.unet(self._network_input(inputs).flatten(0, 1))
+        with torch.autocast(raw.device.type, enabled=False):
+            batch = inputs.images.shape[:2]
+            size = self.options.unet.splat_size
+            cameras = inputs.cameras.resized(size, size)
+            foreground = _resample(inputs.alphas, size)[..., 0, :, :] > 0.5
+            gaussians = decode_pixels(raw.unflatten(0, batch), cameras, _resample(inputs.images, size), foreground)
+            mask = foreground.flatten(2)
+            gaussians = Gaussians(
+                gaussians.means.flatten(2, 3),
+                gaussians.quats.flatten(2, 3),
+                gaussians.scales.flatten(2, 3),
+                gaussians.opacities.flatten(2, 3),
+                gaussians.colors.flatten(2, 3),
+            )
+            towards_camera = cameras.centers.repeat_interleave(size * size, 2) - gaussians.means
+            vertex_ids = _nearest_in_mask(gaussians.means, skin.body.vertices, mask)
+            gaps = gaussians.means - at_vertices(skin.body.vertices, vertex_ids)
+            # The root of zero has no gradient, and a Gaussian may lie on its vertex.
+            distances = torch.sqrt(gaps.square().sum(-1) + 1e-12) * mask
+            return FrameGaussians(
+                gaussians=gaussians,
+                features=features.unflatten(0, batch).movedim(3, -1).flatten(2, 4),
+                towards_camera=normalize(towards_camera, dim=-1),
+                vertex_ids=vertex_ids,
+                distances=distances,
+                mask=mask,
+            )
+
+    def _network_input(self, inputs: Frames) -> Float[Tensor, "B F C 9 H W"]:
+        size = self.options.unet.input_size
+        colors = (_resample(inputs.images, size) - self.color_mean) / self.color_std
+        with torch.autocast(colors.device.type, enabled=False):
+            rays = inputs.cameras.resized(size, size).plucker()
+        return torch.cat([colors, rays], 3)
+
+    def _keys(self, frame: FrameGaussians, skin: Skin, ties: Ties) -> Float[Tensor, "E K"]:
+        """Describe the tied Gaussians, with directions in the axes of their vertex's skin, whatever its pose.
+
+        Offsets are turned back by a rotation rather than by the inverse of the skinning matrix: the same up to the
+        skin's stretch, and bounded where that matrix is nearly singular.
+        """
+        with torch.autocast(frame.distances.device.type, enabled=False):
+            axes = ties.take(at_vertices(skin.rotations @ self.axes, frame.vertex_ids))  # [E, 3, 3]
+            gaps = frame.gaussians.means - at_vertices(skin.body.vertices, frame.vertex_ids)
+            gaps = ties.take(gaps / skin.scale[..., None, None]).clamp(-MAX_KEY_OFFSET, MAX_KEY_OFFSET)
+            offsets = torch.einsum("eji,ej->ei", axes, gaps) / OFFSET_UNIT
+            directions = torch.einsum("eji,ej->ei", axes, ties.take(frame.towards_camera))
+            rest = [ties.take(x) for x in (frame.gaussians.colors, frame.gaussians.opacities[..., None])]
+            return torch.cat([ties.take(frame.features).float(), offsets, directions, *rest], -1)
+
+
+def _resample(pictures: Float[Tensor, "B F C D H W"], size: int) -> Float[Tensor, "B F C D S S"]:
+    """Means over the areas of the new pixels."""
+    if pictures.shape[-2:] == (size, size):
+        return pictures
+    resampled = interpolate(pictures.flatten(0, 2), size=(size, size), mode="area")
+    return resampled.unflatten(0, pictures.shape[:3])
+
+
+def _nearest_in_mask(
+    points: Float[Tensor, "B F M 3"], vertices: Float[Tensor, "B F V 3"], mask: Bool[Tensor, "B F M"]
+) -> Int[Tensor, "B F M"]:
+    """The nearest vertex of each point inside the mask, moment by moment; 0 outside."""
+    vertex_ids = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device)
+    moments = zip(vertex_ids.flatten(0, 1), points.flatten(0, 1), vertices.flatten(0, 1), mask.flatten(0, 1))
+    for ids, own_points, own_vertices, inside in moments:
+        ids[inside] = nearest_vertices(own_points[inside], own_vertices)
+    return vertex_ids
