@@ -53,9 +53,7 @@ def skin_points(
         lbs_weights: Influence of each joint on each point; rows sum to one.
     """
     if lbs_weights.shape[0] != points.shape[-2]:
-        raise ValueError(
-            f"lbs_weights must have a row for each of {points.shape[-2]} points, got {tuple(lbs_weights.shape)}"
-        )
+        raise ValueError(f"lbs_weights must be [V, J] with V = {points.shape[-2]}, got {tuple(lbs_weights.shape)}")
     return transform_points(points, blend_transforms(transforms, lbs_weights))
 
 

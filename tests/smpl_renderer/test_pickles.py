@@ -3,9 +3,6 @@
 import io
 import os
 import pickle
-import sys
-import types
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -25,26 +22,6 @@ class RunsCommand:
 
     def __reduce__(self):
         return os.system, (f"touch {self.proof}",)
-
-
-@pytest.fixture
-def chumpy(monkeypatch) -> types.SimpleNamespace:
-    """Classes that pickle as chumpy's do, under chumpy's names."""
-
-    class Ch:
-        def __init__(self, **state):
-            self.__dict__.update(state, _dirty_vars=set(), _itr=None, _depends_on_deps=OrderedDict())
-
-    class Select(Ch):
-        pass
-
-    for name, cls in (("chumpy.ch", Ch), ("chumpy.reordering", Select)):
-        cls.__module__, cls.__qualname__ = name, cls.__name__
-        module = types.ModuleType(name)
-        setattr(module, cls.__name__, cls)
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "chumpy", types.ModuleType("chumpy"))
-    return types.SimpleNamespace(Ch=Ch, Select=Select)
 
 
 def as_written_by_python_2(content: object) -> bytes:

@@ -1,0 +1,102 @@
+"""Body model files, and which of them is taken."""
+
+import pickle
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from smpl_renderer import body_model
+from smpl_renderer.body_model import BodyModel, find_body, load_body
+from smpl_renderer.errors import InputError
+
+
+def write_pickle(path, arrays, chumpy=None):
+    """As SMPL's files are: a sparse regressor, strings among the arrays, and chumpy objects if asked for."""
+    content = dict(arrays, bs_type="lrotmin", bs_style="lbs")
+    content["J_regressor"] = scipy.sparse.csc_matrix(arrays["J_regressor"].astype(np.float64))
+    if chumpy is not None:
+        shapedirs = arrays["shapedirs"].astype(np.float64)
+        many = np.concatenate([np.ones_like(shapedirs), shapedirs], -1)
+        chosen = np.arange(many.size).reshape(many.shape)[..., shapedirs.shape[-1] :]
+        content["shapedirs"] = chumpy.Select(a=chumpy.Ch(x=many), idxs=chosen.ravel(), preferred_shape=chosen.shape)
+        content["v_template"] = chumpy.Ch(x=arrays["v_template"].astype(np.float64))
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    return path
+
+
+def test_every_format_gives_the_same_body(tmp_path, toy_body, toy_arrays, chumpy):
+    np.savez(tmp_path / "body.npz", **toy_arrays)
+    files = [
+        tmp_path / "body.npz",
+        write_pickle(tmp_path / "plain.pkl", toy_arrays),
+        write_pickle(tmp_path / "chumpy.pkl", toy_arrays, chumpy),
+    ]
+    for path in files:
+        loaded = load_body(path)
+        assert loaded.fingerprint == toy_body.fingerprint, path
+        assert loaded.name == path.stem
+        assert loaded.parents == (-1, 0, 1, 1)
+
+
+def test_of_300_shape_components_the_first_10(toy_body, make_toy_arrays):
+    many = BodyModel(make_toy_arrays(num_betas=300), name="many")
+    assert many.num_betas == 10
+    assert many.fingerprint == toy_body.fingerprint
+
+
+@pytest.mark.parametrize("name", ["v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights"])
+def test_fingerprint_tells_bodies_apart(toy_body, toy_arrays, name):
+    changed = toy_arrays[name].copy()
+    changed.flat[0] += 1
+    assert BodyModel({**toy_arrays, name: changed}, name="other").fingerprint != toy_body.fingerprint
+
+
+@pytest.fixture
+def smpl(tmp_path, monkeypatch, toy_arrays):
+    """A body where SMPL belongs."""
+    paths = (tmp_path / "SMPL_NEUTRAL.pkl", tmp_path / "SMPL_NEUTRAL.npz")
+    monkeypatch.setattr(body_model, "SMPL_FILES", paths)
+    return write_pickle(paths[0], toy_arrays)
+
+
+def test_find_body(smpl, body, toy_body, tmp_path):
+    assert find_body(body.fingerprint).name == "standin_body"  # SMPL being there does not matter
+    assert find_body(toy_body.fingerprint).name == "SMPL_NEUTRAL"
+    assert find_body(None).name == "SMPL_NEUTRAL"
+    with pytest.raises(InputError, match=r"0123456789abcdef.*--body"):
+        find_body("0123456789abcdef")
+
+
+def test_find_body_takes_the_given_file(smpl, body, toy_body, tmp_path):
+    elsewhere = smpl.rename(tmp_path / "elsewhere.pkl")
+    assert find_body(toy_body.fingerprint, elsewhere).name == "elsewhere"
+    assert find_body(None, elsewhere).name == "elsewhere"
+    with pytest.raises(InputError, match=rf"elsewhere\.pkl.*{body.fingerprint}"):
+        find_body(body.fingerprint, elsewhere)
+
+
+def test_find_body_without_smpl(smpl, body):
+    smpl.unlink()
+    assert find_body(body.fingerprint).name == "standin_body"
+    with pytest.raises(InputError, match=r"SMPL_NEUTRAL\.pkl"):
+        find_body(None)
+
+
+def test_broken_files_are_named(tmp_path, toy_arrays):
+    with pytest.raises(InputError, match=r"none\.npz: no such"):
+        load_body(tmp_path / "none.npz")
+
+    (tmp_path / "model.obj").touch()
+    with pytest.raises(InputError, match=r"model\.obj: .*\.npz or \.pkl"):
+        load_body(tmp_path / "model.obj")
+
+    np.savez(tmp_path / "whole.npz", **toy_arrays)
+    whole = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "short.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"short\.npz: cannot be read"):
+        load_body(tmp_path / "short.npz")
+
+    np.savez(tmp_path / "lacking.npz", v_template=toy_arrays["v_template"])
+    with pytest.raises(InputError, match=r"lacking\.npz: .*lacks f"):
+        load_body(tmp_path / "lacking.npz")
