@@ -1,0 +1,241 @@
+"""Captures as samples: what the model sees of a person, and what its avatar is compared with."""
+
+import copy
+import logging
+from collections import OrderedDict
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from core.cameras import Cameras
+from core.data.crops import Window, center_window, person_window, read_window, window_cameras
+from core.data.fits import posed_vertices
+from core.data.human_list import HumanEntry
+from core.data.mvhumannet import Capture
+from core.data.subject_frame import to_subject_frame
+from core.data.types import Frames, Sample
+from core.data.views import choose_input_views, common_frames
+from core.options import DataOptions
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.errors import InputError
+from smpl_renderer.types import BodyParams
+
+logger = logging.getLogger(__name__)
+
+OPEN_CAPTURES = 32
+"""Captures whose file lists a worker keeps; some MB each at MVHumanNet's size."""
+
+Pictures = dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]
+"""RGB and alpha (uint8) by image id and camera name."""
+
+
+def load_frames(
+    capture: Capture,
+    body: BodyModel,
+    frame_ids: list[int],
+    view_names: list[str],
+    first_view: str,
+    image_size: int,
+    crop: Literal["center", "person"],
+    pictures: Pictures | None = None,
+) -> Frames:
+    """Read moments of a capture, every one in its subject frame.
+
+    Args:
+        capture: The subject.
+        body: The body of the fits, on any device.
+        frame_ids: The F image ids.
+        view_names: The C cameras.
+        first_view: The first input camera, which the subject frame is turned to; it need not be one of the C.
+        image_size: Pixels of the square pictures.
+        crop: `center` or `person`, as in `DataOptions`.
+        pictures: Pictures read before with the same arguments, to be used again and added to.
+    Returns:
+        Frames [F, C] on the CPU.
+    Raises:
+        InputError: If a camera, frame, fit or file is missing or broken.
+    """
+    pictures = {} if pictures is None else pictures
+    fits = BodyParams.stack([capture.fit(frame, body) for frame in frame_ids])
+    cameras = capture.cameras(view_names)
+    first_center = capture.cameras([first_view]).centers[0]
+    windows = _windows(fits, body, cameras, crop)
+
+    cropped = []
+    for frame, row in zip(frame_ids, windows, strict=True):
+        cropped.append(window_cameras(cameras, row, image_size))
+        for view, window in zip(view_names, row, strict=True):
+            if (frame, view) not in pictures:
+                pictures[frame, view] = read_window(*capture.files(view, frame), capture.size, window, image_size)
+    rgb, alpha = (
+        torch.from_numpy(np.stack([[pictures[f, v][i] for v in view_names] for f in frame_ids])) for i in (0, 1)
+    )
+    stacked = replace(
+        cropped[0],
+        viewmats=torch.stack([c.viewmats for c in cropped]),
+        Ks=torch.stack([c.Ks for c in cropped]),
+    )
+    params, in_subject = to_subject_frame(fits, stacked, first_center, body)
+    return Frames(
+        images=_to_unit(rgb.movedim(-1, -3)),
+        alphas=_to_unit(alpha[..., None, :, :]),
+        cameras=in_subject.to(torch.float32),
+        body=params.to(torch.float32),
+    )
+
+
+class HumanDataset(Dataset[Sample]):
+    """One sample per subject (times `repeats`), drawn from it by (seed, epoch, index) and nothing else.
+
+    Every sample shows all input views and frames; dropping some of them at random is left to the training loop, because
+    a batch needs one number. A file that cannot be read raises, and no other sample takes its place.
+
+    Args:
+        options: Which frames, views and crop.
+        subjects: Of this split.
+        split: In `validation` every epoch draws the same, and input views are never random.
+        seed: Of the drawing.
+        body: The body of the fits; by default `options.body`, else the first subject's own.
+        repeats: Samples of each subject in an epoch.
+    """
+
+    def __init__(
+        self,
+        options: DataOptions,
+        subjects: list[HumanEntry],
+        split: Literal["train", "validation"] = "train",
+        seed: int = 0,
+        body: BodyModel | None = None,
+        repeats: int = 1,
+    ):
+        if not subjects:
+            raise InputError(f"{options.root}: no subject for the split `{split}`; add captures or hold out fewer")
+        if options.target_frames - options.novel_frames > options.input_frames:
+            raise InputError(
+                f"target_frames ({options.target_frames}) may exceed novel_frames ({options.novel_frames}) by at most "
+                f"input_frames ({options.input_frames})"
+            )
+        self.options, self.subjects, self.split, self.seed, self.repeats = options, list(subjects), split, seed, repeats
+        body = Capture(subjects[0].path).body(options.body) if body is None else body
+        self.body = copy.deepcopy(body).cpu()  # the model's own copy may move to a GPU, where workers cannot follow
+        # In shared memory, because workers that persist keep their copy of the data set.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._captures: OrderedDict[int, Capture] = OrderedDict()
+        self._moved: dict[int, list[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self.subjects) * self.repeats
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew; call it before the loader is iterated."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> Sample:
+        epoch = int(self._epoch) if self.split == "train" else 0
+        generator = _generator(self.seed, epoch, index)
+        number = index % len(self.subjects)
+        entry, capture = self.subjects[number], self._capture(number)
+        options = self.options
+
+        cameras, frames = self._usable(capture, entry)
+        shown, novel = self._draw_frames(capture, frames, generator)
+        input_views = self._draw_input_views(capture, cameras, shown[0], generator)
+        others = _shuffled([name for name in cameras if name not in input_views], generator)
+        target_views = (input_views + others)[: options.target_views]
+        if len(target_views) < options.target_views:
+            raise InputError(
+                f"{capture.path}: {options.target_views} target views are wanted, but only {len(cameras)} cameras are "
+                "usable; lower data.target_views or leave this subject out"
+            )
+        targets = shown[: options.target_frames - options.novel_frames] + novel
+
+        pictures: Pictures = {}
+        shared = (input_views[0], options.image_size, options.crop, pictures)
+        return Sample(
+            inputs=load_frames(capture, self.body, shown, input_views, *shared),
+            targets=load_frames(capture, self.body, targets, target_views, *shared),
+            names=[f"{entry.subject}/{','.join(f'{frame:04d}' for frame in shown)}"],
+        )
+
+    def _capture(self, number: int) -> Capture:
+        """Open a subject, without the cameras that were moved after the calibration."""
+        if number not in self._captures:
+            capture = Capture(self.subjects[number].path)
+            if number in self._moved:
+                capture.leave_out(self._moved[number])
+            else:
+                self._moved[number] = capture.verify(self.body)
+            self._captures[number] = capture
+            if len(self._captures) > OPEN_CAPTURES:
+                self._captures.popitem(last=False)
+        self._captures.move_to_end(number)
+        return self._captures[number]
+
+    def _usable(self, capture: Capture, entry: HumanEntry) -> tuple[list[str], list[int]]:
+        """Cameras and frames to draw from: those of the human list, if it names any that are there."""
+        wanted = self.options.input_views
+        names = [name for name in capture.camera_names if entry.views is None or name in entry.views]
+        names = names or capture.camera_names  # a list for the other rig
+        cameras, frames = common_frames(capture, sorted(names, key=lambda name: name not in wanted))
+        listed = [frame for frame in frames if entry.poses is None or frame in entry.poses]
+        if not listed:
+            raise InputError(
+                f"{capture.path}: none of the poses of the human list has pictures and a fit; correct the list"
+            )
+        return cameras, listed
+
+    def _draw_frames(
+        self, capture: Capture, frames: list[int], generator: torch.Generator
+    ) -> tuple[list[int], list[int]]:
+        """Frames to show and novel ones: one at random from each of as many equal stretches of time, then shuffled."""
+        count = self.options.input_frames + self.options.novel_frames
+        if len(frames) < count:
+            raise InputError(
+                f"{capture.path}: {count} frames are wanted (input_frames + novel_frames), but only {len(frames)} have "
+                "pictures and a fit; lower data.input_frames or leave this subject out"
+            )
+        bounds = np.linspace(0, len(frames), count + 1).round().astype(int).tolist()
+        drawn = [frames[int(torch.randint(low, high, (), generator=generator))] for low, high in pairwise(bounds)]
+        drawn = _shuffled(drawn, generator)
+        return drawn[: self.options.input_frames], drawn[self.options.input_frames :]
+
+    def _draw_input_views(
+        self, capture: Capture, cameras: list[str], first_frame: int, generator: torch.Generator
+    ) -> list[str]:
+        options = self.options
+        at_random = float(torch.rand((), generator=generator)) < options.random_input_views
+        if at_random and self.split == "train" and len(cameras) >= len(options.input_views):
+            return _shuffled(cameras, generator)[: len(options.input_views)]
+        return choose_input_views(capture, options.input_views, cameras, first_frame, self.body)
+
+
+def _windows(fits: BodyParams, body: BodyModel, cameras: Cameras, crop: str) -> list[list[Window]]:
+    """The window of every frame [F] and camera [C]."""
+    if crop == "center":
+        return [[center_window(cameras.width, cameras.height)] * len(cameras.Ks)] * len(fits.scale)
+    if crop != "person":
+        raise InputError(f"crop must be `center` or `person`, got `{crop}`")
+    vertices = posed_vertices(fits, body)
+    rows = []
+    for points in vertices:
+        pixels, _ = cameras.project(points.expand(len(cameras.Ks), -1, 3))
+        rows.append([person_window(p) for p in pixels])
+    return rows
+
+
+def _to_unit(values: Tensor) -> Tensor:
+    return values.contiguous().to(torch.float32).div_(255)
+
+
+def _generator(*key: int) -> torch.Generator:
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator().manual_seed(seed)
+
+
+def _shuffled(items: list, generator: torch.Generator) -> list:
+    return [items[i] for i in torch.randperm(len(items), generator=generator).tolist()]

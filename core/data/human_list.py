@@ -1,0 +1,113 @@
+"""Which subjects, cameras and poses to use: `human.json` in both of HGG's spellings, or simply all that is there."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.data.cameras_io import read_json
+from smpl_renderer.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SUBJECT_FILES = ("camera_extrinsics.json", "camera_intrinsics.json", "camera_scale.pkl", "images_lr", "images")
+"""Any of these makes a folder a subject's."""
+
+LIST_NAMES = ("human.json", "human_debug.json")
+
+
+@dataclass(frozen=True)
+class HumanEntry:
+    """A subject to use, and what of it."""
+
+    path: Path
+    views: tuple[str, ...] | None = None
+    """Camera names to use; None: all."""
+    poses: tuple[int, ...] | None = None
+    """Image ids to use; None: all."""
+
+    @property
+    def subject(self) -> str:
+        return self.path.resolve().name
+
+
+def find_subjects(root: Path) -> list[HumanEntry]:
+    """The subjects of a folder: one subject, a folder of subjects, or what the list in or beside such a folder names.
+
+    The list is `human.json` (or HGG's `human_debug.json`) in the folder, else in its parent; in the latter case it
+    counts only if it names a subject that is there. Subjects that a list names but that are not there are left out,
+    with a warning.
+
+    Raises:
+        InputError: If there is no such folder, no subject in it, or the list is broken.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(
+            f"{root}: no such folder; name a subject's folder or a folder of subjects in MVHumanNet's layout"
+        )
+    if _is_subject(root):
+        return [HumanEntry(root)]
+    present = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and _is_subject(path)}
+    if not present:
+        raise InputError(
+            f"{root}: neither a subject's folder nor a folder of subjects (none has camera_extrinsics.json)"
+        )
+
+    for folder in (root, root / ".."):
+        for path in (folder / name for name in LIST_NAMES):
+            if not path.is_file():
+                continue
+            names, views, poses = _read_list(path)
+            entries = [HumanEntry(present[name], views, poses) for name in names if name in present]
+            if entries or folder == root:
+                return _checked(entries, names, present, path)
+    return [HumanEntry(path) for path in present.values()]
+
+
+def split_subjects(subjects: list[HumanEntry], validation: int) -> tuple[list[HumanEntry], list[HumanEntry]]:
+    """Hold out the last `validation` subjects, as HGG does, but always leave one to train on."""
+    held_out = max(0, min(validation, len(subjects) - 1))
+    return subjects[: len(subjects) - held_out], subjects[len(subjects) - held_out :]
+
+
+def _is_subject(folder: Path) -> bool:
+    return any((folder / name).exists() for name in SUBJECT_FILES)
+
+
+def _read_list(path: Path) -> tuple[list[str], tuple[str, ...] | None, tuple[int, ...] | None]:
+    """Subjects, views and poses of a list; `view_id_list` and `pose_id_list`, or `view_id` and `pose_id`, may be
+    missing."""
+    values = read_json(path)
+    if not isinstance(values, dict) or "human_id" not in values:
+        raise InputError(f"{path}: expected an object with `human_id`, a list of subjects; correct or remove it")
+    names = _strings(values, "human_id", path)
+    views = _strings(values, "view_id_list" if "view_id_list" in values else "view_id", path)
+    poses = _strings(values, "pose_id_list" if "pose_id_list" in values else "pose_id", path)
+    try:
+        numbers = None if poses is None else tuple(int(pose) for pose in poses)
+    except ValueError as error:
+        raise InputError(f'{path}: poses must be image ids such as "0005" ({error}); correct or remove it') from error
+    return list(names or ()), views, numbers
+
+
+def _strings(values: dict[str, Any], key: str, path: Path) -> tuple[str, ...] | None:
+    entries = values.get(key)
+    if entries is None:
+        return None
+    if not isinstance(entries, list) or not all(isinstance(entry, str | int) for entry in entries):
+        raise InputError(f"{path}: `{key}` must be a list of names; correct or remove it")
+    return tuple(str(entry) for entry in entries)
+
+
+def _checked(entries: list[HumanEntry], names: list[str], present: dict[str, Path], path: Path) -> list[HumanEntry]:
+    if not entries:
+        raise InputError(
+            f"{path}: none of its {len(names)} subjects has a folder; here are {', '.join(list(present)[:5])}"
+        )
+    if missing := [name for name in names if name not in present]:
+        logger.warning(
+            "%s: %d of %d subjects have no folder and are left out (%s)",
+            *(path, len(missing), len(names), ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")),
+        )
+    return entries

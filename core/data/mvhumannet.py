@@ -1,0 +1,265 @@
+"""A capture: one subject folder in MVHumanNet's layout, as downloaded or as `scripts/make_synthetic.py` writes it.
+
+    <subject>/images_lr/<camera>/<FFFF>_img.jpg        (or images/)
+    <subject>/fmask_lr/<camera>/<FFFF>_img_fmask.png   (or fmask/)
+    <subject>/optimized_smpl_points/<FFFF>.json, <subject>/smpl_param/<IIIIII>.pkl
+    <subject>/camera_intrinsics.json, camera_extrinsics.json, camera_scale.pkl, body.json (synthetic captures only)
+
+Opening one reads the camera files; pictures are listed when their camera is first asked for, and opened when they are
+read.
+"""
+
+import logging
+import re
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from core.cameras import Cameras
+from core.data.cameras_io import Calibration, read_calibration, read_json
+from core.data.crops import read_picture
+from core.data.fits import FIT_FOLDER, REFIT_FOLDER, find_fits, read_fit
+from core.data.silhouettes import silhouette_overlaps
+from smpl_renderer.body_model import BodyModel, find_body
+from smpl_renderer.errors import InputError
+from smpl_renderer.types import BodyParams
+
+logger = logging.getLogger(__name__)
+
+IMAGE_FOLDERS, MASK_FOLDERS = ("images_lr", "images"), ("fmask_lr", "fmask")
+IMAGE_NAME, MASK_NAME = re.compile(r"(\d+)_img\.(jpg|jpeg|png)"), re.compile(r"(\d+)_img_fmask\.(png|jpg|jpeg)")
+
+MIN_OVERLAP, MIN_RELATIVE_OVERLAP = 0.25, 0.7
+"""A camera is taken to have moved when its overlap (IoU) of projected body and mask is below either: absolute, or as a
+share of the median over the cameras. Loose clothes lower the overlap in all cameras; MVHumanNet's sample has 0.82, its
+wrong cameras 0.6 at best."""
+
+
+class Capture:
+    """One subject.
+
+    Args:
+        path: The subject's folder.
+    Raises:
+        InputError: If the folder or a camera file is missing or broken, or no camera has pictures.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise InputError(f"{self.path}: no such folder; name a subject's folder in MVHumanNet's layout")
+        self.subject = self.path.resolve().name
+        self._calibration: Calibration = read_calibration(self.path)
+        self._folders = self._camera_folders()
+        self._pictures: dict[str, dict[int, tuple[Path, Path]]] = {}
+        self._read_fits: dict[tuple[int, str], BodyParams] = {}
+        self._left_out: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"Capture({str(self.path)!r})"
+
+    @cached_property
+    def body_fingerprint(self) -> str | None:
+        """Of the body that the fits are for, from `body.json`; None stands for SMPL (captures without that file)."""
+        path = self.path / "body.json"
+        if not path.exists():
+            return None
+        record = read_json(path)
+        if not isinstance(record, dict) or not isinstance(record.get("fingerprint"), str):
+            raise InputError(f"{path}: expected an object with the body's `fingerprint`; get the file again")
+        return record["fingerprint"]
+
+    def body(self, override: Path | None = None) -> BodyModel:
+        """The body that the fits are for: the shipped or installed one with the capture's fingerprint, or the file
+        `override`.
+
+        Raises:
+            InputError: If it is neither shipped nor installed, or `override` is another one.
+        """
+        return _cached_body(self.body_fingerprint, override)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Calibrated width and height; the files are usually half of it."""
+        return self._calibration.width, self._calibration.height
+
+    @property
+    def camera_names(self) -> list[str]:
+        """Usable cameras: calibrated, with folders of pictures and masks, and not left out."""
+        return [name for name in self._folders if name not in self._left_out]
+
+    def cameras(self, names: list[str]) -> Cameras:
+        """Cameras [C] of the whole calibrated picture in the raw world, float64.
+
+        Raises:
+            InputError: If a name is unknown.
+        """
+        for name in names:
+            self._require_camera(name)
+        return self._calibration.cameras(names)
+
+    def frames_of(self, camera: str) -> list[int]:
+        """Image ids of which this camera has a picture and a mask."""
+        return sorted(self._pictures_of(camera))
+
+    @property
+    def frame_ids(self) -> list[int]:
+        """Image ids that some usable camera has a picture of, with or without a fit."""
+        return sorted({frame for name in self.camera_names for frame in self._pictures_of(name)})
+
+    @cached_property
+    def fits(self) -> dict[int, Path]:
+        """Fit files by image id."""
+        return find_fits(self.path)
+
+    def complete_frames(self, cameras: list[str]) -> list[int]:
+        """Image ids that have a fit, and a picture and a mask in each of these cameras."""
+        frames = set(self.fits)
+        for name in cameras:
+            frames &= self._pictures_of(name).keys()
+        return sorted(frames)
+
+    def files(self, camera: str, frame: int) -> tuple[Path, Path]:
+        """Paths of a picture and its mask.
+
+        Raises:
+            InputError: If there is no such camera or frame.
+        """
+        pictures = self._pictures_of(camera)
+        if frame not in pictures:
+            images, masks = self._folders[camera]
+            raise InputError(
+                f"{self.path}: camera {camera} has no frame {frame:04d}: {images / f'{frame:04d}_img.jpg'} or "
+                f"{masks / f'{frame:04d}_img_fmask.png'} is missing; unpack the capture again or choose other frames"
+            )
+        return pictures[frame]
+
+    def image(self, camera: str, frame: int) -> UInt8[np.ndarray, "H W 3"]:
+        """A whole picture at the size of its file, as it is."""
+        return np.asarray(read_picture(self.files(camera, frame)[0], self.size, "RGB"))
+
+    def mask(self, camera: str, frame: int) -> UInt8[np.ndarray, "H W"]:
+        """A whole mask at the size of its file, 255 in the foreground."""
+        return np.asarray(read_picture(self.files(camera, frame)[1], self.size, "L"))
+
+    def fit(self, frame: int, body: BodyModel | None = None) -> BodyParams:
+        """The fit of a frame; no batch axes, in the raw world, float64.
+
+        Args:
+            frame: Image id.
+            body: The body in use (a checkpoint's, say); by default the capture's own is looked for.
+        Raises:
+            InputError: If there is none, or it is broken or belongs to another body.
+        """
+        if frame not in self.fits:
+            raise InputError(
+                f"{self.path}: frame {frame:04d} has no fit: neither {REFIT_FOLDER}/{frame:04d}.json nor "
+                f"{FIT_FOLDER}/{frame // 5 - 1:06d}.pkl is there; choose other frames or fit the body to this one"
+            )
+        body = self.body() if body is None else body
+        if self.body_fingerprint not in (None, body.fingerprint):
+            raise InputError(
+                f"{self.path}: its fits are for the body {self.body_fingerprint}, not for {body.name} "
+                f"({body.fingerprint}); use a checkpoint that was trained with that body, or refit the capture"
+            )
+        key = (frame, body.fingerprint)
+        if key not in self._read_fits:
+            self._read_fits[key] = read_fit(self.fits[frame], body)
+        return self._read_fits[key]
+
+    def leave_out(self, names: list[str]) -> None:
+        """Use these cameras no more."""
+        self._left_out |= set(names)
+
+    def verify(self, body: BodyModel | None = None) -> list[str]:
+        """Leave out the cameras in which the projected body does not meet the mask, as in those moved after the
+        calibration.
+
+        The moment in the middle of those with a fit is looked at. The names are logged and returned.
+
+        Raises:
+            InputError: If there is no fit, or the body meets the masks of hardly any camera.
+        """
+        body = self.body() if body is None else body
+        with_fit = [frame for frame in self.frame_ids if frame in self.fits]
+        if not with_fit:
+            raise InputError(
+                f"{self.path}: no frame has both pictures and a fit; unpack {FIT_FOLDER} or fit the body first"
+            )
+        frame = with_fit[len(with_fit) // 2]
+        names = [name for name in self.camera_names if frame in self._pictures_of(name)]
+        masks = [self.files(name, frame)[1] for name in names]
+        overlaps = silhouette_overlaps(self.fit(frame, body), body, self.cameras(names), masks)
+        median = float(np.median(overlaps))
+        if median < MIN_OVERLAP:
+            raise InputError(
+                f"{self.path}: the fit of frame {frame:04d} does not meet the masks (overlap {median:.2f}); "
+                "check camera_scale.pkl, camera_intrinsics.json and the fits"
+            )
+        moved = {n: o for n, o in zip(names, overlaps) if o < max(MIN_OVERLAP, MIN_RELATIVE_OVERLAP * median)}
+        for name, overlap in moved.items():
+            logger.warning(
+                "%s: camera %s is left out: body and mask overlap by %.2f, elsewhere by %.2f; was it moved?",
+                *(self.path, name, overlap, median),
+            )
+        self.leave_out(list(moved))
+        return list(moved)
+
+    def _require_camera(self, name: str) -> None:
+        if name in self.camera_names:
+            return
+        if name in self._folders:
+            reason = "is left out"
+        elif name in self._calibration.viewmats:
+            reason = "has no folder of pictures and masks"
+        else:
+            reason = "is not in camera_extrinsics.json"
+        raise InputError(f"{self.path}: camera {name} {reason}; usable are {', '.join(self.camera_names)}")
+
+    def _pictures_of(self, camera: str) -> dict[int, tuple[Path, Path]]:
+        """Paths of picture and mask by image id."""
+        if camera not in self._pictures:
+            if camera not in self._folders:
+                self._require_camera(camera)
+            images, masks = (
+                _numbered(folder, pattern) for folder, pattern in zip(self._folders[camera], (IMAGE_NAME, MASK_NAME))
+            )
+            self._pictures[camera] = {
+                frame: (images[frame], masks[frame]) for frame in sorted(images.keys() & masks.keys())
+            }
+        return self._pictures[camera]
+
+    def _camera_folders(self) -> dict[str, tuple[Path, Path]]:
+        """Folders of pictures and of masks of every calibrated camera that has both, in the order of the names."""
+        folders, without = {}, []
+        for name in sorted(self._calibration.viewmats):
+            images = _first_folder(self.path, IMAGE_FOLDERS, name)
+            masks = _first_folder(self.path, MASK_FOLDERS, name)
+            if images and masks:
+                folders[name] = (images, masks)
+            else:
+                without.append(name)
+        if not folders:
+            raise InputError(
+                f"{self.path}: none of its {len(without)} calibrated cameras has pictures; expected "
+                f"{IMAGE_FOLDERS[0]}/<camera> and {MASK_FOLDERS[0]}/<camera>, for instance {without[0]}"
+            )
+        if without:
+            logger.info("%s: no folder for the cameras %s; they are left out", self.path, ", ".join(without))
+        return folders
+
+
+def _first_folder(root: Path, choices: tuple[str, ...], camera: str) -> Path | None:
+    return next((root / choice / camera for choice in choices if (root / choice / camera).is_dir()), None)
+
+
+def _numbered(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
+    """Files of a folder by the number in their name."""
+    return {int(m[1]): folder / m[0] for m in (pattern.fullmatch(path.name) for path in folder.iterdir()) if m}
+
+
+@lru_cache(maxsize=4)
+def _cached_body(fingerprint: str | None, override: Path | None) -> BodyModel:
+    return find_body(fingerprint, override)

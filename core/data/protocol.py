@@ -1,0 +1,136 @@
+"""What an evaluation shows to the model, and what it compares: presets, and their resolution for a given capture."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Literal
+
+from core.data.mvhumannet import Capture
+from core.data.views import choose_input_views, common_frames, spread_frames, spread_views
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """An evaluation protocol. Where a capture has other cameras or frames, `resolve` finds the nearest thing."""
+
+    name: str
+    input_views: tuple[str, ...] = ("22327091", "22327116", "22236236", "22327073")
+    """Cameras shown to the model: front, left, back, right."""
+    observed_frames: tuple[int, ...] = (55, 155, 305, 455, 505, 705, 755, 805)
+    """Image ids shown to the model; novel views are evaluated in them."""
+    novel_frames: tuple[int, ...] = (855, 905)
+    """Image ids that the model is not shown; novel poses are evaluated in them."""
+    target_views: int | None = None
+    """How many of the cameras that are not input views are evaluated, spread around the person; None: all."""
+    image_size: int = 512
+    crop: Literal["center", "person"] = "center"
+    subjects: tuple[str, ...] = ()
+    """The test people; empty: all that are there."""
+
+
+PAPER_SUBJECTS = tuple(
+    ["200102", "200114", "200125", "200134", "200137", "200151", "200535", "202148", "202209", "204157"]
+)
+
+PROTOCOLS: dict[str, Protocol] = {
+    "paper": Protocol("paper", subjects=PAPER_SUBJECTS),
+    "quick": Protocol("quick", target_views=3, image_size=256),
+}
+
+
+@dataclass(frozen=True)
+class ResolvedProtocol:
+    """A protocol for one capture: cameras and frames that are really there."""
+
+    protocol: Protocol
+    input_views: list[str]
+    target_views: list[str]
+    """Never an input view."""
+    observed_frames: list[int]
+    novel_frames: list[int]
+    notes: list[str] = field(default_factory=list)
+    """What differs from the protocol, in words."""
+
+
+def resolve(protocol: Protocol, capture: Capture, body: BodyModel | None = None) -> ResolvedProtocol:
+    """Choose the cameras and frames of a capture for a protocol; what differs from it is logged and noted.
+
+    Frames: where the capture has at least half of the protocol's, each missing one gives way to the nearest there is;
+    otherwise as many are spread evenly over the capture, the last of them being the novel poses. Call `capture.verify`
+    before, so that cameras that were moved are not chosen.
+
+    Args:
+        protocol: What is wanted.
+        capture: The subject.
+        body: The body in use; by default the capture's own.
+    Raises:
+        InputError: If the capture has no frame with a fit and pictures, or fewer cameras than input views.
+    """
+    notes: list[str] = []
+    wanted = protocol.input_views
+    cameras, frames = common_frames(capture, sorted(capture.camera_names, key=lambda name: name not in wanted))
+    if left_out := sorted(set(capture.camera_names) - set(cameras)):
+        notes.append(f"cameras {', '.join(left_out)} lack too many frames and are left out")
+    observed, novel = _resolve_frames(protocol, frames, notes)
+    input_views = choose_input_views(capture, wanted, cameras, observed[0], body)
+    if tuple(input_views) != wanted:
+        notes.append(f"input views {', '.join(input_views)} (by azimuth) instead of {', '.join(wanted)}")
+    others = [name for name in cameras if name not in input_views]
+    count = len(others) if protocol.target_views is None else protocol.target_views
+    targets = spread_views(capture, others, count, input_views[0])
+    if len(targets) < count or not targets:
+        notes.append(f"{len(targets)} target views, because no more cameras are there")
+    for note in notes:
+        logger.info("%s, protocol %s: %s", capture.path, protocol.name, note)
+    return ResolvedProtocol(protocol, input_views, targets, observed, novel, notes)
+
+
+def _resolve_frames(protocol: Protocol, frames: list[int], notes: list[str]) -> tuple[list[int], list[int]]:
+    """Observed and novel frames out of those that are there."""
+    observed, novel = protocol.observed_frames, protocol.novel_frames
+    wanted = observed + novel
+    if len(set(wanted) & set(frames)) * 2 >= len(wanted) and len(frames) >= len(wanted):
+        chosen = _nearest_frames(wanted, frames)
+        replaced = [f"{c:04d} for {w:04d}" for w, c in zip(wanted, chosen) if w != c]
+        if replaced:
+            notes.append(f"frames replaced by their nearest neighbours: {', '.join(replaced)}")
+        return chosen[: len(observed)], chosen[len(observed) :]
+    chosen = spread_frames(frames, len(wanted))
+    # Of too few frames at least one is observed; novel poses come before further observed ones.
+    num_novel = min(len(novel), len(chosen) - 1)
+    split = len(chosen) - num_novel
+    listed = [", ".join(f"{frame:04d}" for frame in part) for part in (chosen[:split], chosen[split:])]
+    notes.append(f"observed frames {listed[0]} and novel frames {listed[1] or 'none'}, spread over the capture")
+    return chosen[:split], chosen[split:]
+
+
+def _nearest_frames(wanted: tuple[int, ...], frames: list[int]) -> list[int]:
+    """For each wanted frame itself, or the nearest that is neither wanted nor taken."""
+    free = sorted(set(frames) - set(wanted))
+    chosen = []
+    for frame in wanted:
+        if frame in frames:
+            chosen.append(frame)
+            continue
+        nearest = min(free, key=lambda other: (abs(other - frame), other))
+        free.remove(nearest)
+        chosen.append(nearest)
+    return chosen
+
+
+def select_subjects(protocol: Protocol, available: list[str]) -> list[str]:
+    """The protocol's test people among the available ones; all of these if the protocol names none.
+
+    Raises:
+        InputError: If none of its people is there.
+    """
+    chosen = [name for name in available if not protocol.subjects or name in protocol.subjects]
+    if not chosen:
+        raise InputError(
+            f"none of the test people of the protocol `{protocol.name}` is here ({', '.join(protocol.subjects)}); "
+            "name one subject's folder, or choose another protocol"
+        )
+    return chosen

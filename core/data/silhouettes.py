@@ -1,0 +1,37 @@
+"""Does a fit, projected by the calibration, meet the masks? It does not where a camera was moved, or a unit or scale is
+wrong."""
+
+from pathlib import Path
+
+import numpy as np
+
+from core.cameras import Cameras
+from core.data.crops import read_picture
+from core.data.fits import posed_vertices
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.mesh_rasterizer import rasterize_mesh
+from smpl_renderer.types import BodyParams
+
+SILHOUETTE_HEIGHT = 128
+"""Pixels of the silhouettes that are compared; a hand's width in MVHumanNet's pictures."""
+
+
+def silhouette_overlaps(params: BodyParams, body: BodyModel, cameras: Cameras, masks: list[Path]) -> list[float]:
+    """Intersection over union of the projected body and the mask in each of C cameras.
+
+    Args:
+        params: One fit, no batch axes.
+        cameras: [C], in the world of the fit, of the calibrated size.
+        masks: The C mask files, of any size.
+    """
+    calibrated_size = (cameras.width, cameras.height)
+    small = cameras.resized(round(SILHOUETTE_HEIGHT * cameras.width / cameras.height), SILHOUETTE_HEIGHT)
+    pixels, depths = small.project(posed_vertices(params, body).expand(len(masks), -1, 3))
+    faces = body.faces.to(depths.device)
+    face_ids, _ = rasterize_mesh(pixels.float(), depths.float(), faces, small.height, small.width)
+
+    overlaps = []
+    for path, drawn in zip(masks, (face_ids >= 0).numpy(), strict=True):
+        mask = np.asarray(read_picture(path, calibrated_size, "L", (small.width, small.height))) > 127
+        overlaps.append(float((mask & drawn).sum() / max(1, (mask | drawn).sum())))
+    return overlaps

@@ -1,0 +1,129 @@
+"""Which cameras and moments of a capture to use, when it is not the rig or the frames that were asked for."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.data.mvhumannet import Capture
+from core.data.subject_frame import posed_pelvis
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.errors import InputError
+from smpl_renderer.rotations import axis_angle_to_matrix
+
+EYE_ABOVE_PELVIS = 0.65
+"""Metres; cameras of the ring nearest to this height are preferred as input views."""
+RING_THICKNESS = 0.25
+"""Metres between cameras that count as being at one height; MVHumanNet's rings are 0.48 m apart."""
+MIN_COMMON_FRAMES = 0.5
+"""Share of the frames that must be left when only those are kept that a further camera has too."""
+
+
+def common_frames(capture: Capture, cameras: list[str]) -> tuple[list[str], list[int]]:
+    """Cameras, and the frames with a fit that all of them have; a camera that lacks too many is left out.
+
+    Args:
+        capture: The subject.
+        cameras: To choose from, the most wanted ones first.
+    Returns:
+        The cameras that stay, in the order given, and the image ids.
+    Raises:
+        InputError: If there is no frame with a fit and a picture.
+    """
+    frames_of = {name: set(capture.complete_frames([name])) for name in cameras}
+    most = max((len(frames) for frames in frames_of.values()), default=0)
+    if most == 0:
+        raise InputError(
+            f"{capture.path}: no camera has a frame with both a fit and a picture; unpack the capture again, "
+            "or fit the body first"
+        )
+    kept, common = [], None
+    for name in cameras:
+        shared = frames_of[name] if common is None else common & frames_of[name]
+        if len(shared) >= MIN_COMMON_FRAMES * most:
+            kept.append(name)
+            common = shared
+    return kept, sorted(common)
+
+
+def choose_input_views(
+    capture: Capture, wanted: tuple[str, ...], candidates: list[str], frame: int, body: BodyModel | None = None
+) -> list[str]:
+    """The input views: those that are wanted by name, and in place of each missing one a camera by its azimuth.
+
+    The views are evenly spaced around the person, in the order front, left, back, right of HGG's four. Without any of
+    the wanted ones, the front is the camera that the person faces most. Among the others, cameras near eye height come
+    first.
+
+    Args:
+        capture: The subject.
+        wanted: Camera names; their number is the number of input views.
+        candidates: Cameras to choose from.
+        frame: Image id of the moment that tells which way the person faces.
+        body: The body in use; by default the capture's own.
+    Raises:
+        InputError: If there are fewer cameras than views wanted.
+    """
+    if len(candidates) < len(wanted):
+        raise InputError(
+            f"{capture.path}: {len(wanted)} input views are wanted, but only {len(candidates)} cameras are usable "
+            f"({', '.join(candidates)}); ask for fewer input views"
+        )
+    if set(wanted) <= set(candidates):
+        return list(wanted)
+    body = capture.body() if body is None else body
+    params = capture.fit(frame, body)
+    pelvis = posed_pelvis(params, body)
+    centers = dict(zip(candidates, capture.cameras(candidates).centers - pelvis))
+    angles = {name: float(_turn(center)) for name, center in centers.items()}
+
+    step = 2 * torch.pi / len(wanted)
+    present = [slot for slot, name in enumerate(wanted) if name in angles]
+    if present:
+        front = angles[wanted[present[0]]] - step * present[0]
+    else:
+        facing = axis_angle_to_matrix(params.global_orient)[:, 2]
+        nearest = min(_eye_level(centers, candidates), key=lambda name: _apart(angles[name], float(_turn(facing))))
+        front = angles[nearest]
+
+    chosen = {slot: wanted[slot] for slot in present}
+    for slot in range(len(wanted)):
+        if slot not in chosen:
+            free = [name for name in candidates if name not in chosen.values()]
+            near_eye = _eye_level(centers, free)
+            chosen[slot] = min(near_eye, key=lambda name: _apart(angles[name], front + step * slot))
+    return [chosen[slot] for slot in range(len(wanted))]
+
+
+def spread_views(capture: Capture, candidates: list[str], count: int, first: str) -> list[str]:
+    """`count` cameras spread evenly over the candidates in the order of their azimuth from the camera `first`."""
+    if count >= len(candidates):
+        return list(candidates)
+    start = _turn(capture.cameras([first]).centers[0])
+    angles = (_turn(capture.cameras(candidates).centers) - start) % (2 * torch.pi)
+    ordered = [candidates[i] for i in angles.argsort(stable=True).tolist()]
+    return [ordered[int((i + 0.5) * len(ordered) / count)] for i in range(count)]
+
+
+def spread_frames(frames: list[int], count: int) -> list[int]:
+    """`count` of the frames, evenly spaced over the whole length."""
+    if count >= len(frames):
+        return list(frames)
+    return [frames[round(i * (len(frames) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def _turn(direction: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+    """Azimuth of a direction in the raw world (z down), counter-clockwise seen from above: towards the person's
+    left."""
+    return -torch.atan2(direction[..., 1], direction[..., 0])
+
+
+def _apart(a: float, b: float) -> float:
+    """Angle between two azimuths, in [0, pi]."""
+    return abs((a - b + torch.pi) % (2 * torch.pi) - torch.pi)
+
+
+def _eye_level(centers: dict[str, Tensor], names: list[str]) -> list[str]:
+    """Those of the cameras (centres relative to the pelvis, raw world) that belong to the ring nearest to eye
+    height."""
+    distance = {name: abs(-float(centers[name][2]) - EYE_ABOVE_PELVIS) for name in names}
+    return [name for name in names if distance[name] <= min(distance.values()) + RING_THICKNESS]
