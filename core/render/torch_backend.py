@@ -1,0 +1,155 @@
+"""The rasterizer's definition in plain PyTorch: exact, on any device, in single or double precision, in bounded memory.
+
+A splat with opacity o has alpha = min(o exp(-|W d|^2 / 2), ALPHA_MAX) at a pixel whose centre is d away from its own, and
+none at all where that is below ALPHA_MIN. A pixel sums its splats from near to far,
+
+    color = sum_k w_k color_k + T background,    w_k = alpha_k prod_{j<k} (1 - alpha_j),    T = prod_j (1 - alpha_j),
+
+all of them: nothing stops early (Kerbl et al., 2023, Sec. 4). Tiles of the image whose lists of splats have similar lengths are
+computed together, as arrays [tiles, rows, columns, K].
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.gaussians import Gaussians
+from core.render.projection import ALPHA_MAX, ALPHA_MIN, project
+from core.render.tiles import Canvas, Chunk, chunks
+from core.render.types import Rendering, compose
+
+TILE = 4  # pixels along a tile's side; the splats of a body are some 5 to 15 pixels wide
+MAX_FRAGMENTS = 2**18  # (pixel, splat) pairs at a time: a megabyte per array, which stays in a CPU's cache
+MAX_PAIRS = 2**21  # (tile, splat) pairs at a time: 16 megabytes per list of indices
+
+
+def rasterize(
+    gaussians: Gaussians,
+    viewmats: Float[Tensor, "B C 4 4"],
+    Ks: Float[Tensor, "B C 3 3"],
+    width: int,
+    height: int,
+    background: Float[Tensor, "3"],
+    return_depth: bool,
+    max_fragments: int = MAX_FRAGMENTS,
+    max_pairs: int = MAX_PAIRS,
+) -> Rendering:
+    """Draw `gaussians` (batch axis B), one view after the other; the last two arguments bound the memory and change no result."""
+    num_sets, num_cameras = viewmats.shape[:2]
+    views = []
+    for b in range(num_sets):
+        for c in range(num_cameras):
+            splats = project(gaussians[b], viewmats[b, c], Ks[b, c], width, height)
+            features = gaussians.colors[b]
+            if return_depth:
+                features = torch.cat([features, splats.depths[:, None]], -1)
+            table = torch.cat([splats.means2d, splats.whiteners, gaussians.opacities[b, :, None], features], -1)
+            canvas = Canvas(width, height, TILE)
+            order = (splats.extents, splats.depths.detach())
+            views.append(_Composite.apply(table, *order, canvas, max_fragments, max_pairs))
+    images = torch.stack(views).view(num_sets, num_cameras, -1, height, width)
+    return compose(images[:, :, :-1], images[:, :, -1:], background)
+
+
+class _Composite(torch.autograd.Function):
+    """Splats of one view, a table [N, 6 + D] of (mean x, mean y, p, q, r, opacity, features), to an image [D + 1, H, W] of the
+    features' weighted sums and the transmittance.
+
+    The backward pass computes each chunk of tiles anew, so that both passes need no more than a chunk's memory.
+    """
+
+    @staticmethod
+    def forward(ctx, table, extents, depths, canvas, max_fragments, max_pairs):
+        ctx.save_for_backward(table, extents, depths)
+        ctx.canvas, ctx.bounds = canvas, (max_fragments, max_pairs)
+        padded = _with_invisible(table)
+        num_features = table.shape[1] - 6
+        tiles = table.new_zeros(canvas.rows * canvas.columns, num_features + 1, canvas.tile, canvas.tile)
+        tiles[:, -1] = 1  # until something stands before the background
+        for chunk in chunks(canvas, table[:, :2], extents, depths, max_fragments, max_pairs):
+            fragments = _Fragments(chunk, padded, canvas.tile)
+            weights = fragments.weights()
+            sums = [(weights * feature[:, None, None]).sum(-1) for feature in fragments.features]
+            tiles[chunk.tiles] = torch.stack([*sums, fragments.transmittances[..., -1]], 1)
+        return canvas.to_image(tiles)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_image):
+        table, extents, depths = ctx.saved_tensors
+        padded = _with_invisible(table)
+        grad_tiles = ctx.canvas.to_tiles(grad_image)
+        grad_padded = torch.zeros_like(padded)
+        for chunk in chunks(ctx.canvas, table[:, :2], extents, depths, *ctx.bounds):
+            fragments = _Fragments(chunk, padded, ctx.canvas.tile)
+            grad_rows = fragments.gradients(grad_tiles[chunk.tiles])
+            grad_padded.index_add_(0, chunk.splats.flatten(), grad_rows.flatten(0, 1))
+        return grad_padded[:-1], None, None, None, None, None
+
+
+def _with_invisible(table: Float[Tensor, "N 6+D"]) -> Float[Tensor, "N+1 6+D"]:
+    """Append a splat of opacity 0, which fills up short lists."""
+    return torch.cat([table, table.new_zeros(1, table.shape[1])])
+
+
+class _Fragments:
+    """What the splats of a chunk are at its pixels, in arrays [T, rows, columns, K], and how gradients flow back."""
+
+    def __init__(self, chunk: Chunk, table: Float[Tensor, "N+1 6+D"], tile: int):
+        columns = table[chunk.splats].unbind(-1)  # [T, K] each
+        mean_x, mean_y, self.p, self.q, self.r, self.opacities = columns[:6]
+        self.features = columns[6:]
+        centers = chunk.corners[..., None] + torch.arange(tile, device=table.device, dtype=table.dtype) + 0.5
+        self.dx = centers[:, 0, :, None] - mean_x[:, None]  # [T, tile, K]
+        self.dy = centers[:, 1, :, None] - mean_y[:, None]
+        # |W d|^2 = u^2 + v^2, where v depends on the row alone.
+        self.u = (self.p[:, None] * self.dx)[:, None] + (self.q[:, None] * self.dy)[:, :, None]
+        self.v = self.r[:, None] * self.dy
+        exponents = (self.opacities.log()[:, None] - 0.5 * self.v * self.v)[:, :, None]
+        alphas = torch.addcmul(exponents, self.u, self.u, value=-0.5).exp_().clamp_(max=ALPHA_MAX)
+        # `threshold` keeps what is greater; an epsilon less makes that "no less than ALPHA_MIN".
+        self.alphas = torch.nn.functional.threshold_(alphas, ALPHA_MIN * (1 - torch.finfo(alphas.dtype).eps), 0.0)
+        self.transparencies = 1 - self.alphas
+        self.transmittances = self.transparencies.cumprod(-1)
+        """Share of the light that passes the splat and all before it."""
+
+    def weights(self) -> Tensor:
+        """w_k = alpha_k prod_{j<k} (1 - alpha_j)."""
+        weights = self.alphas.clone()
+        weights[..., 1:] *= self.transmittances[..., :-1]
+        return weights
+
+    def gradients(self, grads: Float[Tensor, "T D+1 tile tile"]) -> Float[Tensor, "T K 6+D"]:
+        """Gradients of the splats' rows in the table, given those of the tiles."""
+        *grad_sums, grad_transmittance = grads[..., None].unbind(1)  # [T, tile, tile, 1] each
+        weights = self.weights()
+        terms = torch.zeros_like(weights)  # <grad_sums, w_k features_k>
+        for grad, feature in zip(grad_sums, self.features):
+            terms.addcmul_(grad, feature[:, None, None])
+        terms *= weights
+        # Raising alpha_k by a share of itself raises its own term by that share, and dims what lies behind, the terms of all j > k
+        # and the background, by that share of alpha_k / (1 - alpha_k).
+        behind = terms.flip(-1).cumsum(-1).flip(-1).sub_(terms)
+        behind.addcmul_(grad_transmittance, self.transmittances[..., -1:])
+        # With sigma = |W d|^2 / 2, alpha falls by d sigma of itself; where it is clamped it does not move.
+        grad_sigma = behind.mul_(self.alphas).div_(self.transparencies).sub_(terms)
+        grad_sigma *= self.alphas < ALPHA_MAX
+
+        grad_features = [(weights * grad).sum((1, 2)) for grad in grad_sums]
+        by_row = grad_sigma.sum(2)
+        grad_u = grad_sigma.mul_(self.u)
+        u_by_row, u_by_column = grad_u.sum(2), grad_u.sum(1)
+        v_by_row = by_row * self.v
+        return torch.stack(
+            [
+                -self.p * u_by_column.sum(1),
+                -self.q * u_by_row.sum(1) - self.r * v_by_row.sum(1),
+                (u_by_column * self.dx).sum(1),
+                (u_by_row * self.dy).sum(1),
+                (v_by_row * self.dy).sum(1),
+                # Splats in a list have an opacity of at least ALPHA_MIN, but for the invisible one.
+                -by_row.sum(1) / self.opacities.clamp_min(ALPHA_MIN),
+                *grad_features,
+            ],
+            -1,
+        )
