@@ -47,8 +47,9 @@ def tie_loss(distances: Float[Tensor, "*batch M"], mask: Bool[Tensor, "*batch M"
 
 
 def weighted_sum(terms: Terms, options: LossOptions) -> Tensor:
-    """The loss: every term times its weight, the option of its name."""
-    return sum(getattr(options, name) * value for name, value in terms.items())
+    """The loss: every term times its weight, the option of its name. Entries that have no weight do not count."""
+    weights = vars(options)
+    return sum(weights[name] * value for name, value in terms.items() if name in weights)
 
 
 def _reduce(images: Float[Tensor, "*batch 3 H W"], size: int) -> Float[Tensor, "n 3 h w"]:

@@ -43,12 +43,14 @@ def ssim(predicted: Float[Tensor, "*batch 3 H W"], target: Float[Tensor, "*batch
         raise ValueError(
             f"SSIM needs pictures of at least {SSIM_WINDOW} x {SSIM_WINDOW}, got {[*predicted.shape[-2:]]}"
         )
-    x, y = predicted.reshape(-1, 1, *predicted.shape[-2:]), target.reshape(-1, 1, *target.shape[-2:])
-    mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blur(torch.cat([x, y, x * x, y * y, x * y], 1)).unbind(1)
-    var_x, var_y, cov = mean_xx - mean_x**2, mean_yy - mean_y**2, mean_xy - mean_x * mean_y
-    c1, c2 = 0.01**2, 0.03**2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return similarity.mean((-2, -1)).view(*predicted.shape[:-2]).mean(-1)
+    with torch.autocast(predicted.device.type, enabled=False):  # variances are small differences: bf16 would lose them
+        x, y = (images.reshape(-1, 1, *images.shape[-2:]) for images in (predicted, target))
+        mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blur(torch.cat([x, y, x * x, y * y, x * y], 1)).unbind(1)
+        var_x, var_y, cov = mean_xx - mean_x**2, mean_yy - mean_y**2, mean_xy - mean_x * mean_y
+        c1, c2 = 0.01**2, 0.03**2
+        luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+        similarity = luminance * (2 * cov + c2) / (var_x + var_y + c2)
+        return similarity.mean((-2, -1)).view(*predicted.shape[:-2]).mean(-1)
 
 
 def _blur(maps: Float[Tensor, "n k H W"]) -> Float[Tensor, "n k h w"]:

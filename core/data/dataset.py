@@ -136,7 +136,11 @@ class HumanDataset(Dataset[Sample]):
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> Sample:
-        epoch = int(self._epoch) if self.split == "train" else 0
+        return self.sample(int(self._epoch), index)
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        """The sample of an epoch, whatever `set_epoch` says: for loaders that know the epoch of each of their indices."""
+        epoch = epoch if self.split == "train" else 0
         generator = _generator(self.seed, epoch, index)
         number = index % len(self.subjects)
         entry, capture = self.subjects[number], self._capture(number)

@@ -14,8 +14,8 @@ from smpl_renderer.types import BodyParams
 class Frames:
     """F moments of a person, each seen by C cameras, all pictures of one size.
 
-    Every moment has a world of its own, the subject frame: y up, origin at the pelvis of that moment's fit, turned about y so that
-    the first *input* camera looks from +z. Leading batch axes (persons, B) may stand before F.
+    Every moment has a world of its own, the subject frame: y up, origin at the pelvis of that moment's fit, turned about
+    y so that the first *input* camera looks from +z. Leading batch axes (persons, B) may stand before F.
     """
 
     images: Float[Tensor, "*batch F C 3 H W"]
@@ -27,8 +27,13 @@ class Frames:
     body: BodyParams
     """Batch axes `*batch F`, in the subject frame."""
 
-    def to(self, device) -> "Frames":
-        return Frames(self.images.to(device), self.alphas.to(device), self.cameras.to(device), self.body.to(device))
+    def map(self, fn) -> "Frames":
+        """Apply `fn` to every tensor."""
+        cameras = replace(self.cameras, viewmats=fn(self.cameras.viewmats), Ks=fn(self.cameras.Ks))
+        return Frames(fn(self.images), fn(self.alphas), cameras, self.body.map(fn))
+
+    def to(self, device, non_blocking: bool = False) -> "Frames":
+        return self.map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def __getitem__(self, index) -> "Frames":
         """Index the batch axes and F (not C)."""
@@ -43,14 +48,19 @@ class Frames:
             viewmats=self.cameras.viewmats.index_select(axis, selected),
             Ks=self.cameras.Ks.index_select(axis, selected),
         )
-        return Frames(self.images.index_select(axis, selected), self.alphas.index_select(axis, selected), cameras, self.body)
+        return Frames(
+            self.images.index_select(axis, selected), self.alphas.index_select(axis, selected), cameras, self.body
+        )
 
     @staticmethod
     def stack(items: "list[Frames]") -> "Frames":
         """Join along a new first axis: moments to a sequence, or persons to a batch."""
         first = items[0].cameras
         cameras = Cameras(
-            torch.stack([i.cameras.viewmats for i in items]), torch.stack([i.cameras.Ks for i in items]), first.width, first.height
+            torch.stack([i.cameras.viewmats for i in items]),
+            torch.stack([i.cameras.Ks for i in items]),
+            first.width,
+            first.height,
         )
         return Frames(
             torch.stack([i.images for i in items]),
@@ -69,8 +79,12 @@ class Sample:
     names: list[str]
     """For messages: one `subject/frames` per person."""
 
-    def to(self, device) -> "Sample":
-        return Sample(self.inputs.to(device), self.targets.to(device), self.names)
+    def to(self, device, non_blocking: bool = False) -> "Sample":
+        return Sample(self.inputs.to(device, non_blocking), self.targets.to(device, non_blocking), self.names)
+
+    def pin_memory(self) -> "Sample":
+        """The same in page-locked memory, from which a GPU is filled while it works (a DataLoader calls this)."""
+        return Sample(self.inputs.map(torch.Tensor.pin_memory), self.targets.map(torch.Tensor.pin_memory), self.names)
 
 
 def collate(samples: list[Sample]) -> Sample:

@@ -1,0 +1,70 @@
+"""Options as JSON and back, for checkpoints and run states."""
+
+import dataclasses
+import json
+import types
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from smpl_renderer.errors import InputError
+
+T = TypeVar("T")
+
+
+def options_to_json(options: Any) -> str:
+    """A dataclass of options, nested ones included, as one line of JSON."""
+    return json.dumps(dataclasses.asdict(options), default=str)  # of what options hold, JSON lacks only paths
+
+
+def options_from_json(cls: type[T], text: str, source: str) -> T:
+    """The options again. Those that the text does not name have their defaults: they are younger than it.
+
+    Args:
+        source: Where the text is from, for messages.
+    Raises:
+        InputError: If an option is unknown (the text is from a newer version) or has a value of another type.
+    """
+    try:
+        return _parse(cls, json.loads(text), cls.__name__)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{source}: its options are not JSON ({error}); the file is damaged") from error
+    except _Misfit as error:
+        raise InputError(f"{source}: {error}; it was written by another version of this program") from error
+
+
+class _Misfit(ValueError):
+    """A value does not fit the option of that name."""
+
+
+def _parse(hint: Any, value: Any, name: str) -> Any:
+    """`value`, as JSON gives it, as the type `hint` of a field."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _parse_dataclass(hint, value, name)
+    if origin in (Union, types.UnionType):  # here always `X | None`
+        (inner,) = (a for a in arguments if a is not type(None))
+        return None if value is None else _parse(inner, value, name)
+    if origin is tuple and isinstance(value, list):
+        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inner) == len(value):
+            return tuple(_parse(i, v, name) for i, v in zip(inner, value))
+    elif origin is Literal:
+        if value in arguments:
+            return value
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
+    elif hint is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is hint:
+        return value
+    raise _Misfit(f"option {name} cannot be {value!r}")
+
+
+def _parse_dataclass(cls: type, values: Any, name: str) -> Any:
+    if not isinstance(values, dict):
+        raise _Misfit(f"option {name} cannot be {values!r}")
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise _Misfit(f"unknown option {name}.{unknown[0]}")
+    return cls(**{key: _parse(hints[key], value, f"{name}.{key}") for key, value in values.items()})
