@@ -29,8 +29,8 @@ def rasterize(
 ) -> Rendering:
     """Draw sets of Gaussians `[*batch]`, each set from its own C cameras. What is drawn: core/render/torch_backend.py.
 
-    Computes in float64 if any input is of it, else in float32, under mixed precision too. Gradients reach every attribute of
-    the Gaussians, the background and `viewmats`; with backend `torch`, `Ks` as well.
+    Computes in float64 if any input is of it, else in float32, under mixed precision too. Gradients reach every
+    attribute of the Gaussians, the background and `viewmats`; with backend `torch`, `Ks` as well.
 
     Args:
         gaussians: In the world of the cameras.
@@ -41,7 +41,7 @@ def rasterize(
         background: Grey value or colour.
         backend: A name of `BACKENDS`, or `auto`: the fastest that can run here on the device of the Gaussians.
         return_depth: Fill in `Rendering.depths`.
-        check: Look for NaN and infinities first, which waits for the device. By default if the environment has HGG_CHECK=1.
+        check: Look for NaN and infinities first, which waits for the device; by default if HGG_CHECK=1 is set.
     Raises:
         ValueError: If shapes, dtypes or devices do not fit, or the check finds something; names the argument.
         InputError: If the backend is unknown or cannot run here.

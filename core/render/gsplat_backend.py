@@ -1,7 +1,7 @@
 """Adapter to gsplat (Ye et al., 2024), version 1.5, on CUDA.
 
-It differs from the definition in three small ways: it computes in single precision only, a pixel stops before the splat that
-would bring its transmittance to 1e-4, and no gradient flows back to the intrinsics.
+It differs from the definition in three small ways: it computes in single precision only, a pixel stops before the
+splat that would bring its transmittance to 1e-4, and no gradient flows back to the intrinsics.
 """
 
 import torch

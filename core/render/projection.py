@@ -1,7 +1,8 @@
 """EWA projection: what a 3D Gaussian looks like to a pinhole camera.
 
-A Gaussian with covariance S in camera space is drawn as the 2D Gaussian with covariance J S J^T + 0.3 I, where J is the
-derivative of the perspective map at its centre. Zwicker et al., EWA Volume Splatting (2001), Sec. 4; Kerbl et al. (2023), Sec. 4.
+A Gaussian with covariance S in camera space is drawn as the 2D Gaussian with covariance J S J^T + 0.3 I, where J is
+the derivative of the perspective map at its centre. Zwicker et al., EWA Volume Splatting (2001), Sec. 4; Kerbl et al.
+(2023), Sec. 4.
 """
 
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ class Splats:
     """Gaussians as a camera sees them, in pixels; pixel centres lie at +0.5.
 
     `whiteners` (p, q, r) stand for W = [[p, q], [0, r]], which turns a pixel's offset d from the centre into standard
-    deviations: the splat has the density exp(-|W d|^2 / 2) there, and W^T W is the inverse of the covariance, the conic.
-    From the conic itself, the density of a long thin splat would be a small difference of large numbers, lost in rounding.
+    deviations: the splat has the density exp(-|W d|^2 / 2) there, and W^T W is the inverse of the covariance, the
+    conic. From the conic itself, the density of a long thin splat would be a small difference of large numbers, lost
+    in rounding.
     """
 
     means2d: Float[Tensor, "*batch N 2"]
@@ -34,7 +36,7 @@ class Splats:
     depths: Float[Tensor, "*batch N"]
     """Distance along the optical axis, in metres."""
     extents: Float[Tensor, "*batch N 2"]
-    """Half the width and height of the box outside of which alpha is below `ALPHA_MIN`, without gradient; 0 if not drawn."""
+    """Half the width and height of the box outside of which alpha is below `ALPHA_MIN`; 0 if not drawn. No gradient."""
 
     @property
     def conics(self) -> Float[Tensor, "*batch N 3"]:
@@ -68,7 +70,7 @@ def project(
     tan_x = _clamp(tan_x, (-FRUSTUM_MARGIN * width - cx) / fx, ((1 + FRUSTUM_MARGIN) * width - cx) / fx)
     tan_y = _clamp(tan_y, (-FRUSTUM_MARGIN * height - cy) / fy, ((1 + FRUSTUM_MARGIN) * height - cy) / fy)
 
-    # The columns of M = J R_view R S are the images of the three axes, u and v its rows, and M M^T = [[uu, uv], [uv, vv]].
+    # M = J R_view R S has the rows u and v; its columns are the images of the Gaussian's axes.
     axes = (quat_to_matrix(gaussians.quats) * gaussians.scales[..., None, :]).transpose(-1, -2)
     axes_x, axes_y, axes_z = _turn(axes, rotations[..., None, :, :]).unbind(-1)
     u = (fx / z)[..., None] * (axes_x - tan_x[..., None] * axes_z)

@@ -1,4 +1,4 @@
-"""Which splats may touch which part of an image: square tiles, each with its splats from near to far, in chunks of bounded size."""
+"""Which splats touch which part of an image: tiles with their splats from near to far, in chunks of bounded size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Canvas:
-    """An image of `width` x `height` pixels, cut into tiles of `tile` x `tile`; those at its right and bottom may stick out."""
+    """An image of `width` x `height` pixels, cut into tiles of `tile` x `tile`; the last of them may stick out."""
 
     width: int
     height: int
@@ -67,7 +67,7 @@ def chunks(
         extents: Half their widths and heights; 0 for those to leave out.
         depths: What "near" means. Splats of equal depth keep their order.
         max_fragments: Bound on a chunk's T * K * tile^2, unless one tile alone is beyond it.
-        max_pairs: Bound on the (tile, splat) pairs that are listed at a time, unless one row of tiles alone is beyond it.
+        max_pairs: Bound on the (tile, splat) pairs listed at a time, unless one row of tiles alone is beyond it.
     """
     limits = means2d.new_tensor([canvas.columns - 1, canvas.rows - 1])
     # A box touches a tile when it reaches the outermost of its pixel centres.
@@ -122,7 +122,7 @@ def _pairs(
 def _group(
     canvas: Canvas, counts: Int[Tensor, " tiles"], splats: Int[Tensor, " pairs_and_N"], max_fragments: int
 ) -> Iterator[Chunk]:
-    """Put tiles with lists of similar length together, the longest first. `splats` holds all lists, and N at its end."""
+    """Put tiles with lists of similar length together, longest first. `splats` holds the lists, and N at its end."""
     starts = counts.cumsum(0) - counts
     by_length = counts.argsort(descending=True)
     lengths = counts[by_length].tolist()

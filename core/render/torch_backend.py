@@ -1,12 +1,12 @@
 """The rasterizer's definition in plain PyTorch: exact, on any device, in single or double precision, in bounded memory.
 
-A splat with opacity o has alpha = min(o exp(-|W d|^2 / 2), ALPHA_MAX) at a pixel whose centre is d away from its own, and
-none at all where that is below ALPHA_MIN. A pixel sums its splats from near to far,
+A splat with opacity o has alpha = min(o exp(-|W d|^2 / 2), ALPHA_MAX) at a pixel whose centre is d away from its own,
+and none at all where that is below ALPHA_MIN. A pixel sums its splats from near to far,
 
     color = sum_k w_k color_k + T background,    w_k = alpha_k prod_{j<k} (1 - alpha_j),    T = prod_j (1 - alpha_j),
 
-all of them: nothing stops early (Kerbl et al., 2023, Sec. 4). Tiles of the image whose lists of splats have similar lengths are
-computed together, as arrays [tiles, rows, columns, K].
+all of them: nothing stops early (Kerbl et al., 2023, Sec. 4). Tiles of the image whose lists of splats have similar
+lengths are computed together, as arrays [tiles, rows, columns, K].
 """
 
 import torch
@@ -34,7 +34,7 @@ def rasterize(
     max_fragments: int = MAX_FRAGMENTS,
     max_pairs: int = MAX_PAIRS,
 ) -> Rendering:
-    """Draw `gaussians` (batch axis B), one view after the other; the last two arguments bound the memory and change no result."""
+    """Draw `gaussians` (batch axis B), view by view. The last two arguments bound the memory and change no result."""
     num_sets, num_cameras = viewmats.shape[:2]
     views = []
     for b in range(num_sets):
@@ -52,10 +52,10 @@ def rasterize(
 
 
 class _Composite(torch.autograd.Function):
-    """Splats of one view, a table [N, 6 + D] of (mean x, mean y, p, q, r, opacity, features), to an image [D + 1, H, W] of the
-    features' weighted sums and the transmittance.
+    """Splats of one view to an image [D + 1, H, W] of their features' weighted sums and the transmittance.
 
-    The backward pass computes each chunk of tiles anew, so that both passes need no more than a chunk's memory.
+    The splats come as a table [N, 6 + D] of mean x and y, p, q, r, opacity and D features. The backward pass computes
+    each chunk of tiles anew, so that both passes need no more than a chunk's memory.
     """
 
     @staticmethod
@@ -127,8 +127,8 @@ class _Fragments:
         for grad, feature in zip(grad_sums, self.features):
             terms.addcmul_(grad, feature[:, None, None])
         terms *= weights
-        # Raising alpha_k by a share of itself raises its own term by that share, and dims what lies behind, the terms of all j > k
-        # and the background, by that share of alpha_k / (1 - alpha_k).
+        # Raising alpha_k by a share of itself raises its own term by that share, and dims what lies behind, the terms
+        # of all j > k and the background, by that share of alpha_k / (1 - alpha_k).
         behind = terms.flip(-1).cumsum(-1).flip(-1).sub_(terms)
         behind.addcmul_(grad_transmittance, self.transmittances[..., -1:])
         # With sigma = |W d|^2 / 2, alpha falls by d sigma of itself; where it is clamped it does not move.

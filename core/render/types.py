@@ -11,8 +11,8 @@ from torch import Tensor
 class Rendering:
     """Pictures of Gaussians, composed on a background.
 
-    `alphas` is what the Gaussians cover of each pixel. `depths` is the mean depth of what is seen there, in metres along the
-    optical axis: sum_k w_k z_k / sum_k w_k with the weights of compositing, and 0 where nothing is.
+    `alphas` is what the Gaussians cover of each pixel. `depths` is the mean depth of what is seen there, in metres
+    along the optical axis: sum_k w_k z_k / sum_k w_k with the weights of compositing, and 0 where nothing is.
     """
 
     colors: Float[Tensor, "*batch C 3 H W"]
