@@ -169,11 +169,10 @@ TINY_UNET = UNetOptions(
 SMALL_UNET = UNetOptions(splat_size=64, up_channels=(1024, 1024, 512, 256), up_attention=(True, True, True, False))
 BIG_UNET = UNetOptions()
 DEMO_UNET = UNetOptions(
-    input_size=128,
     splat_size=64,
-    down_channels=(32, 64, 128, 192),
-    down_attention=(False, False, True, True),
-    up_channels=(192, 128, 96),
+    down_channels=(16, 32, 64, 128, 192),
+    down_attention=(False, False, False, True, True),
+    up_channels=(192, 128, 80),
     up_attention=(True, True, False),
     layers_per_block=1,
 )
