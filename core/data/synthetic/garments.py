@@ -1,0 +1,262 @@
+"""Clothes and shoes as meshes: offset from the body and cut along clean lines, or hung around it.
+
+Where a garment ends is given on the mean body (metres, see `RestBody.template`), so that it fits every shape: the neck
+is at y = 0.28, the waist at -0.05, the crotch at -0.36, the knees at -0.65, the ankles at -1.09; arms lie along x at
+y = 0.2, elbows at 0.44, wrists at 0.67.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from core.data.synthetic.surfaces import Noise, RestBody, Surface, cut_surface, offset_points
+
+SKIN_GAP = 0.004
+LAYER_GAP = 0.006
+NECK_SLOPE = 0.48
+"""Necklines lie in planes that fall towards the front: y + NECK_SLOPE z is constant on them."""
+
+
+@dataclass(frozen=True)
+class Top:
+    """A T-shirt, shirt, jumper or jacket, or the upper half of a dress."""
+
+    hem: float
+    """Height y of its lower end."""
+    sleeve: float
+    """|x| where sleeves end; less than 0.17 is sleeveless."""
+    neck: float
+    """Height of the neckline's plane: 0.285 is a crew neck, 0.33 a turtleneck."""
+    v_depth: float
+    """How far a V-neck goes down in front; 0 for none."""
+    opening: float
+    """Half width of an open front (jacket); 0 when closed."""
+    loft: float
+    """How far it stands off the body, in metres."""
+    tucked: bool = False
+
+
+@dataclass(frozen=True)
+class Trousers:
+    """Trousers, shorts or tights."""
+
+    waist: float
+    length: float
+    """Height y where the legs end."""
+    loft: float
+    flare: float
+    """Extra loft at the ends of the legs."""
+
+
+@dataclass(frozen=True)
+class Skirt:
+    """A skirt, or the lower half of a dress."""
+
+    waist: float
+    length: float
+    flare: float
+    """Metres outwards per metre downwards."""
+    pleats: int
+    pleat_depth: float
+
+
+@dataclass(frozen=True)
+class Shoes:
+    """Shoes or boots."""
+
+    top: float
+    """Height y of the rim."""
+    sole: float
+    """Thickness in metres."""
+
+
+def smoothstep(x, start: float, end: float):
+    """0 before `start`, 1 after `end` (which may lie before `start`), smooth between."""
+    t = np.clip((x - start) / (end - start), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def top_level(top: Top, template: np.ndarray) -> np.ndarray:
+    """Negative where the garment covers the body; about metres from its border."""
+    x, y, z = np.abs(template[:, 0]), template[:, 1], template[:, 2]
+    front = smoothstep(z, 0.02, 0.06)
+    neckline = y + NECK_SLOPE * z - top.neck
+    if top.v_depth > 0:
+        neckline = neckline + front * top.v_depth * np.maximum(1 - x / (0.05 + 0.3 * top.v_depth), 0)
+    # The neck's plane means nothing for the hands, which lie in front of it.
+    neckline = np.where(x > 0.3, -1.0, neckline)
+    # A sleeveless garment leaves the shoulder's cap free and keeps clear of the armpit.
+    sleeve = x - top.sleeve if top.sleeve > 0.2 else x - top.sleeve + 0.25 * np.maximum(0.13 - y, 0) - 0.01
+    if top.sleeve <= 0.2:
+        sleeve = np.where(y < 0.1, np.minimum(sleeve, -0.05), sleeve)
+    level = np.maximum.reduce([top.hem - y, sleeve, neckline])
+    if top.opening > 0:
+        opening = top.opening + 0.12 * np.maximum(y - 0.12, 0) - x
+        level = np.maximum(level, np.where(front > 0, opening, -1.0))
+    return level
+
+
+def trousers_level(trousers: Trousers, template: np.ndarray) -> np.ndarray:
+    y = template[:, 1]
+    # The waistband sits a little lower in front.
+    waist = y + 0.12 * (template[:, 2] - 0.03) - trousers.waist
+    return np.maximum(waist, trousers.length - y)
+
+
+def make_top(body: RestBody, top: Top, floor: np.ndarray, rng: np.random.Generator) -> Surface:
+    """A garment of the upper body, at least `floor` [V] off the skin."""
+    template = body.template
+    x, y = np.abs(template[:, 0]), template[:, 1]
+    folds = Noise(rng, size=0.16, stretch=(1, 1.6, 1))(template)
+    arm = smoothstep(x, 0.17, 0.3)
+    loft = top.loft * (1 + 0.35 * folds) * (1 - 0.35 * arm)
+    loft = loft + 0.35 * top.loft * smoothstep(x, top.sleeve - 0.12, top.sleeve) * arm
+    loft = loft + 0.5 * top.loft * smoothstep(y, top.hem + 0.18, top.hem) * (1 - arm)
+    # Collars lie close, shoulders carry the cloth.
+    close = np.maximum(smoothstep(y + NECK_SLOPE * template[:, 2], top.neck - 0.08, top.neck - 0.01) * (1 - arm), 0)
+    shoulder = np.clip(body.normals[:, 1], 0, 1) * smoothstep(y, 0.15, 0.22)
+    loft = loft * (1 - 0.8 * np.maximum(close, shoulder))
+    points = offset_points(body, floor, np.maximum(loft, floor), smoothing=int(4 + 400 * top.loft))
+    return cut_surface(body, points, top_level(top, template), "top", rim=0.06 if top.opening == 0 else np.inf)
+
+
+def make_trousers(body: RestBody, trousers: Trousers, floor: np.ndarray, rng: np.random.Generator) -> Surface:
+    template = body.template
+    y = template[:, 1]
+    folds = Noise(rng, size=0.12, stretch=(1, 1.3, 1))(template)
+    down = smoothstep(y, -0.3, -0.5)
+    loft = trousers.loft * (1 + 0.3 * folds) * (0.4 + 0.6 * down)
+    loft = loft + trousers.flare * smoothstep(y, trousers.length + 0.45, trousers.length)
+    loft = np.minimum(np.maximum(loft, floor), _room_between_legs(body))
+    floor = np.minimum(floor, _room_between_legs(body))
+    points = offset_points(body, floor, loft, smoothing=int(4 + 200 * trousers.loft))
+    legs = (y < -0.37) & (np.abs(template[:, 0]) < 0.3)
+    side = np.sign(template[:, 0])
+    points[legs, 0] = side[legs] * np.maximum(side[legs] * points[legs, 0], 0.002)
+    return cut_surface(body, points, trousers_level(trousers, template), "bottom", rim=0.05)
+
+
+def _room_between_legs(body: RestBody) -> np.ndarray:
+    """How far each vertex can move along its normal before it meets the other leg."""
+    x, inward = body.points[:, 0], -np.sign(body.template[:, 0]) * body.normals[:, 0]
+    on_leg = (body.template[:, 1] < -0.33) & (inward > 0.05)
+    room = np.maximum(np.abs(x) - 0.002, 0) / np.maximum(inward, 0.05)
+    return np.where(on_leg, room, 1.0)
+
+
+def make_shoes(body: RestBody, shoes: Shoes) -> Surface:
+    """Shells without toes, on flat soles."""
+    template = body.template
+    floor = np.full(len(template), 0.006)
+    points = offset_points(body, floor, floor, smoothing=1)
+    foot = template[:, 1] < shoes.top + 0.05
+    for _ in range(12):
+        mean = body.average @ points
+        pushed = mean + body.normals * np.maximum(0.004 - ((mean - body.points) * body.normals).sum(-1), 0)[:, None]
+        points = np.where(foot[:, None], pushed, points)
+    ground = body.points[:, 1].min() - shoes.sole
+    # Soles: whatever is near the ground becomes flat, with a nearly vertical edge.
+    above = template[:, 1] - template[:, 1].min()
+    points[:, 1] = np.where(foot, ground + (points[:, 1] - ground) * smoothstep(above, 0.008, 0.03), points[:, 1])
+    return cut_surface(
+        body, points, template[:, 1] - shoes.top + 0.25 * np.maximum(template[:, 2] - 0.09, 0), "shoes", 0.03
+    )
+
+
+def template_height_to_shaped(body: RestBody, y: np.ndarray) -> np.ndarray:
+    """Where a height of the mean body is on this person."""
+    order = np.argsort(body.template[:, 1])
+    central = order[np.abs(body.template[order, 0]) < 0.3]
+    heights, shaped = body.template[central, 1], body.points[central, 1]
+    bins = np.linspace(heights[0], heights[-1], 40)
+    centers = (bins[1:] + bins[:-1]) / 2
+    index = np.digitize(heights, bins[1:-1])
+    counts = np.bincount(index, minlength=39)
+    means = np.bincount(index, shaped - heights, minlength=39) / np.maximum(counts, 1)
+    return y + np.interp(y, centers[counts > 0], means[counts > 0])
+
+
+def make_skirt(body: RestBody, skirt: Skirt, clearance: float, rng: np.random.Generator) -> Surface:
+    """A tube around the convex outline of hips and legs, which hangs from the widest place and flares.
+
+    It is carried by five body vertices at once: the one beside it at the waist, and one on each thigh and shin.
+    """
+    columns = 72
+    rows = max(int((skirt.waist - skirt.length) / 0.022), 4)
+    heights = np.linspace(skirt.waist, skirt.length, rows)
+    shaped_heights = template_height_to_shaped(body, heights)
+    angle = 2 * np.pi * np.arange(columns) / columns
+    directions = np.stack([np.sin(angle), np.cos(angle)], -1)
+    center = np.array([0.0, 0.03])
+    lower_body = (np.abs(body.template[:, 0]) < 0.24) & (body.template[:, 1] < 0.1)
+    outline = body.points[lower_body]
+    support = np.empty((rows, columns))
+    for row, y in enumerate(shaped_heights):
+        near = outline[np.abs(outline[:, 1] - y) < 0.025][:, [0, 2]] - center
+        support[row] = (near @ directions.T).max(0)
+    hanging = np.maximum.accumulate(support, axis=0)
+    below = np.maximum(skirt.waist - heights, 0)[:, None]
+    support = np.maximum(hanging - 0.15 * (hanging - support), support) + clearance + skirt.flare * below
+    # The outline of a convex shape from its support function: the nearest of all tangents.
+    turn = angle[:, None] - angle
+    facing = np.where(np.cos(turn) > 0.3, np.cos(turn), np.nan)
+    radius = np.nanmin(support[:, None, :] / facing, axis=2)
+    wave = skirt.pleats * angle + 0.6 * np.sin(2 * angle + rng.uniform(0, 6)) + rng.uniform(0, 6)
+    depth = smoothstep(below, 0.02, max(skirt.waist - skirt.length, 0.1))
+    radius = radius + skirt.pleat_depth * depth * (1 + np.sin(wave))
+
+    points = np.stack(
+        [
+            radius * directions[:, 0],
+            np.broadcast_to(shaped_heights[:, None], radius.shape),
+            center[1] + radius * directions[:, 1],
+        ],
+        -1,
+    ).reshape(-1, 3)
+    y = np.repeat(heights, columns)
+    paint = np.stack([points[:, 0], y, points[:, 2] + 0.02], -1)
+    anchors, weights = _skirt_anchors(body, points, y)
+    return Surface(
+        points, paint, tube_faces(rows, columns), anchors, weights, np.ones(2 * (rows - 1) * columns, bool), "bottom"
+    )
+
+
+def tube_faces(rows: int, columns: int, closed: bool = True) -> np.ndarray:
+    """Triangles between rings of vertices, from top to bottom, whose columns run from +z over +x."""
+    row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns if closed else columns - 1), indexing="ij")
+    a = (row * columns + column).ravel()
+    b = (row * columns + (column + 1) % columns).ravel()
+    c, d = a + columns, b + columns
+    return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)])
+
+
+def vertex_on_joint(body: RestBody, joint: int) -> int:
+    """A vertex that moves with one joint alone."""
+    return int(body.lbs_weights[:, joint].argmax())
+
+
+LEFT_HIP, RIGHT_HIP, LEFT_KNEE, RIGHT_KNEE, HEAD = 1, 2, 4, 5, 15
+
+
+def _skirt_anchors(body: RestBody, points: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    trunk = np.nonzero(
+        (np.abs(body.template[:, 0]) < 0.24) & (body.template[:, 1] > -0.3) & (body.template[:, 1] < 0.1)
+    )[0]
+    beside = trunk[cKDTree(body.points[trunk]).query(points)[1]]
+    legs = [vertex_on_joint(body, joint) for joint in (LEFT_HIP, RIGHT_HIP, LEFT_KNEE, RIGHT_KNEE)]
+    on_legs = smoothstep(y, -0.12, -0.38)
+    left = smoothstep(points[:, 0], -0.16, 0.16)
+    shin = 0.85 * smoothstep(y, -0.6, -0.85)
+    weights = np.stack(
+        [
+            1 - on_legs,
+            on_legs * left * (1 - shin),
+            on_legs * (1 - left) * (1 - shin),
+            on_legs * left * shin,
+            on_legs * (1 - left) * shin,
+        ],
+        -1,
+    )
+    anchors = np.concatenate([beside[:, None], np.tile(legs, (len(points), 1))], 1)
+    return anchors, weights

@@ -1,0 +1,163 @@
+"""Hair as a shell around the skull, cut along the hairline and hanging down as far as its length goes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from core.data.synthetic.garments import HEAD, smoothstep, tube_faces, vertex_on_joint
+from core.data.synthetic.surfaces import Noise, RestBody, Surface, cut
+
+SKULL = np.array([0.0, 0.44, 0.085])
+"""Middle of the skull on the mean body."""
+# Height of the hairline by angle from the front, in degrees, on the mean body: over the forehead, the temple, before
+# the ear, above it, behind it, at the nape.
+_HAIRLINE_ANGLES = (0, 35, 58, 72, 84, 96, 112, 126, 140, 180)
+_HAIRLINE_HEIGHTS = (0.492, 0.490, 0.468, 0.425, 0.412, 0.432, 0.428, 0.390, 0.368, 0.352)
+
+
+@dataclass(frozen=True)
+class Hair:
+    """A hair style."""
+
+    style: str
+    """`bald`, `short`, `bob` or `long`."""
+    volume: float
+    """Thickness over the skull in metres."""
+    length: float
+    """Height y where it ends (bob, long)."""
+    opening: float
+    """Half angle of the face's opening in degrees (bob, long)."""
+    parting: float
+    """Where the parting is: x in metres."""
+
+
+def make_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surface | None:
+    if hair.style == "bald":
+        return None
+    columns, bottom = 72, hair.length if hair.style != "short" else 0.33
+    center = SKULL + (body.points[_skull_vertices(body)].mean(0) - body.template[_skull_vertices(body)].mean(0))
+    angle = 2 * np.pi * np.arange(columns) / columns
+    # Rows: from the crown over the skull to its equator, then straight down.
+    elevations = np.linspace(90, 0, 14)
+    drops = np.arange(0.016, SKULL[1] - bottom + 1e-6, 0.016)
+    template = _shell(body.template, SKULL, angle, elevations, drops, 0.0)
+    strands = Noise(rng, size=0.05, stretch=(1, 3, 1))(template.reshape(-1, 3)).reshape(template.shape[:2])
+    volume = hair.volume * (1 + 0.15 * strands)
+    points = _shell(body.points, center, angle, elevations, drops, volume)
+    if hair.style == "short":
+        # Thick on top, thin towards the hairline.
+        template = template.reshape(-1, 3)
+        points = points.reshape(-1, 3)
+        level = _hairline(template) - template[:, 1]
+        thin = 1 - smoothstep(-level, 0.0, 0.05)
+        bare = _shell(body.points, center, angle, elevations, drops, 0.002).reshape(-1, 3)
+        points = points + (bare - points) * (0.75 * thin)[:, None]
+    else:
+        template, points = template.reshape(-1, 3), points.reshape(-1, 3)
+        level = _opening(hair, template)
+    return _tie(body, points, template, level, columns)
+
+
+def hair_covers(hair: Hair, template: np.ndarray) -> np.ndarray:
+    """Negative where hair hides the skin of the head."""
+    hairline = _hairline(template) - template[:, 1]
+    head = np.where(template[:, 1] < 0.36, 1.0, -1.0)
+    if hair.style == "bald":
+        return np.ones(len(template))
+    if hair.style == "short":
+        return np.where(np.abs(template[:, 0]) > 0.078, 1.0, hairline)
+    return np.maximum(_opening(hair, template), head)
+
+
+def _skull_vertices(body: RestBody) -> np.ndarray:
+    return (body.template[:, 1] > 0.45) & (np.abs(body.template[:, 0]) < 0.2)
+
+
+def _shell(vertices, center, angle, elevations, drops, volume) -> np.ndarray:
+    """Rings of points [rows, columns, 3] outside of the skull and, further down, of neck and back."""
+    x_axis, z_axis = np.sin(angle), np.cos(angle)
+    near = vertices[(vertices[:, 1] > center[1] - 0.25) & (np.abs(vertices[:, 0]) < 0.2)]
+    skull = near[near[:, 1] > center[1] - 0.03] - center
+    # Ears stick out of the outline that hair follows.
+    side_limit = np.abs(skull[skull[:, 1] > 0.015, 0]).max()
+    skull = skull[np.abs(skull[:, 0]) <= side_limit]
+    rows = []
+    for elevation in np.deg2rad(elevations):
+        direction = np.stack(
+            [np.cos(elevation) * x_axis, np.full_like(x_axis, np.sin(elevation)), np.cos(elevation) * z_axis], -1
+        )
+        alignment = direction @ (skull / np.linalg.norm(skull, axis=-1, keepdims=True)).T
+        weight = np.exp(60 * (alignment - 1))
+        radius = (weight * np.linalg.norm(skull, axis=-1)).sum(1) / weight.sum(1)
+        rows.append(center + direction * (radius * 1.02)[:, None])
+    equator = rows[-1]
+    for drop in drops:
+        y = center[1] - drop
+        ring = equator.copy()
+        ring[:, 1] = y
+        # Not into the neck or the back: stay outside of the body's outline at this height.
+        slice_ = near[np.abs(near[:, 1] - y) < 0.02][:, [0, 2]] - center[[0, 2]]
+        taper = 1 - 0.12 * smoothstep(drop, 0.04, 0.16)
+        radius = np.linalg.norm(ring[:, [0, 2]] - center[[0, 2]], axis=-1) * taper
+        if len(slice_):
+            across = np.arctan2(slice_[:, 0], slice_[:, 1])
+            away = np.abs((across[None] - angle[:, None] + np.pi) % (2 * np.pi) - np.pi)
+            body_radius = np.where(away < 0.25, np.linalg.norm(slice_, axis=-1), 0).max(1)
+            back = np.abs((angle + np.pi) % (2 * np.pi) - np.pi) > np.deg2rad(100)
+            radius = np.where(back, np.maximum(radius, np.minimum(body_radius + 0.012, 0.24)), radius)
+        ring[:, 0] = center[0] + radius * x_axis
+        ring[:, 2] = center[2] + radius * z_axis
+        rows.append(ring)
+    shell = np.stack(rows)
+    outward = shell - center
+    outward[len(elevations) :, :, 1] = 0
+    outward /= np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-9)
+    shell = shell + outward * np.broadcast_to(volume, shell.shape[:2])[..., None]
+    # Outlines of the body are ragged: smooth across rows and columns below the equator.
+    for _ in range(4):
+        mean = (np.roll(shell, 1, 1) + np.roll(shell, -1, 1) + shell) / 3
+        mean[1:-1] = (mean[2:] + mean[:-2] + mean[1:-1]) / 3
+        shell[len(elevations) // 2 :] = mean[len(elevations) // 2 :]
+    return shell
+
+
+def _angle_from_front(template: np.ndarray) -> np.ndarray:
+    return np.rad2deg(np.arctan2(np.abs(template[:, 0] - SKULL[0]), template[:, 2] - SKULL[2]))
+
+
+def _hairline(template: np.ndarray) -> np.ndarray:
+    return np.interp(_angle_from_front(template), _HAIRLINE_ANGLES, _HAIRLINE_HEIGHTS)
+
+
+def _opening(hair: Hair, template: np.ndarray) -> np.ndarray:
+    """Negative outside of the face's opening, which widens below the chin for hair that lies on the back."""
+    angle, y = _angle_from_front(template), template[:, 1]
+    forehead = 0.488 - 0.25 * np.minimum(np.abs(template[:, 0] - hair.parting), 0.05)
+    half_angle = hair.opening + 45 * smoothstep(y, 0.36, 0.27)
+    beside = np.deg2rad(half_angle - angle) * 0.09
+    above = forehead - y
+    return np.minimum(beside, above)
+
+
+def _tie(body: RestBody, points, template, level, columns) -> Surface:
+    """Cut the shell and tie it to the head, and lower down to the back."""
+    rows = len(points) // columns
+    pairs, weights, faces = cut(tube_faces(rows, columns), level)
+    points = (weights[..., None] * points[pairs]).sum(1)
+    template = (weights[..., None] * template[pairs]).sum(1)
+    on_back = smoothstep(template[:, 1], 0.33, 0.2)
+    trunk = np.nonzero(
+        (body.template[:, 1] < 0.3) & (body.template[:, 2] < 0.06) & (np.abs(body.template[:, 0]) < 0.16)
+    )[0]
+    beside = trunk[cKDTree(body.points[trunk]).query(points)[1]]
+    anchors = np.stack([np.full(len(points), vertex_on_joint(body, HEAD)), beside], -1)
+    return Surface(
+        points=points,
+        paint=template,
+        faces=faces,
+        anchors=anchors,
+        anchor_weights=np.stack([1 - on_back, on_back], -1),
+        two_sided=np.ones(len(faces), bool),
+        material="hair",
+    )

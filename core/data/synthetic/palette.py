@@ -1,0 +1,144 @@
+"""Which colours people and clothes have. Colours are drawn as display values and returned linear."""
+
+import colorsys
+
+import numpy as np
+
+from core.data.synthetic.patterns import Color, Pattern, Print, sample_waves
+
+# Display RGB from light to dark.
+_SKIN = (
+    *((0.96, 0.82, 0.73), (0.91, 0.74, 0.62), (0.85, 0.66, 0.52), (0.76, 0.56, 0.42)),
+    *((0.64, 0.45, 0.33), (0.50, 0.34, 0.25), (0.38, 0.25, 0.19)),
+)
+_HAIR = (
+    *((0.07, 0.06, 0.06), (0.14, 0.10, 0.08), (0.24, 0.16, 0.11), (0.38, 0.25, 0.16), (0.55, 0.40, 0.24)),
+    *((0.74, 0.60, 0.38), (0.48, 0.20, 0.11), (0.55, 0.54, 0.53), (0.78, 0.77, 0.76)),
+)
+_HAIR_SHARES = (0.26, 0.22, 0.17, 0.12, 0.08, 0.06, 0.04, 0.03, 0.02)
+_IRIS = ((0.25, 0.15, 0.09), (0.36, 0.24, 0.13), (0.30, 0.40, 0.25), (0.35, 0.50, 0.62), (0.45, 0.50, 0.52))
+_WORDS = (
+    "HGG",
+    "A1",
+    "42",
+    "GO",
+    "XL",
+    "7",
+    "R2",
+    "NO",
+    "LAB",
+    "9K",
+    "OK",
+    "UP",
+    "88",
+    "SKY",
+    "M",
+    "ZOO",
+    "Q",
+    "B6",
+    "13",
+)
+_SHAPES = ("<disc>", "<ring>", "<star>", "<heart>", "<band>", "<chevron>")
+
+
+def linear(color) -> Color:
+    """Display values to linear light (gamma 2.2)."""
+    return tuple((np.clip(np.asarray(color, float), 0, 1) ** 2.2).tolist())
+
+
+def skin_tone(rng: np.random.Generator) -> Color:
+    position = rng.uniform(0, len(_SKIN) - 1)
+    low = int(position)
+    high = min(low + 1, len(_SKIN) - 1)
+    tone = np.array(_SKIN[low]) + (position - low) * (np.array(_SKIN[high]) - np.array(_SKIN[low]))
+    return linear(tone + rng.normal(0, 0.012, 3))
+
+
+def hair_colors(rng: np.random.Generator) -> tuple[Color, Color]:
+    """Colours at the roots and at the tips."""
+    root = np.array(_HAIR[rng.choice(len(_HAIR), p=_HAIR_SHARES)]) * rng.uniform(0.85, 1.15)
+    tip = root * rng.uniform(0.9, 1.25)
+    if rng.random() < 0.07:
+        tip = np.array(colorsys.hsv_to_rgb(rng.random(), 0.6, 0.7))
+    return linear(root), linear(tip)
+
+
+def iris_color(rng: np.random.Generator) -> Color:
+    return linear(np.array(_IRIS[rng.choice(len(_IRIS), p=(0.4, 0.25, 0.1, 0.15, 0.1))]) * rng.uniform(0.85, 1.15))
+
+
+def cloth_color_sample(rng: np.random.Generator) -> np.ndarray:
+    """A colour that clothes have, display values: a third of them black, white, grey, navy or beige."""
+    kind = rng.random()
+    if kind < 0.32:
+        return np.full(3, rng.choice([0.07, 0.13, 0.3, 0.55, 0.85, 0.93])) + rng.uniform(-0.02, 0.02, 3)
+    if kind < 0.45:
+        return np.array([(0.1, 0.14, 0.28), (0.76, 0.68, 0.55), (0.33, 0.35, 0.25), (0.4, 0.28, 0.2)][rng.integers(4)])
+    return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.35, 0.9), rng.uniform(0.3, 0.92)))
+
+
+def cloth_pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Three colours that can be told apart, display values."""
+    first = cloth_color_sample(rng)
+    others = []
+    while len(others) < 2:
+        color = cloth_color_sample(rng)
+        if np.abs(color - first).sum() > 0.5:
+            others.append(color)
+    return first, others[0], others[1]
+
+
+def shoe_colors(rng: np.random.Generator) -> tuple[Color, Color, Color]:
+    """Upper, sole, laces."""
+    upper = cloth_color_sample(rng) if rng.random() < 0.6 else np.full(3, rng.choice([0.06, 0.1, 0.9]))
+    sole = np.full(3, rng.choice([0.08, 0.2, 0.85, 0.92]))
+    return linear(upper), linear(sole), linear(np.full(3, 0.9 if upper.mean() < 0.5 else 0.12))
+
+
+def sample_pattern(rng: np.random.Generator, layout: str, edges: dict[str, float]) -> Pattern:
+    """The look of a garment; trousers are mostly plain, tops mostly not."""
+    kinds = ("plain", "stripes", "checks", "dots", "camouflage", "melange", "blocks", "halves", "gradient", "zigzag")
+    shares = {
+        "top": (0.25, 0.24, 0.12, 0.08, 0.06, 0.07, 0.07, 0.03, 0.04, 0.04),
+        "legs": (0.5, 0.06, 0.07, 0.02, 0.07, 0.22, 0.0, 0.03, 0.03, 0.0),
+        "skirt": (0.34, 0.16, 0.18, 0.12, 0.03, 0.05, 0.0, 0.0, 0.08, 0.04),
+    }[layout]
+    kind = str(rng.choice(kinds, p=np.array(shares) / np.sum(shares)))
+    colors = tuple(linear(color) for color in cloth_pair(rng))
+    size = {"camouflage": 0.09, "melange": 0.012}.get(kind, 0.1)
+    is_top = layout == "top"
+    plain = kind in ("plain", "melange", "gradient", "blocks", "halves", "stripes")
+    prints = _sample_prints(rng) if is_top and plain and rng.random() < 0.55 else ()
+    return Pattern(
+        kind=kind,
+        colors=colors,
+        period=_period(rng, kind),
+        duty=float(rng.uniform(0.25, 0.6)) if kind not in ("blocks", "gradient") else float(rng.uniform(-1, 1)),
+        angle=float(rng.choice([0, 90, 45, -30], p=[0.6, 0.2, 0.1, 0.1])) if kind == "stripes" else 0.0,
+        waves=sample_waves(rng, size) if kind in ("camouflage", "melange") else None,
+        grain=sample_waves(rng, 0.02, count=6),
+        sleeves=linear(cloth_color_sample(rng)) if is_top and rng.random() < 0.15 else None,
+        trim=linear(cloth_color_sample(rng)) if is_top and rng.random() < 0.3 else None,
+        placket=bool(is_top and rng.random() < 0.2),
+        prints=prints,
+        layout=layout,
+        edges=edges,
+    )
+
+
+def _period(rng: np.random.Generator, kind: str) -> float:
+    if kind in ("blocks", "gradient"):
+        return 0.1
+    low, high = {"dots": (0.035, 0.07), "zigzag": (0.05, 0.1)}.get(kind, (0.03, 0.1))
+    return float(rng.uniform(low, high))
+
+
+def _sample_prints(rng: np.random.Generator) -> tuple[Print, ...]:
+    prints = []
+    for back in (False, True):
+        if rng.random() < (0.85 if not back else 0.45):
+            text = str(rng.choice(_WORDS)) if rng.random() < 0.55 else str(rng.choice(_SHAPES))
+            width = float(rng.uniform(0.1, 0.22))
+            center = (float(rng.uniform(-0.02, 0.02)), float(rng.uniform(0.06, 0.12)))
+            prints.append(Print(text, linear(cloth_color_sample(rng)), center, width, back))
+    return tuple(prints)

@@ -1,0 +1,190 @@
+"""Meshes that a person is made of, each tied to the vertices of a body model, and the geometry to make them.
+
+Rest pose, metres, y up, facing +z, left is +x. All of it runs once per person, in numpy.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Bool, Float, Int
+
+from smpl_renderer.body_model import BodyModel
+
+
+@dataclass(frozen=True)
+class Surface:
+    """One layer of a person: skin, a garment, hair, a shoe."""
+
+    points: Float[np.ndarray, "M 3"]
+    """Rest-pose positions of this person."""
+    paint: Float[np.ndarray, "M 3"]
+    """The same points on the mean body: where patterns and faces are painted, alike for all people."""
+    faces: Int[np.ndarray, "F 3"]
+    anchors: Int[np.ndarray, "M K"]
+    """Body vertices whose transforms carry a point."""
+    anchor_weights: Float[np.ndarray, "M K"]
+    two_sided: Bool[np.ndarray, " F"]
+    """Faces whose inside can be seen."""
+    material: str
+    """What colours it: a key of the person's materials."""
+
+
+@dataclass(frozen=True)
+class RestBody:
+    """A person's body in the rest pose, with what making clothes needs."""
+
+    points: Float[np.ndarray, "V 3"]
+    template: Float[np.ndarray, "V 3"]
+    faces: Int[np.ndarray, "F 3"]
+    normals: Float[np.ndarray, "V 3"]
+    """Outward, smoothed, so that offset surfaces do not cross themselves in creases."""
+    average: sp.csr_matrix
+    """Mean over a vertex's neighbours, [V, V]."""
+    lbs_weights: Float[np.ndarray, "V J"]
+    joints: Float[np.ndarray, "J 3"]
+    height: float
+
+
+def rest_body(body: BodyModel, betas: Float[np.ndarray, " S"]) -> RestBody:
+    """The body of someone, before posing."""
+    template = body.v_template.double().cpu().numpy()
+    faces = body.faces.cpu().numpy()
+    points = template + body.shapedirs.double().cpu().numpy() @ betas
+    average = neighbor_average(faces, len(template))
+    normals = vertex_normals(points, faces)
+    for _ in range(4):
+        normals = normalized(0.4 * normals + 0.6 * (average @ normals))
+    return RestBody(
+        points=points,
+        template=template,
+        faces=faces,
+        normals=normals,
+        average=average,
+        lbs_weights=body.lbs_weights.cpu().numpy(),
+        joints=body.J_regressor.double().cpu().numpy() @ points,
+        height=float(np.ptp(points[:, 1])),
+    )
+
+
+def normalized(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def neighbor_average(faces: Int[np.ndarray, "F 3"], count: int) -> sp.csr_matrix:
+    """The matrix that replaces each vertex's value by the mean of its neighbours'."""
+    start, end = faces[:, [0, 1, 2]].ravel(), faces[:, [1, 2, 0]].ravel()
+    ones = np.ones(2 * len(start))
+    adjacency = sp.csr_matrix((ones, (np.r_[start, end], np.r_[end, start])), shape=(count, count))
+    adjacency.data[:] = 1
+    degree = np.maximum(np.asarray(adjacency.sum(1)).ravel(), 1)
+    return (sp.diags(1 / degree) @ adjacency).tocsr()
+
+
+def vertex_normals(points: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "V 3"]:
+    """Area-weighted unit normals."""
+    corners = points[faces]
+    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.zeros_like(points)
+    for corner in range(3):
+        for axis in range(3):
+            normals[:, axis] += np.bincount(faces[:, corner], face_normals[:, axis], len(points))
+    return normalized(normals)
+
+
+def offset_points(
+    body: RestBody,
+    floor: Float[np.ndarray, " V"],
+    loft: Float[np.ndarray, " V"],
+    smoothing: int,
+) -> Float[np.ndarray, "V 3"]:
+    """A cloth's surface over the body: `loft` above it, then pulled smooth, but nowhere nearer than `floor`.
+
+    Smoothing bridges hollows as cloth does (armpits, the small of the back); the last step restores the clearance.
+    """
+    points = body.points + body.normals * np.maximum(floor, loft)[:, None]
+    for _ in range(smoothing):
+        points = 0.5 * points + 0.5 * (body.average @ points)
+        clearance = ((points - body.points) * body.normals).sum(-1)
+        points = points + body.normals * np.maximum(floor - clearance, 0)[:, None]
+    return points
+
+
+def cut(
+    faces: Int[np.ndarray, "F 3"], level: Float[np.ndarray, " V"]
+) -> tuple[Int[np.ndarray, "M 2"], Float[np.ndarray, "M 2"], Int[np.ndarray, "G 3"]]:
+    """Keep the part of a mesh where `level` is negative, cutting triangles along its zero line.
+
+    Returns:
+        Each new vertex as two old ones and their weights (kept vertices name themselves twice), and the new faces.
+    """
+    inside = level < 0
+    order = inside[faces].sum(1)
+    kept = faces[order == 3]
+    # Turn the corners so that the odd one out comes first.
+    one = _first_corner(faces[order == 1], inside[faces[order == 1]])
+    two = _first_corner(faces[order == 2], ~inside[faces[order == 2]])
+    edges = np.concatenate([one[:, [0, 1]], one[:, [0, 2]], two[:, [1, 0]], two[:, [2, 0]]])
+    unique, inverse = np.unique(np.sort(edges, axis=1), axis=0, return_inverse=True)
+    old = np.unique(np.concatenate([kept.ravel(), one[:, 0], two[:, 1], two[:, 2]]))
+    renumber = np.full(len(level), -1)
+    renumber[old] = np.arange(len(old))
+    new = inverse.ravel() + len(old)
+    on_one_b, on_one_c, on_two_b, on_two_c = np.split(new, np.cumsum([len(one), len(one), len(two)]))
+    result = np.concatenate(
+        [
+            renumber[kept],
+            np.stack([renumber[one[:, 0]], on_one_b, on_one_c], 1),
+            np.stack([renumber[two[:, 1]], renumber[two[:, 2]], on_two_b], 1),
+            np.stack([renumber[two[:, 2]], on_two_c, on_two_b], 1),
+        ]
+    )
+    start, end = level[unique[:, 0]], level[unique[:, 1]]
+    share = start / (start - end)
+    pairs = np.concatenate([np.stack([old, old], 1), unique])
+    weights = np.concatenate([np.tile([1.0, 0.0], (len(old), 1)), np.stack([1 - share, share], 1)])
+    return pairs, weights, result
+
+
+def _first_corner(faces: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    """Rotate each face so that its marked corner is the first."""
+    corner = marked.argmax(1) if len(faces) else np.zeros(0, int)
+    return np.stack([faces[np.arange(len(faces)), (corner + k) % 3] for k in range(3)], 1)
+
+
+def cut_surface(
+    body: RestBody,
+    points: Float[np.ndarray, "V 3"],
+    level: Float[np.ndarray, " V"],
+    material: str,
+    rim: float = np.inf,
+) -> Surface:
+    """A layer with the body's topology, cut along the zero line of `level`; its inside shows within `rim` of it."""
+    pairs, weights, faces = cut(body.faces, level)
+
+    def blend(values):
+        return (weights[..., None] * values[pairs]).sum(1)
+
+    near_rim = (weights * level[pairs]).sum(1) > -rim
+    return Surface(
+        points=blend(points),
+        paint=blend(body.template),
+        faces=faces,
+        anchors=pairs,
+        anchor_weights=weights,
+        two_sided=near_rim[faces].any(1),
+        material=material,
+    )
+
+
+class Noise:
+    """A smooth random function of space: a sum of plane waves whose lengths lie around `size`; about unit deviation."""
+
+    def __init__(self, rng: np.random.Generator, size: float, stretch=(1.0, 1.0, 1.0), waves: int = 12):
+        directions = normalized(rng.normal(size=(waves, 3)))
+        lengths = size * rng.uniform(0.7, 1.6, waves)
+        self.frequencies = 2 * np.pi * directions / lengths[:, None] / np.asarray(stretch)
+        self.phases = rng.uniform(0, 2 * np.pi, waves)
+
+    def __call__(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
+        return np.sin(points @ self.frequencies.T + self.phases).sum(-1) * np.sqrt(2 / len(self.phases))

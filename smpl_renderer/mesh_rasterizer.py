@@ -1,0 +1,222 @@
+"""A z-buffer for triangle meshes in plain PyTorch, on any device.
+
+Every face is expanded to the pixels of its bounding box, in chunks of bounded memory; the nearest face of each pixel is
+found by one `scatter_reduce` on packed (depth, face) keys; barycentrics are computed for the visible pixels only. A
+pixel belongs to a face when its centre (at +0.5) lies inside or on the border. Two faces that share an edge evaluate it
+with the same operations on the same numbers, so that no centre falls between them; of faces at equal depth the one with
+the lower index wins.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+NO_HIT = torch.iinfo(torch.int64).max
+# Pixels tested at a time: small enough for a CPU's cache, large enough to fill a GPU.
+CANDIDATES_CPU = 1 << 18
+CANDIDATES_CUDA = 1 << 24
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """The visible surface, one entry for each covered pixel, in the order of `pixel_ids`."""
+
+    pixel_ids: Int[Tensor, " P"]
+    """Index into the flattened `[B, H, W]` pictures."""
+    face_ids: Int[Tensor, " P"]
+    barycentrics: Float[Tensor, "P 3"]
+    """Perspective-correct weights of the face's three vertices."""
+    depths: Float[Tensor, " P"]
+
+
+def rasterize_mesh(
+    pixels: Float[Tensor, "*batch V 2"],
+    depths: Float[Tensor, "*batch V"],
+    faces: Int[Tensor, "F 3"],
+    height: int,
+    width: int,
+    *,
+    near: float = 1e-2,
+    cull: bool | Bool[Tensor, " F"] = False,
+    perspective: bool = True,
+) -> tuple[Int[Tensor, "*batch H W"], Float[Tensor, "*batch H W 3"]]:
+    """Draw a mesh into pictures of face indices (-1 where nothing is) and barycentrics (0 there).
+
+    Arguments as in `rasterize_fragments`, for any batch axes.
+    """
+    batch = depths.shape[:-1]
+    count = batch.numel()
+    found = rasterize_fragments(
+        pixels.reshape(count, -1, 2),
+        depths.reshape(count, -1),
+        faces,
+        height,
+        width,
+        near=near,
+        cull=cull,
+        perspective=perspective,
+    )
+    face_ids = torch.full((count * height * width,), -1, dtype=torch.int64, device=depths.device)
+    barycentrics = depths.new_zeros(count * height * width, 3)
+    face_ids[found.pixel_ids] = found.face_ids
+    barycentrics[found.pixel_ids] = found.barycentrics
+    return face_ids.reshape(*batch, height, width), barycentrics.reshape(*batch, height, width, 3)
+
+
+def rasterize_fragments(
+    pixels: Float[Tensor, "B V 2"],
+    depths: Float[Tensor, "B V"],
+    faces: Int[Tensor, "F 3"],
+    height: int,
+    width: int,
+    *,
+    near: float = 1e-2,
+    cull: bool | Bool[Tensor, " F"] = False,
+    perspective: bool = True,
+    max_candidates: int | None = None,
+) -> Fragments:
+    """Find the visible point of a mesh in every pixel of B pictures.
+
+    Args:
+        pixels: Projected vertices in pixels (x right, y down, pixel centres at +0.5).
+        depths: Distance of the vertices along the optical axis; must be positive to be drawn.
+        faces: Vertex indices, counter-clockwise seen from outside.
+        near: Faces with a vertex nearer than this are left out (they are not clipped).
+        cull: Leave out faces seen from behind: all of them, none, or those marked.
+        perspective: Interpolate 1 / depth across a face (pinhole) rather than depth (orthographic).
+        max_candidates: Pixels tested at a time, which bounds the memory.
+    """
+    if pixels.shape[:-1] != depths.shape:
+        raise ValueError(f"pixels [B, V, 2] and depths [B, V] must match, got {[*pixels.shape]} and {[*depths.shape]}")
+    if max_candidates is None:
+        max_candidates = CANDIDATES_CUDA if depths.is_cuda else CANDIDATES_CPU
+    # float32 positive numbers order like their bits, which is what the packed keys rely on.
+    pixels, depths = pixels.detach().float(), depths.detach().float()
+    num_pixels = height * width
+    setup = _set_up_faces(pixels, depths, faces, height, width, near, cull)
+    keys = torch.full((pixels.shape[0] * num_pixels,), NO_HIT, dtype=torch.int64, device=depths.device)
+    for start, stop in _chunks(setup.box_width * setup.box_height, max_candidates):
+        _draw_chunk(setup.chunk(start, stop), keys, height, width, perspective)
+
+    pixel_ids = torch.nonzero(keys != NO_HIT)[:, 0]
+    hits = keys[pixel_ids]
+    face_ids = hits & 0xFFFFFFFF
+    hit_depths = (hits >> 32).to(torch.int32).view(torch.float32)
+    batch_ids = torch.div(pixel_ids, num_pixels, rounding_mode="floor")
+    in_picture = pixel_ids - batch_ids * num_pixels
+    rows = torch.div(in_picture, width, rounding_mode="floor")
+    centers = torch.stack([in_picture - rows * width, rows], -1).float() + 0.5
+    corner_ids = faces[face_ids] + batch_ids[:, None] * pixels.shape[1]
+    corners = pixels.reshape(-1, 2)[corner_ids]
+    barycentrics = _screen_barycentrics(corners, centers)
+    if perspective:
+        barycentrics = barycentrics / depths.reshape(-1)[corner_ids]
+    barycentrics = barycentrics / barycentrics.sum(-1, keepdim=True)
+    return Fragments(pixel_ids, face_ids, barycentrics, hit_depths)
+
+
+@dataclass(frozen=True)
+class _FaceSetup:
+    """Faces that may cover a pixel, one row for each face and picture; edges are linear functions of the pixel."""
+
+    batch_ids: Tensor  # [S]
+    face_ids: Tensor  # [S]
+    box_left: Tensor  # [S] float: whole numbers, but cheaper to divide
+    box_top: Tensor
+    box_width: Tensor  # [S] int64
+    box_height: Tensor
+    edges: Tensor  # [S, 3, 4]: origin x, y and slope in x, y; edge k is zero on the side opposite of vertex k
+    depths: Tensor  # [S, 3]
+
+    def chunk(self, start: int, stop: int) -> "_FaceSetup":
+        return _FaceSetup(*(getattr(self, name)[start:stop] for name in self.__dataclass_fields__))
+
+
+def _set_up_faces(pixels, depths, faces, height, width, near, cull) -> _FaceSetup:
+    corners, corner_depths = pixels[:, faces], depths[:, faces]  # [B, F, 3, 2], [B, F, 3]
+    side_a, side_b = corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0]
+    doubled_area = side_a[..., 0] * side_b[..., 1] - side_a[..., 1] * side_b[..., 0]
+    lower, upper = corners.amin(2), corners.amax(2)
+    size = pixels.new_tensor([width, height])
+    first = (lower - 0.5).ceil().clamp(min=0)
+    last = torch.minimum((upper - 0.5).floor(), size - 1)
+    drawn = (corner_depths > near).all(-1) & (doubled_area != 0) & (last >= first).all(-1)
+    if cull is not False:
+        # The picture's y axis points down, so faces that are counter-clockwise from outside have negative area.
+        seen_from_behind = doubled_area > 0
+        drawn &= ~seen_from_behind if cull is True else ~(seen_from_behind & cull)
+    batch_ids, face_ids = torch.nonzero(drawn, as_tuple=True)
+    corners, corner_depths = corners[batch_ids, face_ids], corner_depths[batch_ids, face_ids]
+    first, last = first[batch_ids, face_ids], last[batch_ids, face_ids]
+    orientation = doubled_area[batch_ids, face_ids].sign()
+    vertex_ids = faces[face_ids]
+    edges = torch.stack([_edge(corners, vertex_ids, orientation, k) for k in range(3)], 1)
+    box = (last - first + 1).long()
+    return _FaceSetup(batch_ids, face_ids, first[:, 0], first[:, 1], box[:, 0], box[:, 1], edges, corner_depths)
+
+
+def _edge(corners: Tensor, vertex_ids: Tensor, orientation: Tensor, k: int) -> Tensor:
+    """Origin and slope of the edge opposite of vertex k, the same for both faces that share it, up to an exact sign."""
+    i, j = (k + 1) % 3, (k + 2) % 3
+    ordered = vertex_ids[:, i] < vertex_ids[:, j]
+    low = torch.where(ordered[:, None], corners[:, i], corners[:, j])
+    high = torch.where(ordered[:, None], corners[:, j], corners[:, i])
+    sign = torch.where(ordered, orientation, -orientation)
+    delta = high - low
+    return torch.stack([low[:, 0], low[:, 1], -delta[:, 1] * sign, delta[:, 0] * sign], -1)
+
+
+def _chunks(counts: Tensor, limit: int) -> list[tuple[int, int]]:
+    """Split faces into runs whose candidate counts sum to about `limit` (one face may exceed it)."""
+    if counts.numel() == 0:
+        return []
+    ends = counts.cumsum(0)
+    total = int(ends[-1])
+    limits = torch.arange(limit, total + limit, limit, device=counts.device)
+    stops = torch.searchsorted(ends, limits, right=True).clamp(max=counts.numel()).unique().tolist()
+    stops = [s for s in stops if s > 0]
+    if not stops or stops[-1] < counts.numel():
+        stops.append(counts.numel())
+    return list(zip([0, *stops[:-1]], stops))
+
+
+def _draw_chunk(faces: _FaceSetup, keys: Tensor, height: int, width: int, perspective: bool) -> None:
+    counts = faces.box_width * faces.box_height
+    total = int(counts.sum())
+    owners = torch.repeat_interleave(torch.arange(counts.numel(), device=keys.device), counts, output_size=total)
+    starts = counts.cumsum(0) - counts
+    local = (torch.arange(total, device=keys.device) - starts[owners]).float()
+    box_width = faces.box_width.float()[owners]
+    # Exact: the quotient's distance from the next whole number is at least 0.5 / box_width.
+    down = ((local + 0.5) / box_width).floor()
+    x = faces.box_left[owners] + (local - down * box_width)
+    y = faces.box_top[owners] + down
+    edges = faces.edges[owners]
+    center_x, center_y = x + 0.5, y + 0.5
+    values = [
+        edges[:, k, 2] * (center_x - edges[:, k, 0]) + edges[:, k, 3] * (center_y - edges[:, k, 1]) for k in range(3)
+    ]
+    inside = (torch.minimum(torch.minimum(values[0], values[1]), values[2]) >= 0).nonzero()[:, 0]
+    weights = torch.stack([v[inside] for v in values], -1)
+    owners = owners[inside]
+    corner_depths = faces.depths[owners]
+    total_weight = weights.sum(-1)
+    if perspective:
+        depth = total_weight / (weights / corner_depths).sum(-1)
+    else:
+        depth = (weights * corner_depths).sum(-1) / total_weight
+    # The edges of a sliver can all round to zero: such a face has no inside.
+    packed = (depth.view(torch.int32).long() << 32) | faces.face_ids[owners]
+    packed = torch.where(total_weight > 0, packed, NO_HIT)
+    pixel_ids = (faces.batch_ids[owners] * height + y[inside].long()) * width + x[inside].long()
+    keys.scatter_reduce_(0, pixel_ids, packed, "amin")
+
+
+def _screen_barycentrics(corners: Float[Tensor, "P 3 2"], points: Float[Tensor, "P 2"]) -> Float[Tensor, "P 3"]:
+    """Unnormalised areas of the triangles between a point and the sides of its face, all of one sign up to rounding."""
+    spokes = corners - points[:, None]
+    following, last = spokes[:, [1, 2, 0]], spokes[:, [2, 0, 1]]
+    areas = following[..., 0] * last[..., 1] - following[..., 1] * last[..., 0]
+    return areas / areas.sum(-1, keepdim=True)
