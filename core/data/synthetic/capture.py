@@ -246,10 +246,10 @@ def _write_pictures(folder, scene: Scene, rig: Rig, posed: PosedBody, options, w
     jobs = []
     for position, frame in enumerate(options.frames):
         with torch.no_grad():
-            moment = PosedBody(
-                *(x[position].to(device) for x in (posed.vertices, posed.joints, posed.shaped, posed.vertex_transforms))
+            body = posed[position]
+            moment = scene.pose(
+                PosedBody(*(x.to(device) for x in (body.vertices, body.joints, body.shaped, body.vertex_transforms)))
             )
-            vertices = scene.pose(moment)
             for group in groups:
                 colors, alphas = draw_views(scene, moment, cameras[group], options.samples)
                 colors = _with_background(colors, alphas, scene.person.light.background, options.background)
