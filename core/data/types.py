@@ -14,8 +14,8 @@ from smpl_renderer.types import BodyParams
 class Frames:
     """F moments of a person, each seen by C cameras, all pictures of one size.
 
-    Every moment has a world of its own, the subject frame: y up, origin at the pelvis of that moment's fit, turned about
-    y so that the first *input* camera looks from +z. Leading batch axes (persons, B) may stand before F.
+    Every moment has a world of its own, the subject frame: y up, origin at the pelvis of that moment's fit, turned
+    about y so that the first *input* camera looks from +z. Leading batch axes (persons, B) may stand before F.
     """
 
     images: Float[Tensor, "*batch F C 3 H W"]

@@ -106,16 +106,17 @@ def load_checkpoint(
     return model.to(device).eval(), metadata
 
 
-def load_weights(model: HumanGaussianGraph, path: Path) -> None:
-    """Fill a network with a checkpoint's numbers.
+def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "") -> None:
+    """Fill a network, or the part of it whose names begin with `prefix`, with a checkpoint's numbers.
 
     Raises:
         InputError: If the checkpoint's network has another shape.
     """
     with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(prefix)}
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(tensors | kept)
     except RuntimeError as error:
         first_misfit = str(error).splitlines()[1].strip()
         raise InputError(f"{path} does not fit the network that was asked for: {first_misfit}") from error

@@ -1,0 +1,351 @@
+"""A training run: everything that `main.py` does once the options are known.
+
+The loop keeps to three rules. Nothing in a step waits for the device: losses stay on it until the next log line.
+Whatever is random follows from the seed and the number of the step, so that a run that was interrupted goes on exactly.
+Files are written by the main process, whole or not at all.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+
+import psutil
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from core.data.dataset import HumanDataset
+from core.data.human_list import find_subjects, split_subjects
+from core.io.checkpoint import load_weights, read_metadata, save_checkpoint
+from core.io.options_json import options_from_json, options_to_json
+from core.lpips import load_lpips
+from core.model.hgg import HumanGaussianGraph
+from core.options import TrainOptions
+from core.training.loading import data_stamp, held_out_batches, training_batches
+from core.training.logs import COLUMNS, RunLog, read_rows
+from core.training.optimizer import finite_step, make_optimizer, set_lr
+from core.training.order import mixed_seed
+from core.training.run_state import (
+    RunState,
+    load_run_state,
+    resolve_resume,
+    restore_rng,
+    rng_state,
+    save_run_state,
+)
+from core.training.schedule import Stopwatch, one_cycle, progress
+from core.training.step import TrainingStep, draw_shown
+from core.training.validation import preview, score, validation_data
+from smpl_renderer.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CLOCK_EVERY = 10
+"""Steps between two looks at the clock in a run of limited time, at which processes have to agree."""
+
+
+def make_accelerator(options: TrainOptions) -> Accelerator:
+    """The devices and processes to train on.
+
+    Raises:
+        InputError: If CUDA is asked for and not there.
+    """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "--device cuda: PyTorch finds no CUDA device; use --device cpu, or check nvidia-smi and the build"
+        )
+    on_cuda = options.device != "cpu" and torch.cuda.is_available()
+    precision = options.mixed_precision
+    if precision == "auto":
+        precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    # The body's constants are buffers: equal everywhere, so there is no need to send them around in each step.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=options.accumulate,
+        cpu=not on_cuda,
+        kwargs_handlers=[ddp],
+    )
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What is remembered of a step until the next log line."""
+
+    step: int
+    lr: float
+    report: Tensor
+    """`TERMS` and the gradient's norm, on the device."""
+    names: list[str]
+    """Of its samples in this process."""
+
+
+class Trainer:
+    """One run. `run` trains and returns; what it leaves is in `options.workspace`."""
+
+    def __init__(self, options: TrainOptions):
+        self.options = options
+        self.accelerator = make_accelerator(options)
+        resume = resolve_resume(options.resume, options.workspace)
+        state = None if resume is None else load_run_state(resume)
+        # Every process draws differently (dropout); the weights are those of the main process.
+        set_seed(mixed_seed(options.seed, self.accelerator.process_index) % 2**32)
+
+        training, held_out = split_subjects(find_subjects(options.data.root), options.validation)
+        self.dataset = HumanDataset(options.data, training, "train", options.seed)
+        self.held_out = None
+        if held_out:
+            data = validation_data(options.data)
+            self.held_out = HumanDataset(data, held_out, "validation", options.seed, self.dataset.body)
+        self.stamp = data_stamp(training)
+
+        self.model = self._make_model()
+        lpips = load_lpips("vgg") if options.loss.lpips > 0 else None
+        self.module = self.accelerator.prepare_model(TrainingStep(self.model, options, lpips))
+        self.optimizer = make_optimizer(self.model, options)
+
+        self.step = self.bad_steps = 0
+        self.first_scores: dict[str, float] = {}
+        self.scores: dict[str, float] = {}
+        self._pending: list[StepRecord] = []  # since the last log line
+        self._seconds = 0.0
+        if state is not None:
+            self._restore(state)
+        self.clock = Stopwatch(0.0 if state is None else state.seconds)
+        self.log = RunLog(options.workspace, self.step) if self.accelerator.is_main_process else None
+        self.batches = training_batches(
+            self.dataset,
+            options,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            start=self.step * options.accumulate,
+            pin_memory=self._on_cuda,
+        )
+        if state is not None:
+            self._restore_rng(state)
+        self._announce(len(training), len(held_out), resume)
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.accelerator.device.type == "cuda"
+
+    def run(self) -> None:
+        """Train to the end, from the beginning or from where the run was resumed."""
+        options = self.options
+        self.module.train()
+        if self.step == 0:
+            self._evaluate()
+        done = self._progress()
+        total = options.steps if options.max_minutes is None else None
+        bar = tqdm(total=total, initial=self.step, desc="train", unit="step", disable=self.log is None)
+        with bar, logging_redirect_tqdm():
+            while done < 1:
+                self._train_step(done)
+                bar.update()
+                done = self._progress()
+                ends = done >= 1
+                if ends or self.step % options.log_every == 0:
+                    self._flush(bar)
+                if ends or self.step % options.image_every == 0:
+                    self._log_image()
+                if ends or self.step % options.eval_every == 0:
+                    self._evaluate()
+                if ends or self.step % options.save_every == 0:
+                    self._flush(bar)
+                    self._save()
+        self._summarize()
+
+    def _make_model(self) -> HumanGaussianGraph:
+        options = self.options
+        model = HumanGaussianGraph(options.model, self.dataset.body)
+        if options.init is not None:
+            trained_on = read_metadata(options.init)
+            if trained_on["body"] != model.body.fingerprint:
+                raise InputError(
+                    f"--init {options.init} was trained on the body {trained_on['body_name']}, but the data is "
+                    f"made with {model.body.name}; choose the checkpoint or the data"
+                )
+            # The graph may differ from that of the run that trained the U-Net.
+            load_weights(model, options.init, prefix="unet." if options.stage == "graph" else "")
+        elif options.stage == "graph" and options.resume == "none":
+            raise InputError("stage graph trains on a finished U-Net: give a checkpoint of stage frame with --init")
+        model.unet.to(memory_format=torch.channels_last)
+        if options.compile:
+            model.unet.compile()
+        return model
+
+    def _progress(self) -> float:
+        """How far the run is, the same number in every process."""
+        options = self.options
+        if options.max_minutes is None:
+            return progress(self.step, options.steps, 0.0, None)
+        if self.step % CLOCK_EVERY == 0:
+            (self._seconds,) = broadcast_object_list([self.clock.seconds()])
+        return progress(self.step, options.steps, self._seconds, options.max_minutes)
+
+    def _train_step(self, done: float) -> None:
+        options, accelerator = self.options, self.accelerator
+        lr = options.lr * one_cycle(done, options.warmup)
+        set_lr(self.optimizer, lr)
+        reports, names = [], []
+        for part in range(options.accumulate):
+            sample = next(self.batches).to(accelerator.device, non_blocking=True)
+            number = self.step * options.accumulate + part
+            drawing = torch.Generator().manual_seed(mixed_seed(options.seed, accelerator.process_index, number))
+            shown = draw_shown(*sample.inputs.images.shape[1:3], options.data, drawing)
+            with accelerator.accumulate(self.module):
+                loss, report = self.module(sample, shown, done >= options.loss.lpips_from)
+                accelerator.backward(loss)
+            reports.append(report)
+            names += sample.names
+        norm = finite_step(self.optimizer, options.clip)
+        self.step += 1
+        self._pending.append(StepRecord(self.step, lr, torch.cat([torch.stack(reports).mean(0), norm[None]]), names))
+
+    def _flush(self, bar: tqdm) -> None:
+        """Bring the reports since the last log line from the device, log them, and look for steps that were skipped."""
+        if not self._pending:
+            return
+        reports = self.accelerator.reduce(torch.stack([record.report for record in self._pending]), "mean").tolist()
+        rows = [dict(zip(COLUMNS, (r.step, r.lr, *report))) for r, report in zip(self._pending, reports)]
+        self._check_finite(rows)
+        if self.log is not None:
+            self.log.steps(rows)
+            memory = self._memory()
+            rate = bar.format_dict["rate"] or float("nan")
+            self.log.rates(self.step, {"steps_per_second": rate, "memory_gb": memory})
+            mean = {name: sum(row[name] for row in rows) / len(rows) for name in ("loss", "psnr")}
+            logger.info(
+                "step %d  loss %.4f  PSNR %.2f dB  lr %.1e  %.2f steps/s  %.1f GB",
+                *(self.step, mean["loss"], mean["psnr"], rows[-1]["lr"], rate, memory),
+            )
+        self._pending.clear()
+
+    def _check_finite(self, rows: list[dict[str, float]]) -> None:
+        """Count the steps that were skipped.
+
+        Raises:
+            InputError: If they are too many.
+        """
+        bad = [i for i, row in enumerate(rows) if not abs(row["grad_norm"]) < float("inf")]
+        if not bad:
+            return
+        self.bad_steps += len(bad)
+        samples = sorted(set(gather_object([name for i in bad for name in self._pending[i].names])))
+        steps = ", ".join(str(rows[i]["step"]) for i in bad)
+        logger.warning("skipped step %s: the gradient is not finite; samples %s", steps, " ".join(samples))
+        if self.bad_steps > self.options.max_bad_steps:
+            raise InputError(
+                f"{self.bad_steps} steps had gradients that are not finite, the last ones on {' '.join(samples)}: "
+                "check these samples, or lower --lr"
+            )
+
+    def _memory(self) -> float:
+        """Gigabytes: the most that was in use on the GPU, or what the process uses now."""
+        if self._on_cuda:
+            return torch.cuda.max_memory_allocated() / 1e9
+        return psutil.Process().memory_info().rss / 1e9
+
+    def _evaluate(self) -> None:
+        """Measure the held-out persons, if there are any; the first time says where training began."""
+        if self.held_out is None:
+            return
+        self.model.eval()
+        accelerator = self.accelerator
+        batches = held_out_batches(self.held_out, self.options, accelerator.process_index, accelerator.num_processes)
+        self.scores = score(self.model, batches, self.options, accelerator)
+        self.module.train()
+        if self.step == 0:
+            self.first_scores = self.scores
+        if self.log is not None:
+            self.log.scores(self.step, self.scores)
+            logger.info("step %d  held-out persons: %s", self.step, self._describe_scores())
+
+    def _describe_scores(self) -> str:
+        words = []
+        for name in ("novel_view", "novel_pose"):
+            if name in self.scores:
+                gain = self.scores[name] - self.first_scores.get(name, self.scores[name])
+                words.append(f"{name.replace('_', ' ')} {self.scores[name]:.2f} dB ({gain:+.2f} since the start)")
+        return ", ".join(words)
+
+    def _log_image(self) -> None:
+        if self.log is None:
+            return
+        self.model.eval()
+        sample = (self.held_out or self.dataset)[0]
+        batch = type(sample)(sample.inputs[None], sample.targets[None], sample.names)
+        self.log.image(self.step, preview(self.model, batch, self.options, self.accelerator))
+        self.module.train()
+
+    def _save(self) -> None:
+        """Write the run state and the checkpoint."""
+        rng = gather_object([rng_state(self.accelerator.device)])
+        if self.log is None:
+            return
+        options = self.options
+        text = options_to_json(options)
+        state = RunState(
+            step=self.step,
+            seconds=self.clock.seconds(),
+            options=text,
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            rng=rng,
+            first_scores=self.first_scores,
+            bad_steps=self.bad_steps,
+        )
+        save_run_state(options.workspace, state, options.keep)
+        save_checkpoint(
+            options.workspace / "model.safetensors",
+            self.model,
+            step=self.step,
+            data=self.stamp,
+            training=text,
+            dtype=getattr(torch, options.checkpoint_dtype),
+        )
+
+    def _restore(self, state: RunState) -> None:
+        source = f"the run state of step {state.step}"
+        earlier = options_from_json(TrainOptions, state.options, source)
+        if (earlier.model, earlier.stage) != (self.options.model, self.options.stage):
+            raise InputError(
+                f"{source} is of another network or stage; use the options it was made with, or --resume none"
+            )
+        if earlier != replace(self.options, resume=earlier.resume):
+            logger.warning("some options differ from those of %s: the run goes on, but not as it would have", source)
+        self.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.step, self.bad_steps, self.first_scores = state.step, state.bad_steps, state.first_scores
+
+    def _restore_rng(self, state: RunState) -> None:
+        if len(state.rng) != self.accelerator.num_processes:
+            logger.warning(
+                "the run state is of %d processes: the run goes on, but not as it would have", len(state.rng)
+            )
+            return
+        restore_rng(state.rng[self.accelerator.process_index], self.accelerator.device)
+
+    def _announce(self, num_training: int, num_held_out: int, resume: object) -> None:
+        if self.log is None:
+            return
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad) / 1e6
+        logger.info(
+            "stage %s: %.1f M parameters, %d persons to train on, %d held out; %d x %s, precision %s%s",
+            *(self.options.stage, trained, num_training, num_held_out, self.accelerator.num_processes),
+            *(self.accelerator.device.type, self.accelerator.mixed_precision),
+            "" if resume is None else f"; resumed from {resume}",
+        )
+
+    def _summarize(self) -> None:
+        if self.log is None:
+            return
+        self.log.close()
+        losses = [row["loss"] for row in read_rows(self.options.workspace / "log.csv")]
+        span = min(50, len(losses))
+        first, last = sum(losses[:span]) / span, sum(losses[-span:]) / span
+        logger.info("mean loss of the first %d steps %.4f, of the last %.4f (x %.2f)", span, first, last, last / first)
+        if self.scores:
+            logger.info("held-out persons: %s", self._describe_scores())

@@ -1,0 +1,41 @@
+"""AdamW for this network, and a step that leaves out what is not finite."""
+
+import torch
+from torch import Tensor, nn
+
+from core.options import TrainOptions
+
+
+def make_optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
+    """AdamW over the parameters that are not frozen; only weights of convolutions and linear layers decay.
+
+    Norms, biases and the vertices' own features (embeddings and offsets) have no reason to be near zero.
+    """
+    decaying = {id(m.weight) for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) in decaying], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if id(p) not in decaying], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, fused=True)
+
+
+def finite_step(optimizer: torch.optim.AdamW, max_norm: float) -> Tensor:
+    """Clip the gradients and step, or leave the parameters alone if the gradients' norm is not finite.
+
+    The decision is made on the device (the fused AdamW skips its step where `found_inf` is one): nothing waits for it.
+
+    Returns:
+        The norm of the gradients before clipping.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    optimizer.grad_scale, optimizer.found_inf = None, (~norm.isfinite()).float()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr

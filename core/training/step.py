@@ -1,0 +1,127 @@
+"""One training step's forward pass, as a module, so that data-parallel training wraps it whole."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from core.avatar import Avatar, render_avatar
+from core.data.types import Frames, Sample
+from core.gaussians import Gaussians
+from core.losses import Terms, reconstruction_loss, tie_loss, weighted_sum
+from core.lpips import LPIPS
+from core.metrics import psnr
+from core.model.hgg import FrameGaussians, HumanGaussianGraph
+from core.options import DataOptions, TrainOptions
+from core.render import Rendering, rasterize
+from smpl_renderer.body_model import BodyModel
+
+TERMS = ("loss", "psnr", "rgb", "alpha", "lpips", "ssim", "tie", "frame")
+"""What a step reports, in this order: the loss, PSNR in dB, and the unweighted terms; NaN for what it does not have."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Which of a sample's input frames and views the model sees in one step."""
+
+    frames: list[int]
+    views: list[int]
+
+
+def draw_shown(frames: int, views: int, options: DataOptions, generator: torch.Generator) -> Shown:
+    """Drop input frames and views at random, so that the network learns to do with fewer.
+
+    The first of each stays: the first view is what the subject frame is turned to, as it is when only one camera sees
+    the person, and the first frame is among the target frames.
+    """
+
+    def draw(low: int, high: int) -> list[int]:
+        kept = int(torch.randint(min(low, high), high + 1, (), generator=generator))
+        others = 1 + torch.randperm(high - 1, generator=generator)[: kept - 1]
+        return [0, *others.sort().values.tolist()]
+
+    return Shown(draw(options.min_input_frames, frames), draw(options.min_input_views, views))
+
+
+class TrainingStep(nn.Module):
+    """From samples to losses, in one of the three stages. Parameters that the stage does not train are frozen."""
+
+    def __init__(self, model: HumanGaussianGraph, options: TrainOptions, lpips: LPIPS | None = None):
+        super().__init__()
+        self.model, self.lpips, self.options = model, lpips, options
+        for name, parameter in model.named_parameters():
+            in_unet = name.startswith("unet.")
+            parameter.requires_grad_({"frame": in_unet, "graph": not in_unet, "joint": True}[options.stage])
+
+    def train(self, mode: bool = True) -> "TrainingStep":
+        super().train(mode)
+        if self.lpips is not None:
+            self.lpips.eval()
+        if self.options.stage == "graph":
+            self.model.unet.eval()
+        return self
+
+    def forward(self, sample: Sample, shown: Shown, use_lpips: bool) -> tuple[Tensor, Tensor]:
+        """The loss, and a report [len(TERMS)] without gradients."""
+        inputs = sample.inputs[:, shown.frames].views(shown.views)
+        lpips = self.lpips if use_lpips else None
+        if self.options.stage == "frame":
+            terms, loss = self._frame_losses(self.model.frame_gaussians(inputs), sample.targets, shown, lpips)
+        else:
+            terms, loss = self._avatar_losses(inputs, sample.targets, shown, lpips)
+        report = [loss, *(terms.get(name, loss.new_tensor(float("nan"))) for name in TERMS[1:])]
+        return loss, torch.stack([value.detach().float() for value in report])
+
+    def _avatar_losses(
+        self, inputs: Frames, targets: Frames, shown: Shown, lpips: LPIPS | None
+    ) -> tuple[Terms, Tensor]:
+        options = self.options
+        output = self.model(inputs)
+        rendering = render_persons(output.avatar, self.model.body, targets, options.backend)
+        terms = self._compare(rendering, targets, lpips)
+        loss = weighted_sum(terms, options.loss)
+        if options.stage == "joint":
+            terms["tie"] = tie_loss(output.frame.distances.float(), output.frame.mask)
+            loss = loss + options.loss.tie * terms["tie"]
+            if options.frame_weight > 0:
+                _, terms["frame"] = self._frame_losses(output.frame, targets, shown, lpips, tie=False)
+                loss = loss + options.frame_weight * terms["frame"]
+        return terms, loss
+
+    def _frame_losses(
+        self, frame: FrameGaussians, targets: Frames, shown: Shown, lpips: LPIPS | None, tie: bool = True
+    ) -> tuple[Terms, Tensor]:
+        """Every frame's own Gaussians against that frame's photographs. Target frames begin with the input frames."""
+        options = self.options
+        num_observed = targets.images.shape[1] - options.data.novel_frames
+        rows = [row for row, index in enumerate(shown.frames) if index < num_observed]
+        targets = targets[:, [shown.frames[row] for row in rows]]
+        rendering = render_frames(frame.gaussians[:, rows], targets, options.backend)
+        terms = self._compare(rendering, targets, lpips)
+        if tie:
+            terms["tie"] = tie_loss(frame.distances.float(), frame.mask)
+        return terms, weighted_sum(terms, options.loss)
+
+    def _compare(self, rendering: Rendering, targets: Frames, lpips: LPIPS | None) -> Terms:
+        photographs = targets.images, targets.alphas
+        terms = reconstruction_loss(rendering.colors, rendering.alphas, *photographs, self.options.loss, lpips)
+        return terms | {"psnr": psnr(rendering.colors.detach(), targets.images).mean()}
+
+
+def render_persons(avatar: Avatar, body: BodyModel, targets: Frames, backend: str) -> Rendering:
+    """Avatars `[B]` in the poses and from the cameras of `targets` `[B, F, C]`, on white."""
+    with _full_precision(targets):
+        return render_avatar(avatar, body, targets.body, targets.cameras, background=1.0, backend=backend)
+
+
+def render_frames(gaussians: Gaussians, targets: Frames, backend: str) -> Rendering:
+    """Gaussians `[B, F]` of single frames from the cameras of the same frames `[B, F, C]`, on white."""
+    cameras = targets.cameras
+    size = cameras.width, cameras.height
+    with _full_precision(targets):
+        return rasterize(gaussians, cameras.viewmats, cameras.Ks, *size, background=1.0, backend=backend)
+
+
+def _full_precision(frames: Frames) -> torch.autocast:
+    """Projection and pixel sums need float32: a position in bf16 is off by millimetres."""
+    return torch.autocast(frames.images.device.type, enabled=False)

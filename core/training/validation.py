@@ -1,0 +1,75 @@
+"""How good a network is on held-out persons, during training. `infer.py --evaluate` measures more, by a protocol."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
+
+from core.data.types import Frames, Sample
+from core.metrics import psnr, psnr_in_box, quantize
+from core.model.hgg import HumanGaussianGraph
+from core.options import DataOptions, TrainOptions
+from core.render import Rendering
+from core.training.step import render_frames, render_persons
+
+SCORES = ("novel_view", "novel_pose", "novel_view_in_box", "novel_pose_in_box")
+"""PSNR in dB, mean over pictures: of shown poses from other views, of other poses; of the whole picture, in the box."""
+
+
+def validation_data(options: DataOptions) -> DataOptions:
+    """As in training, with at least one novel pose and nothing random."""
+    novel = max(1, options.novel_frames)
+    observed = options.target_frames - options.novel_frames
+    return replace(options, novel_frames=novel, target_frames=observed + novel, random_input_views=0.0)
+
+
+@torch.no_grad()
+def score(
+    model: HumanGaussianGraph, samples: Iterable[Sample], options: TrainOptions, accelerator: Accelerator
+) -> dict[str, float]:
+    """Scores of this and all other processes' samples; those for which there is no picture are left out.
+
+    Args:
+        samples: Drawn with `validation_data`.
+    """
+    sums = torch.zeros(2, len(SCORES), dtype=torch.float64)  # of decibels, and of pictures
+    for sample in samples:
+        sample = sample.to(accelerator.device)
+        with accelerator.autocast():
+            rendering, targets = render_sample(model, sample, options)
+        pair = quantize(rendering.colors), targets.images
+        whole, in_box = psnr(*pair), psnr_in_box(*pair, targets.alphas)  # [B, F, C]
+        observed = _num_observed(sample, options)
+        seen_views = sample.inputs.images.shape[-4]
+        parts = [values for x in (whole, in_box) for values in (x[:, :observed, seen_views:], x[:, observed:])]
+        sums += torch.stack([torch.tensor([x.sum().item() for x in parts]), torch.tensor([x.numel() for x in parts])])
+    total, count = accelerator.reduce(sums.float().to(accelerator.device), "sum").tolist()
+    return {name: t / n for name, t, n in zip(SCORES, total, count) if n > 0}
+
+
+def render_sample(model: HumanGaussianGraph, sample: Sample, options: TrainOptions) -> tuple[Rendering, Frames]:
+    """What the stage draws of a sample's targets, and those targets. Stage `frame` knows observed frames only."""
+    if options.stage == "frame":
+        targets = sample.targets[:, : _num_observed(sample, options)]
+        frame = model.frame_gaussians(sample.inputs[:, : targets.images.shape[1]])
+        return render_frames(frame.gaussians, targets, options.backend), targets
+    avatar = model(sample.inputs).avatar
+    return render_persons(avatar, model.body, sample.targets, options.backend), sample.targets
+
+
+@torch.no_grad()
+def preview(
+    model: HumanGaussianGraph, sample: Sample, options: TrainOptions, accelerator: Accelerator
+) -> Float[Tensor, "3 H W"]:
+    """Photographs above what the network makes of them: the last views of the first and the last target frame."""
+    with accelerator.autocast():
+        rendering, targets = render_sample(model, sample.to(accelerator.device), options)
+    rows = [images[0, [0, -1], -3:].flatten(0, 1).unbind(0) for images in (targets.images, rendering.colors)]
+    return torch.cat([torch.cat(row, -1) for row in rows], -2)
+
+
+def _num_observed(sample: Sample, options: TrainOptions) -> int:
+    return sample.targets.images.shape[1] - validation_data(options.data).novel_frames

@@ -1,0 +1,29 @@
+"""Train Human Gaussian Graph. `bash train.sh` starts this, on all visible GPUs or on the CPU."""
+
+from core.environment import require
+
+require()
+
+import logging
+
+import tyro
+
+from core.cli import run
+from core.options import PRESETS, TrainOptions
+from core.training.engine import Trainer
+
+logger = logging.getLogger("main")
+
+
+def main(options: TrainOptions) -> None:
+    """Train, and say where the result is."""
+    trainer = Trainer(options)
+    trainer.run()
+    if trainer.accelerator.is_main_process:
+        checkpoint = options.workspace / "model.safetensors"
+        logger.info("checkpoint: %s", checkpoint)
+        logger.info("next: python infer.py <capture> --checkpoint %s --evaluate", checkpoint)
+
+
+if __name__ == "__main__":
+    run(lambda: main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__)))
