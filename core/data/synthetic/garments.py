@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from core.data.synthetic.surfaces import Noise, RestBody, Surface, cut_surface, offset_points
+from core.data.synthetic.patterns import neckline_height
+from core.data.synthetic.surfaces import Noise, RestBody, Surface, cut_surface, offset_points, vertex_normals
 
 SKIN_GAP = 0.004
 LAYER_GAP = 0.006
-NECK_SLOPE = 0.48
-"""Necklines lie in planes that fall towards the front: y + NECK_SLOPE z is constant on them."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Top:
     sleeve: float
     """|x| where sleeves end; less than 0.17 is sleeveless."""
     neck: float
-    """Height of the neckline's plane: 0.285 is a crew neck, 0.33 a turtleneck."""
+    """`neckline_height` of the neckline: 0.284 is a crew neck, 0.325 a turtleneck."""
     v_depth: float
     """How far a V-neck goes down in front; 0 for none."""
     opening: float
@@ -81,11 +80,9 @@ def top_level(top: Top, template: np.ndarray) -> np.ndarray:
     """Negative where the garment covers the body; about metres from its border."""
     x, y, z = np.abs(template[:, 0]), template[:, 1], template[:, 2]
     front = smoothstep(z, 0.02, 0.06)
-    neckline = y + NECK_SLOPE * z - top.neck
+    neckline = neckline_height(x, y, z) - top.neck
     if top.v_depth > 0:
         neckline = neckline + front * top.v_depth * np.maximum(1 - x / (0.05 + 0.3 * top.v_depth), 0)
-    # The neck's plane means nothing for the hands, which lie in front of it.
-    neckline = np.where(x > 0.3, -1.0, neckline)
     # A sleeveless garment leaves the shoulder's cap free and keeps clear of the armpit.
     sleeve = x - top.sleeve if top.sleeve > 0.2 else x - top.sleeve + 0.25 * np.maximum(0.13 - y, 0) - 0.01
     if top.sleeve <= 0.2:
@@ -114,10 +111,12 @@ def make_top(body: RestBody, top: Top, floor: np.ndarray, rng: np.random.Generat
     loft = loft + 0.35 * top.loft * smoothstep(x, top.sleeve - 0.12, top.sleeve) * arm
     loft = loft + 0.5 * top.loft * smoothstep(y, top.hem + 0.18, top.hem) * (1 - arm)
     # Collars lie close, shoulders carry the cloth.
-    close = np.maximum(smoothstep(y + NECK_SLOPE * template[:, 2], top.neck - 0.08, top.neck - 0.01) * (1 - arm), 0)
+    close = np.maximum(
+        smoothstep(neckline_height(x, y, template[:, 2]), top.neck - 0.08, top.neck - 0.01) * (1 - arm), 0
+    )
     shoulder = np.clip(body.normals[:, 1], 0, 1) * smoothstep(y, 0.15, 0.22)
     loft = loft * (1 - 0.8 * np.maximum(close, shoulder))
-    points = offset_points(body, floor, np.maximum(loft, floor), smoothing=int(4 + 400 * top.loft))
+    points = offset_points(body, floor, np.maximum(loft, floor), smoothing=int(6 + 600 * top.loft))
     return cut_surface(body, points, top_level(top, template), "top", rim=0.06 if top.opening == 0 else np.inf)
 
 
@@ -150,11 +149,12 @@ def make_shoes(body: RestBody, shoes: Shoes) -> Surface:
     template = body.template
     floor = np.full(len(template), 0.006)
     points = offset_points(body, floor, floor, smoothing=1)
+    # Toes melt into one under strong smoothing, which shrinks them: the shell is blown up again after it.
+    foot = smoothstep(template[:, 1], -1.08, -1.11)[:, None]
+    for _ in range(20):
+        points = points + 0.7 * foot * (body.average @ points - points)
+    points = points + foot * 0.011 * vertex_normals(points, body.faces)
     foot = template[:, 1] < shoes.top + 0.05
-    for _ in range(12):
-        mean = body.average @ points
-        pushed = mean + body.normals * np.maximum(0.004 - ((mean - body.points) * body.normals).sum(-1), 0)[:, None]
-        points = np.where(foot[:, None], pushed, points)
     ground = body.points[:, 1].min() - shoes.sole
     # Soles: whatever is near the ground becomes flat, with a nearly vertical edge.
     above = template[:, 1] - template[:, 1].min()

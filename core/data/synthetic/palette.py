@@ -74,7 +74,12 @@ def cloth_color_sample(rng: np.random.Generator) -> np.ndarray:
         return np.full(3, rng.choice([0.07, 0.13, 0.3, 0.55, 0.85, 0.93])) + rng.uniform(-0.02, 0.02, 3)
     if kind < 0.45:
         return np.array([(0.1, 0.14, 0.28), (0.76, 0.68, 0.55), (0.33, 0.35, 0.25), (0.4, 0.28, 0.2)][rng.integers(4)])
-    return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.35, 0.9), rng.uniform(0.3, 0.92)))
+    hue = rng.random()
+    # Dyes are duller between yellow and cyan.
+    dull = 0.4 * np.exp(-(((hue - 0.35) / 0.13) ** 2))
+    return np.array(
+        colorsys.hsv_to_rgb(hue, rng.uniform(0.25, 0.85) * (1 - dull), rng.uniform(0.3, 0.88) * (1 - 0.5 * dull))
+    )
 
 
 def cloth_pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

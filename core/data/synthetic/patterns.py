@@ -177,9 +177,15 @@ def _trim_mask(pattern: Pattern, x, y, z, on_sleeve) -> Tensor:
     if "sleeve" in edges:
         mask = torch.where(on_sleeve, step(x.abs() - edges["sleeve"] + 0.02, 0.001), mask)
     if "neck" in edges:
-        collar = step(y + 0.48 * z - edges["neck"] + 0.014, 0.001)
+        collar = step(neckline_height(x, y, z) - edges["neck"] + 0.014, 0.001)
         mask = torch.where(on_sleeve, mask, torch.maximum(mask, collar))
     return mask
+
+
+def neckline_height(x, y, z):
+    """Constant along round necklines: planes that fall towards the front and rise beside the neck (arrays or tensors)."""
+    beside = abs(x) - 0.065
+    return y + 0.48 * z - 0.65 * (beside + abs(beside))
 
 
 def _print_mask(item: Print, x: Tensor, y: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ def _sample_outfit(rng: np.random.Generator) -> tuple[Top, Trousers | None, Skir
     kind = rng.choice(["trousers", "shorts", "skirt", "dress"], p=[0.56, 0.17, 0.13, 0.14])
     sleeve = float(rng.choice([0.15, rng.uniform(0.27, 0.36), 0.44, 0.64], p=[0.12, 0.42, 0.1, 0.36]))
     loft = float(rng.choice([0.007, 0.016, 0.03], p=[0.35, 0.4, 0.25]))
-    neck = float(rng.choice([0.286, 0.27, 0.325], p=[0.6, 0.25, 0.15]))
+    neck = float(rng.choice([0.284, 0.262, 0.325], p=[0.6, 0.25, 0.15]))
     v_depth = float(rng.uniform(0.05, 0.13)) if neck < 0.3 and rng.random() < 0.3 else 0.0
     tucked = kind in ("skirt", "dress") or rng.random() < 0.2
     hem = -0.14 if tucked else float(rng.uniform(-0.3, -0.14))
@@ -180,7 +180,7 @@ def _sample_light(rng: np.random.Generator) -> Light:
         key=float(rng.uniform(0.25, 0.55)),
         warmth=float(rng.uniform(-0.06, 0.08)),
         floor=float(rng.uniform(0.2, 0.45)),
-        exposure=float(rng.uniform(0.92, 1.12)),
+        exposure=float(rng.uniform(0.74, 0.92)),
         background=tuple(background.clip(0.1, 0.8).tolist()),
     )
 

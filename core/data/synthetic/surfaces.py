@@ -100,14 +100,15 @@ def offset_points(
 ) -> Float[np.ndarray, "V 3"]:
     """A cloth's surface over the body: `loft` above it, then pulled smooth, but nowhere nearer than `floor`.
 
-    Smoothing bridges hollows as cloth does (armpits, the small of the back); the last step restores the clearance.
+    Smoothing bridges hollows as cloth does (armpits, the small of the back). Points stay on the lines through their
+    vertices along the normals, so that layers with more clearance stay outside of layers with less, in any pose.
     """
-    points = body.points + body.normals * np.maximum(floor, loft)[:, None]
+    clearance = np.maximum(floor, loft)
     for _ in range(smoothing):
-        points = 0.5 * points + 0.5 * (body.average @ points)
-        clearance = ((points - body.points) * body.normals).sum(-1)
-        points = points + body.normals * np.maximum(floor - clearance, 0)[:, None]
-    return points
+        points = body.points + body.normals * clearance[:, None]
+        pull = ((body.average @ points - points) * body.normals).sum(-1)
+        clearance = np.maximum(clearance + 0.6 * pull, floor)
+    return body.points + body.normals * clearance[:, None]
 
 
 def cut(
