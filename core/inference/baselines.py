@@ -25,21 +25,22 @@ VISIBLE_WITHIN = 0.02
 
 def paint(inputs: Frames, body: BodyModel) -> dict[str, Float[Tensor, "V 3"]]:
     """Vertex colours of each baseline, from the input frames [F, C] of one person."""
-    weights = inputs.alphas.double()
-    mean_color = (inputs.images * weights).sum((0, 1, 3, 4)) / weights.sum().clamp(min=1e-6)
+    # What the person adds to the picture, without the white that is behind soft borders.
+    foreground = inputs.images - (1 - inputs.alphas)
+    mean_color = foreground.double().sum((0, 1, 3, 4)) / inputs.alphas.double().sum().clamp(min=1e-6)
     vertices = body(inputs.body).vertices  # [F, V, 3]
     sums = torch.zeros(body.num_vertices, 3, device=vertices.device)
     counts = torch.zeros(body.num_vertices, 1, device=vertices.device)
     for frame, posed in enumerate(vertices):
         cameras = inputs.cameras[frame]
         pixels, depths = cameras.project(posed.expand(*cameras.batch_shape, -1, -1))
-        colors, alphas = (_sample(x[frame], pixels, cameras) for x in (inputs.images, inputs.alphas))
+        colors, alphas = (_sample(x[frame], pixels, cameras) for x in (foreground, inputs.alphas))
         seen = _visible(pixels, depths, body.faces, cameras) & (alphas[..., 0] > 0.5)
-        sums += (colors * seen[..., None]).sum(0)
+        sums += (colors / alphas.clamp(min=0.5) * seen[..., None]).sum(0)
         counts += seen[..., None].sum(0)
     vertex_color = _fill(sums / counts.clamp(min=1), counts[:, 0] > 0, body.shape_vertices(inputs.body.betas[0]))
     mean_color = mean_color.to(vertex_color)
-    return {"mean_color": mean_color.expand(body.num_vertices, 3), "vertex_color": vertex_color}
+    return {"mean_color": mean_color.clamp(0, 1).expand(body.num_vertices, 3), "vertex_color": vertex_color.clamp(0, 1)}
 
 
 def render_painted(

@@ -4,7 +4,7 @@ import math
 
 import roma
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from core.cameras import Cameras, look_at
@@ -74,14 +74,14 @@ def there_and_back(first: float, last: float, count: int) -> Float[Tensor, " T"]
     return first + (last - first) * (1 - phase.cos()) / 2
 
 
-def held_out_keys(novel: list[int], observed: list[int], available: list[int]) -> Int[Tensor, " K"]:
+def held_out_keys(novel: list[int], observed: list[int], available: list[int]) -> list[int]:
     """Frames whose fits drive the novel-pose video: all fits of the stretch that was held out.
 
     With fewer than two of them the nearest observed frame joins in, so that there is something to move between.
     """
     if not novel:
-        return torch.tensor(sorted(observed))
+        return sorted(observed)
     keys = {f for f in available if min(novel) <= f <= max(novel) and f not in observed} | set(novel)
     if len(keys) < 2:
         keys |= {min(observed, key=lambda f: abs(f - novel[0]))}
-    return torch.tensor(sorted(keys))
+    return sorted(keys)

@@ -1,0 +1,108 @@
+"""What all subjects of a run share: the network, the protocol, the device."""
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from core.data.human_list import find_subjects
+from core.data.protocol import PROTOCOLS, Protocol, select_subjects
+from core.device import pick_device
+from core.inference.options import InferenceOptions
+from core.io.checkpoint import Metadata, load_checkpoint, read_metadata
+from core.model.hgg import HumanGaussianGraph
+from core.render.backends import load_backend
+from smpl_renderer.body_model import BodyModel, find_body
+
+LONG_VIDEO = (512, 120)
+SHORT_VIDEO = (256, 48)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded checkpoint and what is to be done with it."""
+
+    options: InferenceOptions
+    model: HumanGaussianGraph
+    metadata: Metadata
+    device: torch.device
+    protocol: Protocol
+    input_size: int
+    input_crop: str
+    video_size: int
+    video_frames: int
+    subjects: list[Path]
+    """Folders of the captures."""
+
+    @property
+    def body(self) -> BodyModel:
+        """On `device`, as the network has it."""
+        return self.model.body
+
+    @property
+    def backend(self) -> str:
+        return self.options.backend
+
+
+def open_session(options: InferenceOptions) -> Session:
+    """Check what was asked for and load the checkpoint.
+
+    Raises:
+        InputError: If a file, folder, device or backend is not there.
+    """
+    device = pick_device(options.device)
+    load_backend(options.backend, device)
+    protocol = _choose_protocol(options, device)
+    entries = {entry.subject: entry.path for entry in find_subjects(options.captures)}
+    subjects = [entries[name] for name in select_subjects(protocol, list(entries))]
+    metadata = read_metadata(options.checkpoint)
+    # The capture's body is compared with it when its fits are read.
+    body = find_body(metadata["body"], options.body)
+    model, metadata = load_checkpoint(options.checkpoint, body, device)
+    trained = json.loads(metadata.get("training") or "{}").get("data", {})
+    size, frames = LONG_VIDEO if device.type == "cuda" or options.full else SHORT_VIDEO
+    return Session(
+        options=options,
+        model=model,
+        metadata=metadata,
+        device=device,
+        protocol=protocol,
+        input_size=options.input_size or trained.get("image_size", protocol.image_size),
+        input_crop=options.input_crop or trained.get("crop", protocol.crop),
+        video_size=options.video_size or size,
+        video_frames=options.video_frames or frames,
+        subjects=subjects,
+    )
+
+
+def _choose_protocol(options: InferenceOptions, device: torch.device) -> Protocol:
+    name = options.protocol
+    if name == "auto":
+        name = "full" if options.full or device.type == "cuda" else "quick"
+    presets = PROTOCOLS | {"full": replace(PROTOCOLS["paper"], name="full", subjects=())}
+    protocol = presets[name]
+    if options.input_views is not None:
+        protocol = replace(protocol, input_views=options.input_views)
+    if options.observed_frames is not None:
+        protocol = replace(protocol, observed_frames=options.observed_frames)
+    return protocol
+
+
+def describe(session: Session) -> dict:
+    """What was run, for `metrics.json`: everything that does not decide whether two runs may be compared."""
+    path = session.options.checkpoint
+    return {
+        "checkpoint": {
+            "name": path.name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "step": session.metadata.get("step", ""),
+            "body": session.metadata["body"],
+        },
+        "input": {"image_size": session.input_size, "crop": session.input_crop},
+        "device": torch.cuda.get_device_name() if session.device.type == "cuda" else "cpu",
+        "backend": session.backend,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }

@@ -1,0 +1,57 @@
+"""Captures to avatars: python infer.py [folder] [--checkpoint FILE] [--evaluate], see --help."""
+
+from core.environment import require
+
+require()
+
+import logging
+import sys
+
+import torch
+import tyro
+
+from core.cli import run
+from core.inference.evaluation import OURS, Judge, evaluate, protocol_record
+from core.inference.options import InferenceOptions
+from core.inference.outputs import check_folder, write_outputs
+from core.inference.report import metrics_table, summarise, write_metrics
+from core.inference.session import describe, open_session
+from core.inference.subject import open_subject
+
+logger = logging.getLogger(__name__)
+
+
+@torch.inference_mode()
+def main(options: InferenceOptions) -> None:
+    """Write avatar, videos and sheet of every subject and, if asked to, the metrics of all."""
+    session = open_session(options)
+    for path in session.subjects:
+        check_folder(options.workspace / path.resolve().name)
+    judge = Judge(session.device) if options.evaluate else None
+
+    scores, records = {}, {}
+    for path in session.subjects:
+        subject = open_subject(session, path)
+        write_outputs(subject, options.workspace / subject.name)
+        logger.info("wrote %s", options.workspace / subject.name)
+        if judge is not None:
+            scores[subject.name] = evaluate(subject, judge)
+            records[subject.name] = protocol_record(subject)
+
+    if judge is not None:
+        by_method = {
+            method: summarise({name: methods[method] for name, methods in scores.items()})
+            for method in next(iter(scores.values()))
+        }
+        protocol = session.protocol
+        size_and_crop = {"name": protocol.name, "image_size": protocol.image_size, "crop": protocol.crop}
+        metrics = by_method.pop(OURS)
+        metrics["baselines"] = by_method
+        metrics["settings"] = {"protocol": size_and_crop | {"subjects": records}, **describe(session)}
+        write_metrics(options.workspace / "metrics.json", metrics)
+        sys.stdout.write(metrics_table(metrics) + "\n")
+        logger.info("wrote %s", options.workspace / "metrics.json")
+
+
+if __name__ == "__main__":
+    run(lambda: main(tyro.cli(InferenceOptions, config=(tyro.conf.FlagCreatePairsOff,))))
