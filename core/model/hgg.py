@@ -129,13 +129,7 @@ class HumanGaussianGraph(nn.Module):
             foreground = _resample(inputs.alphas, size)[..., 0, :, :] > 0.5
             gaussians = decode_pixels(raw.unflatten(0, batch), cameras, _resample(inputs.images, size), foreground)
             mask = foreground.flatten(2)
-            gaussians = Gaussians(
-                gaussians.means.flatten(2, 3),
-                gaussians.quats.flatten(2, 3),
-                gaussians.scales.flatten(2, 3),
-                gaussians.opacities.flatten(2, 3),
-                gaussians.colors.flatten(2, 3),
-            )
+            gaussians = gaussians.map(lambda x: x.flatten(2, 3))  # all views of a moment
             towards_camera = cameras.centers.repeat_interleave(size * size, 2) - gaussians.means
             vertex_ids = _nearest_in_mask(gaussians.means, skin.body.vertices, mask)
             gaps = gaussians.means - at_vertices(skin.body.vertices, vertex_ids)

@@ -1,0 +1,120 @@
+"""Laws of the graph, on a small mesh of eight vertices."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.model.graph import BodyGraph, tie
+from core.options import GraphOptions
+from smpl_renderer.connectivity import Connectivity
+
+OPTIONS = GraphOptions(features=16, queries=3, layers=2, heads=2)
+VERTICES, KEYS = 8, 5
+
+
+@pytest.fixture
+def ring() -> Connectivity:
+    """Eight vertices in a circle, each with its two neighbours and one column of padding."""
+    own = torch.arange(VERTICES)
+    neighbors = torch.stack([own, (own + 1) % VERTICES, (own - 1) % VERTICES, own], 1)
+    mask = torch.ones_like(neighbors, dtype=torch.bool)
+    mask[:, 3] = False
+    return Connectivity(neighbors, mask, torch.zeros(VERTICES + 1).long(), torch.zeros(0).long(), "ring")
+
+
+@pytest.fixture
+def graph(ring) -> BodyGraph:
+    torch.manual_seed(0)
+    return BodyGraph(OPTIONS, KEYS, ring).double()
+
+
+@pytest.fixture
+def gaussians():
+    """Two persons, two moments, ten Gaussians each; vertices 6 and 7 have none."""
+    generator = torch.Generator().manual_seed(0)
+    vertex_ids = torch.randint(0, 6, (2, 2, 10), generator=generator)
+    mask = torch.rand(2, 2, 10, generator=generator) < 0.7
+    return vertex_ids, mask, torch.randn(2, 2, 10, KEYS, dtype=torch.float64, generator=generator)
+
+
+def run(graph, vertex_ids, mask, keys):
+    ties = tie(vertex_ids, mask, graph.num_vertices)
+    return graph(ties.take(keys), ties)
+
+
+def test_every_gaussian_in_the_mask_is_tied_to_its_vertex(gaussians):
+    vertex_ids, mask, _ = gaussians
+    ties = tie(vertex_ids, mask, VERTICES)
+    assert sorted(ties.gaussians.tolist()) == mask.flatten().nonzero()[:, 0].tolist()
+    for row in range(2 * VERTICES):
+        own = ties.gaussians[ties.crow[row] : ties.crow[row + 1]]
+        assert (vertex_ids.flatten()[own] == row % VERTICES).all()
+        assert (own // 20 == row // VERTICES).all()  # 20 Gaussians a person
+
+
+def test_permuting_gaussians_changes_nothing(graph, gaussians):
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(1))
+    shuffled = [x[:, :, order].flip(1) for x in gaussians]  # and the moments
+    torch.testing.assert_close(run(graph, *shuffled), run(graph, *gaussians))
+
+
+def test_a_moment_without_visible_gaussians_changes_nothing(graph, gaussians):
+    vertex_ids, mask, keys = gaussians
+    longer = (
+        torch.cat([vertex_ids, vertex_ids[:, :1]], 1),
+        torch.cat([mask, torch.zeros_like(mask[:, :1])], 1),
+        torch.cat([keys, torch.full_like(keys[:, :1], torch.nan)], 1),
+    )
+    torch.testing.assert_close(run(graph, *longer), run(graph, *gaussians), rtol=0, atol=0)
+
+
+def test_relabelling_vertices_relabels_the_result(graph, ring, gaussians):
+    vertex_ids, mask, keys = gaussians
+    new_to_old = torch.randperm(VERTICES, generator=torch.Generator().manual_seed(1))
+    old_to_new = new_to_old.argsort()
+    relabelled = copy.deepcopy(graph)
+    relabelled.neighbors = old_to_new[ring.neighbors[new_to_old]]
+    relabelled.neighbor_mask = ring.mask[new_to_old]
+    relabelled.vertex_embedding.data = graph.vertex_embedding.data[new_to_old]
+    torch.testing.assert_close(
+        run(relabelled, old_to_new[vertex_ids], mask, keys), run(graph, vertex_ids, mask, keys)[:, new_to_old]
+    )
+
+
+def test_persons_do_not_see_each_other(graph, gaussians):
+    together = run(graph, *gaussians)
+    for person in range(2):
+        alone = run(graph, *[x[person : person + 1] for x in gaussians])
+        torch.testing.assert_close(together[person : person + 1], alone)
+
+
+def test_intra_attention_leaves_empty_vertices_as_they_are(ring, gaussians):
+    torch.manual_seed(0)
+    graph = BodyGraph(replace(OPTIONS, inter=False, layers=1), KEYS, ring).double()
+    for parameter in graph.intra[0].feed_forward.parameters():
+        torch.nn.init.zeros_(parameter)  # leaves the attention alone
+    out = run(graph, *gaussians)
+    start = (graph.vertex_embedding + graph.query_embedding).expand_as(out)
+    tied = torch.zeros(2, VERTICES, dtype=torch.bool)
+    vertex_ids, mask, _ = gaussians
+    for person in range(2):
+        tied[person, vertex_ids[person][mask[person]]] = True
+    assert (out[~tied] == start[~tied]).all()
+    assert ((out[tied] - start[tied]).abs() > 1e-6).flatten(1).any(1).all()
+
+
+def test_inter_attention_carries_news_one_ring_a_layer(graph, ring, gaussians):
+    vertex_ids, mask, keys = gaussians
+    vertex_ids = torch.zeros_like(vertex_ids)
+    change = (run(graph, vertex_ids, mask, keys + 1) - run(graph, vertex_ids, mask, keys)).abs().amax((0, 2, 3))
+    assert (change[[0, 1, 2, 6, 7]] > 1e-9).all()
+    assert (change[[3, 4, 5]] == 0).all()  # further away than two layers reach
+
+
+@pytest.mark.parametrize(("intra", "inter"), [(True, False), (False, True)])
+def test_either_attention_can_be_left_out(ring, gaussians, intra, inter):
+    graph = BodyGraph(replace(OPTIONS, intra=intra, inter=inter), KEYS, ring).double()
+    run(graph, *gaussians).square().sum().backward()
+    assert all(p.grad is not None for p in graph.parameters())
