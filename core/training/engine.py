@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.data.dataset import HumanDataset
 from core.data.human_list import find_subjects, split_subjects
+from core.device import pick_device
 from core.io.checkpoint import load_weights, read_metadata, save_checkpoint
 from core.io.options_json import options_from_json, options_to_json
 from core.lpips import load_lpips
@@ -52,11 +53,7 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
     Raises:
         InputError: If CUDA is asked for and not there.
     """
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "--device cuda: PyTorch finds no CUDA device; use --device cpu, or check nvidia-smi and the build"
-        )
-    on_cuda = options.device != "cpu" and torch.cuda.is_available()
+    on_cuda = pick_device(options.device).type == "cuda"
     precision = options.mixed_precision
     if precision == "auto":
         precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
@@ -88,6 +85,8 @@ class Trainer:
     def __init__(self, options: TrainOptions):
         self.options = options
         self.accelerator = make_accelerator(options)
+        if not self.accelerator.is_main_process:
+            logging.getLogger().setLevel(logging.ERROR)  # the main process speaks for all
         resume = resolve_resume(options.resume, options.workspace)
         state = None if resume is None else load_run_state(resume)
         # Every process draws differently (dropout); the weights are those of the main process.

@@ -1,0 +1,66 @@
+"""A small data set and options with which every stage trains in seconds."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.options import DataOptions, GraphOptions, LossOptions, ModelOptions, TrainOptions, UNetOptions
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from tiny_capture import TinyCapture
+
+MODEL = ModelOptions(
+    unet=UNetOptions(
+        input_size=32,
+        splat_size=16,
+        down_channels=(8, 16),
+        down_attention=(False, True),
+        mid_attention=False,
+        up_channels=(16,),
+        up_attention=(False,),
+        layers_per_block=1,
+    ),
+    graph=GraphOptions(features=8, queries=1, layers=1, heads=2, dropout=0.1),
+)
+
+
+@pytest.fixture(scope="session")
+def captures(tmp_path_factory, body) -> Path:
+    """Three persons of three poses, seen by five cameras."""
+    root = tmp_path_factory.mktemp("captures")
+    for i in range(3):
+        capture = TinyCapture(image_size=(153, 128), frames=(5, 10, 15), num_cameras=5)
+        capture.write(root / str(200100 + i), body)
+    return root
+
+
+@pytest.fixture
+def options(captures, tmp_path) -> TrainOptions:
+    """Six short steps on the CPU; the model has dropout, so that its random numbers matter too."""
+    return TrainOptions(
+        data=DataOptions(
+            root=captures,
+            crop="person",
+            image_size=32,
+            min_input_views=2,
+            input_frames=2,
+            min_input_frames=1,
+            target_frames=2,
+            novel_frames=1,
+            target_views=5,
+            num_workers=0,
+        ),
+        model=MODEL,
+        loss=LossOptions(lpips=0.0, ssim=0.1),
+        workspace=tmp_path / "run",
+        backend="torch",
+        device="cpu",
+        steps=6,
+        lr=1e-3,
+        log_every=2,
+        image_every=100,
+        eval_every=100,
+        save_every=3,
+        validation=1,
+    )

@@ -1,0 +1,197 @@
+"""The parts of a training run, each by itself: schedule, order of the data, dropping, optimizer, run states, logs."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from core.options import DataOptions, TrainOptions
+from core.training import run_state
+from core.training.logs import RunLog, read_rows
+from core.training.optimizer import finite_step, make_optimizer
+from core.training.order import EndlessBatches, mixed_seed
+from core.training.run_state import RunState, find_run_states, load_run_state, resolve_resume, save_run_state
+from core.training.schedule import one_cycle, progress
+from core.training.step import draw_shown
+from smpl_renderer.errors import InputError
+
+
+def take(batches: EndlessBatches, count: int) -> list:
+    return [batch for batch, _ in zip(batches, range(count))]
+
+
+def test_the_learning_rate_rises_peaks_and_falls():
+    factors = [one_cycle(i / 200, warmup=0.1) for i in range(201)]
+    assert max(factors) == one_cycle(0.1, warmup=0.1) == 1
+    assert all(a < b for a, b in zip(factors[:20], factors[1:21]))
+    assert all(a > b for a, b in zip(factors[20:], factors[21:]))
+    assert 0 < factors[-1] < 0.01 and 0 < factors[0] < 0.1
+    assert one_cycle(0.55, 0.1) == pytest.approx(0.5, abs=0.01)  # half of the fall
+    assert one_cycle(0.0, warmup=0.0) == 1
+
+
+def test_progress_is_by_steps_or_by_time_whichever_is_further():
+    assert progress(25, 100, seconds=1e9, max_minutes=None) == 0.25
+    assert progress(25, 100, seconds=30, max_minutes=1.0) == 0.5
+    assert progress(75, 100, seconds=30, max_minutes=1.0) == 0.75
+    assert progress(5, 100, seconds=61, max_minutes=1.0) == 1
+
+
+def test_every_epoch_shows_everybody_once_in_an_order_of_its_own():
+    keys = [key for batch in take(EndlessBatches(7, 2, seed=3), 14) for key in batch]  # four epochs of seven
+    orders = [[index for epoch, index in keys if epoch == e] for e in range(4)]
+    assert all(sorted(order) == list(range(7)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    assert keys != [key for batch in take(EndlessBatches(7, 2, seed=4), 14) for key in batch]
+
+
+def test_processes_share_the_work_and_a_later_start_goes_on():
+    whole = [key for batch in take(EndlessBatches(5, 6, seed=0), 4) for key in batch]
+    shares = [[k for b in take(EndlessBatches(5, 2, 0, rank, processes=3), 4) for k in b] for rank in range(3)]
+    assert [shares[i % 3][i // 3] for i in range(24)] == whole
+    assert take(EndlessBatches(5, 2, 0, 1, 3, start=2), 2) == take(EndlessBatches(5, 2, 0, 1, 3), 4)[2:]
+
+
+def test_mixed_seeds_differ_and_are_fit_for_a_generator():
+    seeds = {mixed_seed(a, b, c) for a in range(4) for b in range(4) for c in range(50)}
+    assert len(seeds) == 800 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_drawn_views_keep_the_first_and_stay_within_bounds():
+    options = DataOptions(min_input_views=2, min_input_frames=1)
+    drawn = [draw_shown(3, 4, options, torch.Generator().manual_seed(i)) for i in range(200)]
+    assert {tuple(shown.frames) for shown in drawn} == {(0,), (0, 1), (0, 2), (0, 1, 2)}
+    assert {len(shown.views) for shown in drawn} == {2, 3, 4}
+    assert all(shown.views == sorted(set(shown.views)) and shown.views[0] == 0 for shown in drawn)
+    assert {view for shown in drawn for view in shown.views} == {0, 1, 2, 3}
+    everything = draw_shown(3, 1, DataOptions(min_input_frames=9), torch.Generator())  # more than there is
+    assert (everything.frames, everything.views) == ([0, 1, 2], [0])
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear, self.norm = nn.Conv2d(1, 2, 3), nn.Linear(2, 2), nn.LayerNorm(2)
+        self.queries = nn.Parameter(torch.ones(3, 2))
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def test_only_weights_of_layers_decay():
+    module = Small()
+    decaying, others = make_optimizer(module, TrainOptions(weight_decay=0.1)).param_groups
+    assert {id(p) for p in decaying["params"]} == {id(module.conv.weight), id(module.linear.weight)}
+    assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0
+    rest = {module.conv.bias, module.linear.bias, module.norm.weight, module.norm.bias, module.queries}
+    assert set(others["params"]) == rest
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad):
+    module = Small()
+    optimizer = make_optimizer(module, TrainOptions())
+
+    def step(value: float) -> float:
+        for parameter in module.parameters():
+            parameter.grad = torch.full_like(parameter, 0.1)
+        module.queries.grad[0, 0] = value
+        return finite_step(optimizer, max_norm=1.0).item()
+
+    step(0.1)
+    before = [p.clone() for p in module.parameters()]
+    moments = [optimizer.state[p]["exp_avg"].clone() for p in optimizer.state]
+    assert not math.isfinite(step(bad))
+    assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before))
+    assert all(torch.equal(optimizer.state[p]["exp_avg"], m) for p, m in zip(optimizer.state, moments))
+    assert math.isfinite(step(0.1))
+    trained = [not torch.equal(p, q) for p, q in zip(module.parameters(), before) if p.requires_grad]
+    assert all(trained) and all(p.isfinite().all() for p in module.parameters())
+
+
+def test_gradients_are_clipped():
+    module = nn.Linear(1, 1, bias=False)
+    optimizer = make_optimizer(module, TrainOptions())
+    module.weight.grad = torch.tensor([[100.0]])
+    assert finite_step(optimizer, max_norm=2.0).item() == 100
+    assert optimizer.state[module.weight]["exp_avg"].item() == pytest.approx(0.1 * 2, rel=1e-4)  # 1 - beta1 of it
+
+
+def make_state(step: int) -> RunState:
+    rng = [run_state.rng_state(torch.device("cpu"))]
+    return RunState(step, 1.5, "{}", {"w": torch.ones(2)}, {"state": {}, "param_groups": []}, rng, {"a": 2.0}, 0)
+
+
+def test_run_states_come_back_and_the_oldest_go(tmp_path):
+    for step in (5, 10, 200):
+        save_run_state(tmp_path, make_state(step), keep=2)
+    assert [path.name for path in find_run_states(tmp_path)] == ["state_00000010.pt", "state_00000200.pt"]
+    state = load_run_state(resolve_resume("auto", tmp_path))
+    assert (state.step, state.seconds, state.first_scores) == (200, 1.5, {"a": 2.0})
+    assert torch.equal(state.model["w"], torch.ones(2))
+
+
+def test_random_generators_are_restored():
+    state = run_state.rng_state(torch.device("cpu"))
+
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002 - the global one is restored
+
+    first = draw()
+    assert draw() != first
+    run_state.restore_rng(state, torch.device("cpu"))
+    assert draw() == first
+
+
+@pytest.mark.parametrize("where", ["while writing", "before the file is in place"])
+def test_a_run_killed_in_the_middle_of_saving_loses_nothing(where, tmp_path, monkeypatch):
+    save_run_state(tmp_path, make_state(5), keep=1)
+
+    class Killed(BaseException):
+        pass
+
+    def half_write(content, path):
+        path.write_bytes(b"half")
+        raise Killed
+
+    def never(*args):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if where == "while writing":
+            patch.setattr(torch, "save", half_write)
+        else:
+            patch.setattr("os.replace", never)
+        with pytest.raises(Killed):
+            save_run_state(tmp_path, make_state(10), keep=1)
+    (tmp_path / ".state_00000010.1234abcd.pt").write_bytes(b"half")  # what a kill that runs no clean-up leaves
+    assert load_run_state(resolve_resume("auto", tmp_path)).step == 5
+    save_run_state(tmp_path, make_state(15), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["state_00000015.pt"]
+
+
+def test_what_to_resume_from(tmp_path):
+    assert resolve_resume("none", tmp_path) is None
+    assert resolve_resume("auto", tmp_path / "nowhere") is None
+    with pytest.raises(InputError, match="no run state at"):
+        resolve_resume(str(tmp_path / "state_00000001.pt"), tmp_path)
+    broken = tmp_path / "state_00000003.pt"
+    broken.write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match=r"state_00000003\.pt is not a usable run state"):
+        load_run_state(resolve_resume("auto", tmp_path))
+
+
+def test_logs_drop_what_a_resumed_run_repeats(tmp_path):
+    log = RunLog(tmp_path, resumed_step=0)
+    log.steps([{"step": i, "loss": 1 / i, "lpips": math.nan} for i in range(1, 6)])
+    log.scores(4, {"novel_view": 20.5})
+    log.close()
+    log = RunLog(tmp_path, resumed_step=3)
+    log.steps([{"step": 4, "loss": 9.0, "lpips": 0.5}])
+    log.close()
+    rows = read_rows(tmp_path / "log.csv")
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 9.0)]
+    assert not (tmp_path / "scores.csv").exists()
+    RunLog(tmp_path, resumed_step=0).close()
+    assert not (tmp_path / "log.csv").exists()

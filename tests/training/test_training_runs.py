@@ -1,0 +1,146 @@
+"""Whole runs on the CPU: what each stage trains, exact resumption, steps that must be skipped, held-out persons."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.data.types import Sample
+from core.io.checkpoint import load_checkpoint, read_metadata
+from core.training import engine
+from core.training.engine import Trainer
+from core.training.logs import read_rows
+from core.training.step import TrainingStep
+from smpl_renderer.errors import InputError
+
+
+def snapshot(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+
+
+def changed(trainer: Trainer, before: dict[str, torch.Tensor]) -> set[str]:
+    """Top-level parts of the network that training has changed."""
+    parameters = trainer.model.named_parameters()
+    return {name.split(".")[0] for name, parameter in parameters if not torch.equal(parameter, before[name])}
+
+
+def test_the_stages_train_their_parts(options, tmp_path):
+    """First the U-Net on single frames, then the graph on top of it, then all."""
+    quick = replace(options, steps=2, save_every=2, log_every=2)
+    first = Trainer(replace(quick, stage="frame", workspace=tmp_path / "frame"))
+    before = snapshot(first)
+    first.run()
+    assert changed(first, before) == {"unet"}
+    assert set(first.scores) == {"novel_view", "novel_view_in_box"}  # single frames know no other poses
+    rows = read_rows(tmp_path / "frame" / "log.csv")
+    assert all(row["loss"] > row["rgb"] > 0 and row["tie"] > 0 for row in rows)
+
+    init = tmp_path / "frame" / "model.safetensors"
+    graph = Trainer(replace(quick, stage="graph", init=init, workspace=tmp_path / "graph"))
+    before = snapshot(graph)
+    assert all(torch.equal(before[name], parameter) for name, parameter in first.model.unet.named_parameters("unet"))
+    graph.run()
+    assert not graph.model.unet.training and graph.model.graph.training
+    assert changed(graph, before) == {"graph", "head", "second_look"}
+    assert all(row["tie"] != row["tie"] for row in read_rows(tmp_path / "graph" / "log.csv"))
+
+    joint = Trainer(replace(quick, frame_weight=0.5, init=graph.options.workspace / "model.safetensors"))
+    before = snapshot(joint)
+    joint.run()
+    assert changed(joint, before) == {"unet", "graph", "head", "second_look"}
+    assert all(row["frame"] > 0 for row in read_rows(joint.options.workspace / "log.csv"))
+
+
+def test_a_run_leaves_a_checkpoint_and_its_story(options, caplog):
+    caplog.set_level(logging.INFO)
+    trainer = Trainer(replace(options, steps=3, checkpoint_dtype="float16", image_every=2))
+    trainer.run()
+    model, metadata = load_checkpoint(options.workspace / "model.safetensors")
+    assert metadata["step"] == "3" and metadata["data"] == "captures"
+    assert model.options == options.model
+    scores = read_rows(options.workspace / "scores.csv")
+    assert [row["step"] for row in scores] == [0, 3]
+    assert scores[-1]["novel_pose"] == pytest.approx(trainer.scores["novel_pose"])
+    assert "since the start" in caplog.text and "mean loss of the first 3 steps" in caplog.text
+    assert "2 persons to train on, 1 held out" in caplog.text
+
+
+def test_a_resumed_run_repeats_the_losses_of_one_that_was_not_interrupted(options, tmp_path):
+    """With accumulation, dropout, dropped views and a worker: all that a step depends on is restored."""
+    options = replace(options, accumulate=2, data=replace(options.data, num_workers=1))
+    Trainer(replace(options, workspace=tmp_path / "whole")).run()
+    interrupted = Trainer(options)
+    save = interrupted._save
+
+    def save_and_die():
+        save()
+        raise KeyboardInterrupt
+
+    interrupted._save = save_and_die
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.run()
+    torch.rand(17)  # the random state of this process is not that of the interrupted one
+    resumed = Trainer(replace(options, resume="auto"))
+    assert resumed.step == 3
+    resumed.run()
+    whole, parts = (read_rows(folder / "log.csv") for folder in (tmp_path / "whole", options.workspace))
+    assert [row["step"] for row in parts] == [1, 2, 3, 4, 5, 6]
+    for a, b in zip(whole, parts, strict=True):
+        assert {k: v for k, v in a.items() if v == v} == {k: v for k, v in b.items() if v == v}  # equal to the bit
+    assert len({row["loss"] for row in parts}) == 6
+
+
+def test_resuming_with_another_network_is_refused(options):
+    Trainer(replace(options, steps=1)).run()
+    other = replace(options.model, graph=replace(options.model.graph, layers=2))
+    with pytest.raises(InputError, match="another network or stage"):
+        Trainer(replace(options, model=other, resume="auto"))
+
+
+def test_steps_without_a_finite_gradient_are_skipped_and_named(options, monkeypatch, caplog):
+    forward = TrainingStep.forward
+    calls = []
+
+    def sometimes_nan(self, sample: Sample, *args):
+        loss, report = forward(self, sample, *args)
+        calls.append(sample.names)
+        return (loss * float("nan") if len(calls) in (2, 3) else loss), report
+
+    monkeypatch.setattr(TrainingStep, "forward", sometimes_nan)
+    trainer = Trainer(replace(options, steps=4, max_bad_steps=2))
+    trainer.run()
+    assert trainer.bad_steps == 2
+    assert "skipped step 2" in caplog.text and calls[1][0] in caplog.text
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    steps = {int(state["step"]) for state in trainer.optimizer.state.values()}
+    assert steps == {2}
+
+    calls.clear()
+    with pytest.raises(InputError, match="2 steps had gradients that are not finite"):
+        Trainer(replace(options, steps=4, max_bad_steps=1)).run()
+
+
+def test_what_cannot_work_is_said_before_training(options, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="--device cuda"):
+        engine.make_accelerator(replace(options, device="cuda"))
+    with pytest.raises(InputError, match="--init"):
+        Trainer(replace(options, stage="graph"))
+    with pytest.raises(InputError, match="no checkpoint at"):
+        Trainer(replace(options, init=tmp_path / "none.safetensors"))
+    with pytest.raises(InputError, match="no such folder"):
+        Trainer(replace(options, data=replace(options.data, root=tmp_path / "nowhere")))
+    assert not options.workspace.exists()
+
+
+def test_a_run_of_limited_time_ends_in_time(options, monkeypatch):
+    seconds = iter(range(0, 10_000, 20))  # every look at the clock finds 20 s gone
+    monkeypatch.setattr(engine.Stopwatch, "seconds", lambda self: float(next(seconds)))
+    monkeypatch.setattr(engine, "CLOCK_EVERY", 1)
+    trainer = Trainer(replace(options, steps=1000, max_minutes=1.0, validation=0))
+    trainer.run()
+    assert trainer.step == 3
+    rates = [row["lr"] for row in read_rows(options.workspace / "log.csv")]
+    assert rates[0] < options.lr and rates[-1] < 0.5 * options.lr
+    assert read_metadata(options.workspace / "model.safetensors")["step"] == "3"

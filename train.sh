@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Train Human Gaussian Graph: bash train.sh [PRESET] [arguments of main.py]
+#
+# With MVHumanNet at ./mvhuman_24 (a link will do: ln -s /data/MVHumanNet mvhuman_24), presets: tiny, small, big; default small.
+# Without it: the preset demo, on synthetic people that are made first in ./synthetic (once).
+# Runs on all visible GPUs (1, 2, 4 or 8 of them; choose with CUDA_VISIBLE_DEVICES), else on the CPU.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+source scripts/setup.sh
+
+preset=""
+if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
+    preset="$1"
+    shift
+fi
+
+if [ -d mvhuman_24 ]; then
+    preset="${preset:-small}"
+elif [ -z "$preset" ] || [[ "$preset" == demo* ]]; then
+    preset="${preset:-demo}"
+    if [ ! -d synthetic ]; then
+        echo "no ./mvhuman_24: making synthetic people in ./synthetic first (minutes; delete that folder to make new ones)"
+        "$PYTHON" scripts/make_synthetic.py --out synthetic
+    else
+        echo "no ./mvhuman_24: training on the synthetic people in ./synthetic"
+    fi
+fi
+
+gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
+for count in 8 4 2; do
+    if [ "$gpus" -ge "$count" ]; then
+        echo "preset $preset, configs/gpu$count.yaml"
+        exec "$PYTHON" -m accelerate.commands.launch --config_file "configs/gpu$count.yaml" main.py "$preset" "$@"
+    fi
+done
+# One process needs no launcher (configs/gpu1.yaml and cpu.yaml are for those who use it all the same).
+echo "preset $preset, one process"
+exec "$PYTHON" main.py "$preset" "$@"
