@@ -26,9 +26,9 @@ MAX_ASPECT_ERROR = 0.01
 """Files may be rounded to whole pixels (1398 x 1024 for 4096 x 3000), but not be of another shape than the
 calibration."""
 
-FILTER = Image.Resampling.HAMMING
-"""Antialiased like all of PIL's filters; as sharp as bicubic but without overshoot, and symmetric, so that nothing
-moves."""
+FILTER = Image.Resampling.BILINEAR
+"""PIL's is a triangle as wide as the reduction: antialiased, without overshoot, and true to linear ramps at any phase, so
+that nothing moves. HAMMING and BOX are sharper but shift edges by up to 0.2 pixels at factors near 1."""
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,19 @@ def read_window(
         wanted = tuple(math.ceil(length * size / window.side - 1e-6) for length in calibrated_size)
         _, exact = image.draft(None, wanted) or (None, (0, 0, *image.size))
         scale = np.array(exact[2:]) / calibrated_size
-        box = np.array([window.left, window.top, window.left + window.side, window.top + window.side]) * np.tile(
-            scale, 2
-        )
+        corners = [window.left, window.top, window.left + window.side, window.top + window.side]
+        box = np.array(corners) * np.tile(scale, 2)
         region = _outer(box)
         rgb, file_size = image.crop(region).convert("RGB"), image.size
-    with _opened(mask_path, calibrated_size) as mask:
+    with _opened(mask_path, calibrated_size) as file:
+        mask = _full_range(file.convert("L"))
         if mask.size == file_size:
-            alpha = mask.crop(region).convert("L")
+            alpha = mask.crop(region)
         else:
             to_mask = np.tile(np.array(mask.size) / calibrated_size / scale, 2)
             mask_box = np.array(region) * to_mask
             mask_region = _outer(mask_box)
-            alpha = _resampled(mask.crop(mask_region).convert("L"), mask_box, mask_region, rgb.size)
-    alpha = _full_range(alpha)
+            alpha = _resampled(mask.crop(mask_region), mask_box, mask_region, rgb.size)
     rgb = Image.composite(rgb, Image.new("RGB", rgb.size, (255, 255, 255)), alpha)
     return tuple(np.asarray(_resampled(picture, box, region, (size, size))) for picture in (rgb, alpha))
 

@@ -90,7 +90,7 @@ def load_frames(
 
 
 class HumanDataset(Dataset[Sample]):
-    """One sample per subject (times `repeats`), drawn from it by (seed, epoch, index) and nothing else.
+    """One sample per subject, drawn from it by (seed, epoch, index) and nothing else.
 
     Every sample shows all input views and frames; dropping some of them at random is left to the training loop, because
     a batch needs one number. A file that cannot be read raises, and no other sample takes its place.
@@ -101,7 +101,6 @@ class HumanDataset(Dataset[Sample]):
         split: In `validation` every epoch draws the same, and input views are never random.
         seed: Of the drawing.
         body: The body of the fits; by default `options.body`, else the first subject's own.
-        repeats: Samples of each subject in an epoch.
     """
 
     def __init__(
@@ -111,7 +110,6 @@ class HumanDataset(Dataset[Sample]):
         split: Literal["train", "validation"] = "train",
         seed: int = 0,
         body: BodyModel | None = None,
-        repeats: int = 1,
     ):
         if not subjects:
             raise InputError(f"{options.root}: no subject for the split `{split}`; add captures or hold out fewer")
@@ -120,31 +118,23 @@ class HumanDataset(Dataset[Sample]):
                 f"target_frames ({options.target_frames}) may exceed novel_frames ({options.novel_frames}) by at most "
                 f"input_frames ({options.input_frames})"
             )
-        self.options, self.subjects, self.split, self.seed, self.repeats = options, list(subjects), split, seed, repeats
+        self.options, self.subjects, self.split, self.seed = options, list(subjects), split, seed
         body = Capture(subjects[0].path).body(options.body) if body is None else body
         self.body = copy.deepcopy(body).cpu()  # the model's own copy may move to a GPU, where workers cannot follow
-        # In shared memory, because workers that persist keep their copy of the data set.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._captures: OrderedDict[int, Capture] = OrderedDict()
         self._moved: dict[int, list[str]] = {}
 
     def __len__(self) -> int:
-        return len(self.subjects) * self.repeats
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw anew; call it before the loader is iterated."""
-        self._epoch.fill_(epoch)
+        return len(self.subjects)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.sample(int(self._epoch), index)
+        return self.sample(0, index)
 
     def sample(self, epoch: int, index: int) -> Sample:
-        """The sample of an epoch, whatever `set_epoch` says: for loaders that know the epoch of each of their indices."""
+        """The sample of an index in an epoch. The epoch is an argument, because workers may be ahead of the training."""
         epoch = epoch if self.split == "train" else 0
         generator = _generator(self.seed, epoch, index)
-        number = index % len(self.subjects)
-        entry, capture = self.subjects[number], self._capture(number)
-        options = self.options
+        options, entry, capture = self.options, self.subjects[index], self._capture(index)
 
         cameras, frames = self._usable(capture, entry)
         shown, novel = self._draw_frames(capture, frames, generator)
@@ -166,19 +156,19 @@ class HumanDataset(Dataset[Sample]):
             names=[f"{entry.subject}/{','.join(f'{frame:04d}' for frame in shown)}"],
         )
 
-    def _capture(self, number: int) -> Capture:
+    def _capture(self, index: int) -> Capture:
         """Open a subject, without the cameras that were moved after the calibration."""
-        if number not in self._captures:
-            capture = Capture(self.subjects[number].path)
-            if number in self._moved:
-                capture.leave_out(self._moved[number])
+        if index not in self._captures:
+            capture = Capture(self.subjects[index].path)
+            if index in self._moved:
+                capture.leave_out(self._moved[index])
             else:
-                self._moved[number] = capture.verify(self.body)
-            self._captures[number] = capture
+                self._moved[index] = capture.verify(self.body)
+            self._captures[index] = capture
             if len(self._captures) > OPEN_CAPTURES:
                 self._captures.popitem(last=False)
-        self._captures.move_to_end(number)
-        return self._captures[number]
+        self._captures.move_to_end(index)
+        return self._captures[index]
 
     def _usable(self, capture: Capture, entry: HumanEntry) -> tuple[list[str], list[int]]:
         """Cameras and frames to draw from: those of the human list, if it names any that are there."""

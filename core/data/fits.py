@@ -138,7 +138,7 @@ def _numbers(values: Any, key: str, size: int | None, path: Path) -> Float[Tenso
     if not isinstance(values, dict) or values.get(key) is None:
         raise InputError(f"{path}: the fit has no `{key}`; get the file again, or delete it to leave this frame out")
     try:
-        numbers = torch.from_numpy(np.array(values[key], dtype=np.float64).reshape(-1))
+        numbers = torch.tensor(np.asarray(values[key], dtype=np.float64).reshape(-1))
     except (TypeError, ValueError):
         numbers = torch.empty(0)
     if len(numbers) == 0 or (size is not None and len(numbers) != size):

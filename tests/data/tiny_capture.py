@@ -1,4 +1,4 @@
-"""A tiny capture in MVHumanNet's layout, written by hand with numpy and PIL: dots at known points, and a body's silhouette as mask.
+"""A tiny capture in MVHumanNet's layout, made by hand with numpy and PIL: dots at known points, or a body's silhouette.
 
 It shares no code with the loader or the synthetic generator, so that an error in either does not cancel.
 """
@@ -11,17 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial.transform import Rotation
 
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.types import BodyParams
 
-NAMES_24 = (
-    "22236222 22236229 22236234 22236235 22236236 22327073 22327084 22327091 "
-    "22327102 22327107 22327109 22327111 22327113 22327116 22327117 22327118"
-).split()
+FURTHER_NAMES_24 = ("22236222", "22236229", "22236234", "22236235", "22327084", "22327102")
 FRONT_LEFT_BACK_RIGHT = ("22327091", "22327116", "22236236", "22327073")
-DOTS = np.array([[0.0, 0.0, -1.0], [0.15, 0.1, -1.35], [-0.12, 0.2, -0.6], [0.05, -0.3, -0.9], [-0.3, -0.1, -1.6]])
+DOTS = np.array([[0.0, 0.0, -1.0], [0.15, 0.1, -1.35], [-0.12, 0.2, -0.6], [0.05, -0.3, -0.25], [-0.3, -0.1, -1.65]])
 """Raw world (z down), metres; near where a person stands."""
 
 
@@ -49,17 +47,16 @@ class TinyCapture:
 
     def __post_init__(self):
         width, height = self.calibrated
-        focal = 1.1 * height
+        focal = 0.8 * height
         self.K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
         named_front = [-17.6, -110.3, 159.1, 70.9]  # raw azimuths of HGG's four input cameras
         for i in range(self.num_cameras):
             if self.rig == "24":
-                others = [name for name in NAMES_24 if name not in FRONT_LEFT_BACK_RIGHT]
-                name = FRONT_LEFT_BACK_RIGHT[i] if i < 4 else others[i - 4]
+                name = (*FRONT_LEFT_BACK_RIGHT, *FURTHER_NAMES_24)[i]
                 azimuth, height_above = named_front[i] if i < 4 else 20.0 + 37 * i, 1.54
             else:
                 name = f"CC32871A{i + 4:03d}"
-                azimuth, height_above = -177 + 22.5 * i, (1.11, 1.59, 2.07)[i % 3]
+                azimuth, height_above = -177 + 22.5 * (i % 16), (1.11, 1.59, 2.07)[i // 16]
             self._place(name, azimuth, height_above, roll=3.0 * (i % 3) - 2)
 
     def _place(self, name: str, azimuth: float, height: float, roll: float) -> None:
@@ -141,18 +138,14 @@ class TinyCapture:
 
 
 def blobs(pixels: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
-    """A picture [H, W, 3] of round Gaussian dots at pixels (centres on integers), each in one colour channel in turn."""
+    """A picture [H, W, 3] of round, white Gaussian dots on black at pixels (centres on integers)."""
     x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    picture = np.zeros((size[1], size[0], 3))
-    for i, (u, v) in enumerate(pixels):
-        picture[..., i % 3] += np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * sigma**2))
-    return np.clip(255 * picture, 0, 255).round().astype(np.uint8)
+    picture = sum(np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * sigma**2)) for u, v in pixels)
+    return np.clip(255 * picture, 0, 255).round().astype(np.uint8)[..., None].repeat(3, -1)
 
 
 def covered(pixels: np.ndarray, size: tuple[int, int], radius: float) -> np.ndarray:
     """A mask [H, W] of 255 near the pixels."""
-    from scipy.ndimage import distance_transform_edt
-
     away = np.ones(size[::-1], bool)
     column, row = np.round(pixels).astype(int).T
     inside = (column >= 0) & (column < size[0]) & (row >= 0) & (row < size[1])
@@ -161,7 +154,7 @@ def covered(pixels: np.ndarray, size: tuple[int, int], radius: float) -> np.ndar
 
 
 def standing(i: int = 0, azimuth: float = -17.6, dtype=torch.float64) -> BodyParams:
-    """A person on the floor of the raw world who faces a raw azimuth (degrees), with arms and a knee bent by some angle."""
+    """A person on the floor of the raw world who faces a raw azimuth (degrees); `i` varies the pose."""
     params = BodyParams.zeros(dtype=dtype)
     upright = Rotation.from_euler("x", -90, degrees=True)  # SMPL's y to the raw -z, its z to the raw y
     turned = Rotation.from_euler("z", azimuth - 90, degrees=True) * upright
@@ -170,7 +163,8 @@ def standing(i: int = 0, azimuth: float = -17.6, dtype=torch.float64) -> BodyPar
     params.body_pose[(17 - 1) * 3 + 2] = 0.7 + 0.1 * i
     params.body_pose[(4 - 1) * 3] = 0.2 * i
     params.betas[:3] = torch.tensor([0.8, -0.5, 0.3])
-    params.transl[:] = torch.tensor([0.05, -0.04 + 0.01 * i, -0.95])
+    # The stand-in's pelvis rests at (0, -0.22, 0.03): it comes near the rig's axis, about 0.95 m high.
+    params.transl[:] = torch.tensor([0.03, 0.2 + 0.01 * i, -0.98])
     return params
 
 
