@@ -15,7 +15,7 @@ from core.data.synthetic.surfaces import Surface
 from smpl_renderer.mesh_rasterizer import rasterize_fragments
 from smpl_renderer.types import PosedBody
 
-MATERIALS = ("skin", "bottom", "top", "shoes", "hair")
+MATERIALS = ("skin", "bottom", "top", "jacket", "shoes", "hair")
 _LIGHT_DIRECTIONS = 24
 _LIGHT_MAP = 112
 """Pixels of the depth maps that tell which way a vertex is open to the light."""
@@ -129,6 +129,8 @@ def _albedo(person: Person, material: str, paint: Tensor, all_paint: Tensor) -> 
         return skin_color(person.skin, paint)
     if material == "top":
         return cloth_color(person.top_pattern, paint)
+    if material == "jacket":
+        return cloth_color(person.jacket_pattern, paint)
     if material == "bottom":
         return cloth_color(person.bottom_pattern, paint)
     if material == "hair":

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from core.data.synthetic.patterns import neckline_height
-from core.data.synthetic.surfaces import Noise, RestBody, Surface, cut_surface, offset_points, vertex_normals
+from core.data.synthetic.surfaces import Noise, RestBody, Surface, cut_surface, drape, offset_points, vertex_normals
 
 SKIN_GAP = 0.004
 LAYER_GAP = 0.006
@@ -101,8 +101,10 @@ def trousers_level(trousers: Trousers, template: np.ndarray) -> np.ndarray:
     return np.maximum(waist, trousers.length - y)
 
 
-def make_top(body: RestBody, top: Top, floor: np.ndarray, rng: np.random.Generator) -> Surface:
-    """A garment of the upper body, at least `floor` [V] off the skin."""
+def make_top(
+    body: RestBody, top: Top, floor: np.ndarray, rng: np.random.Generator, material: str = "top"
+) -> tuple[Surface, np.ndarray]:
+    """A garment of the upper body, at least `floor` [V] off the skin, and how far it stands off [V]."""
     template = body.template
     x, y = np.abs(template[:, 0]), template[:, 1]
     folds = Noise(rng, size=0.16, stretch=(1, 1.6, 1))(template)
@@ -116,24 +118,28 @@ def make_top(body: RestBody, top: Top, floor: np.ndarray, rng: np.random.Generat
     )
     shoulder = np.clip(body.normals[:, 1], 0, 1) * smoothstep(y, 0.15, 0.22)
     loft = loft * (1 - 0.8 * np.maximum(close, shoulder))
-    points = offset_points(body, floor, np.maximum(loft, floor), smoothing=int(6 + 600 * top.loft))
-    return cut_surface(body, points, top_level(top, template), "top", rim=0.06 if top.opening == 0 else np.inf)
+    clearance = drape(body, floor, np.maximum(loft, floor), int(6 + 600 * top.loft), cling=0.8 * close)
+    rim = 0.06 if top.opening == 0 else np.inf
+    return cut_surface(body, offset_points(body, clearance), top_level(top, template), material, rim), clearance
 
 
-def make_trousers(body: RestBody, trousers: Trousers, floor: np.ndarray, rng: np.random.Generator) -> Surface:
+def make_trousers(
+    body: RestBody, trousers: Trousers, floor: np.ndarray, rng: np.random.Generator
+) -> tuple[Surface, np.ndarray]:
+    """A garment of the lower body, at least `floor` [V] off the skin, and how far it stands off [V]."""
     template = body.template
     y = template[:, 1]
     folds = Noise(rng, size=0.12, stretch=(1, 1.3, 1))(template)
     down = smoothstep(y, -0.3, -0.5)
     loft = trousers.loft * (1 + 0.3 * folds) * (0.4 + 0.6 * down)
     loft = loft + trousers.flare * smoothstep(y, trousers.length + 0.45, trousers.length)
-    loft = np.minimum(np.maximum(loft, floor), _room_between_legs(body))
-    floor = np.minimum(floor, _room_between_legs(body))
-    points = offset_points(body, floor, loft, smoothing=int(4 + 200 * trousers.loft))
-    legs = (y < -0.37) & (np.abs(template[:, 0]) < 0.3)
-    side = np.sign(template[:, 0])
-    points[legs, 0] = side[legs] * np.maximum(side[legs] * points[legs, 0], 0.002)
-    return cut_surface(body, points, trousers_level(trousers, template), "bottom", rim=0.05)
+    level = trousers_level(trousers, template)
+    waistband = smoothstep(level, -0.09, -0.03) * (y > -0.3)
+    room = _room_between_legs(body)
+    floor = np.minimum(floor, room)
+    clearance = drape(body, floor, loft, int(4 + 300 * trousers.loft), cling=waistband)
+    clearance = np.minimum(clearance, np.maximum(room, floor))
+    return cut_surface(body, offset_points(body, clearance), level, "bottom", rim=0.05), clearance
 
 
 def _room_between_legs(body: RestBody) -> np.ndarray:
@@ -147,8 +153,7 @@ def _room_between_legs(body: RestBody) -> np.ndarray:
 def make_shoes(body: RestBody, shoes: Shoes) -> Surface:
     """Shells without toes, on flat soles."""
     template = body.template
-    floor = np.full(len(template), 0.006)
-    points = offset_points(body, floor, floor, smoothing=1)
+    points = offset_points(body, np.full(len(template), 0.006))
     # Toes melt into one under strong smoothing, which shrinks them: the shell is blown up again after it.
     foot = smoothstep(template[:, 1], -1.08, -1.11)[:, None]
     for _ in range(20):
@@ -191,10 +196,11 @@ def make_skirt(body: RestBody, skirt: Skirt, clearance: float, rng: np.random.Ge
     center = np.array([0.0, 0.03])
     lower_body = (np.abs(body.template[:, 0]) < 0.24) & (body.template[:, 1] < 0.1)
     outline = body.points[lower_body]
-    support = np.empty((rows, columns))
+    support, snug = np.empty((rows, columns)), np.empty((rows, columns))
     for row, y in enumerate(shaped_heights):
         near = outline[np.abs(outline[:, 1] - y) < 0.025][:, [0, 2]] - center
         support[row] = (near @ directions.T).max(0)
+        snug[row] = _polar_radius(near, angle)
     hanging = np.maximum.accumulate(support, axis=0)
     below = np.maximum(skirt.waist - heights, 0)[:, None]
     support = np.maximum(hanging - 0.15 * (hanging - support), support) + clearance + skirt.flare * below
@@ -202,6 +208,7 @@ def make_skirt(body: RestBody, skirt: Skirt, clearance: float, rng: np.random.Ge
     turn = angle[:, None] - angle
     facing = np.where(np.cos(turn) > 0.3, np.cos(turn), np.nan)
     radius = np.nanmin(support[:, None, :] / facing, axis=2)
+    radius = radius + smoothstep(below, 0.08, 0.0) * np.minimum(snug + clearance - radius, 0)
     wave = skirt.pleats * angle + 0.6 * np.sin(2 * angle + rng.uniform(0, 6)) + rng.uniform(0, 6)
     depth = smoothstep(below, 0.02, max(skirt.waist - skirt.length, 0.1))
     radius = radius + skirt.pleat_depth * depth * (1 + np.sin(wave))
@@ -220,6 +227,14 @@ def make_skirt(body: RestBody, skirt: Skirt, clearance: float, rng: np.random.Ge
     return Surface(
         points, paint, tube_faces(rows, columns), anchors, weights, np.ones(2 * (rows - 1) * columns, bool), "bottom"
     )
+
+
+def _polar_radius(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Distance of an outline from the origin in each direction, angles counted from the second axis to the first."""
+    at = np.arctan2(points[:, 0], points[:, 1])
+    away = np.abs((at - angle[:, None] + np.pi) % (2 * np.pi) - np.pi)
+    radius = np.where(away < 0.12, np.linalg.norm(points, axis=-1), 0).max(1)
+    return np.where(radius > 0, radius, np.median(radius[radius > 0]))
 
 
 def tube_faces(rows: int, columns: int, closed: bool = True) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from core.data.synthetic.garments import HEAD, smoothstep, tube_faces, vertex_on_joint
-from core.data.synthetic.surfaces import Noise, RestBody, Surface, cut
+from core.data.synthetic.surfaces import Noise, RestBody, Surface, cut, cut_surface, drape, offset_points
 
 SKULL = np.array([0.0, 0.44, 0.085])
 """Middle of the skull on the mean body."""
@@ -35,39 +35,43 @@ class Hair:
 def make_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surface | None:
     if hair.style == "bald":
         return None
-    columns, bottom = 72, hair.length if hair.style != "short" else 0.33
-    center = SKULL + (body.points[_skull_vertices(body)].mean(0) - body.template[_skull_vertices(body)].mean(0))
+    if hair.style == "short":
+        return _short_hair(body, hair, rng)
+    columns = 72
+    skull = _skull_vertices(body)
+    center = SKULL + (body.points[skull] - body.template[skull]).mean(0)
     angle = 2 * np.pi * np.arange(columns) / columns
     # Rows: from the crown over the skull to its equator, then straight down.
     elevations = np.linspace(90, 0, 14)
-    drops = np.arange(0.016, SKULL[1] - bottom + 1e-6, 0.016)
-    template = _shell(body.template, SKULL, angle, elevations, drops, 0.0)
-    strands = Noise(rng, size=0.05, stretch=(1, 3, 1))(template.reshape(-1, 3)).reshape(template.shape[:2])
-    volume = hair.volume * (1 + 0.15 * strands)
-    points = _shell(body.points, center, angle, elevations, drops, volume)
-    if hair.style == "short":
-        # Thick on top, thin towards the hairline.
-        template = template.reshape(-1, 3)
-        points = points.reshape(-1, 3)
-        level = _hairline(template) - template[:, 1]
-        thin = 1 - smoothstep(-level, 0.0, 0.05)
-        bare = _shell(body.points, center, angle, elevations, drops, 0.002).reshape(-1, 3)
-        points = points + (bare - points) * (0.75 * thin)[:, None]
-    else:
-        template, points = template.reshape(-1, 3), points.reshape(-1, 3)
-        level = _opening(hair, template)
-    return _tie(body, points, template, level, columns)
+    drops = np.arange(0.016, SKULL[1] - hair.length + 1e-6, 0.016)
+    template = _shell(body.template, SKULL, angle, elevations, drops, np.zeros(1)).reshape(-1, 3)
+    uneven = Noise(rng, size=0.05, stretch=(1, 3, 1))(template).reshape(-1, columns)
+    points = _shell(body.points, center, angle, elevations, drops, hair.volume * (1 + 0.15 * uneven)).reshape(-1, 3)
+    return _tie(body, points, template, _opening(hair, template), columns)
+
+
+def _short_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surface:
+    """Hair that follows the skull: thick on top, thin towards the hairline."""
+    template = body.template
+    level = hair_covers(hair, template)
+    uneven = Noise(rng, size=0.04)(template)
+    loft = 0.003 + hair.volume * (1 + 0.2 * uneven) * smoothstep(-level, 0.0, 0.07)
+    floor = np.full(len(template), 0.003)
+    clearance = drape(body, floor, np.where(level < 0, loft, 0.003), smoothing=2)
+    return cut_surface(body, offset_points(body, clearance), level, "hair")
 
 
 def hair_covers(hair: Hair, template: np.ndarray) -> np.ndarray:
     """Negative where hair hides the skin of the head."""
-    hairline = _hairline(template) - template[:, 1]
-    head = np.where(template[:, 1] < 0.36, 1.0, -1.0)
+    x, y = np.abs(template[:, 0]), template[:, 1]
     if hair.style == "bald":
         return np.ones(len(template))
     if hair.style == "short":
-        return np.where(np.abs(template[:, 0]) > 0.078, 1.0, hairline)
-    return np.maximum(_opening(hair, template), head)
+        ear = np.minimum(x - 0.0765, 0.44 - y)
+        elsewhere = np.maximum(0.3 - y, x - 0.2)
+        return np.maximum.reduce([_hairline(template) - y, ear, elsewhere])
+    scalp = np.where((x > 0.0745) & (y > 0.35), -1.0, 0.41 - y)
+    return np.maximum(_opening(hair, template), scalp)
 
 
 def _skull_vertices(body: RestBody) -> np.ndarray:

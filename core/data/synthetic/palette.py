@@ -110,7 +110,7 @@ def sample_pattern(rng: np.random.Generator, layout: str, edges: dict[str, float
     }[layout]
     kind = str(rng.choice(kinds, p=np.array(shares) / np.sum(shares)))
     colors = tuple(linear(color) for color in cloth_pair(rng))
-    size = {"camouflage": 0.09, "melange": 0.012}.get(kind, 0.1)
+    size = {"camouflage": 0.09, "melange": 0.03}.get(kind, 0.1)
     is_top = layout == "top"
     plain = kind in ("plain", "melange", "gradient", "blocks", "halves", "stripes")
     prints = _sample_prints(rng) if is_top and plain and rng.random() < 0.55 else ()
@@ -121,7 +121,8 @@ def sample_pattern(rng: np.random.Generator, layout: str, edges: dict[str, float
         duty=float(rng.uniform(0.25, 0.6)) if kind not in ("blocks", "gradient") else float(rng.uniform(-1, 1)),
         angle=float(rng.choice([0, 90, 45, -30], p=[0.6, 0.2, 0.1, 0.1])) if kind == "stripes" else 0.0,
         waves=sample_waves(rng, size) if kind in ("camouflage", "melange") else None,
-        grain=sample_waves(rng, 0.02, count=6),
+        folds=sample_waves(rng, 0.1, (1.0, 1.8, 1.0), 8),
+        grain=sample_waves(rng, 0.03, count=12),
         sleeves=linear(cloth_color_sample(rng)) if is_top and rng.random() < 0.15 else None,
         trim=linear(cloth_color_sample(rng)) if is_top and rng.random() < 0.3 else None,
         placket=bool(is_top and rng.random() < 0.2),

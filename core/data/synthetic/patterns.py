@@ -63,6 +63,8 @@ class Pattern:
     angle: float = 0.0
     """Degrees; stripes at 0 are level."""
     waves: Waves | None = None
+    folds: Waves | None = None
+    """Soft creases, as light and shade."""
     grain: Waves | None = None
     """Fine unevenness of the colour."""
     sleeves: Color | None = None
@@ -106,7 +108,11 @@ def cloth_color(pattern: Pattern, paint: Float[Tensor, "N 3"]) -> Float[Tensor, 
         button = ((y / 0.075 - (y / 0.075).round()) * 0.075).square() + x.square() < 0.0055**2
         result = torch.where((button & front & ~on_sleeve)[:, None], colors[2], result)
     if pattern.grain is not None:
-        result = result * (1 + 0.05 * pattern.grain(paint))[:, None]
+        result = result * (1 + 0.04 * pattern.grain(paint))[:, None]
+    if pattern.folds is not None:
+        # The zero lines of the waves are the creases.
+        crease = torch.exp(-(pattern.folds(paint) / 0.22).square())
+        result = result * (1.04 - 0.13 * crease)[:, None]
     return result.clamp(0, 1)
 
 
@@ -183,7 +189,7 @@ def _trim_mask(pattern: Pattern, x, y, z, on_sleeve) -> Tensor:
 
 
 def neckline_height(x, y, z):
-    """Constant along round necklines: planes that fall towards the front and rise beside the neck (arrays or tensors)."""
+    """Constant along round necklines: planes that fall to the front and rise beside the neck (arrays or tensors)."""
     beside = abs(x) - 0.065
     return y + 0.48 * z - 0.65 * (beside + abs(beside))
 

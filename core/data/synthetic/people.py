@@ -56,6 +56,8 @@ class Person:
     hair_color: HairColor
     top: Top
     top_pattern: Pattern
+    jacket: Top | None
+    jacket_pattern: Pattern
     trousers: Trousers | None
     skirt: Skirt | None
     bottom_pattern: Pattern
@@ -75,17 +77,17 @@ def sample_person(body: BodyModel, seed: int, split: str, index: int) -> Person:
     outfit = random_stream(seed, split, index, "outfit")
     colors = random_stream(seed, split, index, "colors")
     top, trousers, skirt, is_dress = _sample_outfit(outfit)
+    jacket = _sample_jacket(outfit, top) if outfit.random() < 0.16 else None
     bottom_layout = "legs" if skirt is None else "skirt"
     top_pattern = sample_pattern(colors, "top", {"hem": top.hem, "sleeve": top.sleeve, "neck": top.neck})
     if is_dress:
         bottom_pattern = dataclasses.replace(top_pattern, layout="skirt", prints=(), placket=False, trim=None)
     else:
         bottom_pattern = sample_pattern(colors, bottom_layout, {})
-    if top.v_depth > 0 or top.opening > 0:
-        # The trim follows a round neckline only.
-        top_pattern = dataclasses.replace(
-            top_pattern, edges={k: v for k, v in top_pattern.edges.items() if k != "neck"}
-        )
+    if top.v_depth > 0:
+        # The trim follows a round neckline only, and a print would be cut.
+        edges = {name: edge for name, edge in top_pattern.edges.items() if name != "neck"}
+        top_pattern = dataclasses.replace(top_pattern, edges=edges, prints=())
     hair_root, hair_tip = hair_colors(colors)
     return Person(
         index=index,
@@ -95,13 +97,15 @@ def sample_person(body: BodyModel, seed: int, split: str, index: int) -> Person:
         hair_color=HairColor(hair_root, hair_tip, sample_waves(colors, 0.012, (0.6, 4.0, 0.6), 16)),
         top=top,
         top_pattern=top_pattern,
+        jacket=jacket,
+        jacket_pattern=dataclasses.replace(sample_pattern(colors, "top", {}), prints=(), trim=None, placket=False),
         trousers=trousers,
         skirt=skirt,
         bottom_pattern=bottom_pattern,
         shoes=Shoes(top=float(outfit.choice([-1.085, -1.07, -0.98, -0.9], p=[0.4, 0.35, 0.15, 0.1])), sole=0.016),
         shoe_color=ShoeColor(*shoe_colors(colors), float(colors.uniform(0.012, 0.028)), bool(colors.random() < 0.6)),
         light=_sample_light(random_stream(seed, split, index, "light")),
-        motion=sample_motion(random_stream(seed, split, index, "motion")),
+        motion=sample_motion(random_stream(seed, split, index, "motion"), skirt is not None),
     )
 
 
@@ -168,6 +172,18 @@ def _sample_outfit(rng: np.random.Generator) -> tuple[Top, Trousers | None, Skir
     )
 
 
+def _sample_jacket(rng: np.random.Generator, top: Top) -> Top:
+    """Worn open, over what is there already."""
+    return Top(
+        hem=float(rng.uniform(-0.34, -0.1)),
+        sleeve=float(max(rng.choice([0.15, 0.62], p=[0.2, 0.8]), top.sleeve)),
+        neck=0.29,
+        v_depth=0.0,
+        opening=float(rng.uniform(0.02, 0.07)),
+        loft=float(rng.uniform(0.012, 0.028)),
+    )
+
+
 def _sample_light(rng: np.random.Generator) -> Light:
     background = (
         np.full(3, rng.uniform(0.3, 0.62))
@@ -190,26 +206,33 @@ def person_surfaces(person: Person, body: RestBody, seed: int, split: str) -> li
     rng = random_stream(seed, split, person.index, "folds")
     template = body.template
     count = len(template)
-    skin_floor = np.full(count, garments.SKIN_GAP)
+    gap = np.full(count, garments.SKIN_GAP)
     top_level = garments.top_level(person.top, template)
     hidden = [top_level]
     surfaces = []
     if person.trousers is not None:
-        level = garments.trousers_level(person.trousers, template)
-        hidden.append(level)
-        over = np.where((top_level < 0.04) & person.top.tucked, 2 * garments.LAYER_GAP, 0) + skin_floor
-        surfaces.append(garments.make_trousers(body, person.trousers, over, rng))
-        # An untucked top goes over the trousers, however loose these are.
-        covered = garments.smoothstep(level, 0.03, -0.01)
-        trousers_loft = 0.5 * person.trousers.loft + garments.LAYER_GAP
-        top_floor = skin_floor if person.top.tucked else skin_floor + covered * trousers_loft
+        bottom_level = garments.trousers_level(person.trousers, template)
+        if person.top.tucked:
+            top, clearance = garments.make_top(body, person.top, gap, rng)
+            floor = np.where(top_level < 0.05, clearance + garments.LAYER_GAP, gap)
+            bottom, _ = garments.make_trousers(body, person.trousers, floor, rng)
+        else:
+            bottom, clearance = garments.make_trousers(body, person.trousers, gap, rng)
+            floor = np.where(bottom_level < 0.02, clearance + garments.LAYER_GAP, gap)
+            top, clearance = garments.make_top(body, person.top, floor, rng)
+        hidden.append(bottom_level)
     else:
-        top_floor = skin_floor
-        clearance = garments.SKIN_GAP + 0.5 * person.top.loft + garments.LAYER_GAP
-        surfaces.append(garments.make_skirt(body, person.skirt, clearance, rng))
-        skirt_level = np.maximum(template[:, 1] - person.skirt.waist, -0.4 - template[:, 1])
-        hidden.append(np.where(np.abs(template[:, 0]) < 0.25, skirt_level, 1.0))
-    surfaces.append(garments.make_top(body, person.top, top_floor, rng))
+        top, clearance = garments.make_top(body, person.top, gap, rng)
+        waist = np.abs(template[:, 1] - person.skirt.waist) < 0.04
+        stand_off = float(clearance[waist & (np.abs(template[:, 0]) < 0.25)].max()) + garments.LAYER_GAP
+        bottom = garments.make_skirt(body, person.skirt, stand_off, rng)
+        bottom_level = np.maximum(template[:, 1] - person.skirt.waist, -0.4 - template[:, 1])
+        hidden.append(np.where(np.abs(template[:, 0]) < 0.25, bottom_level, 1.0))
+    surfaces += [bottom, top]
+    if person.jacket is not None:
+        floor = np.maximum(np.where(top_level < 0.03, clearance, 0) + garments.LAYER_GAP, gap)
+        surfaces.append(garments.make_top(body, person.jacket, floor, rng, "jacket")[0])
+        hidden.append(garments.top_level(person.jacket, template))
     surfaces.append(garments.make_shoes(body, person.shoes))
     hidden.append(template[:, 1] - person.shoes.top)
     hair = make_hair(body, person.hair, rng)

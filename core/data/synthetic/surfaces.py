@@ -92,22 +92,28 @@ def vertex_normals(points: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3
     return normalized(normals)
 
 
-def offset_points(
+def drape(
     body: RestBody,
     floor: Float[np.ndarray, " V"],
     loft: Float[np.ndarray, " V"],
     smoothing: int,
-) -> Float[np.ndarray, "V 3"]:
-    """A cloth's surface over the body: `loft` above it, then pulled smooth, but nowhere nearer than `floor`.
+    cling: Float[np.ndarray, " V"] | float = 0.0,
+) -> Float[np.ndarray, " V"]:
+    """How far a cloth stands off the body: `loft`, then pulled smooth, but nowhere less than `floor`; in metres.
 
-    Smoothing bridges hollows as cloth does (armpits, the small of the back). Points stay on the lines through their
-    vertices along the normals, so that layers with more clearance stay outside of layers with less, in any pose.
+    Smoothing bridges hollows as cloth does (armpits, the small of the back). Where `cling` is 1 the cloth lies on its
+    floor regardless (waistbands, collars). Points stay on the lines through their vertices along the normals, so that
+    layers with more clearance stay outside of layers with less, in any pose.
     """
     clearance = np.maximum(floor, loft)
     for _ in range(smoothing):
-        points = body.points + body.normals * clearance[:, None]
+        points = offset_points(body, clearance)
         pull = ((body.average @ points - points) * body.normals).sum(-1)
         clearance = np.maximum(clearance + 0.6 * pull, floor)
+    return floor + (clearance - floor) * (1 - cling)
+
+
+def offset_points(body: RestBody, clearance: Float[np.ndarray, " V"]) -> Float[np.ndarray, "V 3"]:
     return body.points + body.normals * clearance[:, None]
 
 
