@@ -26,8 +26,8 @@ def take(batches: EndlessBatches, count: int) -> list:
 def test_the_learning_rate_rises_peaks_and_falls():
     factors = [one_cycle(i / 200, warmup=0.1) for i in range(201)]
     assert max(factors) == one_cycle(0.1, warmup=0.1) == 1
-    assert all(a < b for a, b in zip(factors[:20], factors[1:21]))
-    assert all(a > b for a, b in zip(factors[20:], factors[21:]))
+    rise, fall = factors[:21], factors[20:]
+    assert rise == sorted(rise) and fall == sorted(fall, reverse=True) and len(set(factors)) > 150
     assert 0 < factors[-1] < 0.01 and 0 < factors[0] < 0.1
     assert one_cycle(0.55, 0.1) == pytest.approx(0.5, abs=0.01)  # half of the fall
     assert one_cycle(0.0, warmup=0.0) == 1
