@@ -1,0 +1,57 @@
+"""The table through which the kernels hand splats on: one row per view and Gaussian, all that compositing needs in adjacent words.
+
+A row holds the splat's centre in pixels, its whitener (p, q, r) in units in which a pixel d away from the centre has
+
+    alpha = exp2(log2_opacity - |W d|^2),    W = [[p, q], [0, r]],
+
+that is `Splats.whiteners` times sqrt(log2(e) / 2), then its colour and depth. What is not drawn has log2_opacity = -inf, hence alpha 0.
+"""
+
+import math
+
+import torch
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from core.gaussians import Gaussians
+from core.render import projection
+
+ROW = tl.constexpr(12)  # 48 bytes, so that every row starts at a multiple of 16
+MEAN_X = tl.constexpr(0)
+MEAN_Y = tl.constexpr(1)
+P = tl.constexpr(2)
+Q = tl.constexpr(3)
+R = tl.constexpr(4)
+LOG2_OPACITY = tl.constexpr(5)
+RED = tl.constexpr(6)
+GREEN = tl.constexpr(7)
+BLUE = tl.constexpr(8)
+DEPTH = tl.constexpr(9)
+
+ROW_WORDS = 12
+WHITENER_UNIT = math.sqrt(math.log2(math.e) / 2)
+
+
+def project_rows_reference(
+    gaussians: Gaussians,
+    viewmats: Float[Tensor, "B C 4 4"],
+    Ks: Float[Tensor, "B C 3 3"],
+    width: int,
+    height: int,
+) -> Float[Tensor, "B C N 12"]:
+    """Define the table in plain PyTorch. Gradients reach `viewmats` and `Ks` too."""
+    per_camera = gaussians.map(lambda x: x[:, None])
+    splats = projection.project(per_camera, viewmats, Ks, width, height)
+    shape = splats.depths.shape
+    drawn = (splats.extents > 0).all(-1)
+    # The clamp keeps the gradient of the logarithm finite where the result is not used.
+    log2_opacities = per_camera.opacities.clamp_min(projection.ALPHA_MIN).log2().expand(shape)
+    columns = [
+        splats.means2d,
+        splats.whiteners * WHITENER_UNIT,
+        torch.where(drawn, log2_opacities, -math.inf)[..., None],
+        per_camera.colors.expand(*shape, 3),
+        splats.depths[..., None],
+    ]
+    return torch.nn.functional.pad(torch.cat(columns, -1), (0, ROW_WORDS - 10))
