@@ -63,17 +63,15 @@ def rasterize(
     *batch, num_cameras = viewmats.shape[:-2]
     num_sets = math.prod(batch)
     flat = gaussians.to(dtype).map(lambda x: x.reshape(num_sets, *x.shape[len(batch) :]))
-    draw = load_backend(backend, device)
-    with torch.autocast(device.type, enabled=False):
-        rendering = draw(
-            flat,
-            viewmats.to(dtype).reshape(num_sets, num_cameras, 4, 4),
-            Ks.to(dtype).reshape(num_sets, num_cameras, 3, 3),
-            width,
-            height,
-            background.expand(3),
-            return_depth,
-        )
+    rendering = load_backend(backend, device)(
+        flat,
+        viewmats.to(dtype).reshape(num_sets, num_cameras, 4, 4),
+        Ks.to(dtype).reshape(num_sets, num_cameras, 3, 3),
+        width,
+        height,
+        background.expand(3),
+        return_depth,
+    )
     return rendering.map(lambda x: x.reshape(*batch, *x.shape[1:]))
 
 

@@ -189,7 +189,9 @@ class _LearnedCapacity:
         capturing = torch.cuda.is_current_stream_capturing()
         if not self._capacity:
             if capturing:
-                raise InputError("backend triton learns its list sizes from a first call: draw once before capturing a CUDA graph")
+                raise InputError(
+                    "backend triton learns its list sizes from a first call: draw once before capturing a CUDA graph"
+                )
             self._grow(int(pairs))
         if not capturing:
             self._look(pairs)
@@ -201,7 +203,11 @@ class _LearnedCapacity:
         elif not self._event.query():
             return  # still under way
         elif int(self._copied) > self._capacity:
-            logger.warning("a call had %d (tile, splat) pairs, above the capacity of %d: drawn in full, but slowly", self._copied, self._capacity)
+            logger.warning(
+                "a call had %d (tile, splat) pairs, above the capacity of %d: drawn in full, but slowly",
+                self._copied,
+                self._capacity,
+            )
             self._grow(int(self._copied))
         self._copied.copy_(pairs, non_blocking=True)
         self._event.record()
@@ -211,7 +217,9 @@ class _LearnedCapacity:
 
 
 @functools.cache
-def _learned_capacity(device: torch.device, num_views: int, count: int, width: int, height: int, tile: int) -> _LearnedCapacity:
+def _learned_capacity(
+    device: torch.device, num_views: int, count: int, width: int, height: int, tile: int
+) -> _LearnedCapacity:
     """One for each kind of picture."""
     return _LearnedCapacity()
 
@@ -251,7 +259,9 @@ def bin_tiles(
         elif capacity is None:
             capacity = max(1, int(pairs))
         if max(total_rows + capacity, num_tiles) > MAX_SLOTS:
-            raise InputError(f"{num_views} views of {count} Gaussians at {width} x {height} are too many for one call; draw fewer at a time")
+            raise InputError(
+                f"{num_views} views of {count} Gaussians at {width} x {height} are too many for one call; draw fewer at a time"
+            )
 
         narrow = num_tiles < 2**16
         id_type = torch.int16 if narrow else torch.int32

@@ -247,7 +247,9 @@ def _bwd_kernel(
     g_z = 2 * (w * (g10 - g01) + x * (g02 + g20) + y * (g12 + g21) - 2 * z * (g00 + g11))
     along = w * g_w + x * g_x + y * g_y + z * g_z  # the length of a quaternion does not matter
     tl.store(g_quats + i * 4, (g_w - w * along) / length, mask)
-    _store3(g_quats + i * 4 + 1, (g_x - x * along) / length, (g_y - y * along) / length, (g_z - z * along) / length, mask)
+    _store3(
+        g_quats + i * 4 + 1, (g_x - x * along) / length, (g_y - y * along) / length, (g_z - z * along) / length, mask
+    )
 
 
 @triton.jit
@@ -288,7 +290,14 @@ class _ProjectRows(torch.autograd.Function):
         grid = (triton.cdiv(count, BLOCK), num_sets)
         with torch.cuda.device_of(means):
             _bwd_kernel[grid](
-                *ctx.saved_tensors, grad_rows.contiguous(), *grads, count, num_cameras, *ctx.size, BLOCK=BLOCK, num_warps=2
+                *ctx.saved_tensors,
+                grad_rows.contiguous(),
+                *grads,
+                count,
+                num_cameras,
+                *ctx.size,
+                BLOCK=BLOCK,
+                num_warps=2,
             )
         return *grads, None, None, None, None
 
