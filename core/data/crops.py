@@ -27,8 +27,8 @@ MAX_ASPECT_ERROR = 0.01
 calibration."""
 
 FILTER = Image.Resampling.BILINEAR
-"""PIL's is a triangle as wide as the reduction: antialiased, without overshoot, and true to linear ramps at any phase, so
-that nothing moves. HAMMING and BOX are sharper but shift edges by up to 0.2 pixels at factors near 1."""
+"""PIL's is a triangle as wide as the reduction: antialiased, without overshoot, and true to linear ramps at any phase,
+so that nothing moves. HAMMING and BOX are sharper but shift edges by up to 0.2 pixels at factors near 1."""
 
 
 @dataclass(frozen=True)

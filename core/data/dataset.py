@@ -131,7 +131,7 @@ class HumanDataset(Dataset[Sample]):
         return self.sample(0, index)
 
     def sample(self, epoch: int, index: int) -> Sample:
-        """The sample of an index in an epoch. The epoch is an argument, because workers may be ahead of the training."""
+        """The sample of an index in an epoch, which is an argument because workers may be ahead of the training."""
         epoch = epoch if self.split == "train" else 0
         generator = _generator(self.seed, epoch, index)
         options, entry, capture = self.options, self.subjects[index], self._capture(index)

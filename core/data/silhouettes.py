@@ -1,7 +1,7 @@
-"""Does a fit, projected by the calibration, meet the masks? It does not where a camera was moved, or a unit or scale is
-wrong."""
+"""Does a fit, projected by the calibration, meet the masks? Not where a camera was moved, or a scale is wrong."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,14 +13,24 @@ from smpl_renderer.mesh_rasterizer import rasterize_mesh
 from smpl_renderer.types import BodyParams
 
 SILHOUETTE_HEIGHT = 128
-"""Pixels of the silhouettes that are compared; a hand's width in MVHumanNet's pictures."""
+"""Pixels of the silhouettes that are compared; each is about two centimetres wide on a person in MVHumanNet."""
 
 
-def silhouette_overlaps(params: BodyParams, body: BodyModel, cameras: Cameras, masks: list[Path]) -> list[float]:
-    """Intersection over union of the projected body and the mask in each of C cameras.
+class Agreement(NamedTuple):
+    """How well the projected body and a mask agree, in [0, 1]."""
+
+    covered: float
+    """Share of the projected body that lies on the mask. Clothes and hair do not lower it."""
+    overlap: float
+    """Intersection over union."""
+
+
+def silhouette_agreements(params: BodyParams, body: BodyModel, cameras: Cameras, masks: list[Path]) -> list[Agreement]:
+    """Compare the projected body with the mask in each of C cameras.
 
     Args:
         params: One fit, no batch axes.
+        body: The body of the fit.
         cameras: [C], in the world of the fit, of the calibrated size.
         masks: The C mask files, of any size.
     """
@@ -30,8 +40,9 @@ def silhouette_overlaps(params: BodyParams, body: BodyModel, cameras: Cameras, m
     faces = body.faces.to(depths.device)
     face_ids, _ = rasterize_mesh(pixels.float(), depths.float(), faces, small.height, small.width)
 
-    overlaps = []
+    agreements = []
     for path, drawn in zip(masks, (face_ids >= 0).numpy(), strict=True):
         mask = np.asarray(read_picture(path, calibrated_size, "L", (small.width, small.height))) > 127
-        overlaps.append(float((mask & drawn).sum() / max(1, (mask | drawn).sum())))
-    return overlaps
+        both = (mask & drawn).sum()
+        agreements.append(Agreement(float(both / max(1, drawn.sum())), float(both / max(1, (mask | drawn).sum()))))
+    return agreements

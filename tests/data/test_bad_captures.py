@@ -281,4 +281,4 @@ def test_capture_names_another_body(folder, body):
 def test_masks_that_are_empty(folder, body):
     for path in folder.glob("fmask_lr/*/*.png"):
         Image.fromarray(np.zeros((64, 77), np.uint8)).save(path)
-    assert "does not meet the masks" in refused(folder, body)
+    assert "do not meet the masks" in refused(folder, body)

@@ -159,7 +159,7 @@ def test_a_wrong_scale_is_an_error(tiny, tmp_path, body):
     folder = tiny.write(tmp_path / "209001", body)
     tiny.scale = 0.8
     tiny._write_cameras(folder)
-    with pytest.raises(InputError, match=r"does not meet the masks .* check camera_scale\.pkl"):
+    with pytest.raises(InputError, match=r"do not meet the masks .* check camera_scale\.pkl"):
         Capture(folder).verify(body)
 
 
