@@ -107,10 +107,10 @@ def rasterize_fragments(
     batch_ids = torch.div(pixel_ids, num_pixels, rounding_mode="floor")
     in_picture = pixel_ids - batch_ids * num_pixels
     rows = torch.div(in_picture, width, rounding_mode="floor")
-    centers = torch.stack([in_picture - rows * width, rows], -1).float() + 0.5
     corner_ids = faces[face_ids] + batch_ids[:, None] * pixels.shape[1]
-    corners = pixels.reshape(-1, 2)[corner_ids]
-    barycentrics = _screen_barycentrics(corners, centers)
+    barycentrics = _screen_barycentrics(
+        *pixels.reshape(-1, 2).T[:, corner_ids.T], (in_picture - rows * width).float() + 0.5, rows.float() + 0.5
+    )
     if perspective:
         barycentrics = barycentrics / depths.reshape(-1)[corner_ids]
     barycentrics = barycentrics / barycentrics.sum(-1, keepdim=True)
@@ -127,11 +127,12 @@ class _FaceSetup:
     box_top: Tensor
     box_width: Tensor  # [S] int64
     box_height: Tensor
-    edges: Tensor  # [S, 3, 4]: origin x, y and slope in x, y; edge k is zero on the side opposite of vertex k
+    edges: Tensor  # [3, 3, S]: edge k is e[k, 0] x + e[k, 1] y + e[k, 2], zero on the side opposite of vertex k
     depths: Tensor  # [S, 3]
 
     def chunk(self, start: int, stop: int) -> "_FaceSetup":
-        return _FaceSetup(*(getattr(self, name)[start:stop] for name in self.__dataclass_fields__))
+        parts = {name: getattr(self, name)[..., start:stop] for name in self.__dataclass_fields__ if name != "depths"}
+        return _FaceSetup(**parts, depths=self.depths[start:stop])
 
 
 def _set_up_faces(pixels, depths, faces, height, width, near, cull) -> _FaceSetup:
@@ -152,20 +153,20 @@ def _set_up_faces(pixels, depths, faces, height, width, near, cull) -> _FaceSetu
     first, last = first[batch_ids, face_ids], last[batch_ids, face_ids]
     orientation = doubled_area[batch_ids, face_ids].sign()
     vertex_ids = faces[face_ids]
-    edges = torch.stack([_edge(corners, vertex_ids, orientation, k) for k in range(3)], 1)
+    edges = torch.stack([_edge(corners, vertex_ids, orientation, k) for k in range(3)])
     box = (last - first + 1).long()
     return _FaceSetup(batch_ids, face_ids, first[:, 0], first[:, 1], box[:, 0], box[:, 1], edges, corner_depths)
 
 
 def _edge(corners: Tensor, vertex_ids: Tensor, orientation: Tensor, k: int) -> Tensor:
-    """Origin and slope of the edge opposite of vertex k, the same for both faces that share it, up to an exact sign."""
+    """The edge opposite of vertex k as a linear function [3, S], for both faces at it the same up to an exact sign."""
     i, j = (k + 1) % 3, (k + 2) % 3
     ordered = vertex_ids[:, i] < vertex_ids[:, j]
     low = torch.where(ordered[:, None], corners[:, i], corners[:, j])
     high = torch.where(ordered[:, None], corners[:, j], corners[:, i])
     sign = torch.where(ordered, orientation, -orientation)
-    delta = high - low
-    return torch.stack([low[:, 0], low[:, 1], -delta[:, 1] * sign, delta[:, 0] * sign], -1)
+    slope_x, slope_y = (low[:, 1] - high[:, 1]) * sign, (high[:, 0] - low[:, 0]) * sign
+    return torch.stack([slope_x, slope_y, -(slope_x * low[:, 0] + slope_y * low[:, 1])])
 
 
 def _chunks(counts: Tensor, limit: int) -> list[tuple[int, int]]:
@@ -190,15 +191,14 @@ def _draw_chunk(faces: _FaceSetup, keys: Tensor, height: int, width: int, perspe
     local = (torch.arange(total, device=keys.device) - starts[owners]).float()
     box_width = faces.box_width.float()[owners]
     # Exact: the quotient's distance from the next whole number is at least 0.5 / box_width.
-    down = ((local + 0.5) / box_width).floor()
-    x = faces.box_left[owners] + (local - down * box_width)
-    y = faces.box_top[owners] + down
-    edges = faces.edges[owners]
-    center_x, center_y = x + 0.5, y + 0.5
-    values = [
-        edges[:, k, 2] * (center_x - edges[:, k, 0]) + edges[:, k, 3] * (center_y - edges[:, k, 1]) for k in range(3)
-    ]
-    inside = (torch.minimum(torch.minimum(values[0], values[1]), values[2]) >= 0).nonzero()[:, 0]
+    down = ((local + 0.5) / box_width).floor_()
+    x = (faces.box_left + 0.5)[owners].add_(local).sub_(down * box_width)
+    y = (faces.box_top + 0.5)[owners].add_(down)
+    values = []
+    for slope_x, slope_y, constant in faces.edges:
+        # Not fused: both faces at an edge must round alike.
+        values.append(slope_x[owners].mul_(x).add_(slope_y[owners].mul_(y)).add_(constant[owners]))
+    inside = torch.nonzero(torch.minimum(torch.minimum(values[0], values[1]), values[2]) >= 0)[:, 0]
     weights = torch.stack([v[inside] for v in values], -1)
     owners = owners[inside]
     corner_depths = faces.depths[owners]
@@ -210,13 +210,15 @@ def _draw_chunk(faces: _FaceSetup, keys: Tensor, height: int, width: int, perspe
     # The edges of a sliver can all round to zero: such a face has no inside.
     packed = (depth.view(torch.int32).long() << 32) | faces.face_ids[owners]
     packed = torch.where(total_weight > 0, packed, NO_HIT)
+    # Centres lie at +0.5, which the conversion cuts off.
     pixel_ids = (faces.batch_ids[owners] * height + y[inside].long()) * width + x[inside].long()
     keys.scatter_reduce_(0, pixel_ids, packed, "amin")
 
 
-def _screen_barycentrics(corners: Float[Tensor, "P 3 2"], points: Float[Tensor, "P 2"]) -> Float[Tensor, "P 3"]:
-    """Unnormalised areas of the triangles between a point and the sides of its face, all of one sign up to rounding."""
-    spokes = corners - points[:, None]
-    following, last = spokes[:, [1, 2, 0]], spokes[:, [2, 0, 1]]
-    areas = following[..., 0] * last[..., 1] - following[..., 1] * last[..., 0]
+def _screen_barycentrics(
+    corners_x: Float[Tensor, "3 P"], corners_y: Float[Tensor, "3 P"], x: Float[Tensor, " P"], y: Float[Tensor, " P"]
+) -> Float[Tensor, "P 3"]:
+    """Areas of the triangles between a point and the sides of its face, as shares of the face's."""
+    dx, dy = corners_x - x, corners_y - y
+    areas = torch.stack([dx[i] * dy[j] - dy[i] * dx[j] for i, j in ((1, 2), (2, 0), (0, 1))], -1)
     return areas / areas.sum(-1, keepdim=True)
