@@ -1,6 +1,7 @@
 """The rasterizers behind `rasterize`, by name. Each is loaded when it is first asked for."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 
 import torch
@@ -33,13 +34,30 @@ def _has_gsplat() -> bool:
     return importlib.util.find_spec("gsplat") is not None
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"torch": _load_torch, "gsplat": _load_gsplat}
+def _load_triton() -> Backend:
+    if not _has_triton():
+        raise InputError("backend triton is not installed, or not made for this system; choose backend torch")
+    if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
+        raise InputError("backend triton needs a CUDA device, and there is none; choose backend torch")
+    from core.render import triton_backend
+
+    return triton_backend.rasterize
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"torch": _load_torch, "gsplat": _load_gsplat, "triton": _load_triton}
 """Names, and what loads them or raises `InputError` where they cannot run."""
 
 
 def available_backends() -> tuple[str, ...]:
     """The backends that can run here."""
-    return ("torch", "gsplat") if torch.cuda.is_available() and _has_gsplat() else ("torch",)
+    if not torch.cuda.is_available():
+        return ("torch",)
+    installed = {"torch": True, "gsplat": _has_gsplat(), "triton": _has_triton()}
+    return tuple(name for name, present in installed.items() if present)
 
 
 def load_backend(name: str, device: torch.device) -> Backend:
@@ -49,7 +67,7 @@ def load_backend(name: str, device: torch.device) -> Backend:
         InputError: If there is no such backend, or it cannot run here.
     """
     if name == "auto":
-        name = available_backends()[-1] if device.type == "cuda" else "torch"
+        name = "gsplat" if device.type == "cuda" and "gsplat" in available_backends() else "torch"
     if name not in BACKENDS:
         raise InputError(f"no rasterizer is called {name!r}; choose auto or one of {', '.join(BACKENDS)}")
     return BACKENDS[name]()

@@ -7,6 +7,8 @@ but the first call with given sizes; see `bin` for what happens if there is more
 It differs from the definition in that a tile of pixels stops once less than 1e-4 of the light passes anywhere in it.
 """
 
+import os
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +19,7 @@ from core.render.kernels.bin import bin_tiles
 from core.render.kernels.composite import composite
 from core.render.kernels.project import project_rows
 from core.render.types import Rendering
+from smpl_renderer.errors import InputError
 
 TILE = 8  # pixels along a tile's side
 
@@ -38,6 +41,8 @@ def rasterize(
     Args:
         capacity: Pairs of a tile and a splat that the lists hold; by default learned from earlier calls of the same sizes.
     """
+    if not viewmats.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise InputError(f"backend triton draws CUDA tensors, these are on {viewmats.device}; choose backend torch")
     if gaussians.count == 0:
         return torch_backend.rasterize(gaussians, viewmats, Ks, width, height, background, return_depth)
     single = gaussians.to(torch.float32)
