@@ -60,14 +60,20 @@ def available_backends() -> tuple[str, ...]:
     return tuple(name for name, present in installed.items() if present)
 
 
+def backend_name(name: str, device: torch.device) -> str:
+    """What `auto` stands for on tensors of `device`: the fastest backend that can run here. Other names stay."""
+    if name != "auto":
+        return name
+    return "gsplat" if device.type == "cuda" and "gsplat" in available_backends() else "torch"
+
+
 def load_backend(name: str, device: torch.device) -> Backend:
-    """The backend of that name; `auto` is the fastest that can run here on tensors of `device`.
+    """The backend of that name, or the one that `auto` stands for.
 
     Raises:
         InputError: If there is no such backend, or it cannot run here.
     """
-    if name == "auto":
-        name = "gsplat" if device.type == "cuda" and "gsplat" in available_backends() else "torch"
+    name = backend_name(name, device)
     if name not in BACKENDS:
         raise InputError(f"no rasterizer is called {name!r}; choose auto or one of {', '.join(BACKENDS)}")
     return BACKENDS[name]()
