@@ -101,12 +101,12 @@ def write_dataset(
         spelling: Keys of `human.json`: `list` (`view_id_list`, `pose_id_list`) or `short` (`view_id`, `pose_id`).
     """
     root.mkdir(parents=True, exist_ok=True)
-    todo = {name: i for name, i in subjects.items() if not is_current(root / name, i, options, body_file)}
+    body = load_body(body_file)
+    todo = {name: i for name, i in subjects.items() if not is_current(root / name, i, options, body)}
     if len(todo) < len(subjects):
         logger.info("%s: %d of %d captures are there already", root, len(subjects) - len(todo), len(subjects))
     with tqdm(total=len(todo), desc="synthetic captures", unit="person", disable=not todo) as bar:
         if workers == 0:
-            body = load_body(body_file)
             for name, index in todo.items():
                 write_capture(root / name, index, options, body=body, device=device)
                 bar.update()
@@ -155,13 +155,13 @@ def _stamp(index: int, options: CaptureOptions, body: BodyModel) -> dict:
     }
 
 
-def is_current(folder: Path, index: int, options: CaptureOptions, body_file: Path = STANDIN_BODY) -> bool:
+def is_current(folder: Path, index: int, options: CaptureOptions, body: BodyModel) -> bool:
     """Whether a folder holds this very capture, whole."""
     try:
         stamp = json.loads((folder / "body.json").read_text())
     except (OSError, json.JSONDecodeError):
         return False
-    expected = _stamp(index, options, load_body(body_file))
+    expected = _stamp(index, options, body)
     return all(stamp.get(key) == value for key, value in expected.items())
 
 

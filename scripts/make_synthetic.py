@@ -1,0 +1,107 @@
+"""Make synthetic captures in MVHumanNet's layout: python scripts/make_synthetic.py --out synthetic --subjects 12
+
+The same seed gives the same people. A run that was interrupted goes on where it was: captures that are whole stay.
+"""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from core.environment import require
+
+require()
+
+import os
+
+import torch
+import tyro
+
+from core.cli import run
+from core.data.synthetic import FIRST_SUBJECT, CaptureOptions, default_frames, write_dataset
+from core.data.synthetic.contact_sheet import write_contact_sheet
+from core.device import DeviceName, pick_device
+from smpl_renderer.body_model import STANDIN_BODY
+from smpl_renderer.errors import InputError
+
+
+def main(
+    out: Path = Path("synthetic"),
+    subjects: int = 12,
+    first_subject: int = FIRST_SUBJECT + 1,
+    seed: int = 0,
+    split: str = "train",
+    rig: Literal["24", "48"] = "24",
+    poses: int = 10,
+    frames: tuple[int, ...] = (),
+    cameras: int = 16,
+    width: int = 612,
+    height: int = 512,
+    samples: int = 2,
+    quality: int = 92,
+    fit_noise: float = 0.0,
+    points: bool = False,
+    holes: bool = False,
+    human_keys: Literal["list", "short"] = "list",
+    body: Path = STANDIN_BODY,
+    device: DeviceName = "auto",
+    workers: int = -1,
+    contact_sheet: Path | None = None,
+) -> None:
+    """Write captures of people that do not exist.
+
+    Args:
+        out: Folder of the set; one folder per person and `human.json` are written there.
+        subjects: How many people.
+        first_subject: The first one's id; also chooses the person, so that a set can be made in parts.
+        seed: Other seeds give other people.
+        split: People of different splits share nothing (`train`, `val`, `test`, or any word).
+        rig: MVHumanNet's ring of 16 cameras, or its three rings of 16.
+        poses: Moments of each person; ten are those of the paper's protocol, others come every 50 ids from 0005 on.
+        frames: Image ids (multiples of 5), instead of `poses`.
+        cameras: Cameras of the rig that are drawn, the four input views first.
+        width: Of the picture files, in pixels; calibration is stated for twice that.
+        height: Of the picture files, in pixels.
+        samples: Samples along each side of a pixel; 2 makes 4 a pixel.
+        quality: Of the JPEG files.
+        fit_noise: Noise on the stored fits, in radians (0.02 is visible); 0 stores the truth.
+        points: Also write `optimized_smpl_points/*.ply`.
+        holes: Leave out and damage what real captures lack, to test a loader.
+        human_keys: Keys of `human.json`: `view_id_list`, `pose_id_list`; or `view_id`, `pose_id`.
+        body: The body model; the shipped stand-in by default.
+        device: Where pictures are drawn.
+        workers: Processes that write one person each; 0 uses this one, -1 as many as there are processors.
+        contact_sheet: Also write a picture with all people.
+    """
+    frame_ids = frames or default_frames(poses)
+    if any(frame < 5 or frame % 5 for frame in frame_ids):
+        raise InputError(f"--frames {' '.join(map(str, frame_ids))}: image ids must be positive multiples of 5")
+    if subjects < 1 or cameras < 1 or poses < 1:
+        raise InputError("--subjects, --poses and --cameras must be at least 1")
+    options = CaptureOptions(
+        seed=seed,
+        split=split,
+        rig=rig,
+        cameras=cameras,
+        frames=tuple(frame_ids),
+        width=width,
+        height=height,
+        samples=samples,
+        quality=quality,
+        fit_noise=fit_noise,
+        points=points,
+        holes=holes,
+    )
+    chosen = pick_device(device)
+    names = {str(first_subject + i): first_subject - FIRST_SUBJECT + i for i in range(subjects)}
+    if workers < 0:
+        workers = min(os.cpu_count() or 1, subjects)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(workers, 1)))
+    write_dataset(out, names, options, device=str(chosen), workers=workers, body_file=body, spelling=human_keys)
+    if contact_sheet is not None:
+        write_contact_sheet(contact_sheet, [out / name for name in names])
+
+
+if __name__ == "__main__":
+    run(lambda: tyro.cli(main))
