@@ -216,7 +216,7 @@ def _expand_compact(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "v_template": packed["v_template"],
         "f": packed["f"],
         "weights": weights / weights.sum(1, keepdims=True),
-        "J_regressor": regressor,
+        "J_regressor": regressor / regressor.sum(1, keepdims=True),
         "shapedirs": packed["shapedirs"] * 1e-5,
         "posedirs": posedirs.reshape(num_vertices, 3, -1),
         "kintree_table": np.array([SMPL_PARENTS, range(num_joints)]),

@@ -7,6 +7,11 @@ import trimesh
 from smpl_renderer.body_model import JOINT_NAMES, SMPL_PARENTS, STANDIN_BODY
 
 
+def test_is_the_body_that_checkpoints_and_captures_were_made_with(body):
+    """Whoever makes another one has to make those anew. It must also not depend on the machine that reads it."""
+    assert body.fingerprint == "303f27d60a442f98"
+
+
 def test_has_the_format_of_smpl(body):
     assert STANDIN_BODY.stat().st_size < 3e6
     assert body.v_template.shape == (6890, 3)

