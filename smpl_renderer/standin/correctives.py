@@ -1,7 +1,7 @@
 """Pose-corrective blend shapes that undo most of what linear skinning loses at bent joints.
 
-The goal is dual quaternion skinning (Kavan et al., 2008), which keeps volume but bulges a little: a part of the way from
-linear skinning towards it is fitted over random poses, linear in the joints' rotation matrices as SMPL wants it.
+The goal is dual quaternion skinning (Kavan et al., 2008), which keeps volume but bulges a little: a part of the way
+from linear skinning towards it is fitted over random poses, linear in the joints' rotation matrices as SMPL wants it.
 """
 
 from collections import defaultdict
