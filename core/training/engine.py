@@ -5,6 +5,7 @@ Whatever is random follows from the seed and the number of the step, so that a r
 Files are written by the main process, whole or not at all.
 """
 
+import copy
 import logging
 from dataclasses import dataclass, replace
 
@@ -158,7 +159,8 @@ class Trainer:
 
     def _make_model(self) -> HumanGaussianGraph:
         options = self.options
-        model = HumanGaussianGraph(options.model, self.dataset.body)
+        # A copy: this one moves to the GPU, and the dataset's own goes to worker processes, which cannot follow there.
+        model = HumanGaussianGraph(options.model, copy.deepcopy(self.dataset.body))
         if options.init is not None:
             trained_on = read_metadata(options.init)
             if trained_on["body"] != model.body.fingerprint:
