@@ -78,18 +78,18 @@ def observe(avatar: Avatar, normals: Float[Tensor, "V 3"], inputs: Frames, skin:
 
         focal = cameras.Ks[..., 0, 0, None]
         pixel_size = depths / focal
-        opaque = gaussians.opacities[:, :, None] > OCCLUDER_OPACITY
-        nearest = _zbuffer(pixels / size, depths, in_picture & opaque)
+        opacities = gaussians.opacities[:, :, None]
+        nearest = _zbuffer(pixels / size, depths, in_picture & (opacities > OCCLUDER_OPACITY))
         # On slanted skin, the neighbours that share a cell of the buffer are nearer by the slope.
         slope = torch.sqrt(1 - cosines.square().clamp(max=1)) / cosines.clamp_min(MIN_COSINE)
         cell_size = pixel_size * (cameras.width / ZBUFFER_SIZE)
         least, most = DEPTH_SLACK
         slack = (least + 2 * cell_size * slope).clamp(max=most)
-        depth_behind = (depths - nearest) / slack
+        depth_behind = (depths - nearest).clamp_min(0) / slack  # what hides nothing may lie in front of it all
 
         shows_person = inputs.alphas.flatten(3).amax(-1, keepdim=True) > 0.5
         outside = (1 - 2 * coverage).clamp(0, 1) * (in_picture & shows_person[..., 0, None])
-        visible = in_picture & (cosines > MIN_COSINE) & (depth_behind < 1) & (coverage > 0.5)
+        visible = in_picture & (cosines > MIN_COSINE) & (depth_behind < 1) & (coverage > 0.5) & (opacities > 0)
         return Observations(samples[..., :3], coverage, cosines, depth_behind, pixel_size, visible, outside)
 
 

@@ -10,12 +10,14 @@ from torch.nn.functional import normalize
 from core.model.decode import Placement
 from smpl_renderer.body_model import BodyModel
 
-SPACING_SIGMA = 0.7
+SPACING_SIGMA = 0.5
 """Standard deviation of a Gaussian along the skin, in distances to the next one."""
 FLATNESS = 0.5
 """Its thickness, as a share of that."""
 SIGMA_RANGE = (0.002, 0.02)
 """Metres."""
+SINK = 0.008
+"""Metres under the skin at which they start, so that their sum ends about where the body does."""
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
@@ -49,7 +51,7 @@ def place_queries(body: BodyModel, num_queries: int) -> Placement:
     radii = torch.sqrt((rank + 0.5) / num_queries)
     disc = torch.stack([radii * torch.cos(GOLDEN_ANGLE * rank), radii * torch.sin(GOLDEN_ANGLE * rank)], -1)
     disc = (disc - disc.mean(0)) * torch.sqrt(areas / math.pi)[:, None, None]  # [V, Q, 2]
-    offsets = torch.einsum("vij,vqj->vqi", axes[..., :2], disc)
+    offsets = torch.einsum("vij,vqj->vqi", axes[..., :2], disc) - SINK * axes[:, None, :, 2]
 
     sigmas = (SPACING_SIGMA * torch.sqrt(areas / num_queries)).clamp(*SIGMA_RANGE)
     scales = sigmas[:, None, None] * sigmas.new_tensor([1.0, 1.0, FLATNESS])
