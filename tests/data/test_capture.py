@@ -90,12 +90,14 @@ def test_frames_go_by_presence(tiny, tmp_path, body):
     folder = tiny.write(tmp_path / "209001", body)
     (folder / "smpl_param/000000.pkl").unlink()  # a hole: what is first by position belongs to frame 10
     (folder / "images_lr" / tiny.names[0] / "0010_img.jpg").unlink()
+    (folder / "fmask_lr" / tiny.names[1] / "0010_img_fmask.png").unlink()
     capture = Capture(folder)
     assert sorted(capture.fits) == [10]
     assert capture.fits[10].name == "000001.pkl"
     assert capture.frames_of(tiny.names[0]) == [5]
+    assert capture.frames_of(tiny.names[1]) == [5]
     assert capture.frame_ids == [5, 10]
-    assert capture.complete_frames(tiny.names[1:]) == [10]
+    assert capture.complete_frames(tiny.names[2:]) == [10]
     assert capture.complete_frames(tiny.names) == []
     with pytest.raises(InputError, match=r"frame 0005 has no fit: .*000000\.pkl"):
         capture.fit(5, body)
