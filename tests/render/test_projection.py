@@ -72,8 +72,8 @@ def test_single_precision_keeps_needles_thin(length):
     camera = (torch.eye(4), torch.tensor([[600.0, 0, 256], [0, 600, 256], [0, 0, 1]]))
     single = project(needle(length, torch.float32), *camera, 512, 512)
     exact = project(needle(length, torch.float64), *(x.double() for x in camera), 512, 512)
-    # A pixel far along the needle and 0.7 px off its axis. The textbook's inverse of the covariance, in single precision,
-    # gives 0 there for the longest, where 0.83 is right.
+    # A pixel far along the needle and 0.7 px off its axis. The textbook formulas in single precision give NaN there for
+    # the longest, where 0.83 is right.
     offset = torch.tensor([200.0, 201.0], dtype=torch.float64)
 
     def sigma(splats):

@@ -201,10 +201,10 @@ def test_mixed_precision_stays_outside(dtype):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = scene.render()
     assert_same(actual, expected, 0)
-    half = scene.with_gaussians(colors=scene.gaussians.colors.to(dtype))
+    half = replace(scene, gaussians=scene.gaussians.to(dtype))
     rendering = half.render()
     assert rendering.colors.dtype == torch.float32
-    assert_same(rendering, scene.with_gaussians(colors=half.gaussians.colors.float()).render(), 0)
+    assert_same(rendering, replace(scene, gaussians=half.gaussians.to(torch.float32)).render(), 0)
 
 
 def test_huge_gaussian_covers_everything():

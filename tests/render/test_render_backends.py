@@ -126,7 +126,8 @@ def test_gsplat_agrees_where_it_does_not_stop_early():
 
     reference = gradients(lambda s: s.render(backend="torch"), scene.to(torch.float64))
     for name, value in gradients(lambda s: s.render(backend="gsplat"), scene).items():
-        assert (value - reference[name]).norm() < 1e-2 * reference[name].norm(), name
+        # Probes saw up to 2e-2, of single precision in gsplat's projection; a wrong factor or sign would be of order 1.
+        assert (value - reference[name]).norm() < 3e-2 * reference[name].norm(), name
 
 
 @pytest.mark.gpu
