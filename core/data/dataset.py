@@ -1,7 +1,6 @@
 """Captures as samples: what the model sees of a person, and what its avatar is compared with."""
 
 import copy
-import logging
 from collections import OrderedDict
 from dataclasses import replace
 from itertools import pairwise
@@ -24,8 +23,6 @@ from core.options import DataOptions
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
-
-logger = logging.getLogger(__name__)
 
 OPEN_CAPTURES = 32
 """Captures whose file lists a worker keeps; some MB each at MVHumanNet's size."""

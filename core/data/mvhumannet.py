@@ -56,6 +56,7 @@ class Capture:
         self._folders = self._camera_folders()
         self._pictures: dict[str, dict[int, tuple[Path, Path]]] = {}
         self._read_fits: dict[tuple[int, str], BodyParams] = {}
+        self._checked_bodies: set[str] = set()
         self._left_out: set[str] = set()
 
     def __repr__(self) -> str:
@@ -73,8 +74,7 @@ class Capture:
         return record["fingerprint"]
 
     def body(self, override: Path | None = None) -> BodyModel:
-        """The body that the fits are for: the shipped or installed one with the capture's fingerprint, or the file
-        `override`.
+        """The body that the fits are for, found by its fingerprint, or the file `override`.
 
         Raises:
             InputError: If it is neither shipped nor installed, or `override` is another one.
@@ -167,19 +167,27 @@ class Capture:
             )
         key = (frame, body.fingerprint)
         if key not in self._read_fits:
+            self._check_body(frame, body)
             self._read_fits[key] = read_fit(self.fits[frame], body)
         return self._read_fits[key]
+
+    def _check_body(self, frame: int, body: BodyModel) -> None:
+        """Refits often come without vertices: then MVHumanNet's own fit tells, once, whether this is the body."""
+        original = self.path / FIT_FOLDER / f"{frame // 5 - 1:06d}.pkl"
+        if body.fingerprint not in self._checked_bodies and original.is_file():
+            if original != self.fits[frame]:
+                read_fit(original, body)
+            self._checked_bodies.add(body.fingerprint)
 
     def leave_out(self, names: list[str]) -> None:
         """Use these cameras no more."""
         self._left_out |= set(names)
 
     def verify(self, body: BodyModel | None = None) -> list[str]:
-        """Leave out the cameras in which the projected body does not meet the mask, as in those moved after the
-        calibration.
+        """Leave out the cameras in which the projected body does not meet the mask.
 
-        One moment is looked at, and two more where that leaves a doubt: a fit or a mask may be bad too. The names are
-        logged and returned.
+        Such cameras were moved after the calibration. One moment is looked at, and two more where that leaves a doubt,
+        because a fit or a mask may be bad too. The names are logged and returned.
 
         Raises:
             InputError: If there is no fit, or the body meets the masks of hardly any camera.

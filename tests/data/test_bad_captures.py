@@ -245,6 +245,15 @@ def test_fit_of_another_body_of_the_same_size(folder, body):
     assert "000001.pkl" in message and "20 mm away" in message and body.fingerprint in message and "--body" in message
 
 
+def test_refit_of_another_body_without_vertices(folder, body):
+    for i, frame in enumerate((5, 10)):
+        write_refit(folder / f"optimized_smpl_points/{frame:04d}.json", standing(i))
+        path = folder / f"smpl_param/{frame // 5 - 1:06d}.pkl"
+        vertices = pickle.loads(path.read_bytes())["vertices"]
+        edit_pickle(path, vertices=vertices + torch.tensor([0.0, 0.0, 0.02]))
+    assert "smpl_param/" in refused(folder, body)
+
+
 @pytest.mark.parametrize("count", [10474, 10475])
 def test_fit_of_another_body_of_another_size(folder, body, count):
     edit_pickle(folder / "smpl_param/000001.pkl", vertices=torch.zeros(1, count, 3))
