@@ -18,10 +18,10 @@ ALPHA_MIN = tl.constexpr(projection.ALPHA_MIN)
 ALPHA_MAX = tl.constexpr(projection.ALPHA_MAX)
 STOP = tl.constexpr(1e-4)
 LN_2 = tl.constexpr(0.6931471805599453)
+LOW = tl.constexpr(6)  # columns 6 to 9, color and depth, have their low parts in 12 to 15
 
-FORWARD_CHUNK, FORWARD_WARPS = 16, 1
+FORWARD_CHUNK, FORWARD_WARPS = 32, 1
 BACKWARD_CHUNK, BACKWARD_WARPS = 16, 1
-DOT_PRECISION = "tf32x3"
 
 
 @triton.jit
@@ -67,6 +67,13 @@ def _alphas(x, y, p, q, r, log2_opacity, pixel_x, pixel_y):
 
 
 @triton.jit
+def _odds(alpha):
+    """alpha / (1 - alpha); a division would take three times as many instructions."""
+    root = tl.rsqrt(1 - alpha)
+    return alpha * root * root
+
+
+@triton.jit
 def _last_row(values, K: tl.constexpr):
     return tl.sum(tl.where(tl.arange(0, K)[:, None] == K - 1, values, 0.0), 0)
 
@@ -87,14 +94,14 @@ def _fwd_kernel(
         offset, _, x, y, p, q, r, log2_opacity = _load_shapes(slots, rows, first, last, center_x, center_y, K)
         row = rows + offset
         _, alpha = _alphas(x, y, p, q, r, log2_opacity, pixel_x, pixel_y)
-        passed = passing[None, :] * tl.cumprod(1 - alpha, 0)
-        weight = alpha * passed / (1 - alpha)
-        red += tl.sum(weight * tl.load(row + RED)[:, None], 0)
-        green += tl.sum(weight * tl.load(row + GREEN)[:, None], 0)
-        blue += tl.sum(weight * tl.load(row + BLUE)[:, None], 0)
+        passed = tl.cumprod(1 - alpha, 0)
+        weight = _odds(alpha) * passed
+        red += passing * tl.sum(weight * tl.load(row + RED)[:, None], 0)
+        green += passing * tl.sum(weight * tl.load(row + GREEN)[:, None], 0)
+        blue += passing * tl.sum(weight * tl.load(row + BLUE)[:, None], 0)
         if WITH_DEPTH:
-            depth += tl.sum(weight * tl.load(row + DEPTH)[:, None], 0)
-        passing = _last_row(passed, K)
+            depth += passing * tl.sum(weight * tl.load(row + DEPTH)[:, None], 0)
+        passing *= _last_row(passed, K)
         first += K
         live = (first < last) & (tl.max(passing, 0) > STOP)
 
@@ -111,14 +118,41 @@ def _fwd_kernel(
 
 
 @triton.jit
-def _column(matrix, j, K: tl.constexpr):
+def _high(values):
+    """What tf32 keeps of a number: ten bits after the first."""
+    return (values.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _sums(values, matrix):
+    """[K, pixels] times a matrix [pixels, 16] that is exact in tf32: two products on tensor cores, right to about 21 bits."""
+    high = _high(values)
+    return tl.dot(values - high, matrix, acc=tl.dot(high, matrix, input_precision="tf32"), input_precision="tf32")
+
+
+@triton.jit
+def _column(matrix, j):
     return tl.sum(tl.where(tl.arange(0, 16)[None, :] == j, matrix, 0.0), 1)
+
+
+@triton.jit
+def _put(matrix, j, values):
+    """Put values into column j of a matrix [pixels, 16], and what tf32 loses of them into column j + LOW."""
+    columns = tl.arange(0, 16)[None, :]
+    matrix = tl.where(columns == j, _high(values)[:, None], matrix)
+    return tl.where(columns == j + LOW, (values - _high(values))[:, None], matrix)
+
+
+@triton.jit
+def _add_low(matrix, j):
+    """Add column j + LOW to column j."""
+    return tl.where(tl.arange(0, 16)[None, :] == j, matrix + _column(matrix, j + LOW)[:, None], matrix)
 
 
 @triton.jit
 def _bwd_kernel(
     rows, slots, ranges, pairs, colors, alphas, depths, g_colors, g_alphas, g_depths, g_rows, count, capacity, width, height,
-    WITH_DEPTH: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr,
+    WITH_DEPTH: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """What lies behind a splat is the finished pixel less what came before, so that this pass too can go from near to far.
 
@@ -143,14 +177,14 @@ def _bwd_kernel(
         - tl.load(g_alphas + view * area + index, inside, 0.0) * (1 - covered)
     )
     j = tl.arange(0, 16)[None, :]
-    cotangents = tl.where(j == 0, g_red[:, None], 0.0)
-    cotangents = tl.where(j == 1, g_green[:, None], cotangents)
-    cotangents = tl.where(j == 2, g_blue[:, None], cotangents)
+    cotangents = _put(tl.zeros([TILE * TILE, 16], tl.float32), RED, g_red)
+    cotangents = _put(cotangents, GREEN, g_green)
+    cotangents = _put(cotangents, BLUE, g_blue)
     if WITH_DEPTH:
         # depth = sum w z / alpha: of the sum, and, through alpha = 1 - T, of T.
         g_depth = tl.load(g_depths + view * area + index, inside, 0.0) / tl.where(covered > 0, covered, 1.0)
         behind += g_depth * tl.load(depths + view * area + index, inside, 0.0)
-        cotangents = tl.where(j == 3, g_depth[:, None], cotangents)
+        cotangents = _put(cotangents, DEPTH, g_depth)
     basis = tl.where(j == 0, 1.0, 0.0)
     basis = tl.where(j == 1, pixel_x[:, None], basis)
     basis = tl.where(j == 2, pixel_y[:, None], basis)
@@ -165,7 +199,7 @@ def _bwd_kernel(
         row = rows + offset
         raw, alpha = _alphas(x, y, p, q, r, log2_opacity, pixel_x, pixel_y)
         passed = passing[None, :] * tl.cumprod(1 - alpha, 0)
-        odds = alpha / (1 - alpha)
+        odds = _odds(alpha)
         weight = odds * passed
         term = (
             g_red[None, :] * tl.load(row + RED)[:, None]
@@ -177,31 +211,30 @@ def _bwd_kernel(
         term = weight * term
         left_behind = behind[None, :] - tl.cumsum(term, 0)
         # alpha = exp2(.. - sigma), so d sigma = -ln 2 alpha d alpha, and d alpha = term / alpha - left_behind / (1 - alpha).
-        g_sigma = tl.where(raw < ALPHA_MAX, LN_2 * (odds * left_behind - term), 0.0)
+        g_sigma = tl.where(raw < ALPHA_MAX, odds * left_behind - term, 0.0)
         behind = _last_row(left_behind, K)
         passing = _last_row(passed, K)
 
-        moments = tl.dot(g_sigma, basis, input_precision=PRECISION)
-        m, m_x, m_y = _column(moments, 0, K), _column(moments, 1, K), _column(moments, 2, K)
-        m_xx, m_xy, m_yy = _column(moments, 3, K), _column(moments, 4, K), _column(moments, 5, K)
+        moments = _sums(g_sigma, basis)
+        m, m_x, m_y = _column(moments, 0), _column(moments, 1), _column(moments, 2)
+        m_xx, m_xy, m_yy = _column(moments, 3), _column(moments, 4), _column(moments, 5)
         m_xx += x * (x * m - 2 * m_x)
         m_xy += x * y * m - x * m_y - y * m_x
         m_yy += y * (y * m - 2 * m_y)
         m_x -= x * m
         m_y -= y * m
-        g_row = g_rows + offset
-        tl.atomic_add(g_row + MEAN_X, -2 * p * (p * m_x + q * m_y), exists, sem="relaxed")
-        tl.atomic_add(g_row + MEAN_Y, -2 * (q * (p * m_x + q * m_y) + r * r * m_y), exists, sem="relaxed")
-        tl.atomic_add(g_row + P, 2 * (p * m_xx + q * m_xy), exists, sem="relaxed")
-        tl.atomic_add(g_row + Q, 2 * (p * m_xy + q * m_yy), exists, sem="relaxed")
-        tl.atomic_add(g_row + R, 2 * r * m_yy, exists, sem="relaxed")
-        tl.atomic_add(g_row + LOG2_OPACITY, -m, exists, sem="relaxed")
-        sums = tl.dot(weight, cotangents, input_precision=PRECISION)
-        tl.atomic_add(g_row + RED, _column(sums, 0, K), exists, sem="relaxed")
-        tl.atomic_add(g_row + GREEN, _column(sums, 1, K), exists, sem="relaxed")
-        tl.atomic_add(g_row + BLUE, _column(sums, 2, K), exists, sem="relaxed")
+        m_u = p * m_x + q * m_y
+        g = _sums(weight, cotangents)
+        g = _add_low(_add_low(_add_low(g, RED), GREEN), BLUE)
         if WITH_DEPTH:
-            tl.atomic_add(g_row + DEPTH, _column(sums, 3, K), exists, sem="relaxed")
+            g = _add_low(g, DEPTH)
+        g = tl.where(j == MEAN_X, (-2 * LN_2) * (p * m_u)[:, None], g)
+        g = tl.where(j == MEAN_Y, (-2 * LN_2) * (q * m_u + r * r * m_y)[:, None], g)
+        g = tl.where(j == P, (2 * LN_2) * (p * m_xx + q * m_xy)[:, None], g)
+        g = tl.where(j == Q, (2 * LN_2) * (p * m_xy + q * m_yy)[:, None], g)
+        g = tl.where(j == R, (2 * LN_2) * (r * m_yy)[:, None], g)
+        g = tl.where(j == LOG2_OPACITY, -LN_2 * m[:, None], g)
+        tl.atomic_add(g_rows + offset[:, None] + j, g, exists[:, None] & (j < ROW), sem="relaxed")
         first += K
         live = (first < last) & (tl.max(passing, 0) > STOP)
 
@@ -210,7 +243,6 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, background, lists, width, height, with_depth):
         *views, count, _ = rows.shape
-        shape = (*views, height, width)
         colors = rows.new_empty(*views, 3, height, width)
         alphas = rows.new_empty(*views, 1, height, width)
         depths = torch.empty_like(alphas) if with_depth else None
@@ -239,7 +271,7 @@ class _Composite(torch.autograd.Function):
                 _bwd_kernel[(len(ranges),)](
                     rows, slots, ranges, pairs, colors, alphas, depths if with_depth else alphas, *inputs, g_rows,
                     count, ctx.capacity, width, height,
-                    WITH_DEPTH=with_depth, TILE=ctx.tile, K=BACKWARD_CHUNK, PRECISION=DOT_PRECISION, num_warps=BACKWARD_WARPS,
+                    WITH_DEPTH=with_depth, TILE=ctx.tile, K=BACKWARD_CHUNK, num_warps=BACKWARD_WARPS,
                 )  # fmt: skip
         if ctx.needs_input_grad[1]:
             g_background = (g_colors * (1 - alphas)).sum((0, 1, 3, 4))
