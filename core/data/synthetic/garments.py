@@ -111,14 +111,17 @@ def make_top(
     arm = smoothstep(x, 0.17, 0.3)
     loft = top.loft * (1 + 0.35 * folds) * (1 - 0.35 * arm)
     loft = loft + 0.35 * top.loft * smoothstep(x, top.sleeve - 0.12, top.sleeve) * arm
-    loft = loft + 0.5 * top.loft * smoothstep(y, top.hem + 0.18, top.hem) * (1 - arm)
+    loose_end = 0.0 if top.tucked else 0.5
+    loft = loft + loose_end * top.loft * smoothstep(y, top.hem + 0.18, top.hem) * (1 - arm)
     # Collars lie close, shoulders carry the cloth.
     close = np.maximum(
         smoothstep(neckline_height(x, y, template[:, 2]), top.neck - 0.08, top.neck - 0.01) * (1 - arm), 0
     )
     shoulder = np.clip(body.normals[:, 1], 0, 1) * smoothstep(y, 0.15, 0.22)
     loft = loft * (1 - 0.8 * np.maximum(close, shoulder))
-    clearance = drape(body, floor, np.maximum(loft, floor), int(6 + 600 * top.loft), cling=0.8 * close)
+    tucked_in = smoothstep(y, 0.02, -0.03) * top.tucked
+    cling = np.maximum(0.8 * close, 0.9 * tucked_in)
+    clearance = drape(body, floor, np.maximum(loft, floor), int(6 + 600 * top.loft), cling)
     rim = 0.06 if top.opening == 0 else np.inf
     return cut_surface(body, offset_points(body, clearance), top_level(top, template), material, rim), clearance
 
@@ -154,11 +157,12 @@ def make_shoes(body: RestBody, shoes: Shoes) -> Surface:
     """Shells without toes, on flat soles."""
     template = body.template
     points = offset_points(body, np.full(len(template), 0.006))
-    # Toes melt into one under strong smoothing, which shrinks them: the shell is blown up again after it.
+    for side in (1, -1):
+        _close_toes(body, points, (side * template[:, 0] > 0) & (template[:, 1] < -1.05))
     foot = smoothstep(template[:, 1], -1.08, -1.11)[:, None]
-    for _ in range(20):
-        points = points + 0.7 * foot * (body.average @ points - points)
-    points = points + foot * 0.011 * vertex_normals(points, body.faces)
+    for _ in range(8):
+        points = points + 0.6 * foot * (body.average @ points - points)
+    points = points + foot * 0.006 * vertex_normals(points, body.faces)
     foot = template[:, 1] < shoes.top + 0.05
     ground = body.points[:, 1].min() - shoes.sole
     # Soles: whatever is near the ground becomes flat, with a nearly vertical edge.
@@ -167,6 +171,20 @@ def make_shoes(body: RestBody, shoes: Shoes) -> Surface:
     return cut_surface(
         body, points, template[:, 1] - shoes.top + 0.25 * np.maximum(template[:, 2] - 0.09, 0), "shoes", 0.03
     )
+
+
+def _close_toes(body: RestBody, points: np.ndarray, foot: np.ndarray) -> None:
+    """Pull what lies between the toes out to where the toes end, in place, so that they melt into one."""
+    template = body.template[foot]
+    center = points[foot][(template[:, 2] > 0.12) & (template[:, 2] < 0.18)].mean(0)
+    arms = points[foot] - center
+    radius = np.linalg.norm(arms, axis=-1)
+    directions = arms / radius[:, None]
+    # A mean over directions nearby that favours what is farthest out.
+    weight = np.exp(40 * (directions @ directions.T - 1) + (radius - radius.max()) / 0.012)
+    outline = (weight * radius).sum(1) / weight.sum(1)
+    share = smoothstep(template[:, 2], 0.13, 0.18)
+    points[foot] = center + directions * (radius + share * np.maximum(outline - radius, 0))[:, None]
 
 
 def template_height_to_shaped(body: RestBody, y: np.ndarray) -> np.ndarray:

@@ -110,9 +110,7 @@ def cloth_color(pattern: Pattern, paint: Float[Tensor, "N 3"]) -> Float[Tensor, 
     if pattern.grain is not None:
         result = result * (1 + 0.04 * pattern.grain(paint))[:, None]
     if pattern.folds is not None:
-        # The zero lines of the waves are the creases.
-        crease = torch.exp(-(pattern.folds(paint) / 0.22).square())
-        result = result * (1.04 - 0.13 * crease)[:, None]
+        result = result * (1 + 0.06 * pattern.folds(paint))[:, None]
     return result.clamp(0, 1)
 
 

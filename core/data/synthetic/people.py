@@ -25,7 +25,7 @@ from core.data.synthetic.skin import HairColor, ShoeColor, Skin
 from core.data.synthetic.surfaces import RestBody, Surface
 from smpl_renderer.body_model import BodyModel
 
-MIN_HEIGHT, MAX_HEIGHT = 1.52, 1.82
+MIN_HEIGHT, MAX_HEIGHT = 1.5, 1.75
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,9 @@ def sample_person(body: BodyModel, seed: int, split: str, index: int) -> Person:
     colors = random_stream(seed, split, index, "colors")
     top, trousers, skirt, is_dress = _sample_outfit(outfit)
     jacket = _sample_jacket(outfit, top) if outfit.random() < 0.16 else None
+    if jacket is not None and skirt is not None:
+        # It would have to lie on the flare.
+        jacket = dataclasses.replace(jacket, hem=skirt.waist - 0.02)
     bottom_layout = "legs" if skirt is None else "skirt"
     top_pattern = sample_pattern(colors, "top", {"hem": top.hem, "sleeve": top.sleeve, "neck": top.neck})
     if is_dress:
@@ -94,7 +97,7 @@ def sample_person(body: BodyModel, seed: int, split: str, index: int) -> Person:
         betas=_sample_betas(body, random_stream(seed, split, index, "shape")),
         skin=_sample_skin(random_stream(seed, split, index, "skin"), hair_root),
         hair=_sample_hair(random_stream(seed, split, index, "hair")),
-        hair_color=HairColor(hair_root, hair_tip, sample_waves(colors, 0.012, (0.6, 4.0, 0.6), 16)),
+        hair_color=HairColor(hair_root, hair_tip, sample_waves(colors, 0.009, (0.6, 5.0, 0.6), 16)),
         top=top,
         top_pattern=top_pattern,
         jacket=jacket,
@@ -213,25 +216,29 @@ def person_surfaces(person: Person, body: RestBody, seed: int, split: str) -> li
     if person.trousers is not None:
         bottom_level = garments.trousers_level(person.trousers, template)
         if person.top.tucked:
-            top, clearance = garments.make_top(body, person.top, gap, rng)
-            floor = np.where(top_level < 0.05, clearance + garments.LAYER_GAP, gap)
-            bottom, _ = garments.make_trousers(body, person.trousers, floor, rng)
+            top, top_clearance = garments.make_top(body, person.top, gap, rng)
+            floor = np.where(top_level < 0.05, top_clearance + garments.LAYER_GAP, gap)
+            bottom, bottom_clearance = garments.make_trousers(body, person.trousers, floor, rng)
         else:
-            bottom, clearance = garments.make_trousers(body, person.trousers, gap, rng)
-            floor = np.where(bottom_level < 0.02, clearance + garments.LAYER_GAP, gap)
-            top, clearance = garments.make_top(body, person.top, floor, rng)
+            bottom, bottom_clearance = garments.make_trousers(body, person.trousers, gap, rng)
+            floor = np.where(bottom_level < 0.02, bottom_clearance + garments.LAYER_GAP, gap)
+            top, top_clearance = garments.make_top(body, person.top, floor, rng)
         hidden.append(bottom_level)
     else:
-        top, clearance = garments.make_top(body, person.top, gap, rng)
+        top, top_clearance = garments.make_top(body, person.top, gap, rng)
         waist = np.abs(template[:, 1] - person.skirt.waist) < 0.04
-        stand_off = float(clearance[waist & (np.abs(template[:, 0]) < 0.25)].max()) + garments.LAYER_GAP
+        stand_off = float(top_clearance[waist & (np.abs(template[:, 0]) < 0.25)].max()) + garments.LAYER_GAP
         bottom = garments.make_skirt(body, person.skirt, stand_off, rng)
         bottom_level = np.maximum(template[:, 1] - person.skirt.waist, -0.4 - template[:, 1])
-        hidden.append(np.where(np.abs(template[:, 0]) < 0.25, bottom_level, 1.0))
+        bottom_level = np.where(np.abs(template[:, 0]) < 0.25, bottom_level, 1.0)
+        bottom_clearance = np.full(count, stand_off)
+        hidden.append(bottom_level)
     surfaces += [bottom, top]
     if person.jacket is not None:
-        floor = np.maximum(np.where(top_level < 0.03, clearance, 0) + garments.LAYER_GAP, gap)
-        surfaces.append(garments.make_top(body, person.jacket, floor, rng, "jacket")[0])
+        over_top, over_bottom = top_level < 0.03, bottom_level < 0.03
+        floor = np.maximum(np.where(over_top, top_clearance, 0), np.where(over_bottom, bottom_clearance, 0))
+        jacket, _ = garments.make_top(body, person.jacket, floor + garments.LAYER_GAP, rng, "jacket")
+        surfaces.append(jacket)
         hidden.append(garments.top_level(person.jacket, template))
     surfaces.append(garments.make_shoes(body, person.shoes))
     hidden.append(template[:, 1] - person.shoes.top)

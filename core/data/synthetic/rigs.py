@@ -129,7 +129,7 @@ def _ring_24(width: int, height: int, rng: np.random.Generator) -> Rig:
         azimuths=azimuths,
         radii=rng.uniform(1.98, 2.11, count),
         heights=rng.uniform(1.54, 1.55, count),
-        pitches=rng.uniform(17, 19, count),
+        pitches=rng.uniform(17, 18.4, count),
         rolls=rng.uniform(-1, 1, count),
         axis=np.zeros(2),
         rng=rng,

@@ -56,7 +56,6 @@ def skin_color(skin: Skin, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
     """Skin with its unevenness; eyes, brows, lips and a beard's shade on the face."""
     color = paint.new_tensor(skin.tone) * (1 + 0.035 * skin.mottle(paint))[:, None]
     x, y, z = paint.unbind(-1)
-    # Palms and soles are paler, elbows and knees a little redder.
     on_face = torch.nonzero((z > 0.09) & (y > 0.28) & (y < 0.5) & (x.abs() < 0.09))[:, 0]
     if len(on_face):
         color[on_face] = _face_color(skin, color[on_face], *paint[on_face].unbind(-1))
@@ -109,7 +108,7 @@ def hair_color(hair: HairColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N
     """Strands from crown to tip."""
     share = ((0.5 - paint[:, 1]) / 0.25).clamp(0, 1)
     color = mix(paint.new_tensor(hair.root).expand_as(paint), paint.new_tensor(hair.tip), share)
-    return (color * (1 + 0.22 * hair.strands(paint))[:, None]).clamp(0, 1)
+    return (color * (1 + 0.16 * hair.strands(paint))[:, None]).clamp(0, 1)
 
 
 def shoe_color(shoes: ShoeColor, paint: Float[Tensor, "N 3"], ground: float) -> Float[Tensor, "N 3"]:
