@@ -54,8 +54,7 @@ def read_fit(path: Path, body: BodyModel) -> BodyParams:
 
 
 def rest_pelvis(body: BodyModel, betas: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch 3"]:
-    """The root joint of the shaped rest pose, about which `global_orient` turns; where `betas` are, the body may be
-    elsewhere."""
+    """The root joint of the shaped rest pose, about which `global_orient` turns; on the device of `betas`."""
     shaped = body.shape_vertices(betas.to(body.v_template))
     return body.rest_joints(shaped)[..., 0, :].to(betas)
 
