@@ -24,6 +24,7 @@ STANDIN_BODY = REPOSITORY / "smpl_renderer/assets/standin_body.npz"
 SMPL_FOLDER = REPOSITORY / "smpl_renderer/mvhuman_tools/visual_smpl/smpl_"
 SMPL_FILES = (SMPL_FOLDER / "SMPL_NEUTRAL.pkl", SMPL_FOLDER / "SMPL_NEUTRAL.npz")
 
+SMPL_ARRAYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
 MAX_BETAS = 10
 """Shape components that are used; some SMPL files hold 300."""
 
@@ -147,12 +148,13 @@ def load_body(path: Path) -> BodyModel:
     if path.suffix not in (".npz", ".pkl"):
         raise InputError(f"{path}: a body model must be a .npz or .pkl file in SMPL's format")
     arrays = read_smpl_pickle(path) if path.suffix == ".pkl" else _read_npz(path)
-    if "pd_step" in arrays:
-        arrays = _expand_compact(arrays)
     try:
-        return BodyModel(arrays, name=path.stem)
+        body = BodyModel(arrays, name=path.stem)
     except ValueError as error:
         raise InputError(f"{path}: not a body model in SMPL's format: {error}") from error
+    if body.num_joints != len(JOINT_NAMES):
+        raise InputError(f"{path}: has {body.num_joints} joints, not SMPL's 24; SMPL-H and SMPL-X bodies do not fit")
+    return body
 
 
 def find_body(fingerprint: str | None, override: Path | None = None) -> BodyModel:
@@ -194,7 +196,10 @@ def _affine(linear: Float[Tensor, "*batch 3 3"], shift: Float[Tensor, "*batch 3"
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            if "pd_step" in archive.files:
+                return _expand_compact(archive)
+            # Some of SMPL's files hold Python objects besides, which would need unpickling.
+            return {name: archive[name] for name in SMPL_ARRAYS if name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy each have their own for a broken archive
         raise InputError(f"{path}: cannot be read as .npz ({error}); get a new copy") from error
 
@@ -225,11 +230,12 @@ def _expand_compact(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _normalised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Check a body's arrays and bring them to one type and layout."""
-    names = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
-    if missing := [name for name in names if name not in arrays]:
+    if missing := [name for name in SMPL_ARRAYS if name not in arrays]:
         raise ValueError(f"it lacks {', '.join(missing)}")
     integer = ("f", "kintree_table")
-    out = {name: np.ascontiguousarray(arrays[name], np.int64 if name in integer else np.float32) for name in names}
+    out = {
+        name: np.ascontiguousarray(arrays[name], np.int64 if name in integer else np.float32) for name in SMPL_ARRAYS
+    }
     out["shapedirs"] = np.ascontiguousarray(out["shapedirs"][..., :MAX_BETAS])
     num_vertices, num_joints, num_faces = len(out["v_template"]), len(out["J_regressor"]), len(out["f"])
     expected = {

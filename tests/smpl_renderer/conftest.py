@@ -11,19 +11,22 @@ import pytest
 from smpl_renderer.body_model import BodyModel
 
 
-def _toy_arrays(num_betas: int = 10) -> dict[str, np.ndarray]:
-    """A body of 7 vertices and 4 joints (a chain that forks) with random everything, under SMPL's names."""
+def _toy_arrays(num_betas: int = 10, num_joints: int = 4) -> dict[str, np.ndarray]:
+    """A body of 7 vertices and some joints (a chain that forks) with random everything, under SMPL's names."""
     generator = np.random.default_rng(5)
-    num_vertices, num_joints = 7, 4
+    num_vertices = 7
+    parents = [2**32 - 1, 0, 1, 1, *range(3, num_joints - 1)]
     weights = generator.random((num_vertices, num_joints)).astype(np.float32)
     regressor = generator.random((num_joints, num_vertices)).astype(np.float32)
+    regressor[regressor < 0.5] = 0
+    regressor[:, 0] += 0.1
     return {
         "v_template": generator.normal(size=(num_vertices, 3)).astype(np.float32),
         "f": np.array([[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 1], [5, 2, 1], [6, 4, 3]], dtype=np.uint32),
-        "posedirs": generator.normal(size=(num_vertices, 3, 27)).astype(np.float32) * 0.05,
+        "posedirs": generator.normal(size=(num_vertices, 3, 9 * (num_joints - 1))).astype(np.float32) * 0.05,
         "weights": weights / weights.sum(1, keepdims=True),
-        "J_regressor": regressor * (regressor > 0.5) / (regressor * (regressor > 0.5)).sum(1, keepdims=True),
-        "kintree_table": np.array([[2**32 - 1, 0, 1, 1], [0, 1, 2, 3]], dtype=np.uint32),
+        "J_regressor": regressor / regressor.sum(1, keepdims=True),
+        "kintree_table": np.array([parents, range(num_joints)], dtype=np.uint32),
         # Drawn last and component by component: the first ones do not depend on how many there are.
         "shapedirs": generator.normal(size=(num_betas, num_vertices, 3)).astype(np.float32).transpose(1, 2, 0) * 0.1,
     }

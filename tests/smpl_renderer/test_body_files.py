@@ -11,6 +11,17 @@ from smpl_renderer.body_model import BodyModel, find_body, load_body
 from smpl_renderer.errors import InputError
 
 
+@pytest.fixture
+def toy_arrays(make_toy_arrays):
+    """With as many joints as SMPL has."""
+    return make_toy_arrays(num_joints=24)
+
+
+@pytest.fixture
+def toy_body(toy_arrays):
+    return BodyModel(toy_arrays, name="toy")
+
+
 def write_pickle(path, arrays, chumpy=None):
     """As SMPL's files are: a sparse regressor, strings among the arrays, and chumpy objects if asked for."""
     content = dict(arrays, bs_type="lrotmin", bs_style="lbs")
@@ -36,11 +47,11 @@ def test_every_format_gives_the_same_body(tmp_path, toy_body, toy_arrays, chumpy
         loaded = load_body(path)
         assert loaded.fingerprint == toy_body.fingerprint, path
         assert loaded.name == path.stem
-        assert loaded.parents == (-1, 0, 1, 1)
+        assert loaded.parents == toy_body.parents == (-1, 0, 1, 1, *range(3, 23))
 
 
 def test_of_300_shape_components_the_first_10(toy_body, make_toy_arrays):
-    many = BodyModel(make_toy_arrays(num_betas=300), name="many")
+    many = BodyModel(make_toy_arrays(num_betas=300, num_joints=24), name="many")
     assert many.num_betas == 10
     assert many.fingerprint == toy_body.fingerprint
 
@@ -81,6 +92,17 @@ def test_find_body_without_smpl(smpl, body):
     assert find_body(body.fingerprint).name == "standin_body"
     with pytest.raises(InputError, match=r"SMPL_NEUTRAL\.pkl"):
         find_body(None)
+
+
+def test_python_objects_in_an_npz_are_left_alone(tmp_path, toy_body, toy_arrays):
+    np.savez(tmp_path / "body.npz", **toy_arrays, bs_style=np.array(["lbs", None], dtype=object))
+    assert load_body(tmp_path / "body.npz").fingerprint == toy_body.fingerprint
+
+
+def test_bodies_with_other_joints_are_refused(tmp_path, make_toy_arrays):
+    np.savez(tmp_path / "smplx.npz", **make_toy_arrays(num_joints=55))
+    with pytest.raises(InputError, match=r"smplx\.npz: has 55 joints"):
+        load_body(tmp_path / "smplx.npz")
 
 
 def test_broken_files_are_named(tmp_path, toy_arrays):

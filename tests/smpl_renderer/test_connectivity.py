@@ -1,14 +1,12 @@
 """Mesh neighbourhoods against a plain search, and their laws."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 import vertex_connectivity
-from smpl_renderer.body_model import REPOSITORY, STANDIN_BODY, BodyModel
+from core.cli import run
+from smpl_renderer.body_model import STANDIN_BODY, BodyModel
 from smpl_renderer.connectivity import (
     build_connectivity,
     load_connectivity,
@@ -125,10 +123,10 @@ def test_script(tmp_path, connectivity):
     assert torch.equal(torch.load(out, weights_only=True)["neighbors"], connectivity.neighbors)
 
 
-def test_script_with_a_missing_body(tmp_path):
-    command = [sys.executable, str(REPOSITORY / "vertex_connectivity.py")]
-    command += ["--body", str(tmp_path / "none.pkl"), "--out", str(tmp_path / "out.pt")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "none.pkl" in done.stderr and len(done.stderr.splitlines()) == 1
+def test_script_with_a_missing_body(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        run(lambda: vertex_connectivity.main(body=tmp_path / "none.pkl", out=tmp_path / "out.pt"))
+    message = capsys.readouterr().err
+    assert left.value.code == 2
+    assert "none.pkl" in message and message.count("\n") == 1
     assert not list(tmp_path.iterdir())
