@@ -18,7 +18,7 @@ def nearest_vertices(points: Float[Tensor, "P 3"], vertices: Float[Tensor, "V 3"
     points, vertices = points.detach().float(), vertices.detach().float()
     if points.device.type == "cpu":
         return torch.from_numpy(cKDTree(vertices.numpy()).query(points.numpy())[1]).to(torch.int64)
-    # |p - v|^2 = |p|^2 + |v|^2 - 2 p.v: the first term is the same for all vertices. In full float32 and within metres of the
+    # |p - v|^2 = |p|^2 + |v|^2 - 2 p.v: the first term is the same for all vertices. In float32, within metres of the
     # origin this errs by micrometres; in TF32, which training allows elsewhere, it would by millimetres.
     squares = vertices.square().sum(1)
     with torch.autocast(points.device.type, enabled=False), _without_tf32():
