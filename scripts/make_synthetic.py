@@ -40,6 +40,7 @@ def main(
     height: int = 512,
     samples: int = 2,
     quality: int = 92,
+    compact: bool = False,
     fit_noise: float = 0.0,
     points: bool = False,
     holes: bool = False,
@@ -65,6 +66,7 @@ def main(
         height: Of the picture files, in pixels.
         samples: Samples along each side of a pixel; 2 makes 4 a pixel.
         quality: Of the JPEG files.
+        compact: Smaller files, but slower to write.
         fit_noise: Noise on the stored fits, in radians (0.02 is visible); 0 stores the truth.
         points: Also write `optimized_smpl_points/*.ply`.
         holes: Leave out and damage what real captures lack, to test a loader.
@@ -89,6 +91,7 @@ def main(
         height=height,
         samples=samples,
         quality=quality,
+        compact=compact,
         fit_noise=fit_noise,
         points=points,
         holes=holes,

@@ -61,14 +61,14 @@ class CaptureOptions:
     """Samples along each side of a pixel."""
     quality: int = 92
     """Of the JPEG files."""
+    compact: bool = False
+    """Spend more time on packing the masks."""
     fit_noise: float = 0.0
     """Deviation of the noise on the stored fits, in radians; metres and shape get a share of it."""
     smpl_param: bool = True
     """Write `smpl_param/`."""
     points: bool = False
     """Write `optimized_smpl_points/*.ply` beside the `.json`."""
-    smplx: bool = False
-    """Write `smplx/` (a stand-in for the fits of another body model: only what loaders may stumble over)."""
     holes: bool = False
     """Leave out and damage what real captures lack: fits, a camera, a mask's size."""
     background: bool = True
@@ -255,7 +255,7 @@ def _write_pictures(folder, scene: Scene, rig: Rig, posed: PosedBody, options, w
                 colors = _with_background(colors, alphas, scene.person.light.background, options.background)
                 colors, alphas = (x.mul(255).round().to(torch.uint8).cpu().numpy() for x in (colors, alphas))
                 for name, color, alpha in zip(rig.names[group], colors, alphas):
-                    jobs.append(writers.submit(_write_view, folder, name, frame, color, alpha, options.quality))
+                    jobs.append(writers.submit(_write_view, folder, name, frame, color, alpha, options))
     return jobs
 
 
@@ -281,9 +281,11 @@ def _dilated(marked: Tensor, margin: int) -> Tensor:
     return (index >= first - margin) & (index <= last + margin)
 
 
-def _write_view(folder: Path, camera: str, frame: int, color, alpha, quality: int) -> None:
-    Image.fromarray(color).save(folder / "images_lr" / camera / f"{frame:04d}_img.jpg", quality=quality)
-    Image.fromarray(alpha).save(folder / "fmask_lr" / camera / f"{frame:04d}_img_fmask.png", compress_level=4)
+def _write_view(folder: Path, camera: str, frame: int, color, alpha, options: CaptureOptions) -> None:
+    picture = folder / "images_lr" / camera / f"{frame:04d}_img.jpg"
+    Image.fromarray(color).save(picture, quality=options.quality, optimize=True, progressive=True)
+    mask = folder / "fmask_lr" / camera / f"{frame:04d}_img_fmask.png"
+    Image.fromarray(alpha).save(mask, compress_level=9 if options.compact else 4)
 
 
 def _noisy(params: BodyParams, options: CaptureOptions, index: int) -> BodyParams:
