@@ -81,6 +81,8 @@ class DataOptions:
     num_workers: int = 4
     body: Path | None = None
     """A body model file; by default it is found by the capture's fingerprint."""
+    verify: bool = True
+    """Compare the fits with the masks, once for each subject and worker, and leave out cameras that were moved."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,7 @@ PRESETS: dict[str, tuple[str, TrainOptions]] = {
                 target_views=6,
                 random_input_views=0.3,
                 num_workers=14,
+                verify=False,
             ),
             model=MODELS["demo"],
             loss=replace(_DEMO_LOSS, lpips=0.05, lpips_size=128, lpips_from=0.5),

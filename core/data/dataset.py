@@ -159,7 +159,7 @@ class HumanDataset(Dataset[Sample]):
             capture = Capture(self.subjects[index].path)
             if index in self._moved:
                 capture.leave_out(self._moved[index])
-            else:
+            elif self.options.verify:
                 self._moved[index] = capture.verify(self.body)
             self._captures[index] = capture
             if len(self._captures) > OPEN_CAPTURES:
