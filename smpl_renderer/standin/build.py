@@ -21,7 +21,7 @@ from smpl_renderer.standin.skeleton import (
     joint_weights,
     skin,
 )
-from smpl_renderer.standin.surface import PARTS, Surface, body_surface, symmetrised
+from smpl_renderer.standin.surface import Surface, body_surface, symmetrised
 from smpl_renderer.standin.tpose import about_axis, to_tpose
 
 logger = logging.getLogger(__name__)
@@ -171,8 +171,3 @@ def _bend(vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray) -> Floa
             local[JOINT[f"{side}_{name}"]] = about_axis(axis, angle)
     world = chain_rotations(local)
     return skin(vertices, weights, world, joint_transforms(joints, world)[1])
-
-
-def part_names() -> tuple[str, ...]:
-    """What the numbers of `StandinBody.surface.parts` mean."""
-    return PARTS
