@@ -1,7 +1,12 @@
 """Fixtures that all tests share."""
 
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: kernels run in its interpreter
 
 from smpl_renderer.body_model import STANDIN_BODY, BodyModel, load_body
 

@@ -56,7 +56,10 @@ def rasterize(
 
     device = viewmats.device
     dtype = torch.float64 if any(x.dtype == torch.float64 for x in inputs.values()) else torch.float32
-    background = torch.as_tensor(background, dtype=dtype, device=device)
+    if isinstance(background, Tensor):
+        background = background.to(device, dtype)
+    else:
+        background = torch.full((), background, dtype=dtype, device=device)  # copying a number would wait for the device
     if background.shape not in ((), (3,)):
         raise ValueError(f"background must be a number or a colour [3], got {list(background.shape)}")
 

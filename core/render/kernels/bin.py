@@ -96,8 +96,8 @@ def _count_kernel(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Tiles that each splat reaches, and a key that sorts splats by view and then by depth."""
-    view = tl.program_id(1).to(tl.int64)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    view = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = n < count
     i = view * count + n
     mean_x, mean_y, p, q, r, level, line, last_line = _load_ellipse(rows, i, mask, lines, TILE)
@@ -246,7 +246,7 @@ def bin_tiles(
     with torch.cuda.device_of(rows):
         keys = torch.empty(total_rows, dtype=torch.int64, device=device)
         counts = torch.empty(total_rows, dtype=torch.int32, device=device)
-        _count_kernel[(triton.cdiv(count, COUNT_BLOCK), num_views)](
+        _count_kernel[(num_views, triton.cdiv(count, COUNT_BLOCK))](
             rows, means, viewmats, keys, counts, count, num_cameras, columns, lines,
             SHIFT=63 - (num_views - 1).bit_length(), TILE=tile, BLOCK=COUNT_BLOCK, num_warps=4,
         )  # fmt: skip

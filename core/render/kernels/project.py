@@ -127,8 +127,8 @@ def _covariance(u0, u1, u2, v0, v1, v2):
 def _fwd_kernel(
     means, quats, scales, opacities, colors, viewmats, Ks, rows, count, num_cameras, width, height, BLOCK: tl.constexpr
 ):
-    view = tl.program_id(1).to(tl.int64)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    view = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = n < count
     i = view // num_cameras * count + n
     camera = _load_camera(viewmats, Ks, view)
@@ -166,8 +166,8 @@ def _bwd_kernel(
     count, num_cameras, width, height, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program owns a block of Gaussians and sums over their cameras: no atomics, and always in the same order."""
-    subject = tl.program_id(1).to(tl.int64)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    subject = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = n < count
     i = subject * count + n
     mean_x, mean_y, mean_z = _load3(means + i * 3, mask)
@@ -273,7 +273,7 @@ class _ProjectRows(torch.autograd.Function):
         count = means.shape[1]
         rows = means.new_empty(num_sets, num_cameras, count, ROW_WORDS)
         inputs = means, quats, scales, opacities, colors, viewmats, Ks
-        grid = (triton.cdiv(count, BLOCK), num_sets * num_cameras)
+        grid = (num_sets * num_cameras, triton.cdiv(count, BLOCK))
         with torch.cuda.device_of(means):
             _fwd_kernel[grid](*inputs, rows, count, num_cameras, width, height, BLOCK=BLOCK, num_warps=2)
         ctx.save_for_backward(means, quats, scales, opacities, viewmats, Ks)
@@ -287,7 +287,7 @@ class _ProjectRows(torch.autograd.Function):
         num_sets, num_cameras = viewmats.shape[:2]
         count = means.shape[1]
         grads = [torch.empty_like(x) for x in (means, quats, scales, opacities, means)]
-        grid = (triton.cdiv(count, BLOCK), num_sets)
+        grid = (num_sets, triton.cdiv(count, BLOCK))
         with torch.cuda.device_of(means):
             _bwd_kernel[grid](
                 *ctx.saved_tensors,

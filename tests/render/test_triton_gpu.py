@@ -1,0 +1,158 @@
+"""Backend `triton` on a GPU: larger scenes than its interpreter can draw, and what only a GPU has."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from render_scenes import Scene, gradients, make_scene
+
+pytest.importorskip("triton")
+
+from core.render import triton_backend
+
+pytestmark = pytest.mark.gpu
+
+
+def on_gpu(scene: Scene) -> Scene:
+    return scene.to(torch.float32).to("cuda")
+
+
+def many(**options) -> Scene:
+    return make_scene(count=4000, width=203, height=147, size=0.015, views=2, **options)
+
+
+def hard() -> Scene:
+    """A fifth opaque, a fifth invisible, needles, giants, and some behind, beside and at the cameras."""
+    scene = make_scene(count=600, width=150, height=101, size=0.05, views=3)
+    g = scene.gaussians.map(torch.clone)
+    g.opacities[0::5], g.opacities[1::5] = 1, 0
+    g.scales[2::9, 0] = 0.6
+    g.scales[2::9, 1:] = 1e-4
+    g.scales[3::50] *= 30
+    g.means[4::11] *= 12
+    g.means[5] = scene.cameras.centers[0]
+    return replace(scene, gaussians=g)
+
+
+def stack() -> Scene:
+    """Thousands over the same few pixels."""
+    scene = make_scene(count=5000, width=41, height=37, size=0.05)
+    return scene.with_gaussians(means=0.02 * scene.gaussians.means, opacities=0.004 + 0.03 * scene.gaussians.opacities)
+
+
+SCENES = {
+    "many": many,
+    "hard": hard,
+    "stack": stack,
+    "opaque": lambda: many().with_gaussians(opacities=torch.ones(4000, dtype=torch.float64)),
+    "64 views": lambda: make_scene(count=300, width=40, height=31, size=0.04, views=64),
+    "one pixel": lambda: make_scene(count=100, width=1, height=1),
+}
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_equals_the_definition_in_double_precision(name):
+    scene = on_gpu(SCENES[name]())
+    options = {"return_depth": True, "background": 0.3}
+    actual = scene.render(backend="triton", **options)
+    expected = scene.to(torch.float64).render(backend="torch", **options)
+    for a, e in ((actual.colors, expected.colors), (actual.alphas, expected.alphas)):
+        difference = (a.double() - e).abs()
+        assert difference.mean() < 2e-5
+        # A pixel where some alpha is within rounding of 1/255 may lose or gain that much.
+        assert (difference > 1e-4).double().mean() < 1e-3
+        assert difference.max() < 2 / 255
+
+    def render(s: Scene, backend: str):
+        cameras = scene.cameras.to(s.cameras.Ks.dtype)  # cameras without gradient, for the projection's own kernel
+        return Scene(s.gaussians, cameras).render(backend=backend, background=0.3)
+
+    reference = gradients(lambda s: render(s, "torch"), scene.to(torch.float64))
+    for key, value in gradients(lambda s: render(s, "triton"), scene).items():
+        assert (value.double() - reference[key]).norm() < 1e-3 * reference[key].norm(), key
+
+
+def test_forward_is_deterministic():
+    scene = on_gpu(many())
+    first, second = (scene.render(backend="triton", return_depth=True) for _ in range(2))
+    for a, b in zip(vars(first).values(), vars(second).values()):
+        assert torch.equal(a, b)
+
+
+def test_is_captured_in_a_cuda_graph_and_follows_its_inputs():
+    scene = on_gpu(many())
+    means = scene.gaussians.means.clone().requires_grad_()
+    moved = scene.with_gaussians(means=means)
+
+    def step():
+        (grad,) = torch.autograd.grad(moved.render(backend="triton").colors.square().sum(), means)
+        return grad
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        means += 0.01
+    graph.replay()
+    expected = step()
+    assert (captured - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_does_not_wait_for_the_device():
+    scene = on_gpu(many(seed=1))
+    scene.render(backend="triton")  # the first call learns how long the lists are
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        scene.render(backend="triton")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_overflow_draws_the_same_and_is_reported(caplog):
+    small = on_gpu(make_scene(count=777, width=99, height=77, size=0.002))
+    large = small.with_gaussians(scales=20 * small.gaussians.scales)
+    small.render(backend="triton")
+    expected = large.to(torch.float64).render(backend="torch")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert (large.render(backend="triton").colors - expected.colors).abs().mean() < 2e-5
+            torch.cuda.synchronize()
+    assert sum("capacity" in message for message in caplog.messages) == 1
+
+
+def test_memory_is_written_where_it_should_be():
+    scene = on_gpu(many(seed=2))
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills new memory with NaN
+    try:
+        rendering = scene.render(backend="triton", return_depth=True)
+        values = gradients(lambda s: s.render(backend="triton", return_depth=True), scene)
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    for value in (*vars(rendering).values(), *values.values()):
+        assert value.isfinite().all()
+
+
+def test_more_views_than_a_grid_axis_may_have():
+    """Sets and cameras together pass 65,535, the limit of a launch's second axis."""
+    scene = on_gpu(make_scene(count=3, width=8, height=8))
+    g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
+    views = 66000
+    rendering = triton_backend.rasterize(
+        g,
+        c.viewmats.expand(1, views, 4, 4),
+        c.Ks.expand(1, views, 3, 3),
+        8,
+        8,
+        torch.ones(3, device="cuda"),
+        False,
+    )
+    assert (rendering.colors == rendering.colors[:, :1]).all()

@@ -1,0 +1,251 @@
+"""Backend `triton` against the definition, stage by stage and as a whole.
+
+Without a CUDA device the kernels run in Triton's interpreter (`tests/conftest.py`).
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from render_scenes import Scene, gradients, make_scene
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from core.gaussians import Gaussians
+from core.render import backends, triton_backend
+from core.render.kernels.bin import bin_tiles
+from core.render.kernels.project import project_rows
+from core.render.kernels.rows import project_rows_reference
+from core.render.projection import ALPHA_MIN
+from smpl_renderer.errors import InputError
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """Fill new memory with NaN, so that what a kernel forgets to write shows."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def single(scene: Scene) -> Scene:
+    """Rounded to the precision of the kernels, on their device."""
+    return scene.to(torch.float32).to(DEVICE)
+
+
+def stacked(*scenes: Scene) -> Scene:
+    """Several sets of Gaussians, each with its own cameras."""
+    first = scenes[0]
+    names = vars(first.gaussians)
+    return Scene(
+        Gaussians(**{name: torch.stack([getattr(s.gaussians, name) for s in scenes]) for name in names}),
+        replace(
+            first.cameras,
+            viewmats=torch.stack([s.cameras.viewmats for s in scenes]),
+            Ks=torch.stack([s.cameras.Ks for s in scenes]),
+        ),
+    )
+
+
+def hard_scene(**options) -> Scene:
+    """Opaque, invisible, huge, needle-like, behind and beside the camera, and some almost at the same depth."""
+    scene = make_scene(**options)
+    g = scene.gaussians.map(torch.clone)
+    g.opacities[0::6], g.opacities[1::6] = 1, 0
+    g.scales[2::10] *= 8
+    g.scales[3::10, 0] = 0.5
+    g.scales[3::10, 1:] = 1e-4
+    g.means[4::12] *= 12
+    return replace(scene, gaussians=g)
+
+
+def assert_same_pictures(actual, expected, max_error: float = 1e-4, mean_error: float = 2e-5) -> None:
+    for name in ("colors", "alphas"):
+        difference = (getattr(actual, name).double() - getattr(expected, name)).abs()
+        assert difference.max() < max_error, name
+        assert difference.mean() < mean_error, name
+    if expected.depths is not None:
+        # A quotient: compare it where something is.
+        difference = (actual.depths.double() - expected.depths).abs()[expected.alphas > 0.05]
+        assert difference.max() < 1e-3
+
+
+def assert_same_gradients(scene: Scene, of_cameras: bool = False, tolerance: float = 1e-3, **options) -> None:
+    """Relative, by tensor, in the Euclidean norm."""
+
+    def render(s: Scene, backend: str):
+        cameras = s.cameras if of_cameras else scene.cameras.to(s.cameras.Ks.dtype)
+        return Scene(s.gaussians, cameras).render(backend=backend, **options)
+
+    actual = gradients(lambda s: render(s, "triton"), scene)
+    expected = gradients(lambda s: render(s, "torch"), scene.to(torch.float64))
+    assert ("viewmats" in actual) == of_cameras
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        assert value.isfinite().all(), name
+        error = (value.double() - expected[name]).norm() / expected[name].norm()
+        assert error < tolerance, (name, float(error))
+
+
+def test_projection_matches_reference():
+    scene = single(stacked(hard_scene(seed=1, count=70, views=2), hard_scene(seed=2, count=70, views=2)))
+    c = scene.cameras
+
+    def rows_and_gradients(project, scene: Scene, cotangents: Tensor) -> list[Tensor]:
+        inputs = {name: value.clone().requires_grad_() for name, value in vars(scene.gaussians).items()}
+        rows = project(Gaussians(**inputs), scene.cameras.viewmats, scene.cameras.Ks, c.width, c.height)[..., :10]
+        drawn = rows[..., 5:6].isfinite()
+        loss = torch.where(drawn, rows, 0.0).mul(cotangents.to(rows)).sum()
+        return [rows.detach(), *torch.autograd.grad(loss, list(inputs.values()))]
+
+    cotangents = torch.randn(2, 2, 70, 10, generator=torch.Generator().manual_seed(0))
+    actual = rows_and_gradients(project_rows, scene, cotangents)
+    expected = rows_and_gradients(project_rows_reference, scene.to(torch.float64), cotangents)
+    for a, e in zip(actual[0].unbind(-1), expected[0].unbind(-1)):
+        torch.testing.assert_close(a.double(), e, rtol=2e-5, atol=2e-5)
+    for a, e in zip(actual[1:], expected[1:]):
+        assert (a.double() - e).norm() < 1e-5 * e.norm()
+
+
+def listed(scene: Scene, tile: int) -> tuple[Tensor, list[list[int]]]:
+    """The table of splats, and the rows listed for each tile."""
+    g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
+    rows = project_rows(g, c.viewmats[None], c.Ks[None], c.width, c.height)
+    lists = bin_tiles(rows, g.means, c.viewmats[None], c.width, c.height, tile)
+    assert int(lists.pairs) <= lists.capacity
+    slots = lists.slots.tolist()
+    return rows.double(), [slots[first:last] for first, last in lists.ranges.tolist()]
+
+
+def reached(rows: Tensor, width: int, height: int, tile: int) -> Tensor:
+    """Whether each splat has alpha >= ALPHA_MIN at a pixel of each tile, by looking at all of them: [splats, tiles]."""
+    rows = rows.flatten(0, 2)
+    x = torch.arange(width, device=rows.device) + 0.5 - rows[:, 0, None]
+    y = torch.arange(height, device=rows.device) + 0.5 - rows[:, 1, None]
+    u = rows[:, 2, None, None] * x[:, None, :] + rows[:, 3, None, None] * y[:, :, None]
+    v = rows[:, 4, None, None] * y[:, :, None]
+    seen = torch.exp2(rows[:, 5, None, None] - u * u - v * v) >= ALPHA_MIN
+    seen = torch.nn.functional.pad(seen, (0, -width % tile, 0, -height % tile))
+    return seen.unflatten(2, (-1, tile)).unflatten(1, (-1, tile)).any(4).any(2).flatten(1)
+
+
+@pytest.mark.parametrize("tile, size", [(8, 37), (16, 50)])
+def test_tiles_list_what_reaches_them_from_near_to_far(tile, size):
+    scene = single(hard_scene(count=60, views=2, width=size, height=size - 8))
+    rows, lists = listed(scene, tile)
+    needed = reached(rows, size, size - 8, tile)
+    tiles = needed.shape[1]
+    surplus = 0
+    for number, splats in enumerate(lists):
+        view, place = divmod(number, tiles)
+        own = needed.clone()[:, place]
+        own[: view * 60] = own[(view + 1) * 60 :] = False
+        wanted = own.nonzero().flatten().tolist()
+        assert set(wanted) <= set(splats)
+        assert len(set(splats)) == len(splats)
+        surplus += len(splats) - len(wanted)
+        depths = scene.to(torch.float64).cameras.project(scene.gaussians.means.double())[1].flatten()[splats]
+        assert (depths.diff() >= 0).all()
+    # The ellipse may pass between pixel centres; a box around it would list some 50 % more.
+    assert surplus < 0.15 * needed.sum()
+
+
+def test_more_tiles_than_16_bits_can_number():
+    scene = single(make_scene(count=5, width=1030, height=4100, size=0.01))
+    rows, lists = listed(scene, 8)
+    assert len(lists) > 2**16
+    for splat in range(5):
+        needed = reached(rows[:, :, splat : splat + 1], 1030, 4100, 8).flatten().nonzero().flatten().tolist()
+        assert set(needed) <= {number for number, splats in enumerate(lists) if splat in splats}
+
+
+def test_depths_are_compared_in_double_precision():
+    scene = make_scene(count=40)
+    directions = scene.cameras.viewmats[0, 2, :3]
+    # Around a plane across the line of sight: in single precision most depths are equal.
+    means = 0.3 * scene.gaussians.means
+    means = means - (means @ directions)[:, None] * directions
+    scene = single(scene.with_gaussians(means=means))
+    _, lists = listed(scene, 16)
+    depths = scene.to(torch.float64).cameras.project(scene.gaussians.means.double())[1].flatten()
+    assert len(depths.float().unique()) < 30
+    for splats in lists:
+        assert (depths[splats].diff() >= 0).all()
+
+
+@pytest.mark.parametrize("with_depth", [True, False])
+def test_pictures_and_gradients_of_several_sets(with_depth):
+    size = {"count": 40, "width": 21, "height": 18}
+    scene = single(stacked(make_scene(seed=3, **size), make_scene(seed=4, **size)))
+    options = {"return_depth": with_depth, "background": torch.tensor([0.2, 0.5, 1.0], device=DEVICE)}
+    assert_same_pictures(
+        scene.render(backend="triton", **options), scene.to(torch.float64).render(backend="torch", **options)
+    )
+    assert_same_gradients(scene, **options)
+
+
+def test_hard_scene():
+    scene = single(hard_scene(seed=5, count=60, views=2, width=23, height=17))
+    assert_same_pictures(
+        scene.render(backend="triton", return_depth=True),
+        scene.to(torch.float64).render(backend="torch", return_depth=True),
+    )
+    assert_same_gradients(scene, of_cameras=True)
+
+
+def test_lists_that_overflow_draw_the_same():
+    scene = single(hard_scene(seed=6, count=40, width=17, height=11)).gaussians.map(lambda x: x[None])
+    c = single(make_scene(width=17, height=11)).cameras
+    arguments = scene, c.viewmats[None], c.Ks[None], 17, 11, torch.ones(3, device=DEVICE), True
+    enough, too_few = (triton_backend.rasterize(*arguments, capacity=n) for n in (4000, 7))
+    for a, e in zip(vars(too_few).values(), vars(enough).values()):
+        torch.testing.assert_close(a, e, rtol=0, atol=2e-6)
+
+
+def test_nothing_to_see_is_background():
+    scene = single(make_scene(count=20, width=10, height=9))
+    nothing = scene.gaussians.take(torch.zeros(0, dtype=torch.long, device=DEVICE))
+    unseen = [
+        replace(scene, gaussians=nothing),
+        scene.with_gaussians(opacities=torch.zeros_like(scene.gaussians.opacities)),
+        scene.with_gaussians(means=scene.gaussians.means + 100),
+    ]
+    for s in unseen:
+        rendering = s.render(backend="triton", background=0.25, return_depth=True)
+        assert (rendering.colors == 0.25).all() and (rendering.alphas == 0).all() and (rendering.depths == 0).all()
+        for name, value in gradients(lambda s: s.render(backend="triton", return_depth=True), s).items():
+            assert (value == 0).all(), name
+
+
+def test_other_precisions_are_drawn_in_single():
+    scene = single(make_scene(count=12, width=9, height=7))
+    expected = scene.render(backend="triton")
+    double = scene.to(torch.float64).render(backend="triton")
+    assert double.colors.dtype == torch.float64
+    assert (double.colors == expected.colors).all()
+    half = scene.gaussians.map(lambda x: x.to(torch.bfloat16))
+    drawn = replace(scene, gaussians=half).render(backend="triton")
+    assert drawn.colors.dtype == torch.float32
+    assert (drawn.colors == replace(scene, gaussians=half.to(torch.float32)).render(backend="triton").colors).all()
+
+
+@pytest.mark.parametrize("installed, reason", [(False, "not installed"), (True, "CUDA")])
+def test_where_it_cannot_run_is_one_line_with_a_remedy(installed, reason, monkeypatch):
+    monkeypatch.setattr(backends, "_has_triton", lambda: installed)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(InputError, match=reason) as caught:
+        make_scene().render(backend="triton")
+    assert "\n" not in str(caught.value) and "backend torch" in str(caught.value)
+
+
+def test_tensors_on_a_cpu_are_refused(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    scene = make_scene(count=3, width=8, height=8)
+    g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
+    with pytest.raises(InputError, match="on cpu"):
+        triton_backend.rasterize(g, c.viewmats[None], c.Ks[None], 8, 8, torch.ones(3), False)
