@@ -133,8 +133,7 @@ class HumanGaussianGraph(nn.Module):
             towards_camera = cameras.centers.repeat_interleave(size * size, 2) - gaussians.means
             vertex_ids = _nearest_in_mask(gaussians.means, skin.body.vertices, mask)
             gaps = gaussians.means - at_vertices(skin.body.vertices, vertex_ids)
-            # The root of zero has no gradient, and a Gaussian may lie on its vertex.
-            distances = torch.sqrt(gaps.square().sum(-1) + 1e-12) * mask
+            distances = torch.linalg.vector_norm(gaps, dim=-1) * mask
             return FrameGaussians(
                 gaussians=gaussians,
                 features=features.unflatten(0, batch).movedim(3, -1).flatten(2, 4),

@@ -141,6 +141,25 @@ def test_what_stands_in_front_hides(body, grey, photographed, normals):
     assert observe(behind, normals, view, skin).visible[0, 0, 0, chest & ~stays].float().mean() < 0.1
 
 
+def test_mist_hides_nothing(body, look, grey, photographed, context, normals):
+    """Where nothing is opaque, all that faces the camera is seen, and the empty depth buffer does no harm."""
+    mist = replace(grey, opacities=torch.full_like(grey.opacities, 0.1))
+    view = photographed[:, :1].views([0])
+    skin = pose_skin(body, view.body)
+    seen = observe(mist, normals, view, skin)
+    facing = seen.cosines > 0.1
+    assert seen.visible[facing & (seen.coverage > 0.5)].all()
+    assert seen.depth_behind.isfinite().all()
+    assert look(mist, context, normals, view, skin).colors.isfinite().all()
+
+
+def test_the_transparent_is_not_looked_up(body, look, grey, photographed, context, normals):
+    gone = replace(grey, opacities=torch.zeros_like(grey.opacities))
+    avatar = look(gone, context, normals, photographed, pose_skin(body, photographed.body))
+    torch.testing.assert_close(avatar.colors, gone.colors, rtol=0, atol=0)
+    assert (avatar.opacities == 0).all()
+
+
 def test_beside_the_silhouette_is_noticed(body, grey, photographed, normals):
     skin = pose_skin(body, photographed.body)
     far_out = replace(grey, offsets=grey.offsets + 0.25 * normals)
