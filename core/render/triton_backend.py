@@ -1,8 +1,9 @@
-"""Backend `triton`: the definition of `core/render/torch_backend.py` as GPU kernels, in single precision, with nothing to compile beforehand.
+"""Backend `triton`: the definition of `core/render/torch_backend.py` as GPU kernels, with nothing to build beforehand.
 
-Three stages, each a file of `core/render/kernels/`: `project` turns Gaussians into a table of splats, `bin` lists those that each tile of
-the pictures needs, `composite` draws the tiles. All sets and cameras go through one set of launches, and nothing waits for the device
-but the first call with given sizes; see `bin` for what happens if there is more to draw than was expected.
+Three stages, each a file of `core/render/kernels/`: `project` turns Gaussians into a table of splats, `bin` lists
+those that each tile of the pictures needs, `composite` draws the tiles. All sets and cameras go through one set of
+launches, and nothing waits for the device but the first call with given sizes; see `bin` for what happens if there is
+more to draw than was expected.
 
 It differs from the definition in that a tile of pixels stops once less than 1e-4 of the light passes anywhere in it.
 """
@@ -38,8 +39,8 @@ def rasterize(
 
     Gradients reach `viewmats` and `Ks` at some cost in time: the projection is then PyTorch's.
 
-    Args:
-        capacity: Pairs of a tile and a splat that the lists hold; by default learned from earlier calls of the same sizes.
+    Args: capacity: Pairs of a tile and a splat that the lists hold; by default learned from earlier calls of the same
+    sizes.
     """
     if not viewmats.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError(f"backend triton draws CUDA tensors, these are on {viewmats.device}; choose backend torch")

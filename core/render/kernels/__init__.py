@@ -1,1 +1,1 @@
-"""Triton kernels of backend `triton`, one file per stage: project, bin, composite. `core/render/torch_backend.py` defines what they compute."""
+"""Triton kernels of backend `triton`, one file per stage; `core/render/torch_backend.py` defines what they compute."""

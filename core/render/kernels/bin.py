@@ -1,11 +1,13 @@
 """Near-to-far lists of the splats that each tile of the image needs, made without waiting for the device.
 
-Definition: a tile needs a splat that has alpha >= ALPHA_MIN at a pixel centre of it; a few more do no harm. The steps: count the tiles that each splat's ellipse reaches; order the splats of each view by
-depth; sum the counts in that order, which gives every splat its place among all (tile, splat) pairs; write the pairs there; sort them by
-tile, keeping the order of depth.
+Definition: a tile needs a splat that has alpha >= ALPHA_MIN at a pixel centre of it; a few more do no harm. The
+steps: count the tiles that each splat's ellipse reaches; order the splats of each view by depth; sum the counts in
+that order, which gives every splat its place among all (tile, splat) pairs; write the pairs there; sort them by tile,
+keeping the order of depth.
 
-The pairs go to buffers of a capacity fixed beforehand, since their number is known to the device alone. Where they do not fit, every tile
-is given all splats of its view instead, which takes long but draws the same picture, and the next call gets a larger capacity.
+The pairs go to buffers of a capacity fixed beforehand, since their number is known to the device alone. Where they do
+not fit, every tile is given all splats of its view instead, which takes long but draws the same picture, and the next
+call gets a larger capacity.
 """
 
 import functools
@@ -37,14 +39,14 @@ NOT_DRAWN = tl.constexpr(2**63 - 1)
 
 @dataclass(frozen=True)
 class TileLists:
-    """For each tile of each view, from top left to bottom right, which rows of the splat table it needs, from near to far."""
+    """For each tile of each view, row by row, which splats it needs, from near to far."""
 
     slots: Int[Tensor, " V*N+capacity"]
     """Row numbers: first all of each view from near to far, then the tiles' lists."""
     ranges: Int[Tensor, "V*tiles 2"]
     """First slot of each tile's list and the one after its last."""
     pairs: Int[Tensor, " 1"]
-    """How many pairs there are. If more than `capacity`, `ranges` is void, and every tile needs all splats of its view."""
+    """How many there are. If more than `capacity`, `ranges` is void, and every tile needs all splats of its view."""
     capacity: int
     tile: int
     """Pixels along a tile's side."""
@@ -52,10 +54,11 @@ class TileLists:
 
 @triton.jit
 def _columns_in_row(mean_x, mean_y, p, q, r, level, tile_y, columns, TILE: tl.constexpr):
-    """First and last tile column in which the ellipse |W d|^2 = level reaches a pixel centre of a row of tiles; none if first > last.
+    """First and last tile that the ellipse |W d|^2 = level reaches in a row of tiles; none if first > last.
 
-    Its right edge at height y is (sqrt(level - r^2 y^2) - q y) / p, a concave function with its top at -q sqrt(level) / (r s) where
-    s^2 = q^2 + r^2; its left edge is the mirror image through the centre. All with a little to spare, so that rounding drops no pixel.
+    Its right edge at height y is (sqrt(level - r^2 y^2) - q y) / p, a concave function with its top at -q sqrt(level)
+    / (r s) where s^2 = q^2 + r^2; its left edge is the mirror image through the centre. All with a little to spare,
+    so that rounding drops no pixel.
     """
     root = tl.sqrt(level)
     half_height = root / r
@@ -108,7 +111,7 @@ def _count_kernel(
         line += 1
     tl.store(counts + i, total, mask)
 
-    # Depth in double precision: single precision swaps splats that lie within 0.1 micrometres of each other, which happens.
+    # Depth in double precision: single precision swaps splats within 0.1 micrometres of each other, which happens.
     mean = means + (view // num_cameras * count + n) * 3
     turn = viewmats + view * 16 + 8
     depth = (
@@ -176,7 +179,8 @@ def _list_kernel(
 class _LearnedCapacity:
     """How many pairs pictures of one kind need, learned from those drawn before.
 
-    The count of a call is copied to the host behind the device's back and read at a later call, so that nobody waits, except the first time.
+    The count of a call is copied to the host behind the device's back and read at a later call, so that nobody waits,
+    except the first time.
     """
 
     def __init__(self) -> None:
@@ -260,7 +264,7 @@ def bin_tiles(
             capacity = max(1, int(pairs))
         if max(total_rows + capacity, num_tiles) > MAX_SLOTS:
             raise InputError(
-                f"{num_views} views of {count} Gaussians at {width} x {height} are too many for one call; draw fewer at a time"
+                f"{num_views} views of {count} Gaussians at {width} x {height} are too many for one call; draw fewer"
             )
 
         narrow = num_tiles < 2**16

@@ -1,7 +1,8 @@
 """Compositing: each tile draws its splats from near to far, K at a time, and the backward pass goes the same way.
 
-Reference: `core/render/torch_backend.py`. A chunk of K splats meets all pixels of the tile at once, as arrays [K, pixels] in which every
-thread holds whole columns. A tile stops once less than `STOP` of the light passes anywhere in it.
+Reference: `core/render/torch_backend.py`. A chunk of K splats meets all pixels of the tile at once, as arrays [K,
+pixels] in which every thread holds whole columns. A tile stops once less than `STOP` of the light passes anywhere in
+it.
 """
 
 import torch
@@ -26,7 +27,7 @@ BACKWARD_CHUNK, BACKWARD_WARPS = 16, 1
 
 @triton.jit
 def _find_tile(ranges, pairs, count, capacity, width, height, TILE: tl.constexpr):
-    """A program's view, the slots of its list, its centre, and its pixels: offsets from the centre, index in the picture, and whether inside."""
+    """A program's view, first slot and the one after the last, centre, and pixels: offsets, indices, which exist."""
     columns = tl.cdiv(width, TILE)
     tiles = columns * tl.cdiv(height, TILE)
     program = tl.program_id(0)
@@ -46,7 +47,7 @@ def _find_tile(ranges, pairs, count, capacity, width, height, TILE: tl.constexpr
 
 @triton.jit
 def _load_shapes(slots, rows, first, last, center_x, center_y, K: tl.constexpr):
-    """Where the chunk's rows begin, which of them exist, centres relative to the tile's, whiteners and opacities: all [K]."""
+    """Where the chunk's rows begin, which exist, centres relative to the tile's, whiteners, opacities: all [K]."""
     k = first + tl.arange(0, K)
     exists = k < last
     offset = tl.load(slots + k, exists, 0).to(tl.int64) * ROW
@@ -125,7 +126,7 @@ def _high(values):
 
 @triton.jit
 def _sums(values, matrix):
-    """[K, pixels] times a matrix [pixels, 16] that is exact in tf32: two products on tensor cores, right to about 21 bits."""
+    """[K, pixels] times a matrix [pixels, 16] that is exact in tf32, on tensor cores and right to about 21 bits."""
     high = _high(values)
     return tl.dot(values - high, matrix, acc=tl.dot(high, matrix, input_precision="tf32"), input_precision="tf32")
 
@@ -151,14 +152,15 @@ def _add_low(matrix, j):
 
 @triton.jit
 def _bwd_kernel(
-    rows, slots, ranges, pairs, colors, alphas, depths, g_colors, g_alphas, g_depths, g_rows, count, capacity, width, height,
-    WITH_DEPTH: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr,
+    rows, slots, ranges, pairs, colors, alphas, depths, g_colors, g_alphas, g_depths, g_rows,
+    count, capacity, width, height, WITH_DEPTH: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """What lies behind a splat is the finished pixel less what came before, so that this pass too can go from near to far.
+    """What lies behind a splat is the finished pixel less what came before, so this pass too can go from near to far.
 
-    With g the gradient of sigma = |W d|^2 at each pixel, all that a splat's shape needs are sums of g, g x, g y, g x^2, g x y and g y^2
-    over the tile's pixels: one product of g [K, pixels] with a matrix [pixels, 16]. They are taken about the tile's centre, whose
-    coordinates and products are exact even in tf32, and moved to the splat's afterwards.
+    With g the gradient of |W d|^2 at each pixel, all that a splat's shape needs are sums of g, g x, g y, g
+    x^2, g x y and g y^2 over the tile's pixels: one product of g [K, pixels] with a matrix [pixels, 16]. They are
+    taken about the tile's centre, whose coordinates and products are exact even in tf32, and moved to the splat's
+    afterwards.
     """
     view, first, last, center_x, center_y, pixel_x, pixel_y, index, inside = _find_tile(
         ranges, pairs, count, capacity, width, height, TILE
@@ -210,7 +212,7 @@ def _bwd_kernel(
             term += g_depth[None, :] * tl.load(row + DEPTH)[:, None]
         term = weight * term
         left_behind = behind[None, :] - tl.cumsum(term, 0)
-        # alpha = exp2(.. - sigma), so d sigma = -ln 2 alpha d alpha, and d alpha = term / alpha - left_behind / (1 - alpha).
+        # The loss's slope in alpha is term / alpha - left_behind / (1 - alpha); in |W d|^2, -ln 2 alpha times that.
         g_sigma = tl.where(raw < ALPHA_MAX, odds * left_behind - term, 0.0)
         behind = _last_row(left_behind, K)
         passing = _last_row(passed, K)
@@ -248,8 +250,8 @@ class _Composite(torch.autograd.Function):
         depths = torch.empty_like(alphas) if with_depth else None
         with torch.cuda.device_of(rows):
             _fwd_kernel[(len(lists.ranges),)](
-                rows, lists.slots, lists.ranges, lists.pairs, background, colors, alphas, depths if with_depth else alphas,
-                count, lists.capacity, width, height,
+                rows, lists.slots, lists.ranges, lists.pairs, background,
+                colors, alphas, depths if with_depth else alphas, count, lists.capacity, width, height,
                 WITH_DEPTH=with_depth, TILE=lists.tile, K=FORWARD_CHUNK, num_warps=FORWARD_WARPS,
             )  # fmt: skip
         ctx.save_for_backward(rows, colors, alphas, depths, lists.slots, lists.ranges, lists.pairs)
@@ -288,6 +290,7 @@ def composite(
 ) -> tuple[Float[Tensor, "B C 3 H W"], Float[Tensor, "B C 1 H W"], Float[Tensor, "B C 1 H W"] | None]:
     """Colours on the background, alphas and, if asked for, mean depths. Gradients reach the table and the background.
 
-    The pictures are the same at every run; the gradients differ in their last bits, because atomic additions come in any order.
+    The pictures are the same at every run; the gradients differ in their last bits, since atomic additions come in
+    any order.
     """
     return _Composite.apply(rows, background.contiguous(), lists, width, height, with_depth)

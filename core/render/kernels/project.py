@@ -1,6 +1,7 @@
 """EWA projection of all Gaussians into all cameras, forward and backward, one launch each.
 
-Reference: `project_rows_reference` in `core/render/kernels/rows.py`, from `core/render/projection.py`, whose names are used here.
+Reference: `project_rows_reference` in `core/render/kernels/rows.py`, from `core/render/projection.py`, whose names
+are used here.
 """
 
 import torch
@@ -109,7 +110,7 @@ def _center(camera, mean_x, mean_y, mean_z, width, height):
 
 @triton.jit
 def _image_of_axis(view_rotation, axis_x, axis_y, axis_z, scale, gain_x, gain_y, bent_x, bent_y):
-    """What one axis of the Gaussian, a column of its rotation times its size, looks like: its turned z, and its x and y in pixels."""
+    """One axis of the Gaussian (a column of its rotation times its size): turned z, and x and y in pixels."""
     x, y, z = _turn(view_rotation, axis_x * scale, axis_y * scale, axis_z * scale)
     return z, gain_x * (x - bent_x * z), gain_y * (y - bent_y * z)
 
@@ -283,7 +284,7 @@ class _ProjectRows(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_rows):
-        means, quats, scales, opacities, viewmats, Ks = ctx.saved_tensors
+        means, quats, scales, opacities, viewmats, _ = ctx.saved_tensors
         num_sets, num_cameras = viewmats.shape[:2]
         count = means.shape[1]
         grads = [torch.empty_like(x) for x in (means, quats, scales, opacities, means)]
@@ -309,7 +310,7 @@ def project_rows(
     width: int,
     height: int,
 ) -> Float[Tensor, "B C N 12"]:
-    """The table of splats; float32 and at least one Gaussian. If cameras want gradients, by the reference and PyTorch's autograd."""
+    """The table of splats, from float32. If the cameras want gradients, by the reference and PyTorch's autograd."""
     if viewmats.requires_grad or Ks.requires_grad:
         return project_rows_reference(gaussians, viewmats, Ks, width, height)
     inputs = gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.colors, viewmats, Ks

@@ -1,10 +1,11 @@
-"""The table through which the kernels hand splats on: one row per view and Gaussian, all that compositing needs in adjacent words.
+"""The table of splats: one row per view and Gaussian, with all that compositing needs in adjacent words.
 
 A row holds the splat's centre in pixels, its whitener (p, q, r) in units in which a pixel d away from the centre has
 
     alpha = exp2(log2_opacity - |W d|^2),    W = [[p, q], [0, r]],
 
-that is `Splats.whiteners` times sqrt(log2(e) / 2), then its colour and depth. What is not drawn has log2_opacity = -inf, hence alpha 0.
+that is `Splats.whiteners` times sqrt(log2(e) / 2), then its colour and depth. What is not drawn has log2_opacity =
+-inf, hence alpha 0.
 """
 
 import math
