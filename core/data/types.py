@@ -39,18 +39,19 @@ class Frames:
         """Index the batch axes and F (not C)."""
         return Frames(self.images[index], self.alphas[index], self.cameras[index], self.body[index])
 
+    def moments(self, indices: list[int]) -> "Frames":
+        """Keep some of the F moments."""
+        return self.map(lambda x: _keep(x, indices, self.images.ndim - 5))
+
     def views(self, indices: list[int]) -> "Frames":
         """Keep some of the C cameras."""
-        selected = torch.as_tensor(indices, device=self.images.device)
         axis = self.images.ndim - 4
         cameras = replace(
             self.cameras,
-            viewmats=self.cameras.viewmats.index_select(axis, selected),
-            Ks=self.cameras.Ks.index_select(axis, selected),
+            viewmats=_keep(self.cameras.viewmats, indices, axis),
+            Ks=_keep(self.cameras.Ks, indices, axis),
         )
-        return Frames(
-            self.images.index_select(axis, selected), self.alphas.index_select(axis, selected), cameras, self.body
-        )
+        return Frames(_keep(self.images, indices, axis), _keep(self.alphas, indices, axis), cameras, self.body)
 
     @staticmethod
     def stack(items: "list[Frames]") -> "Frames":
@@ -85,6 +86,11 @@ class Sample:
     def pin_memory(self) -> "Sample":
         """The same in page-locked memory, from which a GPU is filled while it works (a DataLoader calls this)."""
         return Sample(self.inputs.map(torch.Tensor.pin_memory), self.targets.map(torch.Tensor.pin_memory), self.names)
+
+
+def _keep(tensor: torch.Tensor, indices: list[int], axis: int) -> torch.Tensor:
+    """Some slices of an axis. An index tensor would have to reach the GPU first, and that waits for all work there."""
+    return torch.stack([tensor.select(axis, i) for i in indices], axis)
 
 
 def collate(samples: list[Sample]) -> Sample:

@@ -63,13 +63,13 @@ class TrainingStep(nn.Module):
 
     def forward(self, sample: Sample, shown: Shown, use_lpips: bool) -> tuple[Tensor, Tensor]:
         """The loss, and a report [len(TERMS)] without gradients."""
-        inputs = sample.inputs[:, shown.frames].views(shown.views)
+        inputs = sample.inputs.moments(shown.frames).views(shown.views)
         lpips = self.lpips if use_lpips else None
         if self.options.stage == "frame":
             terms, loss = self._frame_losses(self.model.frame_gaussians(inputs), sample.targets, shown, lpips)
         else:
             terms, loss = self._avatar_losses(inputs, sample.targets, shown, lpips)
-        report = [loss, *(terms.get(name, loss.new_tensor(float("nan"))) for name in TERMS[1:])]
+        report = [loss, *(terms.get(name, loss.new_full((), float("nan"))) for name in TERMS[1:])]
         return loss, torch.stack([value.detach().float() for value in report])
 
     def _avatar_losses(
@@ -94,9 +94,9 @@ class TrainingStep(nn.Module):
         """Every frame's own Gaussians against that frame's photographs. Target frames begin with the input frames."""
         options = self.options
         num_observed = targets.images.shape[1] - options.data.novel_frames
-        rows = [row for row, index in enumerate(shown.frames) if index < num_observed]
-        targets = targets[:, [shown.frames[row] for row in rows]]
-        rendering = render_frames(frame.gaussians[:, rows], targets, options.backend)
+        observed = [index for index in shown.frames if index < num_observed]  # the first of the shown ones
+        targets = targets.moments(observed)
+        rendering = render_frames(frame.gaussians[:, : len(observed)], targets, options.backend)
         terms = self._compare(rendering, targets, lpips)
         if tie:
             terms["tie"] = tie_loss(frame.distances.float(), frame.mask)
