@@ -59,7 +59,7 @@ def rasterize(
     if isinstance(background, Tensor):
         background = background.to(device, dtype)
     else:
-        background = torch.full((), background, dtype=dtype, device=device)  # copying a number would wait for the device
+        background = torch.full((), background, dtype=dtype, device=device)  # a copy would wait for the device
     if background.shape not in ((), (3,)):
         raise ValueError(f"background must be a number or a colour [3], got {list(background.shape)}")
 
