@@ -25,7 +25,7 @@ from core.io.options_json import options_from_json, options_to_json
 from core.lpips import load_lpips
 from core.model.hgg import HumanGaussianGraph
 from core.options import TrainOptions
-from core.training.loading import data_stamp, held_out_batches, training_batches
+from core.training.loading import data_stamp, held_out_batches, training_batches, unpack
 from core.training.logs import COLUMNS, RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer, set_lr
 from core.training.order import mixed_seed
@@ -192,7 +192,7 @@ class Trainer:
         set_lr(self.optimizer, lr)
         reports, names = [], []
         for part in range(options.accumulate):
-            sample = next(self.batches).to(accelerator.device, non_blocking=True)
+            sample = unpack(next(self.batches).to(accelerator.device, non_blocking=True))
             number = self.step * options.accumulate + part
             drawing = torch.Generator().manual_seed(mixed_seed(options.seed, accelerator.process_index, number))
             shown = draw_shown(*sample.inputs.images.shape[1:3], options.data, drawing)

@@ -1,6 +1,7 @@
 """From captures to batches of a training run."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -8,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from core.data.cameras_io import read_json
 from core.data.dataset import HumanDataset
 from core.data.human_list import HumanEntry
-from core.data.types import Sample, collate
+from core.data.types import Frames, Sample, collate
 from core.options import TrainOptions
 from core.training.order import EndlessBatches, Key
 
@@ -23,16 +24,37 @@ class KeyedSamples(Dataset[Sample]):
         return self.dataset.sample(*key)
 
 
+def collate_packed(samples: list[Sample]) -> Sample:
+    """Join persons into a batch with pictures of one byte a value: a quarter to send between processes and to a GPU."""
+    batch = collate(samples)
+    return replace(batch, inputs=_pack(batch.inputs), targets=_pack(batch.targets))
+
+
+def unpack(batch: Sample) -> Sample:
+    """Undo the packing of `collate_packed`, exactly: pictures have 8 bits when they are read."""
+    return replace(batch, inputs=_unpack(batch.inputs), targets=_unpack(batch.targets))
+
+
+def _pack(frames: Frames) -> Frames:
+    images, alphas = ((x * 255).round().to(torch.uint8) for x in (frames.images, frames.alphas))
+    return replace(frames, images=images, alphas=alphas)
+
+
+def _unpack(frames: Frames) -> Frames:
+    images, alphas = (x.to(torch.float32).div_(255) for x in (frames.images, frames.alphas))
+    return replace(frames, images=images, alphas=alphas)
+
+
 def training_batches(
     dataset: HumanDataset, options: TrainOptions, rank: int, processes: int, start: int, pin_memory: bool
 ) -> Iterator[Sample]:
-    """Endless batches for one process, from its batch number `start` on."""
+    """Endless packed batches for one process, from its batch number `start` on."""
     order = EndlessBatches(len(dataset), options.batch_size, options.seed, rank, processes, start)
     workers = options.data.num_workers
     loader = DataLoader(
         KeyedSamples(dataset),
         batch_sampler=order,
-        collate_fn=collate,
+        collate_fn=collate_packed,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         pin_memory=pin_memory,

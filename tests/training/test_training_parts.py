@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from core.cameras import Cameras
+from core.data.types import Frames, Sample
 from core.options import DataOptions, TrainOptions
 from core.training import run_state
+from core.training.loading import collate_packed, unpack
 from core.training.logs import RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer
 from core.training.order import EndlessBatches, mixed_seed
@@ -17,6 +20,7 @@ from core.training.run_state import RunState, find_run_states, load_run_state, r
 from core.training.schedule import one_cycle, progress
 from core.training.step import draw_shown
 from smpl_renderer.errors import InputError
+from smpl_renderer.types import BodyParams
 
 
 def take(batches: EndlessBatches, count: int) -> list:
@@ -69,6 +73,22 @@ def test_drawn_views_keep_the_first_and_stay_within_bounds():
     assert {view for shown in drawn for view in shown.views} == {0, 1, 2, 3}
     everything = draw_shown(3, 1, DataOptions(min_input_frames=9), torch.Generator())  # more than there is
     assert (everything.frames, everything.views) == ([0, 1, 2], [0])
+
+
+def test_packing_loses_nothing():
+    def frames(seed: int) -> Frames:
+        values = torch.arange(256).roll(seed).view(1, 1, 1, 16, 16) / 255
+        cameras = Cameras(torch.eye(4)[None, None], torch.eye(3)[None, None], 16, 16)
+        return Frames(values.expand(1, 1, 3, 16, 16), values, cameras, BodyParams.zeros(1))
+
+    samples = [Sample(frames(i), frames(i + 9), [str(i)]) for i in range(2)]
+    packed = collate_packed(samples)
+    assert packed.inputs.images.dtype == packed.targets.alphas.dtype == torch.uint8
+    unpacked = unpack(packed)
+    for part in ("inputs", "targets"):
+        for name in ("images", "alphas"):
+            expected = torch.stack([getattr(getattr(sample, part), name) for sample in samples])
+            assert torch.equal(getattr(getattr(unpacked, part), name), expected)
 
 
 class Small(nn.Module):
