@@ -205,14 +205,12 @@ class _LearnedCapacity:
         if self._event is None:
             self._event = torch.cuda.Event()
         elif not self._event.query():
-            return  # still under way
-        elif int(self._copied) > self._capacity:
-            logger.warning(
-                "a call had %d (tile, splat) pairs, above the capacity of %d: drawn in full, but slowly",
-                self._copied,
-                self._capacity,
-            )
-            self._grow(int(self._copied))
+            return  # the copy is still under way
+        seen = int(self._copied)
+        if seen > self._capacity:
+            message = "%d (tile, splat) pairs passed the capacity of %d: a call drew all of them, but slowly"
+            logger.warning(message, seen, self._capacity)
+            self._grow(seen)
         self._copied.copy_(pairs, non_blocking=True)
         self._event.record()
 
