@@ -24,7 +24,7 @@ from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
-OPEN_CAPTURES = 32
+OPEN_CAPTURES = 128
 """Captures whose file lists a worker keeps; some MB each at MVHumanNet's size."""
 
 Pictures = dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]

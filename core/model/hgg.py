@@ -178,8 +178,12 @@ def _nearest_in_mask(
     points: Float[Tensor, "B F M 3"], vertices: Float[Tensor, "B F V 3"], mask: Bool[Tensor, "B F M"]
 ) -> Int[Tensor, "B F M"]:
     """The nearest vertex of each point inside the mask, moment by moment; 0 outside."""
-    vertex_ids = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device)
-    moments = zip(vertex_ids.flatten(0, 1), points.flatten(0, 1), vertices.flatten(0, 1), mask.flatten(0, 1))
-    for ids, own_points, own_vertices, inside in moments:
+    moments = zip(points.flatten(0, 1), vertices.flatten(0, 1), mask.flatten(0, 1))
+    if points.is_cuda:
+        # To search for all points is quicker than to wait until the device has counted those inside.
+        vertex_ids = [nearest_vertices(own_points, own_vertices) for own_points, own_vertices, _ in moments]
+        return torch.stack(vertex_ids).view(mask.shape) * mask
+    vertex_ids = torch.zeros(mask.shape, dtype=torch.int64)
+    for ids, (own_points, own_vertices, inside) in zip(vertex_ids.flatten(0, 1), moments):
         ids[inside] = nearest_vertices(own_points[inside], own_vertices)
     return vertex_ids

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-CHUNK = 1 << 25
+CHUNK = 1 << 27
 """Distances held at once."""
 
 
