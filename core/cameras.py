@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cameras:
-    """Cameras of one image size. `viewmats` take world points to camera space, `Ks` hold pixels of an image of `width x height`."""
+    """Cameras of one image size: `viewmats` take world points to camera space, `Ks` are in pixels of `width` x `height`."""
 
     viewmats: Float[Tensor, "*batch 4 4"]
     Ks: Float[Tensor, "*batch 3 3"]
@@ -38,7 +38,9 @@ class Cameras:
         factors = self.Ks.new_tensor([width / self.width, height / self.height, 1.0])
         return Cameras(self.viewmats, factors[:, None] * self.Ks, width, height)
 
-    def cropped(self, left: Float[Tensor, "*batch"], top: Float[Tensor, "*batch"], width: int, height: int) -> "Cameras":
+    def cropped(
+        self, left: Float[Tensor, "*batch"], top: Float[Tensor, "*batch"], width: int, height: int
+    ) -> "Cameras":
         """The same cameras for a window of their pictures that starts at pixel (`left`, `top`)."""
         Ks = self.Ks.clone()
         Ks[..., 0, 2] -= left
@@ -46,11 +48,11 @@ class Cameras:
         return Cameras(self.viewmats, Ks, width, height)
 
     def in_frame(self, T_world_frame: Float[Tensor, "*batch 4 4"]) -> "Cameras":
-        """The same cameras in another coordinate frame, given the rigid transform from that frame to the present world."""
+        """The same cameras in another coordinate frame, given the rigid transform from it to the present world."""
         return replace(self, viewmats=self.viewmats @ T_world_frame)
 
     def rays(self) -> tuple[Float[Tensor, "*batch H W 3"], Float[Tensor, "*batch H W 3"]]:
-        """Origins and directions of the rays through all pixel centres, in the world; directions have depth 1 (z = 1 in camera)."""
+        """World origins and directions of the rays through all pixel centres; a direction reaches depth 1 (z in camera)."""
         kwargs = {"device": self.Ks.device, "dtype": self.Ks.dtype}
         y, x = torch.meshgrid(
             torch.arange(self.height, **kwargs) + 0.5, torch.arange(self.width, **kwargs) + 0.5, indexing="ij"
@@ -63,7 +65,7 @@ class Cameras:
         return origins, directions
 
     def plucker(self) -> Float[Tensor, "*batch 6 H W"]:
-        """Plücker coordinates (moment, unit direction) of every pixel's ray, as in LGM (Tang et al., 2024, Sec. 3.2)."""
+        """Plücker coordinates (moment, unit direction) of every pixel's ray: LGM (Tang et al., 2024), Sec. 3.2."""
         origins, directions = self.rays()
         directions = torch.nn.functional.normalize(directions, dim=-1)
         moments = torch.linalg.cross(origins, directions)
@@ -79,7 +81,9 @@ class Cameras:
         return homogeneous[..., :2] / homogeneous[..., 2:], depths
 
 
-def look_at(eye: Float[Tensor, "*batch 3"], target: Float[Tensor, "*batch 3"], up: Float[Tensor, "3"]) -> Float[Tensor, "*batch 4 4"]:
+def look_at(
+    eye: Float[Tensor, "*batch 3"], target: Float[Tensor, "*batch 3"], up: Float[Tensor, "3"]
+) -> Float[Tensor, "*batch 4 4"]:
     """World-to-camera matrices of cameras at `eye` that look at `target`, the picture's top towards `up`."""
     forward = torch.nn.functional.normalize(target - eye, dim=-1)
     right = torch.nn.functional.normalize(torch.linalg.cross(forward, up.expand_as(forward)), dim=-1)
