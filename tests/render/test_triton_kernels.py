@@ -198,12 +198,31 @@ def test_hard_scene():
 
 
 def test_lists_that_overflow_draw_the_same():
-    scene = single(hard_scene(seed=6, count=40, width=17, height=11)).gaussians.map(lambda x: x[None])
-    c = single(make_scene(width=17, height=11)).cameras
-    arguments = scene, c.viewmats[None], c.Ks[None], 17, 11, torch.ones(3, device=DEVICE), True
+    scene = single(hard_scene(seed=6, count=40, views=2, width=17, height=11))
+    g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
+    arguments = g, c.viewmats[None], c.Ks[None], 17, 11, torch.ones(3, device=DEVICE), True
     enough, too_few = (triton_backend.rasterize(*arguments, capacity=n) for n in (4000, 7))
     for a, e in zip(vars(too_few).values(), vars(enough).values()):
         torch.testing.assert_close(a, e, rtol=0, atol=2e-6)
+
+
+def test_light_is_followed_until_almost_none_is_left():
+    scene = make_scene(count=60, width=8, height=8)
+    # Wide splats one behind the other: 32 dim ones let 0.8 % through, the rest is bright.
+    depths = torch.linspace(0, 0.3, 60, dtype=torch.float64)[:, None]
+    dim = (torch.arange(60) < 32).double()
+    scene = single(
+        scene.with_gaussians(
+            means=depths * scene.cameras.viewmats[0, 2, :3],
+            scales=torch.full((60, 3), 20.0, dtype=torch.float64),
+            opacities=0.14 * dim + 0.9 * (1 - dim),
+            colors=(1 - dim)[:, None].expand(60, 3),
+        )
+    )
+    actual = scene.render(backend="triton", background=0.0)
+    expected = scene.to(torch.float64).render(backend="torch", background=0.0)
+    assert expected.colors.min() > 5e-3
+    assert_same_pictures(actual, expected)
 
 
 def test_nothing_to_see_is_background():
