@@ -81,6 +81,8 @@ def main(
         raise InputError(f"--frames {' '.join(map(str, frame_ids))}: image ids must be positive multiples of 5")
     if subjects < 1 or cameras < 1 or poses < 1:
         raise InputError("--subjects, --poses and --cameras must be at least 1")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; name a folder")
     options = CaptureOptions(
         seed=seed,
         split=split,

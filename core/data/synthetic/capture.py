@@ -1,5 +1,6 @@
 """Captures of synthetic people on disk, in MVHumanNet's layout."""
 
+import functools
 import json
 import logging
 import multiprocessing
@@ -112,24 +113,24 @@ def write_dataset(
                 bar.update()
         else:
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, context, _start_worker, (body_file, device)) as pool:
-                jobs = [pool.submit(_write_one, root / name, index, options) for name, index in todo.items()]
+            with ProcessPoolExecutor(workers, context) as pool:
+                jobs = [pool.submit(_write_one, root / name, i, options, body_file, device) for name, i in todo.items()]
                 for job in as_completed(jobs):
                     job.result()
                     bar.update()
-    _write_human_list(root, list(subjects), options, spelling)
+    # All that are there: a set may be made in parts.
+    _write_human_list(root, sorted(stamp.parent.name for stamp in root.glob("[!.]*/body.json")), options, spelling)
 
 
-_worker: dict = {}
-
-
-def _start_worker(body_file: Path, device: str) -> None:
+def _write_one(folder: Path, index: int, options: CaptureOptions, body_file: Path, device: str) -> None:
+    """What a worker process does: one capture, on one thread."""
     torch.set_num_threads(1)
-    _worker.update(body=load_body(body_file), device=device)
+    write_capture(folder, index, options, body=_worker_body(body_file), device=device)
 
 
-def _write_one(folder: Path, index: int, options: CaptureOptions) -> None:
-    write_capture(folder, index, options, body=_worker["body"], device=_worker["device"])
+@functools.cache
+def _worker_body(body_file: Path) -> BodyModel:
+    return load_body(body_file)
 
 
 def _write_human_list(root: Path, subjects: list[str], options: CaptureOptions, spelling: str) -> None:

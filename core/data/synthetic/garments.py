@@ -11,7 +11,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from core.data.synthetic.patterns import neckline_height
-from core.data.synthetic.surfaces import Noise, RestBody, Surface, cut_surface, drape, offset_points, vertex_normals
+from core.data.synthetic.surfaces import RestBody, Surface, cut_surface, drape, offset_points, vertex_normals
+from core.data.synthetic.waves import sample_waves
 
 SKIN_GAP = 0.004
 LAYER_GAP = 0.006
@@ -107,7 +108,7 @@ def make_top(
     """A garment of the upper body, at least `floor` [V] off the skin, and how far it stands off [V]."""
     template = body.template
     x, y = np.abs(template[:, 0]), template[:, 1]
-    folds = Noise(rng, size=0.16, stretch=(1, 1.6, 1))(template)
+    folds = sample_waves(rng, 0.16, (1, 1.6, 1), count=12).on_array(template)
     arm = smoothstep(x, 0.17, 0.3)
     loft = top.loft * (1 + 0.35 * folds) * (1 - 0.35 * arm)
     loft = loft + 0.35 * top.loft * smoothstep(x, top.sleeve - 0.12, top.sleeve) * arm
@@ -132,7 +133,7 @@ def make_trousers(
     """A garment of the lower body, at least `floor` [V] off the skin, and how far it stands off [V]."""
     template = body.template
     y = template[:, 1]
-    folds = Noise(rng, size=0.12, stretch=(1, 1.3, 1))(template)
+    folds = sample_waves(rng, 0.12, (1, 1.3, 1), count=12).on_array(template)
     down = smoothstep(y, -0.3, -0.5)
     loft = trousers.loft * (1 + 0.3 * folds) * (0.4 + 0.6 * down)
     loft = loft + trousers.flare * smoothstep(y, trousers.length + 0.45, trousers.length)

@@ -6,7 +6,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from core.data.synthetic.garments import HEAD, smoothstep, tube_faces, vertex_on_joint
-from core.data.synthetic.surfaces import Noise, RestBody, Surface, cut, cut_surface, drape, offset_points
+from core.data.synthetic.surfaces import RestBody, Surface, cut, cut_surface, drape, offset_points
+from core.data.synthetic.waves import sample_waves
 
 SKULL = np.array([0.0, 0.44, 0.085])
 """Middle of the skull on the mean body."""
@@ -45,7 +46,7 @@ def make_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surface |
     elevations = np.linspace(90, 0, 14)
     drops = np.arange(0.016, SKULL[1] - hair.length + 1e-6, 0.016)
     template = _shell(body.template, SKULL, angle, elevations, drops, np.zeros(1)).reshape(-1, 3)
-    uneven = Noise(rng, size=0.05, stretch=(1, 3, 1))(template).reshape(-1, columns)
+    uneven = sample_waves(rng, 0.05, (1, 3, 1), count=12).on_array(template).reshape(-1, columns)
     points = _shell(body.points, center, angle, elevations, drops, hair.volume * (1 + 0.15 * uneven)).reshape(-1, 3)
     return _tie(body, points, template, _opening(hair, template), columns)
 
@@ -54,7 +55,7 @@ def _short_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surface
     """Hair that follows the skull: thick on top, thin towards the hairline."""
     template = body.template
     level = hair_covers(hair, template)
-    uneven = Noise(rng, size=0.04)(template)
+    uneven = sample_waves(rng, 0.04, count=12).on_array(template)
     loft = 0.003 + hair.volume * (1 + 0.2 * uneven) * smoothstep(-level, 0.0, 0.07)
     floor = np.full(len(template), 0.003)
     clearance = drape(body, floor, np.where(level < 0, loft, 0.003), smoothing=2)

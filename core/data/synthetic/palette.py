@@ -4,7 +4,8 @@ import colorsys
 
 import numpy as np
 
-from core.data.synthetic.patterns import Color, Pattern, Print, sample_waves
+from core.data.synthetic.patterns import Color, Pattern, Print
+from core.data.synthetic.waves import sample_waves
 
 # Display RGB from light to dark.
 _SKIN = (

@@ -19,10 +19,11 @@ from core.data.synthetic.palette import (
     shoe_colors,
     skin_tone,
 )
-from core.data.synthetic.patterns import Pattern, sample_waves
+from core.data.synthetic.patterns import Pattern
 from core.data.synthetic.seeding import random_stream
 from core.data.synthetic.skin import HairColor, ShoeColor, Skin
 from core.data.synthetic.surfaces import RestBody, Surface
+from core.data.synthetic.waves import sample_waves
 from smpl_renderer.body_model import BodyModel
 
 MIN_HEIGHT, MAX_HEIGHT = 1.5, 1.75

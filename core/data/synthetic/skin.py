@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.data.synthetic.patterns import Color, Waves, mix, step
+from core.data.synthetic.patterns import Color, mix, step
+from core.data.synthetic.waves import Waves
 
 # Where a face's features are on the stand-in body's mean shape, in metres (x for the left half).
 EYE = (0.0305, 0.4186)

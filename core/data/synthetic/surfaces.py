@@ -182,16 +182,3 @@ def cut_surface(
         two_sided=near_rim[faces].any(1),
         material=material,
     )
-
-
-class Noise:
-    """A smooth random function of space: a sum of plane waves whose lengths lie around `size`; about unit deviation."""
-
-    def __init__(self, rng: np.random.Generator, size: float, stretch=(1.0, 1.0, 1.0), waves: int = 12):
-        directions = normalized(rng.normal(size=(waves, 3)))
-        lengths = size * rng.uniform(0.7, 1.6, waves)
-        self.frequencies = 2 * np.pi * directions / lengths[:, None] / np.asarray(stretch)
-        self.phases = rng.uniform(0, 2 * np.pi, waves)
-
-    def __call__(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
-        return np.sin(points @ self.frequencies.T + self.phases).sum(-1) * np.sqrt(2 / len(self.phases))

@@ -1,0 +1,35 @@
+"""Smooth random functions of space: unevenness, folds, strands, camouflage."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Waves:
+    """A sum of plane waves; about zero mean and unit deviation."""
+
+    frequencies: tuple[tuple[float, float, float], ...]
+    """Radians per metre."""
+    phases: tuple[float, ...]
+
+    def __call__(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        frequencies = points.new_tensor(self.frequencies)
+        phases = points.new_tensor(self.phases)
+        return torch.sin(points @ frequencies.T + phases).sum(-1) * (2 / len(self.phases)) ** 0.5
+
+    def on_array(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
+        return self(torch.from_numpy(points)).numpy()
+
+
+def sample_waves(
+    rng: np.random.Generator, size: float, stretch: tuple[float, float, float] = (1.0, 1.0, 1.0), count: int = 10
+) -> Waves:
+    """Waves of lengths around `size` metres, times `stretch` along each axis."""
+    directions = rng.normal(size=(count, 3))
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    frequencies = 2 * np.pi * directions / (size * rng.uniform(0.7, 1.6, count))[:, None] / np.asarray(stretch)
+    return Waves(tuple(map(tuple, frequencies.tolist())), tuple(rng.uniform(0, 2 * np.pi, count).tolist()))
