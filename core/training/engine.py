@@ -110,7 +110,7 @@ class Trainer:
         self.first_scores: dict[str, float] = {}
         self.scores: dict[str, float] = {}
         self._pending: list[StepRecord] = []  # since the last log line
-        self._seconds = 0.0
+        self._seconds = 0.0 if state is None else state.seconds  # at the last look at the clock
         if state is not None:
             self._restore(state)
         self.clock = Stopwatch(0.0 if state is None else state.seconds)

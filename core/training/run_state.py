@@ -35,12 +35,17 @@ class RunState:
 
 
 def save_run_state(workspace: Path, state: RunState, keep: int) -> Path:
-    """Write `state_<step>.pt`, and remove all but the newest `keep` and what killed runs have left half-written."""
+    """Write `state_<step>.pt`, and remove what is not needed any more.
+
+    That are all but the newest `keep`, those of later steps (the run went back to an earlier one), and what killed runs
+    have left half-written.
+    """
     path = workspace / f"state_{state.step:08d}.pt"
     with atomic_path(path) as temporary:
         torch.save(vars(state), temporary)
-    for old in [*find_run_states(workspace)[: -max(1, keep)], *workspace.glob(".state_*.pt")]:
-        old.unlink(missing_ok=True)
+    kept = [other for other in find_run_states(workspace) if other.name <= path.name][-max(1, keep) :]
+    for other in {*find_run_states(workspace), *workspace.glob(".state_*.pt")} - {*kept}:
+        other.unlink(missing_ok=True)
     return path
 
 
@@ -53,12 +58,15 @@ def resolve_resume(resume: str, workspace: Path) -> Path | None:
     """The run state that `--resume` means: None for `none`, and for `auto` where there is none yet.
 
     Raises:
-        InputError: If it is a path at which there is nothing.
+        InputError: If it is a path at which there is nothing, or `none` where there is a run already.
     """
+    states = find_run_states(workspace)
     if resume == "none":
+        if states:
+            remedy = "go on with it by --resume auto, or choose another --workspace (or delete it)"
+            raise InputError(f"{workspace} holds a run already ({states[-1].name}): {remedy}")
         return None
     if resume == "auto":
-        states = find_run_states(workspace)
         return states[-1] if states else None
     if not Path(resume).is_file():
         raise InputError(f"no run state at {resume}: --resume takes `auto`, `none` or a state_<step>.pt")

@@ -148,6 +148,8 @@ def test_run_states_come_back_and_the_oldest_go(tmp_path):
         save_run_state(tmp_path, make_state(step), keep=2)
     assert [path.name for path in find_run_states(tmp_path)] == ["state_00000010.pt", "state_00000200.pt"]
     state = load_run_state(resolve_resume("auto", tmp_path))
+    save_run_state(tmp_path, make_state(20), keep=2)  # the run went back to step 10 and took another course
+    assert [path.name for path in find_run_states(tmp_path)] == ["state_00000010.pt", "state_00000020.pt"]
     assert (state.step, state.seconds, state.first_scores) == (200, 1.5, {"a": 2.0})
     assert torch.equal(state.model["w"], torch.ones(2))
 
@@ -197,6 +199,9 @@ def test_what_to_resume_from(tmp_path):
     with pytest.raises(InputError, match="no run state at"):
         resolve_resume(str(tmp_path / "state_00000001.pt"), tmp_path)
     broken = tmp_path / "state_00000003.pt"
+    broken.touch()
+    with pytest.raises(InputError, match=r"holds a run already .*--resume auto"):
+        resolve_resume("none", tmp_path)
     broken.write_bytes(b"PK\x03\x04")
     with pytest.raises(InputError, match=r"state_00000003\.pt is not a usable run state"):
         load_run_state(resolve_resume("auto", tmp_path))

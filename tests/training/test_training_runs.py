@@ -118,7 +118,7 @@ def test_steps_without_a_finite_gradient_are_skipped_and_named(options, monkeypa
 
     calls.clear()
     with pytest.raises(InputError, match="2 steps had gradients that are not finite"):
-        Trainer(replace(options, steps=4, max_bad_steps=1)).run()
+        Trainer(replace(options, steps=4, max_bad_steps=1, workspace=options.workspace / "again")).run()
 
 
 def test_what_cannot_work_is_said_before_training(options, monkeypatch, tmp_path):
