@@ -21,7 +21,7 @@ elif [ -z "$preset" ] || [[ "$preset" == demo* ]]; then
     preset="${preset:-demo}"
     if [ ! -f synthetic/human.json ]; then # written last, so that an interrupted run goes on
         echo "no ./mvhuman_24: making synthetic people in ./synthetic first, about a minute (MVHumanNet: see README.md)"
-        "$PYTHON" scripts/make_synthetic.py --out synthetic --subjects 14 --poses 6 --cameras 12 --width 306 --height 256
+        "$PYTHON" scripts/make_synthetic.py --out synthetic --subjects 26 --poses 6 --cameras 12 --width 306 --height 256
     else
         echo "no ./mvhuman_24: training on the synthetic people in ./synthetic"
     fi
