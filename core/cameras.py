@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cameras:
-    """Cameras of one image size: `viewmats` take world points to the camera, `Ks` are in pixels of `width` x `height`."""
+    """Cameras of one image size: `viewmats` take world points to the camera, `Ks` are in pixels of `width x height`."""
 
     viewmats: Float[Tensor, "*batch 4 4"]
     Ks: Float[Tensor, "*batch 3 3"]
@@ -52,7 +52,7 @@ class Cameras:
         return replace(self, viewmats=self.viewmats @ T_world_frame)
 
     def rays(self) -> tuple[Float[Tensor, "*batch H W 3"], Float[Tensor, "*batch H W 3"]]:
-        """World origins and directions of the rays through all pixel centres; directions reach depth 1 (z in camera)."""
+        """World origins and directions of the rays through all pixel centres; directions reach depth 1 (camera z)."""
         kwargs = {"device": self.Ks.device, "dtype": self.Ks.dtype}
         y, x = torch.meshgrid(
             torch.arange(self.height, **kwargs) + 0.5, torch.arange(self.width, **kwargs) + 0.5, indexing="ij"

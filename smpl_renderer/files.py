@@ -1,6 +1,5 @@
 """Files that are written whole or not at all."""
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -12,19 +11,32 @@ from pathlib import Path
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes `path`'s place, on failure it is removed.
 
-    The temporary name keeps the suffix, because writers choose their format by it. What the body of the `with` writes there
-    may be a file or a folder; a folder replaces an existing one.
+    The temporary name keeps the suffix, because writers choose their format by it. What the body of the `with` writes
+    there may be a file or a folder; a folder replaces an existing one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    unique = uuid.uuid4().hex[:8]
+    temporary = path.with_name(f".{path.stem}.{unique}{path.suffix}")
     try:
         yield temporary
         if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+            _replace_folder(temporary, path, path.with_name(f".{path.name}.{unique}.old"))
+        else:
+            temporary.replace(path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _replace_folder(new: Path, path: Path, aside: Path) -> None:
+    """Move a folder to where another one is, which is kept aside until then: no folder can take another's place."""
+    path.rename(aside)
+    try:
+        new.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
+    shutil.rmtree(aside)

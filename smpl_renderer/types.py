@@ -57,8 +57,8 @@ class BodyParams:
 class PosedBody:
     """A body model's output, all in metres.
 
-    `shaped` are the vertices in the canonical space (rest pose, with shape); `vertex_transforms` maps each of them exactly to
-    `vertices` (scale, translation and pose correctives included).
+    `shaped` are the vertices in the canonical space (rest pose, with shape); `vertex_transforms` maps each of them
+    exactly to `vertices` (scale, translation and pose correctives included).
     """
 
     vertices: Float[Tensor, "*batch V 3"]

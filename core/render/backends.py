@@ -64,7 +64,9 @@ def backend_name(name: str, device: torch.device) -> str:
     """What `auto` stands for on tensors of `device`: the fastest backend that can run here. Other names stay."""
     if name != "auto":
         return name
-    return "gsplat" if device.type == "cuda" and "gsplat" in available_backends() else "torch"
+    if device.type != "cuda":
+        return "torch"
+    return next(name for name in ("triton", "gsplat", "torch") if name in available_backends())
 
 
 def load_backend(name: str, device: torch.device) -> Backend:

@@ -267,9 +267,11 @@ class Trainer:
     def _describe_scores(self) -> str:
         words = []
         for name in ("novel_view", "novel_pose"):
-            if name in self.scores:
-                gain = self.scores[name] - self.first_scores.get(name, self.scores[name])
-                words.append(f"{name.replace('_', ' ')} {self.scores[name]:.2f} dB ({gain:+.2f} since the start)")
+            if name not in self.scores:
+                continue
+            words.append(f"{name.replace('_', ' ')} {self.scores[name]:.2f} dB")
+            if self.step > 0 and name in self.first_scores:
+                words[-1] += f" ({self.scores[name] - self.first_scores[name]:+.2f} since the start)"
         return ", ".join(words)
 
     def _log_image(self) -> None:

@@ -17,13 +17,16 @@ def test_auto_is_torch_on_a_cpu():
     assert "torch" in available_backends()
 
 
-def test_auto_takes_gsplat_on_cuda_where_it_is_installed(monkeypatch):
+@pytest.mark.parametrize(
+    ("installed", "expected"),
+    [({"triton", "gsplat"}, "triton"), ({"triton"}, "triton"), ({"gsplat"}, "gsplat"), (set(), "torch")],
+)
+def test_auto_takes_the_fastest_that_is_installed_on_cuda(monkeypatch, installed, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setitem(backends.BACKENDS, "gsplat", lambda: "loaded")
-    for installed, expected in ((True, "loaded"), (False, load_backend("torch", torch.device("cpu")))):
-        monkeypatch.setattr(backends, "_has_gsplat", lambda value=installed: value)
-        assert load_backend("auto", torch.device("cuda")) == expected
-        assert load_backend("auto", torch.device("cpu")) != "loaded"
+    monkeypatch.setattr(backends, "_has_triton", lambda: "triton" in installed)
+    monkeypatch.setattr(backends, "_has_gsplat", lambda: "gsplat" in installed)
+    assert backends.backend_name("auto", torch.device("cuda")) == expected
+    assert backends.backend_name("auto", torch.device("cpu")) == "torch"
 
 
 def test_unknown_backend_is_refused_by_name():
