@@ -101,10 +101,13 @@ def _calibrated_size(K: np.ndarray, records: dict[str, dict], path: Path) -> tup
     they follow from the principal point, which is the picture's centre in MVHumanNet.
     """
     stated = set()
-    for record in records.values():
+    for name, record in records.items():
         center = record.get("image_center") if isinstance(record, dict) else None
         if isinstance(center, list) and len(center) == 4:
-            stated.add((round(center[2]), round(center[3])))
+            size = _array(record, "image_center", 4, path, f"camera {name}")[2:]
+            if size.min() < 1:
+                raise InputError(f"{path}: `image_center` of camera {name} ends in no picture size; correct it")
+            stated.add((round(size[0]), round(size[1])))
     if len(stated) > 1:
         raise InputError(
             f"{path}: cameras of different sizes {sorted(stated)} in `image_center`; one size is supported"
@@ -115,6 +118,11 @@ def _calibrated_size(K: np.ndarray, records: dict[str, dict], path: Path) -> tup
     for rig in RIG_SCALES:
         if all(abs(c - r) < 0.01 * r for c, r in zip(centred, rig)):
             return rig
+    if min(centred) < 1:
+        raise InputError(
+            f"{path.with_name('camera_intrinsics.json')}: the principal point of `intrinsics` is not in the picture; "
+            "get the file again"
+        )
     return round(centred[0]), round(centred[1])
 
 

@@ -76,12 +76,15 @@ def _read_refit(path: Path, body: BodyModel) -> BodyParams:
     """HGG's refit: `scale * SMPL(betas, pose) + translation`, already in the raw world."""
     values = read_json(path)
     pose = _numbers(values, "pose", 72, path)
+    scale = _numbers(values, "scale", 1, path)[0]
+    if scale <= 0:
+        raise InputError(f"{path}: `scale` of the fit must be positive; get the file again or delete it")
     return BodyParams(
         betas=_betas(values, path, body),
         global_orient=pose[:3],
         body_pose=pose[3:],
         transl=_numbers(values, "translation", 3, path),
-        scale=_numbers(values, "scale", 1, path)[0],
+        scale=scale,
     )
 
 
@@ -92,10 +95,13 @@ def _read_refit_vertices(path: Path) -> Float[Tensor, "V 3"] | None:
         return None
     try:
         vertex = PlyData.read(path)["vertex"]
-        x, minus_z, y = (np.asarray(vertex[axis], dtype=np.float64) for axis in ("x", "y", "z"))
+        x, z, minus_y = (np.asarray(vertex[axis], dtype=np.float64) for axis in ("x", "y", "z"))
     except (PlyParseError, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path}: cannot be read as a point cloud ({error}); get it again or delete it") from error
-    return torch.from_numpy(np.stack([x, -y, minus_z], -1))
+    vertices = torch.from_numpy(np.stack([x, -minus_y, z], -1))
+    if not vertices.isfinite().all():
+        raise InputError(f"{path}: holds NaN or infinity; get it again or delete it")
+    return vertices
 
 
 def _read_smpl_param(path: Path, body: BodyModel) -> tuple[BodyParams, Float[Tensor, "V 3"]]:

@@ -127,6 +127,22 @@ def test_broken_intrinsics(folder, body):
     assert "camera_intrinsics.json: `intrinsics` is not a camera matrix" in refused(folder, body)
 
 
+@pytest.mark.parametrize("size", [[0, 2048], [-2448, 2048], [math.nan, 2048], [None, 2048], ["a", "b"]])
+def test_broken_picture_size(folder, body, size):
+    def change(records):
+        next(record for name, record in records.items() if BACK in name)["image_center"] = [1223.5, 1023.5, *size]
+
+    edit_json(folder / "camera_extrinsics.json", change)
+    message = refused(folder, body)
+    assert "camera_extrinsics.json" in message and f"camera {BACK}" in message and "`image_center`" in message
+
+
+def test_principal_point_outside_of_the_picture(folder, body):
+    K = [[1638.4, 0, -1223.5], [0, 1638.4, 1023.5], [0, 0, 1]]
+    edit_json(folder / "camera_intrinsics.json", lambda c: c.update(intrinsics=K))
+    assert "camera_intrinsics.json: the principal point" in refused(folder, body)
+
+
 def test_distortion_is_mentioned(folder, caplog):
     edit_json(folder / "camera_intrinsics.json", lambda c: c.update(dist=[0.1, 0, 0, 0, 0]))
     with caplog.at_level(logging.WARNING):
@@ -260,7 +276,10 @@ def test_fit_of_another_body_of_another_size(folder, body, count):
     assert f"000001.pkl: the fit stores {count} vertices" in refused(folder, body)
 
 
-@pytest.mark.parametrize("key, value", [("pose", [[0.0] * 87]), ("translation", [0, 0]), ("scale", [math.nan])])
+@pytest.mark.parametrize(
+    "key, value",
+    [("pose", [[0.0] * 87]), ("translation", [0, 0]), ("scale", [math.nan]), ("scale", 0), ("scale", -1.0)],
+)
 def test_broken_refit(folder, body, key, value):
     path = folder / "optimized_smpl_points/0010.json"
     write_refit(path, standing(1))
@@ -276,6 +295,10 @@ def test_refit_that_is_not_its_point_cloud(folder, body):
     use(folder, body)
     edit_json(path, lambda content: content.update(scale=[1.05]))
     assert "0010.json" in refused(folder, body)
+    write_refit(path, standing(1), body)
+    lines = path.with_suffix(".ply").read_text().splitlines()
+    path.with_suffix(".ply").write_text("\n".join([*lines[:-1], "nan nan nan"]))
+    assert "0010.ply: holds NaN" in refused(folder, body)
     path.with_suffix(".ply").write_text("ply\nnonsense\n")
     assert "0010.ply: cannot be read as a point cloud" in refused(folder, body)
 
