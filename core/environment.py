@@ -1,6 +1,7 @@
 """Is the environment there? Uses nothing beyond the standard library, so that it can answer when it is not."""
 
 import importlib.util
+import os
 import sys
 
 MODULES = (
@@ -11,15 +12,25 @@ MODULES = (
 
 
 def require() -> None:
-    """Leave with status 2 and one line if the program cannot run here.
+    """Leave with status 2 and one line if the program cannot run here; else prepare for the other imports.
 
-    Entry points call it before their other imports.
+    Entry points call it before these.
     """
     if sys.version_info < (3, 10):  # noqa: UP036 - who runs an older Python is whom this message is for
         _leave("Python 3.10 or newer is needed, this is {}.{}".format(*sys.version_info))
     missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
     if missing:
         _leave("missing " + ", ".join(missing))
+    wait_asleep()
+
+
+def wait_asleep() -> None:
+    """Let PyTorch's CPU threads sleep while they wait for each other; to be called before PyTorch is imported.
+
+    By default they spin. Where something else runs on the same cores (data loading is enough), every parallel loop then
+    lasts until the spinning thread's time slice is over: drawing a picture took 20 times as long.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _leave(reason: str) -> None:

@@ -122,7 +122,7 @@ class TrainOptions:
     resume: str = "none"
     """`auto`: go on from the newest run state in the workspace, if any. Or the path of a run state."""
     backend: str = "auto"
-    """Rasterizer: `auto`, `torch`, `gsplat`, ..."""
+    """Rasterizer: `auto` (`triton` on CUDA, else `torch`), `torch`, `triton` or `gsplat`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     """`auto`: bf16 on CUDA, no on a CPU, where bf16 is slower than float32."""

@@ -2,6 +2,10 @@
 
 import os
 
+from core.environment import wait_asleep
+
+wait_asleep()
+
 import pytest
 import torch
 

@@ -1,6 +1,7 @@
 """What entry points do when they cannot start, or when the user can mend something."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -46,3 +47,12 @@ def test_scripts_say_so_in_a_bare_python():
     done = subprocess.run([sys.executable, "-S", str(script)], capture_output=True, text=True, check=False, env={})
     assert done.returncode == 2
     assert done.stderr.startswith("missing torch, ") and done.stderr.count("\n") == 1
+
+
+def test_threads_sleep_while_they_wait_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    environment.require()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    environment.require()
+    assert os.environ["OMP_WAIT_POLICY"] == "active"

@@ -110,10 +110,10 @@ class HumanDataset(Dataset[Sample]):
     ):
         if not subjects:
             raise InputError(f"{options.root}: no subject for the split `{split}`; add captures or hold out fewer")
-        if options.target_frames - options.novel_frames > options.input_frames:
+        if not 0 <= options.target_frames - options.novel_frames <= options.input_frames:
             raise InputError(
-                f"target_frames ({options.target_frames}) may exceed novel_frames ({options.novel_frames}) by at most "
-                f"input_frames ({options.input_frames})"
+                f"target_frames ({options.target_frames}) must be at least novel_frames ({options.novel_frames}), and "
+                f"may exceed it by at most input_frames ({options.input_frames})"
             )
         self.options, self.subjects, self.split, self.seed = options, list(subjects), split, seed
         body = Capture(subjects[0].path).body(options.body) if body is None else body

@@ -48,7 +48,9 @@ def find_subjects(root: Path) -> list[HumanEntry]:
         )
     if _is_subject(root):
         return [HumanEntry(root)]
-    present = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and _is_subject(path)}
+    # What a writer that was killed has left behind begins with a dot (`smpl_renderer.files.atomic_path`).
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    present = {path.name: path for path in folders if _is_subject(path)}
     if not present:
         raise InputError(
             f"{root}: neither a subject's folder nor a folder of subjects (none has camera_extrinsics.json)"

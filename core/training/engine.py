@@ -48,6 +48,17 @@ CLOCK_EVERY = 10
 """Steps between two looks at the clock in a run of limited time, at which processes have to agree."""
 
 
+def check_options(options: TrainOptions) -> None:
+    """Refuse counts of nothing, before anything is read.
+
+    Raises:
+        InputError: If there are any.
+    """
+    for name in ("steps", "batch_size", "accumulate", "log_every", "image_every", "eval_every", "save_every"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+
+
 def make_accelerator(options: TrainOptions) -> Accelerator:
     """The devices and processes to train on.
 
@@ -84,6 +95,7 @@ class Trainer:
     """One run. `run` trains and returns; what it leaves is in `options.workspace`."""
 
     def __init__(self, options: TrainOptions):
+        check_options(options)
         self.options = options
         self.accelerator = make_accelerator(options)
         if not self.accelerator.is_main_process:
@@ -101,7 +113,7 @@ class Trainer:
             self.held_out = HumanDataset(data, held_out, "validation", options.seed, self.dataset.body)
         self.stamp = data_stamp(training)
 
-        self.model = self._make_model()
+        self.model = self._make_model(is_resumed=state is not None)
         lpips = load_lpips("vgg") if options.loss.lpips > 0 else None
         self.module = self.accelerator.prepare_model(TrainingStep(self.model, options, lpips))
         self.optimizer = make_optimizer(self.model, options)
@@ -157,11 +169,11 @@ class Trainer:
                     self._save()
         self._summarize()
 
-    def _make_model(self) -> HumanGaussianGraph:
+    def _make_model(self, is_resumed: bool) -> HumanGaussianGraph:
         options = self.options
         # A copy: this one moves to the GPU, and the dataset's own goes to worker processes, which cannot follow there.
         model = HumanGaussianGraph(options.model, copy.deepcopy(self.dataset.body))
-        if options.init is not None:
+        if options.init is not None and not is_resumed:
             trained_on = read_metadata(options.init)
             if trained_on["body"] != model.body.fingerprint:
                 raise InputError(
@@ -170,7 +182,7 @@ class Trainer:
                 )
             # The graph may differ from that of the run that trained the U-Net.
             load_weights(model, options.init, prefix="unet." if options.stage == "graph" else "")
-        elif options.stage == "graph" and options.resume == "none":
+        elif options.stage == "graph" and not is_resumed:
             raise InputError("stage graph trains on a finished U-Net: give a checkpoint of stage frame with --init")
         model.unet.to(memory_format=torch.channels_last)
         if options.compile:

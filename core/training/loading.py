@@ -12,6 +12,7 @@ from core.data.human_list import HumanEntry
 from core.data.types import Frames, Sample, collate
 from core.options import TrainOptions
 from core.training.order import EndlessBatches, Key
+from smpl_renderer.errors import InputError
 
 
 class KeyedSamples(Dataset[Sample]):
@@ -60,14 +61,22 @@ def training_batches(
         pin_memory=pin_memory,
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the training's generator
     )
-    return iter(loader)
+    return _in_own_words(iter(loader))
 
 
 def held_out_batches(dataset: HumanDataset, options: TrainOptions, rank: int, processes: int) -> Iterator[Sample]:
     """This process's share of the held-out persons, one at a time."""
     share = Subset(dataset, range(rank, len(dataset), processes))
     workers = min(options.data.num_workers, 4, len(share))
-    return iter(DataLoader(share, collate_fn=collate, num_workers=workers, generator=torch.Generator()))
+    return _in_own_words(iter(DataLoader(share, collate_fn=collate, num_workers=workers, generator=torch.Generator())))
+
+
+def _in_own_words(batches: Iterator[Sample]) -> Iterator[Sample]:
+    """The batches; an `InputError` from a worker says again what it said there, where a loader adds a traceback."""
+    try:
+        yield from batches
+    except InputError as error:
+        raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from error
 
 
 def data_stamp(subjects: list[HumanEntry]) -> str:

@@ -53,10 +53,11 @@ class RunLog:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """A CSV file of numbers with steps, as rows."""
+    """A CSV file of numbers with steps, as rows. A last one that a killed run has not written to its end is left out."""
     with path.open(newline="") as file:
         rows = csv.DictReader(file)
-        return [{name: int(x) if name == "step" else float(x) for name, x in row.items()} for row in rows]
+        whole = [row for row in rows if all(row.values())]
+        return [{name: int(x) if name == "step" else float(x) for name, x in row.items()} for row in whole]
 
 
 def _append(path: Path, rows: list[dict[str, float]]) -> None:

@@ -146,7 +146,8 @@ def test_human_list_limits_views_and_poses(root, body):
     [
         ({"input_frames": 6}, "7 frames are wanted .* but only 6 have"),
         ({"target_views": 9}, "9 target views are wanted, but only 8 cameras"),
-        ({"target_frames": 5}, "target_frames .5. may exceed novel_frames"),
+        ({"target_frames": 5}, "target_frames .5. must be at least novel_frames .1., and may exceed it by at most"),
+        ({"target_frames": 1, "novel_frames": 2}, "target_frames .1. must be at least novel_frames .2."),
     ],
 )
 def test_more_than_there_is(root, body, changes, message):

@@ -30,6 +30,11 @@ def test_without_a_list_all_subjects_in_order(root):
     assert all(entry.views is None and entry.poses is None for entry in entries)
 
 
+def test_half_written_subjects_are_none(root):
+    (root / "200001").rename(root / ".200001.0a1b2c3d")
+    assert names(find_subjects(root)) == ["200002", "200003"]
+
+
 def test_one_subject(root, monkeypatch):
     assert find_subjects(root / "200002") == [HumanEntry(root / "200002")]
     monkeypatch.chdir(root / "200003")

@@ -218,5 +218,8 @@ def test_logs_drop_what_a_resumed_run_repeats(tmp_path):
     rows = read_rows(tmp_path / "log.csv")
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 9.0)]
     assert not (tmp_path / "scores.csv").exists()
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("5,0.1")  # killed while writing
+    assert [row["step"] for row in read_rows(tmp_path / "log.csv")] == [1, 2, 3, 4]
     RunLog(tmp_path, resumed_step=0).close()
     assert not (tmp_path / "log.csv").exists()

@@ -1,6 +1,7 @@
 """Whole runs on the CPU: what each stage trains, exact resumption, steps that must be skipped, held-out persons."""
 
 import logging
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -125,13 +126,28 @@ def test_what_cannot_work_is_said_before_training(options, monkeypatch, tmp_path
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="--device cuda"):
         engine.make_accelerator(replace(options, device="cuda"))
-    with pytest.raises(InputError, match="--init"):
-        Trainer(replace(options, stage="graph"))
+    for resume in ("none", "auto"):  # there is nothing to go on with
+        with pytest.raises(InputError, match="--init"):
+            Trainer(replace(options, stage="graph", resume=resume))
+    with pytest.raises(InputError, match="--log-every must be at least 1, got 0"):
+        Trainer(replace(options, log_every=0))
     with pytest.raises(InputError, match="no checkpoint at"):
         Trainer(replace(options, init=tmp_path / "none.safetensors"))
     with pytest.raises(InputError, match="no such folder"):
         Trainer(replace(options, data=replace(options.data, root=tmp_path / "nowhere")))
     assert not options.workspace.exists()
+
+
+def test_a_broken_picture_is_named_in_one_line_by_a_worker_too(options, tmp_path):
+    root = tmp_path / "captures"
+    shutil.copytree(options.data.root, root)
+    for picture in root.glob("*/images_lr/*/*.jpg"):
+        picture.write_bytes(b"no picture")
+    data = replace(options.data, root=root, num_workers=1)
+    with pytest.raises(InputError) as caught:
+        Trainer(replace(options, data=data, validation=0)).run()
+    message = str(caught.value)
+    assert message.startswith(str(root)) and "_img.jpg" in message and "\n" not in message
 
 
 def test_a_run_of_limited_time_ends_in_time(options, monkeypatch, flat_pictures):
