@@ -53,7 +53,7 @@ class RunLog:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """A CSV file of numbers with steps, as rows. A last one that a killed run has not written to its end is left out."""
+    """A CSV file of numbers with steps, as rows, without a last one that a killed run has not written to its end."""
     with path.open(newline="") as file:
         rows = csv.DictReader(file)
         whole = [row for row in rows if all(row.values())]
