@@ -62,6 +62,11 @@ def load_frames(
     cameras = capture.cameras(view_names)
     first_center = capture.cameras([first_view]).centers[0]
     windows = _windows(fits, body, cameras, crop)
+    if windows is None:
+        frames = ", ".join(f"{frame:04d}" for frame in frame_ids)
+        raise InputError(
+            f"{capture.path}: a fit of the frames {frames} reaches behind a camera; check the fits and camera_scale.pkl"
+        )
 
     cropped = []
     for frame, row in zip(frame_ids, windows, strict=True):
@@ -205,8 +210,8 @@ class HumanDataset(Dataset[Sample]):
         return choose_input_views(capture, options.input_views, cameras, first_frame, self.body)
 
 
-def _windows(fits: BodyParams, body: BodyModel, cameras: Cameras, crop: str) -> list[list[Window]]:
-    """The window of every frame [F] and camera [C]."""
+def _windows(fits: BodyParams, body: BodyModel, cameras: Cameras, crop: str) -> list[list[Window]] | None:
+    """The window of every frame [F] and camera [C]; None if the person is not in front of all cameras."""
     if crop == "center":
         return [[center_window(cameras.width, cameras.height)] * len(cameras.Ks)] * len(fits.scale)
     if crop != "person":
@@ -214,7 +219,9 @@ def _windows(fits: BodyParams, body: BodyModel, cameras: Cameras, crop: str) -> 
     vertices = posed_vertices(fits, body)
     rows = []
     for points in vertices:
-        pixels, _ = cameras.project(points.expand(len(cameras.Ks), -1, 3))
+        pixels, depths = cameras.project(points.expand(len(cameras.Ks), -1, 3))
+        if depths.min() <= 0:
+            return None
         rows.append([person_window(p) for p in pixels])
     return rows
 

@@ -69,6 +69,8 @@ def resolve(protocol: Protocol, capture: Capture, body: BodyModel | None = None)
     Raises:
         InputError: If the capture has no frame with a fit and pictures, or fewer cameras than input views.
     """
+    if not protocol.observed_frames:
+        raise InputError(f"{capture.path}: no frame is to be shown to the model; name at least one")
     notes: list[str] = []
     wanted = protocol.input_views
     cameras, frames = common_frames(capture, sorted(capture.camera_names, key=lambda name: name not in wanted))

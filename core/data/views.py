@@ -61,8 +61,10 @@ def choose_input_views(
         frame: Image id of the moment that tells which way the person faces.
         body: The body in use; by default the capture's own.
     Raises:
-        InputError: If there are fewer cameras than views wanted.
+        InputError: If there are fewer cameras than views wanted, or none is wanted.
     """
+    if not wanted:
+        raise InputError(f"{capture.path}: no input view is wanted; name at least one camera")
     if len(candidates) < len(wanted):
         raise InputError(
             f"{capture.path}: {len(wanted)} input views are wanted, but only {len(candidates)} cameras are usable "

@@ -5,6 +5,7 @@ import logging
 import math
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -308,6 +309,20 @@ def test_capture_names_another_body(folder, body):
     assert "0123456789abcdef" in refused(folder, body) and body.fingerprint in refused(folder, body)
     with pytest.raises(InputError, match="no body with fingerprint 0123456789abcdef"):
         Capture(folder).body()
+
+
+def test_person_behind_a_camera(folder, body):
+    fit = standing(1)
+    fit.transl[0] += 30
+    write_refit(folder / "optimized_smpl_points/0010.json", fit)
+    with pytest.raises(InputError, match=r"209001: a fit of the frames 0010 reaches behind a camera"):
+        load_frames(Capture(folder), body, [10], [FRONT], FRONT, 32, "person")
+
+
+def test_nothing_is_wanted(folder, body):
+    for nothing in ({"input_views": ()}, {"observed_frames": ()}):
+        with pytest.raises(InputError, match=r"209001: no .* at least one"):
+            resolve(replace(PROTOCOLS["quick"], **nothing), Capture(folder), body)
 
 
 def test_masks_that_are_empty(folder, body):
