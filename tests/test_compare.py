@@ -64,7 +64,8 @@ def test_refuses_unequal_protocols(tmp_path, metrics, change, name):
     assert len(result.stderr.splitlines()) == 1 and name in result.stderr
 
 
-def test_refuses_other_files(tmp_path, metrics):
-    result = compare(tmp_path, metrics, ["no evaluation"])
+@pytest.mark.parametrize("other", [["no evaluation"], {"mean": {}, "subjects": {}, "settings": {}}])
+def test_refuses_other_files(tmp_path, metrics, other):
+    result = compare(tmp_path, metrics, other)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1 and str(tmp_path / "b") in result.stderr

@@ -20,6 +20,8 @@ from core.inference import evaluation
 from core.inference.options import InferenceOptions
 from core.inference.outputs import FILES
 from core.inference.report import METRICS, SPLITS
+from core.inference.session import open_session
+from core.inference.subject import open_subject
 from core.io.checkpoint import save_checkpoint
 from core.io.ply import load_ply
 from core.model.hgg import HumanGaussianGraph
@@ -129,7 +131,7 @@ def test_writes_everything_for_a_subject(options, body, small_protocol):
 
 
 def test_metrics(options, captures, small_protocol):
-    options = replace(options, captures=captures, evaluate=True)
+    options = replace(options, captures=captures, evaluate=True, backend="auto")
     infer.main(options)
     path = options.workspace / "metrics.json"
     metrics = json.loads(path.read_text())
@@ -153,7 +155,7 @@ def test_metrics(options, captures, small_protocol):
     assert not set(settings["protocol"]["subjects"]["209801"]["target_views"]) & set(
         settings["protocol"]["subjects"]["209801"]["input_views"]
     )
-    assert settings["checkpoint"]["step"] == "3"
+    assert settings["checkpoint"]["step"] == "3" and settings["backend"] == "torch"
 
     again = replace(options, workspace=options.workspace / "again")
     infer.main(again)
@@ -163,6 +165,23 @@ def test_metrics(options, captures, small_protocol):
 def test_one_camera_and_chosen_frames(options, small_protocol):
     infer.main(replace(options, input_views=("22236222",), observed_frames=(10, 20)))
     assert (options.workspace / "209801" / "comparison.png").is_file()
+
+
+def test_frames_that_are_asked_for_are_shown_and_are_no_novel_poses(options):
+    """Though the protocol, whose frames are not there, would choose others."""
+    default = open_subject(open_session(options), options.captures).plan
+    assert (default.observed_frames, default.novel_frames) == ([5, 10], [15, 20])
+    plan = open_subject(open_session(replace(options, observed_frames=(15,))), options.captures).plan
+    assert (plan.observed_frames, plan.novel_frames) == ([15], [20])
+
+
+def test_a_capture_without_further_cameras(options, body, tmp_path, small_protocol, caplog):
+    """Its avatar is made; there is nothing to measure it by."""
+    capture = TinyCapture(image_size=(153, 128), frames=FRAMES, num_cameras=4).write(tmp_path / "209805", body)
+    infer.main(replace(options, captures=capture, evaluate=True))
+    assert "209805: nothing to measure" in caplog.text
+    metrics = json.loads((options.workspace / "metrics.json").read_text())
+    assert metrics["subjects"]["209805"] == metrics["mean"] == {split: {} for split in SPLITS}
 
 
 def test_unknown_camera(options, small_protocol, capsys):

@@ -1,6 +1,7 @@
 """Measure an avatar against photographs: views and poses that it was not made from."""
 
 import hashlib
+import logging
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,10 @@ from core.inference.subject import Subject
 from core.lpips import LPIPS, load_lpips
 from core.metrics import psnr, psnr_in_box, quantize, ssim
 
+logger = logging.getLogger(__name__)
+
 OURS = "ours"
+LPIPS_AT_ONCE = 4  # pictures: VGG's activations of one of 512 px take 0.4 GB
 
 Scores = dict[str, float | None]
 """Metrics by name, means over pictures; None for what could not be measured."""
@@ -39,7 +43,11 @@ class Judge:
             "ssim": ssim(predicted, images),
         }
         for name, model in self.lpips.items():
-            columns[name] = None if model is None else model(predicted, images)
+            if model is None:
+                columns[name] = None
+                continue
+            pairs = zip(predicted.split(LPIPS_AT_ONCE), images.split(LPIPS_AT_ONCE))
+            columns[name] = torch.cat([model(*pair) for pair in pairs])
         lists = {name: [None] * len(images) if c is None else c.tolist() for name, c in columns.items()}
         return [dict(zip(lists, row)) for row in zip(*lists.values())]
 
@@ -48,12 +56,15 @@ def evaluate(subject: Subject, judge: Judge) -> dict[str, dict[str, Scores]]:
     """Scores by method (`ours` and the baselines) and split.
 
     Novel views: the observed poses, from cameras that the model has not seen. Novel poses: held-out moments, from the
-    same cameras. A split without frames has no scores.
+    same cameras. A split without frames has no scores, nor has any if no camera is left beside the input views.
     """
     session, plan = subject.session, subject.plan
     paints = paint(subject.inputs, session.body)
     scores: dict[str, dict[str, list[Scores]]] = {m: {s: [] for s in SPLITS} for m in (OURS, *paints)}
     moments = [(split, frame) for split, frames in zip(SPLITS, _frames(plan)) for frame in frames]
+    if not plan.target_views:
+        logger.warning("%s: nothing to measure, because all of its cameras are input views", subject.name)
+        moments = []
     for split, frame in tqdm(moments, desc=f"{subject.name}: evaluate", unit="pose"):
         target = subject.frames([frame], plan.target_views, session.protocol.image_size, session.protocol.crop)[0]
         pictures = {OURS: subject.render(target.body, target.cameras)}

@@ -62,6 +62,8 @@ def read_metrics(path: Path) -> Metrics:
         raise InputError(f"{path}: not a JSON file ({error}); {remedy}") from error
     if not isinstance(metrics, dict) or not {"mean", "subjects", "settings"} <= metrics.keys():
         raise InputError(f"{path}: no evaluation, it lacks mean, subjects or settings; {remedy}")
+    if not isinstance(metrics["settings"], dict) or not {"protocol", "checkpoint"} <= metrics["settings"].keys():
+        raise InputError(f"{path}: no evaluation, its settings lack protocol or checkpoint; {remedy}")
     return metrics
 
 

@@ -14,7 +14,7 @@ from core.device import pick_device
 from core.inference.options import InferenceOptions
 from core.io.checkpoint import Metadata, load_checkpoint, read_metadata
 from core.model.hgg import HumanGaussianGraph
-from core.render.backends import load_backend
+from core.render.backends import backend_name, load_backend
 from smpl_renderer.body_model import BodyModel, find_body
 
 LONG_VIDEO = (512, 120)
@@ -86,8 +86,6 @@ def _choose_protocol(options: InferenceOptions, device: torch.device) -> Protoco
     protocol = presets[name]
     if options.input_views is not None:
         protocol = replace(protocol, input_views=options.input_views)
-    if options.observed_frames is not None:
-        protocol = replace(protocol, observed_frames=options.observed_frames)
     return protocol
 
 
@@ -103,6 +101,6 @@ def describe(session: Session) -> dict:
         },
         "input": {"image_size": session.input_size, "crop": session.input_crop},
         "device": torch.cuda.get_device_name() if session.device.type == "cuda" else "cpu",
-        "backend": session.backend,
+        "backend": backend_name(session.backend, session.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

@@ -1,7 +1,7 @@
 """One person: the capture, what of it is shown to the network, and the avatar that comes out."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -59,7 +59,7 @@ def open_subject(session: Session, path: Path) -> Subject:
     _check_body(capture, session)
     capture.verify(session.body)
     _check_choice(capture, session)
-    plan = resolve(session.protocol, capture, session.body)
+    plan = _as_asked(resolve(session.protocol, capture, session.body), session.options.observed_frames)
     moments = []
     for frame in tqdm(plan.observed_frames, desc=f"{capture.subject}: read inputs", unit="frame"):
         arguments = (plan.input_views, plan.input_views[0], session.input_size, session.input_crop)
@@ -69,6 +69,14 @@ def open_subject(session: Session, path: Path) -> Subject:
         avatar = session.model(Frames.stack([inputs])).avatar[0]
         bar.update()
     return Subject(session, capture, plan, inputs, avatar)
+
+
+def _as_asked(plan: ResolvedProtocol, observed: tuple[int, ...] | None) -> ResolvedProtocol:
+    """Show the frames that were asked for by name, all of them and no others; what is shown is no novel pose."""
+    if not observed:
+        return plan
+    novel = [frame for frame in plan.novel_frames if frame not in observed]
+    return replace(plan, observed_frames=list(dict.fromkeys(observed)), novel_frames=novel)
 
 
 def _check_body(capture: Capture, session: Session) -> None:
