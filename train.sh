@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Train Human Gaussian Graph: bash train.sh [PRESET] [arguments of main.py]
 #
-# With MVHumanNet at ./mvhuman_24 (a link will do: ln -s /data/MVHumanNet mvhuman_24), presets: tiny, small, big; default small.
+# With MVHumanNet at ./mvhuman_24 (a link will do, see README.md), presets: tiny, small, big; default small.
 # Without it: the preset demo, on synthetic people that are made first in ./synthetic (once).
+# --help shows all options.
 # Runs on all visible GPUs (1, 2, 4 or 8 of them; choose with CUDA_VISIBLE_DEVICES), else on the CPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -15,16 +16,23 @@ if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
     shift
 fi
 
-if [ -d mvhuman_24 ]; then
-    preset="${preset:-small}"
-elif [ -z "$preset" ] || [[ "$preset" == demo* ]]; then
-    preset="${preset:-demo}"
-    if [ ! -f synthetic/human.json ]; then # written last, so that an interrupted run goes on
-        echo "no ./mvhuman_24: making synthetic people in ./synthetic first, about a minute (MVHumanNet: see README.md)"
-        "$PYTHON" scripts/make_synthetic.py --out synthetic --subjects 26 --poses 6 --cameras 12 --width 306 --height 256
+for argument in "$@"; do
+    case "$argument" in
+        -h | --help) exec "$PYTHON" main.py ${preset:+"$preset"} "$@" ;;
+    esac
+done
+
+if [ -z "$preset" ]; then
+    if [ -d mvhuman_24 ]; then
+        preset=small
     else
-        echo "no ./mvhuman_24: training on the synthetic people in ./synthetic"
+        preset=demo
+        echo "no ./mvhuman_24 (see README.md, Data): training on synthetic people"
     fi
+fi
+if [[ "$preset" == demo* ]] && [ ! -f synthetic/human.json ]; then # written last, so that an interrupted run goes on
+    echo "making synthetic people in ./synthetic first, about a minute"
+    "$PYTHON" scripts/make_synthetic.py --out synthetic --subjects 26 --poses 6 --cameras 12 --width 306 --height 256
 fi
 
 gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
