@@ -59,7 +59,8 @@ class Cameras:
         )
         pixels = torch.stack([x, y, torch.ones_like(x)], -1)
         # Multiplying a row vector by R maps camera to world, because R maps world to camera.
-        camera_to_world = torch.linalg.inv(self.Ks).transpose(-1, -2) @ self.viewmats[..., :3, :3]
+        inverse_Ks, _ = torch.linalg.inv_ex(self.Ks)  # `inv` waits for the device to ask whether it worked
+        camera_to_world = inverse_Ks.transpose(-1, -2) @ self.viewmats[..., :3, :3]
         directions = torch.einsum("hwi,...ij->...hwj", pixels, camera_to_world)
         origins = self.centers[..., None, None, :].expand_as(directions)
         return origins, directions
