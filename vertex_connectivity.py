@@ -17,6 +17,7 @@ import tyro
 from core.cli import run
 from smpl_renderer.body_model import SMPL_FILES, STANDIN_BODY, load_body
 from smpl_renderer.connectivity import NUM_NEIGHBORS, build_connectivity, save_connectivity
+from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ def main(
         out: Where to write.
         num_neighbors: Vertices in a neighbourhood, the vertex itself included.
     """
+    if num_neighbors < 1:
+        raise InputError(f"--num-neighbors {num_neighbors}: give at least 1, the vertex itself")
     path = body or next((path for path in SMPL_FILES if path.is_file()), STANDIN_BODY)
     model = load_body(path)
     connectivity = build_connectivity(model, num_neighbors)

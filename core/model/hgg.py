@@ -74,7 +74,7 @@ class HumanGaussianGraph(nn.Module):
         body: The body that the fits are made with.
         connectivity: Its neighbourhoods; built when not given.
     Raises:
-        InputError: If the connectivity belongs to another body.
+        InputError: If the connectivity belongs to another body, or is of another size.
     """
 
     def __init__(self, options: ModelOptions, body: BodyModel, connectivity: Connectivity | None = None):
@@ -84,6 +84,11 @@ class HumanGaussianGraph(nn.Module):
         elif connectivity.fingerprint != body.fingerprint:
             raise InputError(f"the connectivity belongs to body {connectivity.fingerprint}, not to {body.fingerprint}")
         graph = options.graph
+        if connectivity.neighbors.shape[1] != graph.neighbors:
+            raise InputError(
+                f"the connectivity has {connectivity.neighbors.shape[1]} neighbours of each vertex, the network "
+                f"{graph.neighbors}; write it anew with vertex_connectivity.py --num-neighbors {graph.neighbors}"
+            )
         self.options = options
         self.body = body
         self.unet = UNet(options.unet, RAW_CHANNELS)

@@ -199,6 +199,12 @@ def test_connectivity_of_another_body_is_refused(body, connectivity):
         HumanGaussianGraph(TEST_MODEL, body, replace(connectivity, fingerprint="another-body"))
 
 
+def test_connectivity_of_another_size_is_refused(body, connectivity):
+    fewer = replace(connectivity, neighbors=connectivity.neighbors[:, :5], mask=connectivity.mask[:, :5])
+    with pytest.raises(InputError, match=r"has 5 neighbours .* --num-neighbors 18"):
+        HumanGaussianGraph(TEST_MODEL, body, fewer)
+
+
 def test_graph_options_are_used(body, connectivity):
     only_inter = replace(TEST_MODEL, graph=GraphOptions(features=8, queries=1, layers=1, heads=2, intra=False))
     model = make_model(body, connectivity, only_inter)

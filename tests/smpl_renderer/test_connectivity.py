@@ -1,5 +1,7 @@
 """Mesh neighbourhoods against a plain search, and their laws."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -123,10 +125,11 @@ def test_script(tmp_path, connectivity):
     assert torch.equal(torch.load(out, weights_only=True)["neighbors"], connectivity.neighbors)
 
 
-def test_script_with_a_missing_body(tmp_path, capsys):
+@pytest.mark.parametrize("wrong, named", [({"body": Path("none.pkl")}, "none.pkl"), ({"num_neighbors": 0}, "--num-n")])
+def test_script_with_a_wrong_argument(tmp_path, capsys, wrong, named):
     with pytest.raises(SystemExit) as left:
-        run(lambda: vertex_connectivity.main(body=tmp_path / "none.pkl", out=tmp_path / "out.pt"))
+        run(lambda: vertex_connectivity.main(out=tmp_path / "out.pt", **wrong))
     message = capsys.readouterr().err
     assert left.value.code == 2
-    assert "none.pkl" in message and message.count("\n") == 1
+    assert named in message and message.count("\n") == 1
     assert not list(tmp_path.iterdir())
