@@ -79,8 +79,10 @@ def main(
     frame_ids = frames or default_frames(poses)
     if any(frame < 5 or frame % 5 for frame in frame_ids):
         raise InputError(f"--frames {' '.join(map(str, frame_ids))}: image ids must be positive multiples of 5")
-    if subjects < 1 or cameras < 1 or poses < 1:
-        raise InputError("--subjects, --poses and --cameras must be at least 1")
+    if min(subjects, poses, cameras, samples) < 1:
+        raise InputError("--subjects, --poses, --cameras and --samples must be at least 1")
+    if min(width, height) < 16 or not 1 <= quality <= 100:
+        raise InputError("--width and --height must be at least 16 pixels, --quality from 1 to 100")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; name a folder")
     options = CaptureOptions(

@@ -154,13 +154,18 @@ def test_a_set_resumes_and_lists_its_people(capture, body, tmp_path):
 
 
 def test_holes(body, tmp_path):
-    options = CaptureOptions(cameras=3, frames=(5, 10, 15), width=38, height=32, holes=True)
-    write_capture(tmp_path / "209001", 1, options, body=body)
-    assert [path.name for path in sorted((tmp_path / "209001/smpl_param").iterdir())] == ["000000.pkl", "000002.pkl"]
-    extrinsics = json.loads((tmp_path / "209001/camera_extrinsics.json").read_text())
-    assert len(extrinsics) == 3 and len(list((tmp_path / "209001/images_lr").iterdir())) == 2
-    masks = tmp_path / "209001/fmask_lr/22327091"
-    assert [Image.open(path).size for path in sorted(masks.iterdir())] == [(50, 42), (38, 32), (38, 32)]
+    frames = (5, 10, 15, 20, 25)
+    options = CaptureOptions(cameras=3, frames=frames, width=38, height=32, points=True, holes=True)
+    folder = tmp_path / "209001"
+    write_capture(folder, 1, options, body=body)
+    assert {path.name for path in (folder / "smpl_param").iterdir()} == {"000000.pkl", "000002.pkl", "000003.pkl"}
+    refits = folder / "optimized_smpl_points"
+    for suffix in ("json", "ply"):
+        assert {path.stem for path in refits.glob(f"*.{suffix}")} == {"0005", "0010", "0015", "0020"}
+    extrinsics = json.loads((folder / "camera_extrinsics.json").read_text())
+    assert len(extrinsics) == 3 and len(list((folder / "images_lr").iterdir())) == 2
+    masks = folder / "fmask_lr/22327091"
+    assert [Image.open(path).size for path in sorted(masks.iterdir())] == [(50, 42), *[(38, 32)] * 4]
 
 
 def test_noise_moves_the_fits_and_not_the_pictures(body, tmp_path):

@@ -5,6 +5,8 @@ import json
 import logging
 import multiprocessing
 import pickle
+import shutil
+from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +37,8 @@ PAPER_FRAMES = (55, 155, 305, 455, 505, 705, 755, 805, 855, 905)
 """The ten moments of the paper's evaluation: eight observed ones and, last, two novel ones."""
 FIRST_SUBJECT = 209_000
 """Synthetic people are numbered outside of the real range (100001-104780, 200001-204367)."""
+MAX_UNWRITTEN = 64
+"""Pictures that may wait for being written: a GPU draws faster than JPEGs are packed, and memory would fill up."""
 # `joints[24:]` of a `smpl_param` file are these vertices.
 LANDMARKS = (
     *(332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787, 2746, 2319, 2445, 2556, 2673),
@@ -244,7 +248,7 @@ def _write_pictures(folder, scene: Scene, rig: Rig, posed: PosedBody, options, w
             (folder / kind / name).mkdir(parents=True)
     # A GPU draws all cameras at once; a CPU one at a time, which stays in its cache.
     groups = [slice(None)] if device.type == "cuda" else [slice(i, i + 1) for i in range(len(rig.names))]
-    jobs = []
+    jobs = deque()
     for position, frame in enumerate(options.frames):
         with torch.no_grad():
             body = posed[position]
@@ -256,8 +260,10 @@ def _write_pictures(folder, scene: Scene, rig: Rig, posed: PosedBody, options, w
                 colors = _with_background(colors, alphas, scene.person.light.background, options.background)
                 colors, alphas = (x.mul(255).round().to(torch.uint8).cpu().numpy() for x in (colors, alphas))
                 for name, color, alpha in zip(rig.names[group], colors, alphas):
+                    if len(jobs) == MAX_UNWRITTEN:
+                        jobs.popleft().result()
                     jobs.append(writers.submit(_write_view, folder, name, frame, color, alpha, options))
-    return jobs
+    return list(jobs)
 
 
 def _with_background(colors: Tensor, alphas: Tensor, background, keep: bool) -> Tensor:
@@ -362,11 +368,12 @@ def _punch_holes(folder: Path, rig: Rig, options: CaptureOptions) -> None:
     for position, frame in enumerate(options.frames):
         if position % 3 == 1:
             (folder / "smpl_param" / f"{frame // 5 - 1:06d}.pkl").unlink(missing_ok=True)
-    last = rig.names[-1]
-    for kind in ("images_lr", "fmask_lr"):
-        for path in (folder / kind / last).iterdir():
-            path.unlink()
-        (folder / kind / last).rmdir()
+        if position % 6 == 4:  # of these, half have no fit at all
+            (folder / "optimized_smpl_points" / f"{frame:04d}.json").unlink()
+            (folder / "optimized_smpl_points" / f"{frame:04d}.ply").unlink(missing_ok=True)
+    if len(rig.names) > 1:
+        for kind in ("images_lr", "fmask_lr"):
+            shutil.rmtree(folder / kind / rig.names[-1])
     path = folder / "fmask_lr" / rig.names[0] / f"{options.frames[0]:04d}_img_fmask.png"
     mask = Image.open(path)
     mask.resize((mask.width * 4 // 3, mask.height * 4 // 3), Image.Resampling.BILINEAR).save(path)
