@@ -2,7 +2,10 @@
 
 import importlib.util
 import os
+import shutil
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -39,6 +42,11 @@ def _load_triton() -> Backend:
         raise InputError("backend triton is not installed, or not made for this system; choose backend torch")
     if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
         raise InputError("backend triton needs a CUDA device, and there is none; choose backend torch")
+    if torch.cuda.is_available() and not _has_launch_tools():
+        raise InputError(
+            "backend triton needs a C compiler and Python's headers (on Debian and Ubuntu: gcc and python3-dev); "
+            "install them, or choose backend torch"
+        )
     from core.render import triton_backend
 
     return triton_backend.rasterize
@@ -46,6 +54,15 @@ def _load_triton() -> Backend:
 
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+def _has_launch_tools() -> bool:
+    """Whether there is what Triton launches kernels with: a C module, which it makes at the first call.
+
+    It takes seconds and needs no CUDA compiler, but a C compiler and `Python.h`, which not every machine has.
+    """
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return compiler is not None and Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file()
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"torch": _load_torch, "gsplat": _load_gsplat, "triton": _load_triton}
@@ -56,7 +73,7 @@ def available_backends() -> tuple[str, ...]:
     """The backends that can run here."""
     if not torch.cuda.is_available():
         return ("torch",)
-    installed = {"torch": True, "gsplat": _has_gsplat(), "triton": _has_triton()}
+    installed = {"torch": True, "gsplat": _has_gsplat(), "triton": _has_triton() and _has_launch_tools()}
     return tuple(name for name, present in installed.items() if present)
 
 

@@ -19,14 +19,29 @@ def test_auto_is_torch_on_a_cpu():
 
 @pytest.mark.parametrize(
     ("installed", "expected"),
-    [({"triton", "gsplat"}, "triton"), ({"triton"}, "triton"), ({"gsplat"}, "gsplat"), (set(), "torch")],
+    [
+        ({"triton", "tools", "gsplat"}, "triton"),
+        ({"triton", "tools"}, "triton"),
+        ({"triton", "gsplat"}, "gsplat"),  # no compiler
+        ({"tools"}, "torch"),
+    ],
 )
 def test_auto_takes_the_fastest_that_is_installed_on_cuda(monkeypatch, installed, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(backends, "_has_triton", lambda: "triton" in installed)
+    monkeypatch.setattr(backends, "_has_launch_tools", lambda: "tools" in installed)
     monkeypatch.setattr(backends, "_has_gsplat", lambda: "gsplat" in installed)
     assert backends.backend_name("auto", torch.device("cuda")) == expected
     assert backends.backend_name("auto", torch.device("cpu")) == "torch"
+
+
+def test_triton_without_a_compiler_is_one_line_with_a_remedy(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(backends, "_has_triton", lambda: True)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(InputError, match=r"triton needs a C compiler .* backend torch"):
+        load_backend("triton", torch.device("cuda"))
 
 
 def test_unknown_backend_is_refused_by_name():
