@@ -175,7 +175,7 @@ def find_body(fingerprint: str | None, override: Path | None = None) -> BodyMode
     if fingerprint is None:
         if not present:
             raise InputError(
-                f"SMPL is needed: put SMPL_NEUTRAL.pkl (or .npz) into {SMPL_FOLDER}, or name it with --body"
+                f"SMPL is needed: put SMPL_NEUTRAL.pkl (or .npz) into {SMPL_FOLDER}, or name it with --body (main.py: --data.body)"
             )
         return load_body(present[0])
     for path in (STANDIN_BODY, *present):
@@ -184,7 +184,7 @@ def find_body(fingerprint: str | None, override: Path | None = None) -> BodyMode
             return body
     raise InputError(
         f"no body with fingerprint {fingerprint}: it is neither the shipped stand-in nor in {SMPL_FOLDER}; "
-        "name its file with --body"
+        "name its file with --body (main.py: --data.body)"
     )
 
 
