@@ -175,7 +175,8 @@ def find_body(fingerprint: str | None, override: Path | None = None) -> BodyMode
     if fingerprint is None:
         if not present:
             raise InputError(
-                f"SMPL is needed: put SMPL_NEUTRAL.pkl (or .npz) into {SMPL_FOLDER}, or name it with --body (main.py: --data.body)"
+                f"SMPL is needed: put SMPL_NEUTRAL.pkl (or .npz) into {SMPL_FOLDER}, "
+                "or name it with --body (main.py: --data.body)"
             )
         return load_body(present[0])
     for path in (STANDIN_BODY, *present):

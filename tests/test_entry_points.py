@@ -23,6 +23,15 @@ def test_input_errors_become_one_line(capsys):
     assert capsys.readouterr().err == "error: a.npz: broken in two lines\n"
 
 
+def test_a_place_that_cannot_be_written_becomes_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as left:
+        run((tmp_path / "file" / "results").mkdir)
+    assert left.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {tmp_path / 'file' / 'results'}: ") and message.count("\n") == 1
+
+
 def test_bugs_keep_their_traceback():
     def main():
         raise KeyError("bug")
