@@ -13,6 +13,7 @@ from core.ops.neighbor_attention import neighbor_attention
 from core.ops.segment_attention import segment_attention
 from core.options import GraphOptions
 from smpl_renderer.connectivity import Connectivity
+from smpl_renderer.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,17 @@ class BodyGraph(nn.Module):
         options: Sizes, and which of the two attentions there are.
         key_channels: Numbers that describe a Gaussian.
         connectivity: The mesh's neighbourhoods, and with them its number of vertices.
+    Raises:
+        InputError: If the options contradict each other.
     """
 
     def __init__(self, options: GraphOptions, key_channels: int, connectivity: Connectivity):
         super().__init__()
+        if options.queries < 1 or options.heads < 1 or options.features % options.heads:
+            raise InputError(
+                f"graph: queries and heads must be at least 1, heads divide features; got {options.queries} queries, "
+                f"{options.heads} heads, {options.features} features"
+            )
         channels = options.features
         self.register_buffer("neighbors", connectivity.neighbors, persistent=False)
         self.register_buffer("neighbor_mask", connectivity.mask, persistent=False)

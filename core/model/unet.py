@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate, silu
 
 from core.model.attention import MultiViewAttention, group_norm
 from core.options import UNetOptions
+from smpl_renderer.errors import InputError
 
 INPUT_CHANNELS = 9
 """Normalised RGB and six Plücker coordinates."""
@@ -118,14 +119,14 @@ class UNet(nn.Module):
 def _check(options: UNetOptions) -> None:
     """Options that contradict each other would fail late, in a concatenation of unequal maps."""
     if len(options.down_attention) != len(options.down_channels):
-        raise ValueError("down_attention must say yes or no for each of down_channels")
+        raise InputError("down_attention must say yes or no for each of down_channels")
     if len(options.up_attention) != len(options.up_channels):
-        raise ValueError("up_attention must say yes or no for each of up_channels")
+        raise InputError("up_attention must say yes or no for each of up_channels")
     if len(options.up_channels) > len(options.down_channels):
-        raise ValueError("up_channels must not have more levels than down_channels")
+        raise InputError("up_channels must not have more levels than down_channels")
     halvings = len(options.down_channels) - 1
     if options.input_size % 2**halvings:
-        raise ValueError(f"input_size must be a multiple of {2**halvings}, got {options.input_size}")
+        raise InputError(f"input_size must be a multiple of {2**halvings}, got {options.input_size}")
     splat_size = options.input_size // 2 ** (len(options.down_channels) - len(options.up_channels))
     if options.splat_size != splat_size:
-        raise ValueError(f"splat_size must be {splat_size} with these levels, got {options.splat_size}")
+        raise InputError(f"splat_size must be {splat_size} with these levels, got {options.splat_size}")

@@ -9,6 +9,7 @@ import torch
 from core.model.graph import BodyGraph, tie
 from core.options import GraphOptions
 from smpl_renderer.connectivity import Connectivity
+from smpl_renderer.errors import InputError
 
 OPTIONS = GraphOptions(features=16, queries=3, layers=2, heads=2)
 VERTICES, KEYS = 8, 5
@@ -111,6 +112,12 @@ def test_inter_attention_carries_news_one_ring_a_layer(graph, ring, gaussians):
     change = (run(graph, vertex_ids, mask, keys + 1) - run(graph, vertex_ids, mask, keys)).abs().amax((0, 2, 3))
     assert (change[[0, 1, 2, 6, 7]] > 1e-9).all()
     assert (change[[3, 4, 5]] == 0).all()  # further away than two layers reach
+
+
+@pytest.mark.parametrize("wrong", [{"queries": 0}, {"heads": 0}, {"features": 9, "heads": 2}])
+def test_options_that_contradict_each_other(ring, wrong):
+    with pytest.raises(InputError, match=r"graph: queries and heads"):
+        BodyGraph(replace(OPTIONS, **wrong), KEYS, ring)
 
 
 @pytest.mark.parametrize(("intra", "inter"), [(True, False), (False, True)])

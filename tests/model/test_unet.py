@@ -5,6 +5,7 @@ from model_rig import TEST_UNET
 from core.model.decode import RAW_CHANNELS
 from core.model.unet import INPUT_CHANNELS, UNet
 from core.options import BIG_UNET, MODELS, UNetOptions
+from smpl_renderer.errors import InputError
 
 
 def test_big_has_the_papers_size():
@@ -60,5 +61,5 @@ def test_views_see_each_other_and_moments_do_not():
 )
 def test_options_that_contradict_each_other_are_refused(wrong):
     options = {**TEST_UNET.__dict__, **wrong}
-    with pytest.raises(ValueError):
+    with pytest.raises(InputError):
         UNet(UNetOptions(**options), RAW_CHANNELS)
