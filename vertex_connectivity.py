@@ -2,7 +2,8 @@
 
     python vertex_connectivity.py [--body FILE] [--out FILE]
 
-The model builds them by itself when it is given no file; see smpl_renderer/connectivity.py for their meaning.
+Training builds them by itself when it is given no file (`--connectivity`); see smpl_renderer/connectivity.py for their
+meaning.
 """
 
 from core.environment import require

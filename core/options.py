@@ -119,6 +119,8 @@ class TrainOptions:
     """Where checkpoints, logs and the run state go."""
     init: Path | None = None
     """A checkpoint to start from (for `graph`: one of stage `frame`)."""
+    connectivity: Path | None = None
+    """Neighbourhoods on the mesh, a file of `vertex_connectivity.py`; by default they are built, in about a second."""
     resume: str = "none"
     """`auto`: go on from the newest run state in the workspace, if any. Or the path of a run state."""
     backend: str = "auto"

@@ -40,6 +40,7 @@ from core.training.run_state import (
 from core.training.schedule import Stopwatch, one_cycle, progress
 from core.training.step import TrainingStep, draw_shown
 from core.training.validation import preview, score, validation_data
+from smpl_renderer.connectivity import load_connectivity
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ CLOCK_EVERY = 10
 
 
 def check_options(options: TrainOptions) -> None:
-    """Refuse counts of nothing, before anything is read.
+    """Refuse counts of nothing, and no time at all, before anything is read.
 
     Raises:
         InputError: If there are any.
@@ -57,6 +58,8 @@ def check_options(options: TrainOptions) -> None:
     for name in ("steps", "batch_size", "accumulate", "log_every", "image_every", "eval_every", "save_every"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    if options.max_minutes is not None and options.max_minutes <= 0:
+        raise InputError(f"--max-minutes must be above 0, got {options.max_minutes:g}; leave it out to train all --steps")
 
 
 def make_accelerator(options: TrainOptions) -> Accelerator:
@@ -172,7 +175,9 @@ class Trainer:
     def _make_model(self, is_resumed: bool) -> HumanGaussianGraph:
         options = self.options
         # A copy: this one moves to the GPU, and the dataset's own goes to worker processes, which cannot follow there.
-        model = HumanGaussianGraph(options.model, copy.deepcopy(self.dataset.body))
+        body = copy.deepcopy(self.dataset.body)
+        connectivity = None if options.connectivity is None else load_connectivity(options.connectivity, body)
+        model = HumanGaussianGraph(options.model, body, connectivity)
         if options.init is not None and not is_resumed:
             trained_on = read_metadata(options.init)
             if trained_on["body"] != model.body.fingerprint:

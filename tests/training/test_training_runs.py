@@ -13,6 +13,7 @@ from core.training import engine
 from core.training.engine import Trainer
 from core.training.logs import read_rows
 from core.training.step import TrainingStep
+from smpl_renderer.connectivity import build_connectivity, save_connectivity
 from smpl_renderer.errors import InputError
 
 
@@ -92,6 +93,13 @@ def test_a_resumed_run_repeats_the_losses_of_one_that_was_not_interrupted(option
     assert len({row["loss"] for row in parts}) == 4
 
 
+def test_connectivity_comes_from_a_file_if_one_is_named(options, body, flat_pictures, tmp_path):
+    connectivity = build_connectivity(body, options.model.graph.neighbors)
+    save_connectivity(tmp_path / "table.pt", replace(connectivity, neighbors=connectivity.neighbors.flip(1)))
+    trainer = Trainer(replace(options, connectivity=tmp_path / "table.pt"))
+    assert torch.equal(trainer.model.graph.neighbors, connectivity.neighbors.flip(1))
+
+
 def test_resuming_with_another_network_is_refused(options, flat_pictures):
     Trainer(replace(options, steps=1)).run()
     other = replace(options.model, graph=replace(options.model.graph, layers=2))
@@ -131,6 +139,8 @@ def test_what_cannot_work_is_said_before_training(options, monkeypatch, tmp_path
             Trainer(replace(options, stage="graph", resume=resume))
     with pytest.raises(InputError, match="--log-every must be at least 1, got 0"):
         Trainer(replace(options, log_every=0))
+    with pytest.raises(InputError, match="--max-minutes must be above 0, got 0"):
+        Trainer(replace(options, max_minutes=0.0))
     with pytest.raises(InputError, match="no checkpoint at"):
         Trainer(replace(options, init=tmp_path / "none.safetensors"))
     with pytest.raises(InputError, match="no such folder"):
