@@ -48,9 +48,3 @@ class Gaussians:
         """Keep, repeat or reorder Gaussians; `indices` is one-dimensional and the same for every set."""
         axis = len(self.batch_shape)
         return self.map(lambda x: x.index_select(axis, indices))
-
-    @staticmethod
-    def cat(items: "list[Gaussians]") -> "Gaussians":
-        """Join sets with equal batch axes into larger sets."""
-        axis = len(items[0].batch_shape)
-        return Gaussians(**{f.name: torch.cat([getattr(i, f.name) for i in items], axis) for f in fields(Gaussians)})
