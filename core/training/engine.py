@@ -59,7 +59,7 @@ def check_options(options: TrainOptions) -> None:
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
     if options.max_minutes is not None and options.max_minutes <= 0:
-        raise InputError(f"--max-minutes must be above 0, got {options.max_minutes:g}; leave it out to train all --steps")
+        raise InputError(f"--max-minutes must be above 0, got {options.max_minutes:g}; leave it out for no limit")
 
 
 def make_accelerator(options: TrainOptions) -> Accelerator:
