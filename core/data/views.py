@@ -4,14 +4,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from core.data.fits import posed_vertices
 from core.data.mvhumannet import Capture
 from core.data.subject_frame import posed_pelvis
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import axis_angle_to_matrix
 
-EYE_ABOVE_PELVIS = 0.65
-"""Metres; cameras of the ring nearest to this height are preferred as input views."""
+EYE_HEIGHT = 1.6
+"""Metres above the feet; cameras of the ring nearest to this height are preferred as input views."""
 RING_THICKNESS = 0.25
 """Metres between cameras that count as being at one height; MVHumanNet's rings are 0.48 m apart."""
 MIN_COMMON_FRAMES = 0.5
@@ -74,8 +75,10 @@ def choose_input_views(
         return list(wanted)
     body = capture.body() if body is None else body
     params = capture.fit(frame, body)
-    pelvis = posed_pelvis(params, body)
-    centers = dict(zip(candidates, capture.cameras(candidates).centers - pelvis))
+    # Heights count from the feet, because the pelvis of someone who squats is low.
+    origin = posed_pelvis(params, body)
+    origin[2] = posed_vertices(params, body)[:, 2].max()
+    centers = dict(zip(candidates, capture.cameras(candidates).centers - origin))
     angles = {name: float(_turn(center)) for name, center in centers.items()}
 
     step = 2 * torch.pi / len(wanted)
@@ -125,7 +128,6 @@ def _apart(a: float, b: float) -> float:
 
 
 def _eye_level(centers: dict[str, Tensor], names: list[str]) -> list[str]:
-    """Those of the cameras (centres relative to the pelvis, raw world) that belong to the ring nearest to eye
-    height."""
-    distance = {name: abs(-float(centers[name][2]) - EYE_ABOVE_PELVIS) for name in names}
+    """Those of the cameras (centres relative to the feet, raw world) that belong to the ring nearest to eye height."""
+    distance = {name: abs(-float(centers[name][2]) - EYE_HEIGHT) for name in names}
     return [name for name in names if distance[name] <= min(distance.values()) + RING_THICKNESS]

@@ -5,8 +5,10 @@ from itertools import pairwise
 import pytest
 from tiny_capture import FRONT_LEFT_BACK_RIGHT, TinyCapture, standing
 
+from core.data.fits import posed_vertices
 from core.data.mvhumannet import Capture
 from core.data.protocol import PROTOCOLS, Protocol, resolve, select_subjects
+from core.data.subject_frame import posed_pelvis
 from core.data.views import choose_input_views, spread_frames, spread_views
 from smpl_renderer.errors import InputError
 
@@ -92,6 +94,19 @@ def test_other_rig_views_go_by_where_the_person_faces(tmp_path, body, azimuth):
         assert abs((found - (azimuth - 90 * slot) + 180) % 360 - 180) < 26
     assert len(set(views)) == 4
     assert (-centers[:, 2] - 1.59).abs().max() < 0.01  # the middle ring, at eye height
+
+
+def test_input_views_are_at_eye_height_whatever_the_pose(tmp_path, body):
+    """The pelvis of someone who squats is low, but the cameras are where they were."""
+    squat = standing()
+    squat.body_pose.view(23, 3)[[0, 1], 0] = -1.9  # hips
+    squat.body_pose.view(23, 3)[[3, 4], 0] = 2.2  # knees
+    squat.transl[2] -= posed_vertices(squat, body)[:, 2].max()  # feet on the floor
+    assert -posed_pelvis(squat, body)[2] < 0.6
+    tiny = TinyCapture("48", (4096, 3000), (16, 12), frames=(5,), num_cameras=48)
+    capture = Capture(tiny.write(tmp_path / "100001", body, [squat]))
+    views = resolve(PAPER, capture, body).input_views
+    assert (-capture.cameras(views).centers[:, 2] - 1.59).abs().max() < 0.01
 
 
 def test_missing_input_view_is_replaced_by_its_neighbour(tmp_path, body):
