@@ -235,7 +235,7 @@ def _bwd_kernel(
         g = tl.where(j == P, (2 * LN_2) * (p * m_xx + q * m_xy)[:, None], g)
         g = tl.where(j == Q, (2 * LN_2) * (p * m_xy + q * m_yy)[:, None], g)
         g = tl.where(j == R, (2 * LN_2) * (r * m_yy)[:, None], g)
-        g = tl.where(j == LOG2_OPACITY, -LN_2 * m[:, None], g)
+        g = tl.where(j == LOG2_OPACITY, m[:, None] * -LN_2, g)
         tl.atomic_add(g_rows + offset[:, None] + j, g, exists[:, None] & (j < ROW), sem="relaxed")
         first += K
         live = (first < last) & (tl.max(passing, 0) > STOP)

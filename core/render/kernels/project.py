@@ -31,6 +31,7 @@ from core.render.kernels.rows import (
 
 BLOCK = 64  # Gaussians per program
 
+# In products a tensor stands before these: in the other order, the interpreter of Triton 3.9 makes a constant of both.
 NEAR_PLANE = tl.constexpr(projection.NEAR_PLANE)
 DILATION = tl.constexpr(projection.DILATION)
 ALPHA_MIN = tl.constexpr(projection.ALPHA_MIN)
@@ -103,8 +104,8 @@ def _center(camera, mean_x, mean_y, mean_z, width, height):
     in_front = z > NEAR_PLANE
     x, y, z = tl.where(in_front, x, 0.0), tl.where(in_front, y, 0.0), tl.where(in_front, z, 1.0)
     tan_x, tan_y = x / z, y / z
-    bent_x = tl.minimum(tl.maximum(tan_x, (-MARGIN * width - cx) / fx), ((1 + MARGIN) * width - cx) / fx)
-    bent_y = tl.minimum(tl.maximum(tan_y, (-MARGIN * height - cy) / fy), ((1 + MARGIN) * height - cy) / fy)
+    bent_x = tl.minimum(tl.maximum(tan_x, (width * -MARGIN - cx) / fx), (width * (1 + MARGIN) - cx) / fx)
+    bent_y = tl.minimum(tl.maximum(tan_y, (height * -MARGIN - cy) / fy), (height * (1 + MARGIN) - cy) / fy)
     return in_front, z, tan_x, tan_y, bent_x, bent_y
 
 
@@ -120,7 +121,7 @@ def _covariance(u0, u1, u2, v0, v1, v2):
     """The products uu, uv, vv, the root of the dilated determinant, and that of the dilated variance in y."""
     uu, uv, vv = u0 * u0 + u1 * u1 + u2 * u2, u0 * v0 + u1 * v1 + u2 * v2, v0 * v0 + v1 * v1 + v2 * v2
     n0, n1, n2 = u1 * v2 - u2 * v1, u2 * v0 - u0 * v2, u0 * v1 - u1 * v0
-    area = tl.sqrt(n0 * n0 + n1 * n1 + n2 * n2 + DILATION * (uu + vv) + DILATION * DILATION)
+    area = tl.sqrt(n0 * n0 + n1 * n1 + n2 * n2 + (uu + vv) * DILATION + DILATION * DILATION)
     return uu, uv, vv, area, tl.sqrt(vv + DILATION)
 
 
@@ -151,9 +152,9 @@ def _fwd_kernel(
     row = rows + (view * count + n) * ROW
     tl.store(row + MEAN_X, fx * tan_x + cx, mask)
     tl.store(row + MEAN_Y, fy * tan_y + cy, mask)
-    tl.store(row + P, UNIT * sigma_y / area, mask)
-    tl.store(row + Q, -UNIT * uv / (sigma_y * area), mask)
-    tl.store(row + R, UNIT / sigma_y, mask)
+    tl.store(row + P, sigma_y * UNIT / area, mask)
+    tl.store(row + Q, uv * -UNIT / (sigma_y * area), mask)
+    tl.store(row + R, 1.0 / sigma_y * UNIT, mask)
     tl.store(row + LOG2_OPACITY, tl.where(drawn, tl.log2(tl.maximum(opacity, ALPHA_MIN)), float("-inf")), mask)
     tl.store(row + RED, red, mask)
     tl.store(row + GREEN, green, mask)
@@ -198,7 +199,7 @@ def _bwd_kernel(
 
         # Whitener p = sigma_y / area, q = -uv / (sigma_y area), r = 1 / sigma_y, to uv, vv and the determinant area^2.
         g_p, g_q, g_r = _load3(g_row + P, mask)
-        g_p, g_q, g_r = UNIT * g_p, UNIT * g_q, UNIT * g_r
+        g_p, g_q, g_r = g_p * UNIT, g_q * UNIT, g_r * UNIT
         p, q, r = sigma_y / area, -uv / (sigma_y * area), 1 / sigma_y
         g_uv = -g_q * r / area
         g_vv = 0.5 * r * (g_p / area - g_q * q * r - g_r * r * r)
@@ -230,7 +231,7 @@ def _bwd_kernel(
     _store3(g_colors + i * 3, g_red, g_green, g_blue, mask)
     # Those below ALPHA_MIN have gradient 0 in the table; the bound keeps 0 / 0 away.
     opacity = tl.maximum(tl.load(opacities + i, mask, 1.0), ALPHA_MIN)
-    tl.store(g_opacities + i, g_log2_opacity / (LN_2 * opacity), mask)
+    tl.store(g_opacities + i, g_log2_opacity / (opacity * LN_2), mask)
     _store3(
         g_scales + i * 3,
         g00 * m[0] + g10 * m[3] + g20 * m[6],
