@@ -37,11 +37,15 @@ def find_fits(folder: Path) -> dict[int, Path]:
     return fits | _numbered(folder / REFIT_FOLDER, ".json")
 
 
+class BodyMismatch(InputError):
+    """A fit that was made with another body than the one in use."""
+
+
 def read_fit(path: Path, body: BodyModel) -> BodyParams:
     """Read a fit of either kind; no batch axes, raw world, float64.
 
     Raises:
-        InputError: If the file cannot be read, holds NaN, or belongs to another body.
+        InputError: If the file cannot be read or holds NaN; `BodyMismatch` if it belongs to another body.
     """
     if path.suffix == ".json":
         params = _read_refit(path, body)
@@ -158,13 +162,13 @@ def _check_vertices(path: Path, params: BodyParams, vertices: Float[Tensor, "V 3
     """Refuse a fit that was made with another body than this one."""
     remedy = "name the body that it was fitted with by --body, or delete the file"
     if len(vertices) != body.num_vertices:
-        raise InputError(
+        raise BodyMismatch(
             f"{path}: the fit stores {len(vertices)} vertices, but the body {body.name} ({body.fingerprint}) has "
             f"{body.num_vertices}; {remedy}"
         )
     error = (posed_vertices(params, body) - vertices).norm(dim=-1).max().item()
     if error > MAX_REPOSE_ERROR:
-        raise InputError(
+        raise BodyMismatch(
             f"{path}: the body {body.name} ({body.fingerprint}) comes out {1000 * error:.0f} mm away from the vertices "
             f"stored with this fit; {remedy}"
         )

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from core.cameras import Cameras
 from core.data.cameras_io import Calibration, read_calibration, read_json
 from core.data.crops import read_picture
-from core.data.fits import FIT_FOLDER, REFIT_FOLDER, find_fits, read_fit
+from core.data.fits import FIT_FOLDER, REFIT_FOLDER, BodyMismatch, find_fits, read_fit
 from core.data.silhouettes import Agreement, silhouette_agreements
 from smpl_renderer.body_model import BodyModel, find_body
 from smpl_renderer.errors import InputError
@@ -176,7 +176,12 @@ class Capture:
         original = self.path / FIT_FOLDER / f"{frame // 5 - 1:06d}.pkl"
         if body.fingerprint not in self._checked_bodies and original.is_file():
             if original != self.fits[frame]:
-                read_fit(original, body)
+                try:
+                    read_fit(original, body)
+                except BodyMismatch:
+                    raise
+                except InputError:
+                    return  # broken, which is no matter where there is a refit; another frame's will tell
             self._checked_bodies.add(body.fingerprint)
 
     def leave_out(self, names: list[str]) -> None:

@@ -271,6 +271,19 @@ def test_refit_of_another_body_without_vertices(folder, body):
     assert "smpl_param/" in refused(folder, body)
 
 
+def test_broken_original_beside_a_good_refit_works(folder, body):
+    for i, frame in enumerate((5, 10)):
+        write_refit(folder / f"optimized_smpl_points/{frame:04d}.json", standing(i))
+    path = folder / "smpl_param/000001.pkl"
+    vertices = pickle.loads(path.read_bytes())["vertices"]
+    edit_pickle(path, vertices=vertices + torch.tensor([0.0, 0.0, 0.02]))
+    (folder / "smpl_param/000000.pkl").write_bytes(b"broken")
+    capture = Capture(folder)
+    assert capture.fit(5, body).scale == 1
+    with pytest.raises(InputError, match="20 mm away"):  # the next original tells that this is not the body
+        capture.fit(10, body)
+
+
 @pytest.mark.parametrize("count", [10474, 10475])
 def test_fit_of_another_body_of_another_size(folder, body, count):
     edit_pickle(folder / "smpl_param/000001.pkl", vertices=torch.zeros(1, count, 3))
