@@ -5,6 +5,7 @@ from core.environment import require
 require()
 
 import logging
+import os
 import sys
 
 import torch
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 def main(options: InferenceOptions) -> None:
     """Write avatar, videos and sheet of every subject and, if asked to, the metrics of all."""
     session = open_session(options)
+    if session.device.type == "cuda":
+        # Twice the same numbers: sums by atomic additions would differ in their last digits.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     for path in session.subjects:
         check_folder(options.workspace / path.resolve().name)
     judge = Judge(session.device) if options.evaluate else None
