@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,7 +185,7 @@ def test_a_run_killed_in_the_middle_of_saving_loses_nothing(where, tmp_path, mon
         if where == "while writing":
             patch.setattr(torch, "save", half_write)
         else:
-            patch.setattr("os.replace", never)
+            patch.setattr(Path, "replace", never)
         with pytest.raises(Killed):
             save_run_state(tmp_path, make_state(10), keep=1)
     (tmp_path / ".state_00000010.1234abcd.pt").write_bytes(b"half")  # what a kill that runs no clean-up leaves
