@@ -101,6 +101,10 @@ class Trainer:
         check_options(options)
         self.options = options
         self.accelerator = make_accelerator(options)
+        if not self._on_cuda:
+            # Threads would add gradients in no fixed order, and a resumed run would differ in its last digits.
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False
         if not self.accelerator.is_main_process:
             logging.getLogger().setLevel(logging.ERROR)  # the main process speaks for all
         resume = resolve_resume(options.resume, options.workspace)
