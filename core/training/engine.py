@@ -175,6 +175,8 @@ class Trainer:
                     self._flush(bar)
                     self._save()
         self._summarize()
+        # Processes that leave without this may be aborted: their communication threads are still running.
+        self.accelerator.end_training()
 
     def _make_model(self, is_resumed: bool) -> HumanGaussianGraph:
         options = self.options
