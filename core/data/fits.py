@@ -25,6 +25,7 @@ MAX_REPOSE_ERROR = 0.005
 """Metres between a stored vertex and the re-posed one."""
 
 REFIT_FOLDER, FIT_FOLDER = "optimized_smpl_points", "smpl_param"
+REFIT_NAME, FIT_NAME = re.compile(r"(\d+)\.json"), re.compile(r"(\d+)\.pkl")
 
 
 def find_fits(folder: Path) -> dict[int, Path]:
@@ -33,8 +34,8 @@ def find_fits(folder: Path) -> dict[int, Path]:
     The files decide which frames have a fit, never their position in the listing: `smpl_param` has holes. Its index I
     belongs to image id 5 (I + 1).
     """
-    fits = {5 * (index + 1): path for index, path in _numbered(folder / FIT_FOLDER, ".pkl").items()}
-    return fits | _numbered(folder / REFIT_FOLDER, ".json")
+    fits = {5 * (index + 1): path for index, path in numbered_files(folder / FIT_FOLDER, FIT_NAME).items()}
+    return fits | numbered_files(folder / REFIT_FOLDER, REFIT_NAME)
 
 
 class BodyMismatch(InputError):
@@ -69,11 +70,12 @@ def posed_vertices(params: BodyParams, body: BodyModel) -> Float[Tensor, "*batch
     return body(params.to(body.v_template)).vertices.to(params.scale)
 
 
-def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
-    """Files of a folder whose name is a number, by that number."""
+def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
+    """Files of a folder, if it is there, by the number in their name (the pattern's first group)."""
     if not folder.is_dir():
         return {}
-    return {int(p.stem): p for p in sorted(folder.iterdir()) if p.suffix == suffix and re.fullmatch(r"\d+", p.stem)}
+    matches = (pattern.fullmatch(path.name) for path in sorted(folder.iterdir()))
+    return {int(match[1]): folder / match[0] for match in matches if match}
 
 
 def _read_refit(path: Path, body: BodyModel) -> BodyParams:

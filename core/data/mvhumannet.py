@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from core.cameras import Cameras
 from core.data.cameras_io import Calibration, read_calibration, read_json
 from core.data.crops import read_picture
-from core.data.fits import FIT_FOLDER, REFIT_FOLDER, BodyMismatch, find_fits, read_fit
+from core.data.fits import FIT_FOLDER, REFIT_FOLDER, BodyMismatch, find_fits, numbered_files, read_fit
 from core.data.silhouettes import Agreement, silhouette_agreements
 from smpl_renderer.body_model import BodyModel, find_body
 from smpl_renderer.errors import InputError
@@ -248,7 +248,8 @@ class Capture:
             if camera not in self._folders:
                 self._require_camera(camera)
             images, masks = (
-                _numbered(folder, pattern) for folder, pattern in zip(self._folders[camera], (IMAGE_NAME, MASK_NAME))
+                numbered_files(folder, pattern)
+                for folder, pattern in zip(self._folders[camera], (IMAGE_NAME, MASK_NAME))
             )
             self._pictures[camera] = {
                 frame: (images[frame], masks[frame]) for frame in sorted(images.keys() & masks.keys())
@@ -277,11 +278,6 @@ class Capture:
 
 def _first_folder(root: Path, choices: tuple[str, ...], camera: str) -> Path | None:
     return next((root / choice / camera for choice in choices if (root / choice / camera).is_dir()), None)
-
-
-def _numbered(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
-    """Files of a folder by the number in their name."""
-    return {int(m[1]): folder / m[0] for m in (pattern.fullmatch(path.name) for path in folder.iterdir()) if m}
 
 
 @lru_cache(maxsize=4)
