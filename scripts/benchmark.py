@@ -12,9 +12,10 @@ require()
 import tyro
 
 from core.benchmarks.render import render
+from core.benchmarks.step import step
 from core.cli import run
 
-COMMANDS = {"render": render}
+COMMANDS = {"render": render, "step": step}
 
 if __name__ == "__main__":
     run(lambda: tyro.extras.subcommand_cli_from_dict(COMMANDS))
