@@ -124,7 +124,8 @@ class TrainOptions:
     resume: str = "none"
     """`auto`: go on from the newest run state in the workspace, if any. Or the path of a run state."""
     backend: str = "auto"
-    """Rasterizer: `auto` (`triton` on CUDA, else `torch`), `torch`, `triton` or `gsplat`."""
+    """Rasterizer: `auto` (`triton` on CUDA, else `torch`), `torch`, `triton`, `gsplat` or
+    `diff_gaussian_rasterization`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     """`auto`: bf16 on CUDA, no on a CPU, where bf16 is slower than float32."""

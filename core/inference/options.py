@@ -32,7 +32,7 @@ class InferenceOptions:
     """Without a GPU too: protocol full, and long videos."""
     device: DeviceName = "auto"
     backend: str = "auto"
-    """Rasterizer: auto, torch, gsplat, triton."""
+    """Rasterizer: auto (triton on CUDA, else torch), torch, triton, gsplat, diff_gaussian_rasterization."""
     body: Path | None = None
     """Body model file; by default it is found by the checkpoint's fingerprint."""
     input_views: tuple[str, ...] | None = None

@@ -1,5 +1,6 @@
 """The rasterizers behind `rasterize`, by name. Each is loaded when it is first asked for."""
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -24,17 +25,32 @@ def _load_torch() -> Backend:
 
 
 def _load_gsplat() -> Backend:
-    if not _has_gsplat():
-        raise InputError("backend gsplat is not installed; see requirements-cuda.txt, or choose backend torch")
-    if not torch.cuda.is_available():
-        raise InputError("backend gsplat needs a CUDA device, and there is none; choose backend torch")
-    from core.render import gsplat_backend
+    return _load_peer("gsplat", _has_gsplat())
 
-    return gsplat_backend.rasterize
+
+def _load_diff_gaussian_rasterization() -> Backend:
+    return _load_peer("diff_gaussian_rasterization", _has_diff_gaussian_rasterization())
+
+
+def _load_peer(name: str, installed: bool) -> Backend:
+    """The adapter to somebody else's CUDA rasterizer, a package of that name."""
+    if not installed:
+        raise InputError(f"backend {name} is not installed; see requirements-cuda.txt, or choose backend torch")
+    if not torch.cuda.is_available():
+        raise InputError(f"backend {name} needs a CUDA device, and there is none; choose backend torch")
+    try:
+        return importlib.import_module(f"core.render.{name}_backend").rasterize
+    except (ImportError, OSError) as error:  # compiled for another PyTorch, or not compiled at all
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"backend {name} is installed but cannot be loaded: {reason}; choose backend torch") from error
 
 
 def _has_gsplat() -> bool:
     return importlib.util.find_spec("gsplat") is not None
+
+
+def _has_diff_gaussian_rasterization() -> bool:
+    return importlib.util.find_spec("diff_gaussian_rasterization") is not None
 
 
 def _load_triton() -> Backend:
@@ -65,7 +81,12 @@ def _has_launch_tools() -> bool:
     return compiler is not None and Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file()
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"torch": _load_torch, "gsplat": _load_gsplat, "triton": _load_triton}
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "torch": _load_torch,
+    "triton": _load_triton,
+    "gsplat": _load_gsplat,
+    "diff_gaussian_rasterization": _load_diff_gaussian_rasterization,
+}
 """Names, and what loads them or raises `InputError` where they cannot run."""
 
 
@@ -73,7 +94,12 @@ def available_backends() -> tuple[str, ...]:
     """The backends that can run here."""
     if not torch.cuda.is_available():
         return ("torch",)
-    installed = {"torch": True, "gsplat": _has_gsplat(), "triton": _has_triton() and _has_launch_tools()}
+    installed = {
+        "torch": True,
+        "triton": _has_triton() and _has_launch_tools(),
+        "gsplat": _has_gsplat(),
+        "diff_gaussian_rasterization": _has_diff_gaussian_rasterization(),
+    }
     return tuple(name for name, present in installed.items() if present)
 
 
