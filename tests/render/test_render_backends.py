@@ -1,15 +1,17 @@
-"""Choosing a rasterizer, what `rasterize` refuses, and whether other backends agree with the definition."""
+"""Choosing a rasterizer, and what `rasterize` refuses."""
 
-import importlib.util
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from render_scenes import gradients, make_scene
+from render_scenes import make_scene
 
-from core.render import available_backends, backends, rasterize
+from core.render import available_backends, backends
 from core.render.backends import load_backend
 from smpl_renderer.errors import InputError
+
+PEERS = ("gsplat", "diff_gaussian_rasterization")
 
 
 def test_auto_is_torch_on_a_cpu():
@@ -49,13 +51,33 @@ def test_unknown_backend_is_refused_by_name():
         make_scene().render(backend="opengl")
 
 
-@pytest.mark.parametrize("installed, reason", [(False, "not installed"), (True, "CUDA")])
-def test_gsplat_where_it_cannot_run_is_one_line_with_a_remedy(installed, reason, monkeypatch):
-    monkeypatch.setattr(backends, "_has_gsplat", lambda: installed)
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("installed, reason", [(False, "not installed"), (True, "needs a CUDA device")])
+def test_peer_that_cannot_run_is_one_line_with_a_remedy(peer, installed, reason, monkeypatch):
+    monkeypatch.setattr(backends, f"_has_{peer}", lambda: installed)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=reason) as caught:
-        make_scene().render(backend="gsplat")
+    with pytest.raises(InputError, match=f"{peer} .*{reason}") as caught:
+        make_scene().render(backend=peer)
     assert "\n" not in str(caught.value) and "backend torch" in str(caught.value)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_peer_that_was_compiled_for_another_system_is_one_line_with_a_remedy(peer, monkeypatch):
+    monkeypatch.setattr(backends, f"_has_{peer}", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(sys.modules, peer, None)  # importing it fails
+    monkeypatch.delitem(sys.modules, f"core.render.{peer}_backend", raising=False)
+    with pytest.raises(InputError, match=f"{peer} is installed but cannot be loaded: .*backend torch") as caught:
+        load_backend(peer, torch.device("cuda"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("present", [(), ("gsplat",), PEERS])
+def test_peers_are_available_where_they_are_installed(present, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for peer in PEERS:
+        monkeypatch.setattr(backends, f"_has_{peer}", lambda peer=peer: peer in present)
+    assert tuple(name for name in available_backends() if name in PEERS) == present
 
 
 @pytest.mark.parametrize(
@@ -115,74 +137,3 @@ def test_torch_on_cuda_equals_torch_on_cpu():
     actual = scene.to("cuda").render(return_depth=True, backend="torch")
     for a, e in zip(vars(actual).values(), vars(expected).values()):
         torch.testing.assert_close(a.cpu(), e, rtol=0, atol=1e-10)
-
-
-needs_gsplat = pytest.mark.skipif(importlib.util.find_spec("gsplat") is None, reason="gsplat is not installed")
-
-
-def sparse_scene(**options):
-    """Opacity at most 0.5 and little overlap, so that no pixel comes near gsplat's stop at a transmittance of 1e-4."""
-    scene = make_scene(count=60, width=150, height=110, size=0.02, **options)
-    return scene.with_gaussians(opacities=0.1 + 0.4 * scene.gaussians.opacities).to(torch.float32).to("cuda")
-
-
-@pytest.mark.gpu
-@needs_gsplat
-def test_gsplat_agrees_where_it_does_not_stop_early():
-    scene = sparse_scene(views=3)
-    actual = scene.render(return_depth=True, backend="gsplat", background=0.4)
-    expected = scene.to(torch.float64).render(return_depth=True, backend="torch", background=0.4)
-    for a, e in zip((actual.colors, actual.alphas), (expected.colors, expected.alphas)):
-        difference = (a - e).abs()
-        # Single precision and fast exponentials; a pixel on the cut at alpha = 1/255 may lose or gain that much.
-        assert difference.mean() < 2e-5
-        assert (difference > 1e-4).double().mean() < 1e-3
-        assert difference.max() < 2 / 255
-    # Depth is a quotient: compare it where something is.
-    seen = expected.alphas > 0.05
-    assert (actual.depths - expected.depths)[seen].abs().mean() < 1e-3
-
-    reference = gradients(lambda s: s.render(backend="torch"), scene.to(torch.float64))
-    for name, value in gradients(lambda s: s.render(backend="gsplat"), scene).items():
-        # Probes saw up to 2e-2, of single precision in gsplat's projection; a wrong factor or sign would be of order 1.
-        assert (value - reference[name]).norm() < 3e-2 * reference[name].norm(), name
-
-
-@pytest.mark.gpu
-@needs_gsplat
-def test_gsplat_is_close_on_average_where_it_does():
-    scene = make_scene(count=3000, width=128, height=128, size=0.03, views=2).to(torch.float32).to("cuda")
-    actual, expected = scene.render(backend="gsplat"), scene.to(torch.float64).render(backend="torch")
-    # What is behind a transmittance of 1e-4 is at most that bright, and at the cut pixels differ.
-    assert (actual.colors - expected.colors).abs().mean() < 1e-4
-
-
-@pytest.mark.gpu
-@needs_gsplat
-def test_gsplat_takes_batches_as_a_loop_would():
-    scenes = [sparse_scene(views=2, seed=seed) for seed in range(6)]
-
-    def stacked(values):
-        return torch.stack(list(values)).unflatten(0, (2, 3))
-
-    gaussians = replace(
-        scenes[0].gaussians,
-        **{name: stacked(getattr(s.gaussians, name) for s in scenes) for name in vars(scenes[0].gaussians)},
-    )
-    viewmats, Ks = stacked(s.cameras.viewmats for s in scenes), stacked(s.cameras.Ks for s in scenes)
-    options = {"return_depth": True, "backend": "gsplat"}
-    together = rasterize(gaussians, viewmats, Ks, 150, 110, **options)
-    assert together.colors.shape == (2, 3, 2, 3, 110, 150)
-    for i, scene in enumerate(scenes):
-        alone = scene.render(**options)
-        for a, e in zip(vars(together).values(), vars(alone).values()):
-            torch.testing.assert_close(a[i // 3, i % 3], e)
-
-
-@pytest.mark.gpu
-@needs_gsplat
-def test_gsplat_draws_nothing_and_double_precision_too():
-    scene = sparse_scene()
-    empty = replace(scene, gaussians=scene.gaussians.take(torch.zeros(0, dtype=torch.long, device="cuda")))
-    assert (empty.render(backend="gsplat").colors == 1).all()
-    assert scene.to(torch.float64).render(backend="gsplat").colors.dtype == torch.float64
