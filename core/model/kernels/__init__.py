@@ -1,0 +1,1 @@
+"""Triton kernels of the second look, imported only where Triton can run."""
