@@ -12,12 +12,13 @@ from torch import Tensor
 from core.cameras import Cameras
 from core.gaussians import Gaussians
 from core.render import Rendering, rasterize
+from smpl_renderer import kernels
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
-from smpl_renderer.rotations import matrix_to_quat, quat_multiply
-from smpl_renderer.skinning import transform_points, vertex_rotations
-from smpl_renderer.types import BodyParams, PosedBody
+from smpl_renderer.rotations import quat_multiply
+from smpl_renderer.skinning import transform_points
+from smpl_renderer.types import BodyParams, Skin
 
 FORMAT = "hgg-avatar"
 VERSION = "1"
@@ -73,25 +74,24 @@ class Avatar:
 _TENSORS = tuple(f.name for f in fields(Avatar) if f.name != "body")
 
 
-@dataclass(frozen=True)
-class Skin:
-    """A posed body, prepared for carrying Gaussians: what they move, turn and grow by."""
-
-    body: PosedBody
-    rotations: Float[Tensor, "*batch V 3 3"]
-    """From canonical axes to those at each posed vertex."""
-    scale: Float[Tensor, "*batch"]
-
-    def __getitem__(self, index) -> "Skin":
-        """Index the batch axes."""
-        return Skin(self.body[index], self.rotations[index], self.scale[index])
-
-
 def pose_skin(body: BodyModel, params: BodyParams) -> Skin:
     """Pose a body, any batch axes."""
-    with torch.autocast(params.scale.device.type, enabled=False):
-        posed = body(params)
-        return Skin(posed, vertex_rotations(posed.vertex_transforms), params.scale)
+    return body.skin(params)
+
+
+def attach_reference(avatar: Avatar, skin: Skin) -> Gaussians:
+    """Define `attach` in plain PyTorch, for any device and dtype."""
+    vertex_ids = avatar.vertex_ids.unsqueeze(-2)
+    centres = at_vertices(skin.body.shaped, vertex_ids) + avatar.offsets.unsqueeze(-3)
+    turns = at_vertices(skin.quats, vertex_ids)
+    shape = turns.shape[:-1]
+    return Gaussians(
+        means=transform_points(centres, at_vertices(skin.body.vertex_transforms, vertex_ids)),
+        quats=quat_multiply(turns, avatar.quats.unsqueeze(-3)),
+        scales=avatar.scales.unsqueeze(-3) * skin.scale[..., None, None],
+        opacities=avatar.opacities.unsqueeze(-2).expand(shape),
+        colors=avatar.colors.unsqueeze(-3).expand(*shape, 3),
+    )
 
 
 def attach(avatar: Avatar, skin: Skin) -> Gaussians:
@@ -101,25 +101,37 @@ def attach(avatar: Avatar, skin: Skin) -> Gaussians:
     body's scale only, because a blend of bone transforms is no similarity (a wrist twisted by 3 rad collapses the skin
     to 0.005 of its volume).
 
+    Gradients reach the avatar and the skin; float32 on CUDA runs in Triton, unless a gradient is asked of the skin.
+
     Args:
         avatar: With batch axes `*batch`.
         skin: With batch axes `*batch P`, P poses of each avatar.
     Returns:
-        Gaussians of batch axes `*batch P`, in the world of the poses.
+        Gaussians of batch axes `*batch P`, in the world of the poses; opacities and colours are expanded, not copied.
     """
     with torch.autocast(avatar.offsets.device.type, enabled=False):
-        vertex_ids = avatar.vertex_ids.unsqueeze(-2)
-        centres = at_vertices(skin.body.shaped, vertex_ids) + avatar.offsets.unsqueeze(-3)
-        transforms = at_vertices(skin.body.vertex_transforms, vertex_ids)
-        turns = at_vertices(matrix_to_quat(skin.rotations), vertex_ids)
-        shape = turns.shape[:-1]
+        if not _kernels_take(avatar, skin):
+            return attach_reference(avatar, skin)
+        from smpl_renderer.kernels.carry import carry  # needs Triton
+
+        means, quats, scales = carry(avatar.offsets, avatar.quats, avatar.scales, avatar.vertex_ids, skin)
+        shape = means.shape[:-1]
         return Gaussians(
-            means=transform_points(centres, transforms),
-            quats=quat_multiply(turns, avatar.quats.unsqueeze(-3)),
-            scales=avatar.scales.unsqueeze(-3) * skin.scale[..., None, None],
+            means,
+            quats,
+            scales,
             opacities=avatar.opacities.unsqueeze(-2).expand(shape),
             colors=avatar.colors.unsqueeze(-3).expand(*shape, 3),
         )
+
+
+def _kernels_take(avatar: Avatar, skin: Skin) -> bool:
+    own = (avatar.offsets, avatar.quats, avatar.scales)
+    return (
+        skin.scale.shape[:-1] == avatar.batch_shape
+        and kernels.takes(skin.body.vertices, skin.body.vertex_transforms, skin.quats, skin.scale)
+        and kernels.takes(*(x.detach() for x in own))
+    )
 
 
 def at_vertices(values: Float[Tensor, "..."], vertex_ids: Int[Tensor, "*batch N"]) -> Float[Tensor, "..."]:

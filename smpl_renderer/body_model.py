@@ -6,18 +6,22 @@ made with wherever that lies, and is never used with another one.
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
+from smpl_renderer import kernels
 from smpl_renderer.errors import InputError
+from smpl_renderer.kernels.tables import ancestor_table, influence_tables
 from smpl_renderer.pickles import read_smpl_pickle
-from smpl_renderer.rotations import axis_angle_to_matrix
-from smpl_renderer.skinning import blend_transforms, transform_points
-from smpl_renderer.types import BodyParams, PosedBody
+from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_quat
+from smpl_renderer.skinning import blend_transforms, transform_points, vertex_rotations
+from smpl_renderer.types import BodyParams, PosedBody, Skin
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STANDIN_BODY = REPOSITORY / "smpl_renderer/assets/standin_body.npz"
@@ -56,6 +60,13 @@ class BodyModel(nn.Module):
     J_regressor: Float[Tensor, "J V"]
     lbs_weights: Float[Tensor, "V J"]
     faces: Tensor
+    # The same for smpl_renderer/kernels: the joints above each joint, those that move each vertex, and how joints
+    # follow the shape.
+    ancestors: Int[Tensor, "D J"]
+    influences: Int[Tensor, "K V"]
+    influence_weights: Float[Tensor, "K V"]
+    joint_template: Float[Tensor, " 3J"]
+    joint_dirs: Float[Tensor, "3J S"]
 
     def __init__(self, arrays: Mapping[str, np.ndarray], name: str):
         super().__init__()
@@ -67,6 +78,8 @@ class BodyModel(nn.Module):
         self.register_buffer("lbs_weights", torch.from_numpy(arrays["weights"]), persistent=False)
         for key in ("v_template", "shapedirs", "posedirs", "J_regressor"):
             self.register_buffer(key, torch.from_numpy(arrays[key]), persistent=False)
+        for key, array in _kernel_tables(arrays, self.parents).items():
+            self.register_buffer(key, torch.from_numpy(array), persistent=False)
 
     @property
     def num_vertices(self) -> int:
@@ -84,7 +97,8 @@ class BodyModel(nn.Module):
         """Vertices of the rest pose, with shape. `betas` may hold fewer components than the model."""
         if betas.shape[-1] > self.num_betas:
             raise ValueError(f"betas must hold at most {self.num_betas} numbers per body, got {betas.shape[-1]}")
-        return self.v_template + torch.einsum("vks,...s->...vk", self.shapedirs[..., : betas.shape[-1]], betas)
+        dirs = self.shapedirs[..., : betas.shape[-1]].flatten(0, 1)
+        return linear(betas, dirs, self.v_template.flatten()).unflatten(-1, (-1, 3))
 
     def rest_joints(self, shaped: Float[Tensor, "*batch V 3"]) -> Float[Tensor, "*batch J 3"]:
         """Joints of the rest pose, from its vertices."""
@@ -93,11 +107,31 @@ class BodyModel(nn.Module):
     def forward(self, params: BodyParams) -> PosedBody:
         """Shape, pose, scale and place bodies; any batch axes.
 
+        Differentiable in all parameters. Where no gradient is asked for, float32 on CUDA runs in Triton kernels.
+
         Source: Loper et al., SMPL (2015), Sec. 3.
         """
         # Autocast would do the matrix products in half precision: millimetres off.
         with torch.autocast(params.scale.device.type, enabled=False):
-            return self._pose(params)
+            return self._kernels(params).body if self._has_kernels(params) else self._pose(params)
+
+    def skin(self, params: BodyParams) -> Skin:
+        """The same, and how things on the body turn with it."""
+        with torch.autocast(params.scale.device.type, enabled=False):
+            if self._has_kernels(params):
+                return self._kernels(params)
+            posed = self._pose(params)
+            rotations = vertex_rotations(posed.vertex_transforms)
+            return Skin(posed, rotations, matrix_to_quat(rotations), params.scale)
+
+    def _has_kernels(self, params: BodyParams) -> bool:
+        inputs = [getattr(params, f.name) for f in fields(params)]
+        return kernels.takes(*inputs, self.v_template) and params.betas.shape[:-1] == params.batch_shape
+
+    def _kernels(self, params: BodyParams) -> Skin:
+        from smpl_renderer.kernels.pose import pose_body  # needs Triton
+
+        return pose_body(self, params)
 
     def _pose(self, params: BodyParams) -> PosedBody:
         pose = torch.cat([params.global_orient, params.body_pose], -1)
@@ -114,9 +148,8 @@ class BodyModel(nn.Module):
 
         # Fold the correctives, the scale and the translation in: the transforms take `shaped` to the posed vertices.
         scale, transl = params.scale[..., None, None], params.transl[..., None, :]
-        linear = scale[..., None] * blended[..., :3, :3]
         shifts = scale * transform_points(correctives, blended) + transl
-        vertex_transforms = _affine(linear, shifts)
+        vertex_transforms = _affine(scale[..., None] * blended[..., :3, :3], shifts)
         return PosedBody(
             vertices=transform_points(shaped, vertex_transforms),
             joints=scale * joints + transl,
@@ -189,9 +222,10 @@ def find_body(fingerprint: str | None, override: Path | None = None) -> BodyMode
     )
 
 
-def _affine(linear: Float[Tensor, "*batch 3 3"], shift: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4 4"]:
-    last_row = linear.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*shift.shape[:-1], 1, 4)
-    return torch.cat([torch.cat([linear, shift[..., None]], -1), last_row], -2)
+def _affine(matrices: Float[Tensor, "*batch 3 3"], shifts: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4 4"]:
+    # Made on the device: numbers copied from Python would wait for it.
+    last_row = torch.eye(4, dtype=shifts.dtype, device=shifts.device)[3:].expand(*shifts.shape[:-1], 1, 4)
+    return torch.cat([torch.cat([matrices, shifts[..., None]], -1), last_row], -2)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -259,6 +293,20 @@ def _normalised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if (parents < 0).any() or (parents >= np.arange(1, num_joints)).any():
         raise ValueError("kintree_table must name parents before their children")
     return out
+
+
+def _kernel_tables(arrays: Mapping[str, np.ndarray], parents: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Computed in float64, as in one rounding."""
+    influences, influence_weights = influence_tables(arrays["weights"])
+    regressor = arrays["J_regressor"].astype(np.float64)
+    joint_dirs = np.einsum("jv,vks->jks", regressor, arrays["shapedirs"])
+    return {
+        "ancestors": ancestor_table(parents),
+        "influences": influences,
+        "influence_weights": influence_weights,
+        "joint_template": (regressor @ arrays["v_template"]).astype(np.float32).ravel(),
+        "joint_dirs": joint_dirs.reshape(3 * len(regressor), -1).astype(np.float32),
+    }
 
 
 def _fingerprint(arrays: Mapping[str, np.ndarray]) -> str:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from smpl_renderer import kernels
+
 
 def axis_angle_to_matrix(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     """Rotation by |axis_angle| about its direction; differentiable everywhere, at zero too."""
@@ -39,8 +41,13 @@ def quat_multiply(left: Float[Tensor, "*batch 4"], right: Float[Tensor, "*batch 
 def nearest_rotation(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
     """The rotation nearest to a matrix in Frobenius norm, never a reflection.
 
-    Its gradients are finite even where singular values coincide, which is where those of a plain SVD are NaN.
+    Its gradients are finite even where singular values coincide, which is where those of a plain SVD are NaN. Where
+    none is asked for, float32 on CUDA runs in Triton.
     """
+    if kernels.takes(matrix):
+        from smpl_renderer.kernels import rotation  # needs Triton
+
+        return rotation.nearest_rotation(matrix)
     return roma.special_procrustes(matrix)
 
 

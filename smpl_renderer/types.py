@@ -69,3 +69,19 @@ class PosedBody:
     def __getitem__(self, index) -> "PosedBody":
         """Index the batch axes."""
         return PosedBody(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Skin:
+    """A posed body, prepared for carrying things: what they move, turn and grow by."""
+
+    body: PosedBody
+    rotations: Float[Tensor, "*batch V 3 3"]
+    """From canonical axes to those at each posed vertex."""
+    quats: Float[Tensor, "*batch V 4"]
+    """The same as unit quaternions (w, x, y, z), w >= 0."""
+    scale: Float[Tensor, "*batch"]
+
+    def __getitem__(self, index) -> "Skin":
+        """Index the batch axes."""
+        return Skin(self.body[index], self.rotations[index], self.quats[index], self.scale[index])
