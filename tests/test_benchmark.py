@@ -1,14 +1,17 @@
 """scripts/benchmark.py: it runs, and what it draws is a figure."""
 
+import datetime
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from core.benchmarks.render import body_cloud, ring
+from core.benchmarks.render import RenderTiming, body_cloud, default_backends, ring, time_render, with_ratios
 from core.render import rasterize
+from smpl_renderer.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
@@ -29,13 +32,54 @@ def test_render_prints_a_table_and_writes_numbers(tmp_path):
         ("torch", 20, 2, 16),
         ("torch", 30, 2, 16),
     ]
-    assert all(t["forward_ms"] > 0 for t in timings)
+    for t in timings:
+        assert all(t[name] > 0 for name in ("forward_ms", "forward_backward_ms", "host_ms"))
+        assert t["graph_ms"] is None and t["peak_mb"] is None  # there is no GPU
+        assert t["forward_ratio"] == t["forward_backward_ratio"] == 1  # compared with itself
+    assert f"{datetime.date.today()}" in result.stdout.splitlines()[-1]
 
 
 def test_backend_that_does_not_exist_is_one_line():
     result = benchmark("--backends", "opengl", "--gaussians", 20, "--size", 16, "--device", "cpu")
     assert result.returncode == 2
     assert "error: no rasterizer is called 'opengl'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("backends", "expected"),
+    [
+        (("triton", "gsplat", "diff_gaussian_rasterization"), [4.0, 1.0, 0.5]),
+        (("triton", "diff_gaussian_rasterization"), [8.0, 1.0]),  # the other peer is not installed
+        (("triton", "torch"), [8.0, 1.0]),
+    ],
+)
+def test_speed_is_compared_with_a_peer_if_there_is_one(backends, expected):
+    times = {"triton": 0.5, "gsplat": 2.0, "diff_gaussian_rasterization": 4.0, "torch": 4.0}
+    timings = [RenderTiming(name, 10, 1, 16, times[name], 3 * times[name]) for name in backends]
+    compared = with_ratios(timings)
+    assert [t.forward_ratio for t in compared] == [t.forward_backward_ratio for t in compared] == expected
+
+
+def test_what_does_not_fit_into_memory_has_no_numbers(monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("core.benchmarks.render.rasterize", fail)
+    timing = time_render("torch", 10, 1, 16, 1, torch.device("cpu"))
+    assert timing == RenderTiming("torch", 10, 1, 16)
+    assert with_ratios([timing]) == [timing]
+
+
+def test_peer_that_cannot_be_loaded_is_left_out_and_named(monkeypatch, caplog):
+    def load(name, device):
+        if name == "gsplat":
+            raise InputError("backend gsplat is installed but cannot be loaded: undefined symbol")
+
+    monkeypatch.setattr("core.benchmarks.render.available_backends", lambda: ("torch", "triton", "gsplat"))
+    monkeypatch.setattr("core.benchmarks.render.load_backend", load)
+    assert default_backends(torch.device("cuda")) == ("triton",)
+    assert "undefined symbol" in caplog.text
+    assert default_backends(torch.device("cpu")) == ("torch",)
 
 
 @pytest.mark.parametrize("view", [0, 2])

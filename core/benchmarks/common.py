@@ -1,5 +1,8 @@
 """Timing: medians on the device's own clock, peak memory, and tables of them."""
 
+import datetime
+import importlib.metadata
+import importlib.util
 import json
 import platform
 import statistics
@@ -37,6 +40,25 @@ def median_ms(call: Callable[[int], object], repeats: int, device: torch.device,
     return statistics.median(times)
 
 
+def host_ms(call: Callable[[int], object], repeats: int, device: torch.device, warm_up: int = 1) -> float:
+    """Median time until `call(i)` returns, which on a GPU is before its work is done, unless it waits for that."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for i in range(warm_up):
+        call(i)
+    times = []
+    for i in range(repeats):
+        wait()  # else a full queue of launches may be what it waits for
+        start = time.perf_counter()
+        call(i)
+        times.append(1000 * (time.perf_counter() - start))
+    wait()
+    return statistics.median(times)
+
+
 def peak_mb(call: Callable[[int], object], device: torch.device) -> float | None:
     """Device memory that a call needs beyond what is there before; None on a CPU, where PyTorch does not count it."""
     if device.type != "cuda":
@@ -66,11 +88,28 @@ def graph_replay(call: Callable[[int], object], index: int = 0) -> Callable[[int
     return replay
 
 
+PACKAGES = ("triton", "gsplat", "diff_gaussian_rasterization")
+"""Whose versions numbers depend on, beside PyTorch's."""
+
+
 def machine(device: torch.device) -> str:
-    """What the numbers were measured on."""
+    """What the numbers were measured on, and when."""
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+        parts = [torch.cuda.get_device_name(device), f"PyTorch {torch.__version__}", *map(_version, PACKAGES)]
+    else:
+        threads = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+        parts = [threads, f"PyTorch {torch.__version__}"]
+    return ", ".join([*filter(None, parts), f"{datetime.date.today():%Y-%m-%d}"])
+
+
+def _version(package: str) -> str | None:
+    """A package's name and, if it says so, version; None if it is not installed."""
+    if importlib.util.find_spec(package) is None:
+        return None
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:  # a folder on the path, without a record of its installation
+        return package
 
 
 def report(
