@@ -48,8 +48,7 @@ def rasterize(
         return torch_backend.rasterize(gaussians, viewmats, Ks, width, height, background, return_depth)
     single = gaussians.to(torch.float32)
     viewmats, Ks = viewmats.float(), Ks.float()
-    rows = project_rows(single, viewmats, Ks, width, height)
-    with torch.no_grad():
-        lists = bin_tiles(rows, single.means, viewmats, width, height, TILE, capacity)
+    rows, keys = project_rows(single, viewmats, Ks, width, height)
+    lists = bin_tiles(rows.detach(), keys, width, height, TILE, capacity)
     colors, alphas, depths = composite(rows, background.float(), lists, width, height, return_depth)
     return Rendering(colors, alphas, depths).map(lambda x: x.to(gaussians.means.dtype))

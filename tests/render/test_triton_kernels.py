@@ -103,7 +103,7 @@ def test_projection_matches_reference():
         return [rows.detach(), *torch.autograd.grad(loss, list(inputs.values()))]
 
     cotangents = torch.randn(2, 2, 70, 10, generator=torch.Generator().manual_seed(0))
-    actual = rows_and_gradients(project_rows, scene, cotangents)
+    actual = rows_and_gradients(lambda *a: project_rows(*a)[0], scene, cotangents)
     expected = rows_and_gradients(project_rows_reference, scene.to(torch.float64), cotangents)
     for a, e in zip(actual[0].unbind(-1), expected[0].unbind(-1)):
         torch.testing.assert_close(a.double(), e, rtol=2e-5, atol=2e-5)
@@ -114,9 +114,9 @@ def test_projection_matches_reference():
 def listed(scene: Scene, tile: int) -> tuple[Tensor, list[list[int]]]:
     """The table of splats, and the rows listed for each tile."""
     g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
-    rows = project_rows(g, c.viewmats[None], c.Ks[None], c.width, c.height)
-    lists = bin_tiles(rows, g.means, c.viewmats[None], c.width, c.height, tile)
-    assert int(lists.pairs) <= lists.capacity
+    rows, keys = project_rows(g, c.viewmats[None], c.Ks[None], c.width, c.height)
+    lists = bin_tiles(rows, keys, c.width, c.height, tile)
+    assert int(lists.used) <= lists.capacity
     slots = lists.slots.tolist()
     return rows.double(), [slots[first:last] for first, last in lists.ranges.tolist()]
 

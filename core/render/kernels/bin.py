@@ -1,13 +1,16 @@
 """Near-to-far lists of the splats that each tile of the image needs, made without waiting for the device.
 
-Definition: a tile needs a splat that has alpha >= ALPHA_MIN at a pixel centre of it; a few more do no harm. The
-steps: count the tiles that each splat's ellipse reaches; order the splats of each view by depth; sum the counts in
-that order, which gives every splat its place among all (tile, splat) pairs; write the pairs there; sort them by tile,
-keeping the order of depth.
+Definition: a tile needs a splat that has alpha >= ALPHA_MIN at a pixel centre of it; a few more do no harm. The steps:
 
-The pairs go to buffers of a capacity fixed beforehand, since their number is known to the device alone. Where they do
-not fit, every tile is given all splats of its view instead, which takes long but draws the same picture, and the next
-call gets a larger capacity.
+    sort   all splats, by view and then by depth: a splat's place among those of its view is its rank
+    mark   each cell, a square of several tiles, has a row of bits, one for each rank; a splat sets its own in every
+           cell that its ellipse reaches. Whoever comes first, the bits stand in the order of depth
+    list   each cell reads its bits from first to last, looks which of its tiles each splat reaches, and writes the
+           tiles' lists
+
+The lists go to a buffer of a capacity fixed beforehand, since what they need is known to the device alone. Where they
+do not fit, every tile is given all splats of its view instead, which takes long but draws the same picture, and the
+next call gets a larger capacity.
 """
 
 import functools
@@ -27,14 +30,15 @@ from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-COUNT_BLOCK = 128  # splats per program
-EXPAND_BLOCK = 32  # fewer, because a program takes as long as its largest splat
-LIST_BLOCK = 512  # pairs per program
-HEADROOM = 1.25  # of a learned capacity, over the most pairs seen
+MARK_BLOCK = 64  # splats per program, which takes as long as its largest splat
+WORD_BLOCK = 256  # words of bits that a program of `_list_kernel` reads at a time
+LIST_BLOCK = 64  # splats at a time
+MAX_BITS_BYTES = 2**26  # what the bits of all cells may take; larger cells take fewer
+MAX_CELL_TILES = 16  # along a cell's side
+HEADROOM = 1.25  # of a learned capacity, over the most that was seen
 MAX_SLOTS = 2**31 - 1  # lists are indexed with 32 bits
 
 LOG2_ALPHA_MIN = tl.constexpr(math.log2(projection.ALPHA_MIN))
-NOT_DRAWN = tl.constexpr(2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,16 @@ class TileLists:
     """For each tile of each view, row by row, which splats it needs, from near to far."""
 
     slots: Int[Tensor, " V*N+capacity"]
-    """Row numbers: first all of each view from near to far, then the tiles' lists."""
+    """Row numbers: first all of each view from near to far, then the lists of cells and tiles."""
     ranges: Int[Tensor, "V*tiles 2"]
     """First slot of each tile's list and the one after its last."""
-    pairs: Int[Tensor, " 1"]
-    """How many there are. If more than `capacity`, `ranges` is void, and every tile needs all splats of its view."""
+    used: Int[Tensor, " 1"]
+    """Slots that all lists need. If more than `capacity`, `ranges` is void, and a tile needs all splats of its view."""
     capacity: int
     tile: int
     """Pixels along a tile's side."""
+    overflow: Int[Tensor, " 1"]
+    """In the host's memory: where `composite` leaves what `used` says if that is more than `capacity`."""
 
 
 @triton.jit
@@ -94,128 +100,157 @@ def _load_ellipse(rows, i, mask, lines, TILE: tl.constexpr):
 
 
 @triton.jit
-def _count_kernel(
-    rows, means, viewmats, keys, counts, count, num_cameras, columns, lines, SHIFT: tl.constexpr, TILE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Tiles that each splat reaches, and a key that sorts splats by view and then by depth."""
-    view = tl.program_id(0).to(tl.int64)
-    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = n < count
-    i = view * count + n
-    mean_x, mean_y, p, q, r, level, line, last_line = _load_ellipse(rows, i, mask, lines, TILE)
-    total = tl.zeros([BLOCK], tl.int32)
-    while tl.max((line <= last_line).to(tl.int32), 0) > 0:
-        first, last = _columns_in_row(mean_x, mean_y, p, q, r, level, line, columns, TILE)
-        total += tl.where(line <= last_line, tl.maximum(last - first + 1, 0), 0)
-        line += 1
-    tl.store(counts + i, total, mask)
-
-    # Depth in double precision: single precision swaps splats within 0.1 micrometres of each other, which happens.
-    mean = means + (view // num_cameras * count + n) * 3
-    turn = viewmats + view * 16 + 8
-    depth = (
-        tl.load(turn).to(tl.float64) * tl.load(mean, mask, 0.0).to(tl.float64)
-        + tl.load(turn + 1).to(tl.float64) * tl.load(mean + 1, mask, 0.0).to(tl.float64)
-        + tl.load(turn + 2).to(tl.float64) * tl.load(mean + 2, mask, 0.0).to(tl.float64)
-        + tl.load(turn + 3).to(tl.float64)
-    )
-    # The bits of positive numbers are in the order of the numbers.
-    bits = tl.where(total > 0, depth.to(tl.int64, bitcast=True), NOT_DRAWN)
-    tl.store(keys + i, (view << SHIFT) | (bits >> (63 - SHIFT)), mask)
-
-
-@triton.jit
-def _expand_kernel(
-    rows, order, counts, ends, tiles, pairs_of, slots, count, total_rows, capacity, columns, lines,
-    FIRST_TILE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Write the pairs of each splat to its place."""
+def _mark_kernel(
+    rows, order, bits, slots, used, count, total_rows, words, columns, lines, CELL: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Set each splat's bit in the cells, `columns` x `lines` of them in a view, that it reaches."""
+    tl.store(used, 0, tl.program_id(0) == 0)  # for the next kernel
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = at < total_rows
     i = tl.load(order + at, mask, 0)
     tl.store(slots + at, i.to(tl.int32), mask)
-    wanted = tl.load(counts + i, mask, 0)
-    mean_x, mean_y, p, q, r, level, line, last_line = _load_ellipse(rows, i, mask, lines, TILE)
-    end = tl.load(ends + at, mask, 0)
-    place = end - wanted
-    end = tl.minimum(end, capacity)
-    first_tile = (i // count).to(tl.int32) * (columns * lines) + FIRST_TILE
-    column, last = _columns_in_row(mean_x, mean_y, p, q, r, level, line, columns, TILE)
-    # One step of this loop writes a pair or goes on to the next row of tiles.
-    live = mask & (wanted > 0) & (place < end)
+    view, rank = at // count, at % count
+    mean_x, mean_y, p, q, r, level, line, last_line = _load_ellipse(rows, i, mask, lines, CELL)
+    first_cell = view.to(tl.int64) * (columns * lines)
+    bit = (tl.full([BLOCK], 1, tl.uint32) << (rank % 32).to(tl.uint32)).to(tl.int32, bitcast=True)
+    column, last = _columns_in_row(mean_x, mean_y, p, q, r, level, line, columns, CELL)
+    # One step of this loop sets a bit or goes on to the next row of cells.
+    live = mask & (line <= last_line)
     while tl.max(live.to(tl.int32), 0) > 0:
         inside = column <= last
-        here = live & inside
-        tile = first_tile + line * columns + column
-        tl.store(tiles + place, tile.to(tiles.dtype.element_ty), here)
-        tl.store(pairs_of + place, i.to(tl.int32), here)
-        place += here.to(tl.int64)
+        word = (first_cell + line * columns + column) * words + rank // 32
+        tl.atomic_or(bits + word, bit, live & inside, sem="relaxed")
         line = tl.where(inside, line, line + 1)
-        next_first, next_last = _columns_in_row(mean_x, mean_y, p, q, r, level, line, columns, TILE)
+        next_first, next_last = _columns_in_row(mean_x, mean_y, p, q, r, level, line, columns, CELL)
         column = tl.where(inside, column + 1, next_first)
         last = tl.where(inside, last, next_last)
-        live = live & (place < end) & (line <= last_line)
+        live = live & (line <= last_line)
+
+
+@triton.jit
+def _count_bits(word):
+    word = word - ((word >> 1) & 0x55555555)
+    word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
+    return (((word + (word >> 4) & 0x0F0F0F0F) * 0x01010101) >> 24).to(tl.int32)
+
+
+@triton.jit
+def _load_words(bits, first, words, BLOCK: tl.constexpr):
+    at = first + tl.arange(0, BLOCK)
+    return tl.load(bits + at, at < words, 0).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _reached_tiles(
+    slots, rows, first, last, line, column, columns, lines, TILE: tl.constexpr, SIDE: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Splats of a cell's list, and which tiles of the cell each reaches: [BLOCK] and 0 or 1 [BLOCK, SIDE * SIDE]."""
+    k = first + tl.arange(0, BLOCK)
+    i = tl.load(slots + k, k < last, 0)
+    mean_x, mean_y, p, q, r, level, first_line, last_line = _load_ellipse(rows, i.to(tl.int64), k < last, lines, TILE)
+    own = tl.arange(0, SIDE)
+    own_line = (line + own)[None, :]
+    first_column, last_column = _columns_in_row(
+        mean_x[:, None], mean_y[:, None], p[:, None], q[:, None], r[:, None], level[:, None], own_line, columns, TILE
+    )
+    in_height = (own_line >= first_line[:, None]) & (own_line <= last_line[:, None]) & (k < last)[:, None]
+    own_column = (column + own)[None, None, :]
+    reached = (own_column >= first_column[:, :, None]) & (own_column <= last_column[:, :, None]) & in_height[:, :, None]
+    return i, reached.to(tl.int32).reshape([BLOCK, SIDE * SIDE])
 
 
 @triton.jit
 def _list_kernel(
-    tiles, permutation, pairs_of, ends, slots, ranges, total_rows, capacity,
-    FIRST_TILE: tl.constexpr, BLOCK: tl.constexpr,
+    bits, rows, slots, ranges, used, count, words, total_rows, capacity, columns, lines, cell_columns, cells,
+    TILE: tl.constexpr, SIDE: tl.constexpr, WORD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """From pairs sorted by tile: the tiles' lists, and where each begins and ends."""
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    pairs = tl.minimum(tl.load(ends + total_rows - 1), capacity)
-    mask = at < pairs
-    place = tl.load(permutation + at, mask, 0)
-    tl.store(slots + total_rows + at, tl.load(pairs_of + place, mask, 0), mask)
-    tile = tl.load(tiles + at, mask, 0).to(tl.int32) - FIRST_TILE
-    previous = tl.load(tiles + at - 1, mask & (at > 0), 0).to(tl.int32) - FIRST_TILE
-    following = tl.load(tiles + at + 1, mask & (at + 1 < pairs), 0).to(tl.int32) - FIRST_TILE
-    tl.store(ranges + tile * 2, total_rows + at, mask & ((at == 0) | (previous != tile)))
-    tl.store(ranges + tile * 2 + 1, total_rows + at + 1, mask & ((at + 1 == pairs) | (following != tile)))
+    """A program makes the lists of a cell's SIDE x SIDE tiles.
+
+    First it writes down all splats of the cell; then it goes through them twice, to count and to write each tile's.
+    """
+    program = tl.program_id(0)
+    view, cell = program // cells, program % cells
+    line, column = cell // cell_columns * SIDE, cell % cell_columns * SIDE
+    bits += program.to(tl.int64) * words
+
+    length, word = 0, 0
+    while word < words:
+        length += tl.sum(_count_bits(_load_words(bits, word, words, WORD_BLOCK)), 0)
+        word += WORD_BLOCK
+    place = tl.atomic_add(used, length.to(tl.int64), length > 0, sem="relaxed")
+    length = tl.where(place + length <= capacity, length, 0)
+    first = total_rows + tl.where(length > 0, place, 0).to(tl.int32)
+    last, word = first, 0
+    while (word < words) & (length > 0):
+        own = _load_words(bits, word, words, WORD_BLOCK)
+        each = _count_bits(own)
+        at = last + tl.cumsum(each, 0) - each
+        rank = view * count + (word + tl.arange(0, WORD_BLOCK)) * 32
+        while tl.max((own != 0).to(tl.int32), 0) > 0:
+            others = own & (own - 1)
+            exponent = ((own ^ others).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127  # of the lowest bit
+            tl.store(slots + at, tl.load(slots + rank + exponent, own != 0, 0), own != 0)
+            at += (own != 0).to(tl.int32)
+            own = others
+        last += tl.sum(each, 0)
+        word += WORD_BLOCK
+    tl.debug_barrier()  # what one thread has written, others read below
+
+    counts = tl.zeros([SIDE * SIDE], tl.int32)
+    k = first
+    while k < last:
+        _, reached = _reached_tiles(slots, rows, k, last, line, column, columns, lines, TILE, SIDE, BLOCK)
+        counts += tl.sum(reached, 0)
+        k += BLOCK
+    length = tl.sum(counts, 0)
+    place = tl.atomic_add(used, length.to(tl.int64), length > 0, sem="relaxed")
+    last = tl.where(place + length <= capacity, last, first)
+    counts = tl.where(place + length <= capacity, counts, 0)
+    at = total_rows + tl.where(length > 0, place, 0).to(tl.int32) + tl.cumsum(counts, 0) - counts
+    own = tl.arange(0, SIDE * SIDE)
+    own_line, own_column = line + own // SIDE, column + own % SIDE
+    tile = view.to(tl.int64) * (columns * lines) + own_line * columns + own_column
+    inside = (own_line < lines) & (own_column < columns)
+    tl.store(ranges + tile * 2, at, inside)
+    tl.store(ranges + tile * 2 + 1, at + counts, inside)
+    k = first
+    while k < last:
+        i, reached = _reached_tiles(slots, rows, k, last, line, column, columns, lines, TILE, SIDE, BLOCK)
+        before = tl.cumsum(reached, 0) - reached
+        tl.store(slots + at[None, :] + before, i[:, None] + tl.zeros_like(before), reached > 0)
+        at += tl.sum(reached, 0)
+        k += BLOCK
 
 
 class _LearnedCapacity:
-    """How many pairs pictures of one kind need, learned from those drawn before.
+    """How many slots pictures of one kind need, learned from the first of them, and from those for which it was short.
 
-    The count of a call is copied to the host behind the device's back and read at a later call, so that nobody waits,
-    except the first time.
+    A call whose lists do not fit says so in the host's memory, behind everybody's back, also as part of a CUDA graph;
+    the next call reads that and nobody waits.
     """
 
-    def __init__(self) -> None:
-        self._capacity = 0
-        self._copied = torch.zeros(1, dtype=torch.int64, pin_memory=True)
-        self._event: torch.cuda.Event | None = None
+    def __init__(self, first_guess: int, on_cuda: bool) -> None:
+        self.capacity = first_guess
+        self.is_learned = False
+        self.overflow = torch.zeros(1, dtype=torch.int64, pin_memory=on_cuda)
 
-    def choose(self, pairs: Int[Tensor, " 1"]) -> int:
-        """The capacity for a call with so many pairs."""
-        capturing = torch.cuda.is_current_stream_capturing()
-        if not self._capacity:
-            if capturing:
-                raise InputError(
-                    "backend triton learns its list sizes from a first call: draw once before capturing a CUDA graph"
-                )
-            self._grow(int(pairs))
-        if not capturing:
-            self._look(pairs)
-        return self._capacity
+    def learn(self, used: int) -> bool:
+        """Take in what a call needed; whether that was within the capacity."""
+        sufficed = used <= self.capacity
+        if not sufficed:  # lists that did not fit are not counted in full
+            used = max(used, 2 * self.capacity)
+        self.capacity = max(4096, math.ceil(used * HEADROOM / 1024) * 1024)
+        self.is_learned = True
+        return sufficed
 
-    def _look(self, pairs: Tensor) -> None:
-        if self._event is None:
-            self._event = torch.cuda.Event()
-        elif not self._event.query():
-            return  # the copy is still under way
-        seen = int(self._copied)
-        if seen > self._capacity:
-            message = "%d (tile, splat) pairs passed the capacity of %d: a call drew all of them, but slowly"
-            logger.warning(message, seen, self._capacity)
-            self._grow(seen)
-        self._copied.copy_(pairs, non_blocking=True)
-        self._event.record()
-
-    def _grow(self, pairs: int) -> None:
-        self._capacity = max(4096, math.ceil(pairs * HEADROOM / 1024) * 1024)
+    def update(self) -> None:
+        """Grow if an earlier call was short."""
+        used = int(self.overflow)
+        if used > self.capacity:
+            message = "lists of %d splats passed the capacity of %d: a call drew all of them, but slowly"
+            logger.warning(message, used, self.capacity)
+            self.learn(used)
+            self.overflow.zero_()
 
 
 @functools.cache
@@ -223,13 +258,12 @@ def _learned_capacity(
     device: torch.device, num_views: int, count: int, width: int, height: int, tile: int
 ) -> _LearnedCapacity:
     """One for each kind of picture."""
-    return _LearnedCapacity()
+    return _LearnedCapacity(4096 + 16 * num_views * count, device.type == "cuda")
 
 
 def bin_tiles(
     rows: Float[Tensor, "B C N 12"],
-    means: Float[Tensor, "B N 3"],
-    viewmats: Float[Tensor, "B C 4 4"],
+    keys: Int[Tensor, "B C N"],
     width: int,
     height: int,
     tile: int,
@@ -238,48 +272,52 @@ def bin_tiles(
     """Lists for compositing pictures of `width` x `height` in tiles of `tile` x `tile` pixels.
 
     Args:
-        capacity: Pairs that the buffers hold; by default learned from earlier calls of the same sizes.
+        keys: What sorts the rows by view and then by depth (`depth_keys_reference`).
+        capacity: Slots for the lists; by default learned from earlier calls of the same sizes.
     """
-    num_sets, num_cameras, count = rows.shape[:3]
-    num_views, total_rows, device = num_sets * num_cameras, rows.shape[:3].numel(), rows.device
-    columns, lines = -(-width // tile), -(-height // tile)
-    num_tiles = num_views * columns * lines
-    means, viewmats = means.contiguous(), viewmats.contiguous()
+    num_views, count = rows.shape[:2].numel(), rows.shape[2]
+    order = keys.flatten().sort(stable=True).indices
+    if capacity is not None:
+        learned = _LearnedCapacity(capacity, rows.is_cuda)
+        return _list_tiles(rows, order, width, height, tile, learned)
+    learned = _learned_capacity(rows.device, num_views, count, width, height, tile)
+    if learned.is_learned:
+        learned.update()
+        return _list_tiles(rows, order, width, height, tile, learned)
+    if rows.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise InputError("backend triton learns its list sizes from a first call: draw once before capturing a graph")
+    lists = _list_tiles(rows, order, width, height, tile, learned)
+    while not learned.learn(int(lists.used)):
+        lists = _list_tiles(rows, order, width, height, tile, learned)
+    return lists
+
+
+def _list_tiles(
+    rows: Tensor, order: Tensor, width: int, height: int, tile: int, learned: _LearnedCapacity
+) -> TileLists:
+    num_views, count, capacity = rows.shape[:2].numel(), rows.shape[2], learned.capacity
+    columns, lines, total_rows, words = -(-width // tile), -(-height // tile), num_views * count, -(-count // 32)
+    side = 2
+    while side < MAX_CELL_TILES and 4 * words * num_views * columns * lines > MAX_BITS_BYTES * side * side:
+        side *= 2
+    cell_columns, cell_lines = -(-columns // side), -(-lines // side)
+    num_cells, num_tiles = num_views * cell_columns * cell_lines, num_views * columns * lines
+    if max(total_rows + capacity, num_tiles) > MAX_SLOTS:
+        raise InputError(
+            f"{num_views} views of {count} Gaussians at {width} x {height} are too many for one call; draw fewer"
+        )
     with torch.cuda.device_of(rows):
-        keys = torch.empty(total_rows, dtype=torch.int64, device=device)
-        counts = torch.empty(total_rows, dtype=torch.int32, device=device)
-        _count_kernel[(num_views, triton.cdiv(count, COUNT_BLOCK))](
-            rows, means, viewmats, keys, counts, count, num_cameras, columns, lines,
-            SHIFT=63 - (num_views - 1).bit_length(), TILE=tile, BLOCK=COUNT_BLOCK, num_warps=4,
+        bits = torch.zeros(num_cells * words, dtype=torch.int32, device=rows.device)
+        used = torch.empty(1, dtype=torch.int64, device=rows.device)
+        slots = torch.empty(total_rows + capacity, dtype=torch.int32, device=rows.device)
+        ranges = torch.empty(num_tiles, 2, dtype=torch.int32, device=rows.device)
+        _mark_kernel[(triton.cdiv(total_rows, MARK_BLOCK),)](
+            rows, order, bits, slots, used, count, total_rows, words, cell_columns, cell_lines,
+            CELL=tile * side, BLOCK=MARK_BLOCK, num_warps=1,
         )  # fmt: skip
-        order = keys.argsort(stable=True)
-        ends = counts[order].cumsum(0)
-        pairs = ends[-1:]
-
-        if capacity is None and rows.is_cuda:
-            capacity = _learned_capacity(device, num_views, count, width, height, tile).choose(pairs)
-        elif capacity is None:
-            capacity = max(1, int(pairs))
-        if max(total_rows + capacity, num_tiles) > MAX_SLOTS:
-            raise InputError(
-                f"{num_views} views of {count} Gaussians at {width} x {height} are too many for one call; draw fewer"
-            )
-
-        narrow = num_tiles < 2**16
-        id_type = torch.int16 if narrow else torch.int32
-        first_tile = -(2**15) if narrow else 0
-        # Unused places keep the largest number and so come last.
-        tiles = torch.full((capacity,), torch.iinfo(id_type).max, dtype=id_type, device=device)
-        pairs_of = torch.empty(capacity, dtype=torch.int32, device=device)
-        slots = torch.empty(total_rows + capacity, dtype=torch.int32, device=device)
-        _expand_kernel[(triton.cdiv(total_rows, EXPAND_BLOCK),)](
-            rows, order, counts, ends, tiles, pairs_of, slots, count, total_rows, capacity, columns, lines,
-            FIRST_TILE=first_tile, TILE=tile, BLOCK=EXPAND_BLOCK, num_warps=1,
+        _list_kernel[(num_cells,)](
+            bits, rows, slots, ranges, used, count, words, total_rows, capacity, columns, lines, cell_columns,
+            cell_columns * cell_lines,
+            TILE=tile, SIDE=side, WORD_BLOCK=WORD_BLOCK, BLOCK=max(16, LIST_BLOCK // (side * side) * 4), num_warps=1,
         )  # fmt: skip
-        tiles, permutation = tiles.sort(stable=True)
-        ranges = torch.zeros(num_tiles, 2, dtype=torch.int32, device=device)
-        _list_kernel[(triton.cdiv(capacity, LIST_BLOCK),)](
-            tiles, permutation, pairs_of, ends, slots, ranges, total_rows, capacity,
-            FIRST_TILE=first_tile, BLOCK=LIST_BLOCK, num_warps=4,
-        )  # fmt: skip
-    return TileLists(slots, ranges, pairs, capacity, tile)
+    return TileLists(slots, ranges, used, capacity, tile, learned.overflow)

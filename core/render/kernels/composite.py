@@ -1,8 +1,8 @@
 """Compositing: each tile draws its splats from near to far, K at a time, and the backward pass goes the same way.
 
 Reference: `core/render/torch_backend.py`. A chunk of K splats meets all pixels of the tile at once, as arrays [K,
-pixels] in which every thread holds whole columns. A tile stops once less than `STOP` of the light passes anywhere in
-it.
+pixels] in which every thread holds whole columns, so that sums and products over splats stay within a thread. A tile
+stops once less than `STOP` of the light passes anywhere in it.
 """
 
 import torch
@@ -13,20 +13,20 @@ from torch import Tensor
 
 from core.render import projection
 from core.render.kernels.bin import TileLists
-from core.render.kernels.rows import BLUE, DEPTH, GREEN, LOG2_OPACITY, MEAN_X, MEAN_Y, RED, ROW, P, Q, R
+from core.render.kernels.rows import BLUE, DEPTH, GREEN, RED, ROW
 
 ALPHA_MIN = tl.constexpr(projection.ALPHA_MIN)
 ALPHA_MAX = tl.constexpr(projection.ALPHA_MAX)
 STOP = tl.constexpr(1e-4)
 LN_2 = tl.constexpr(0.6931471805599453)
-LOW = tl.constexpr(6)  # columns 6 to 9, color and depth, have their low parts in 12 to 15
+TWO_LN_2 = tl.constexpr(2 * 0.6931471805599453)
 
 FORWARD_CHUNK, FORWARD_WARPS = 32, 1
 BACKWARD_CHUNK, BACKWARD_WARPS = 16, 1
 
 
 @triton.jit
-def _find_tile(ranges, pairs, count, capacity, width, height, TILE: tl.constexpr):
+def _find_tile(ranges, used, count, capacity, width, height, TILE: tl.constexpr):
     """A program's view, first slot and the one after the last, centre, and pixels: offsets, indices, which exist."""
     columns = tl.cdiv(width, TILE)
     tiles = columns * tl.cdiv(height, TILE)
@@ -34,11 +34,12 @@ def _find_tile(ranges, pairs, count, capacity, width, height, TILE: tl.constexpr
     view = program // tiles
     left = program % tiles % columns * TILE
     top = program % tiles // columns * TILE
-    too_many = tl.load(pairs) > capacity
+    too_many = tl.load(used) > capacity
     first = tl.where(too_many, view * count, tl.load(ranges + program.to(tl.int64) * 2))
     last = tl.where(too_many, (view + 1) * count, tl.load(ranges + program.to(tl.int64) * 2 + 1))
     pixel = tl.arange(0, TILE * TILE)
-    x, y = pixel % TILE, pixel // TILE
+    # Columns of four pixels: the pixels of a thread, 32 apart, then lie in one row, and share what depends on it.
+    x, y = pixel % 4 + pixel // (4 * TILE) * 4, pixel // 4 % TILE
     index = (top + y) * width + left + x
     inside = (left + x < width) & (top + y < height)
     center = 0.5 * (TILE - 1)
@@ -46,15 +47,28 @@ def _find_tile(ranges, pairs, count, capacity, width, height, TILE: tl.constexpr
 
 
 @triton.jit
-def _load_shapes(slots, rows, first, last, center_x, center_y, K: tl.constexpr):
-    """Where the chunk's rows begin, which exist, centres relative to the tile's, whiteners, opacities: all [K]."""
+def _load_rows(slots, rows, first, last, K: tl.constexpr):
+    """A chunk's rows of the table as three parts [K, 4], their offsets there, and which exist."""
     k = first + tl.arange(0, K)
     exists = k < last
     offset = tl.load(slots + k, exists, 0).to(tl.int64) * ROW
-    row = rows + offset
-    x, y = tl.load(row + MEAN_X) - center_x, tl.load(row + MEAN_Y) - center_y
-    log2_opacity = tl.where(exists, tl.load(row + LOG2_OPACITY), float("-inf"))
-    return offset, exists, x, y, tl.load(row + P), tl.load(row + Q), tl.load(row + R), log2_opacity
+    part = (rows + offset)[:, None] + tl.arange(0, 4)[None, :]
+    return tl.load(part), tl.load(part + 4), tl.load(part + 8), offset, exists
+
+
+@triton.jit
+def _split4(part, K: tl.constexpr):
+    """The columns of [K, 4]."""
+    even, odd = tl.split(part.reshape([K, 2, 2]))
+    column_0, column_2 = tl.split(even)
+    column_1, column_3 = tl.split(odd)
+    return column_0, column_1, column_2, column_3
+
+
+@triton.jit
+def _join4(column_0, column_1, column_2, column_3, K: tl.constexpr):
+    """[K, 4] of four columns."""
+    return tl.join(tl.join(column_0, column_2), tl.join(column_1, column_3)).reshape([K, 4])
 
 
 @triton.jit
@@ -63,15 +77,15 @@ def _alphas(x, y, p, q, r, log2_opacity, pixel_x, pixel_y):
     shift_u, shift_v = p * x + q * y, r * y
     u = p[:, None] * pixel_x[None, :] + (q[:, None] * pixel_y[None, :] - shift_u[:, None])
     v = r[:, None] * pixel_y[None, :] - shift_v[:, None]
-    raw = tl.exp2(log2_opacity[:, None] - u * u - v * v)
+    raw = tl.exp2((log2_opacity[:, None] - v * v) - u * u)
     return raw, tl.where(raw >= ALPHA_MIN, tl.minimum(raw, ALPHA_MAX), 0.0)
 
 
 @triton.jit
-def _odds(alpha):
-    """alpha / (1 - alpha); a division would take three times as many instructions."""
-    root = tl.rsqrt(1 - alpha)
-    return alpha * root * root
+def _passed(passing, alpha, K: tl.constexpr):
+    """[K, pixels]: what passes all splats up to each, of the light that comes to the first."""
+    is_first = tl.arange(0, K)[:, None] == 0
+    return tl.cumprod(tl.where(is_first, (1 - alpha) * passing[None, :], 1 - alpha), 0)
 
 
 @triton.jit
@@ -81,28 +95,41 @@ def _last_row(values, K: tl.constexpr):
 
 @triton.jit
 def _fwd_kernel(
-    rows, slots, ranges, pairs, background, colors, alphas, depths, count, capacity, width, height,
+    rows, slots, ranges, used, overflow, background, colors, alphas, depths, count, capacity, width, height,
     WITH_DEPTH: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
+    """With T_k the light that passes a chunk's first k splats, T_0 what comes to it, its terms sum up to
+
+        sum_k (T_(k-1) - T_k) c_k = T_0 c_1 + sum_k T_k (c_(k+1) - c_k),    c_(K+1) = 0,
+
+    for which neither weights nor a division are needed.
+    """
+    tl.store(overflow, tl.load(used), (tl.program_id(0) == 0) & (tl.load(used) > capacity))
     view, first, last, center_x, center_y, pixel_x, pixel_y, index, inside = _find_tile(
-        ranges, pairs, count, capacity, width, height, TILE
+        ranges, used, count, capacity, width, height, TILE
     )
     passing = tl.full([TILE * TILE], 1.0, tl.float32)
     red = tl.zeros([TILE * TILE], tl.float32)
     green, blue, depth = red, red, red
     live = first < last
     while live:
-        offset, _, x, y, p, q, r, log2_opacity = _load_shapes(slots, rows, first, last, center_x, center_y, K)
-        row = rows + offset
-        _, alpha = _alphas(x, y, p, q, r, log2_opacity, pixel_x, pixel_y)
-        passed = tl.cumprod(1 - alpha, 0)
-        weight = _odds(alpha) * passed
-        red += passing * tl.sum(weight * tl.load(row + RED)[:, None], 0)
-        green += passing * tl.sum(weight * tl.load(row + GREEN)[:, None], 0)
-        blue += passing * tl.sum(weight * tl.load(row + BLUE)[:, None], 0)
+        part_0, part_1, part_2, _, exists = _load_rows(slots, rows, first, last, K)
+        _, next_1, next_2, _, has_next = _load_rows(slots, rows, first + 1, tl.minimum(last, first + K), K)
+        x, y, p, q = _split4(part_0, K)
+        r, log2_opacity, _, _ = _split4(part_1, K)
+        log2_opacity = tl.where(exists, log2_opacity, float("-inf"))
+        _, alpha = _alphas(x - center_x, y - center_y, p, q, r, log2_opacity, pixel_x, pixel_y)
+        passed = _passed(passing, alpha, K)
+        exists, has_next = exists[:, None], has_next[:, None]
+        _, _, red_step, green_step = _split4(tl.where(has_next, next_1, 0.0) - tl.where(exists, part_1, 0.0), K)
+        blue_step, depth_step, _, _ = _split4(tl.where(has_next, next_2, 0.0) - tl.where(exists, part_2, 0.0), K)
+        row = rows + tl.load(slots + first).to(tl.int64) * ROW
+        red += passing * tl.load(row + RED) + tl.sum(passed * red_step[:, None], 0)
+        green += passing * tl.load(row + GREEN) + tl.sum(passed * green_step[:, None], 0)
+        blue += passing * tl.load(row + BLUE) + tl.sum(passed * blue_step[:, None], 0)
         if WITH_DEPTH:
-            depth += passing * tl.sum(weight * tl.load(row + DEPTH)[:, None], 0)
-        passing *= _last_row(passed, K)
+            depth += passing * tl.load(row + DEPTH) + tl.sum(passed * depth_step[:, None], 0)
+        passing = _last_row(passed, K)
         first += K
         live = (first < last) & (tl.max(passing, 0) > STOP)
 
@@ -119,6 +146,13 @@ def _fwd_kernel(
 
 
 @triton.jit
+def _odds(alpha):
+    """alpha / (1 - alpha); a division would take three times as many instructions."""
+    root = tl.rsqrt(1 - alpha)
+    return alpha * root * root
+
+
+@triton.jit
 def _high(values):
     """What tf32 keeps of a number: ten bits after the first."""
     return (values.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
@@ -126,46 +160,36 @@ def _high(values):
 
 @triton.jit
 def _sums(values, matrix):
-    """[K, pixels] times a matrix [pixels, 16] that is exact in tf32, on tensor cores and right to about 21 bits."""
+    """[K, pixels] times a matrix [pixels, 8] that is exact in tf32, on tensor cores and right to about 21 bits."""
     high = _high(values)
     return tl.dot(values - high, matrix, acc=tl.dot(high, matrix, input_precision="tf32"), input_precision="tf32")
 
 
 @triton.jit
-def _column(matrix, j):
-    return tl.sum(tl.where(tl.arange(0, 16)[None, :] == j, matrix, 0.0), 1)
-
-
-@triton.jit
 def _put(matrix, j, values):
-    """Put values into column j of a matrix [pixels, 16], and what tf32 loses of them into column j + LOW."""
-    columns = tl.arange(0, 16)[None, :]
+    """Put values into column j of a matrix [pixels, 8], and what tf32 loses of them into column j + 4."""
+    columns = tl.arange(0, 8)[None, :]
     matrix = tl.where(columns == j, _high(values)[:, None], matrix)
-    return tl.where(columns == j + LOW, (values - _high(values))[:, None], matrix)
-
-
-@triton.jit
-def _add_low(matrix, j):
-    """Add column j + LOW to column j."""
-    return tl.where(tl.arange(0, 16)[None, :] == j, matrix + _column(matrix, j + LOW)[:, None], matrix)
+    return tl.where(columns == j + 4, (values - _high(values))[:, None], matrix)
 
 
 @triton.jit
 def _bwd_kernel(
-    rows, slots, ranges, pairs, colors, alphas, depths, g_colors, g_alphas, g_depths, g_rows,
+    rows, slots, ranges, used, colors, alphas, depths, g_colors, g_alphas, g_depths, g_rows,
     count, capacity, width, height, WITH_DEPTH: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """What lies behind a splat is the finished pixel less what came before, so this pass too can go from near to far.
 
     With g the gradient of |W d|^2 at each pixel, all that a splat's shape needs are sums of g, g x, g y, g
-    x^2, g x y and g y^2 over the tile's pixels: one product of g [K, pixels] with a matrix [pixels, 16]. They are
+    x^2, g x y and g y^2 over the tile's pixels: one product of g [K, pixels] with a matrix [pixels, 8]. They are
     taken about the tile's centre, whose coordinates and products are exact even in tf32, and moved to the splat's
     afterwards.
     """
     view, first, last, center_x, center_y, pixel_x, pixel_y, index, inside = _find_tile(
-        ranges, pairs, count, capacity, width, height, TILE
+        ranges, used, count, capacity, width, height, TILE
     )
     area = width * height
+    inside = inside & (first < last)  # most tiles are empty, and need not look at their pixels
     picture = view * 3 * area + index
     g_red = tl.load(g_colors + picture, inside, 0.0)
     g_green = tl.load(g_colors + picture + area, inside, 0.0)
@@ -178,15 +202,15 @@ def _bwd_kernel(
         + g_blue * tl.load(colors + picture + 2 * area, inside, 0.0)
         - tl.load(g_alphas + view * area + index, inside, 0.0) * (1 - covered)
     )
-    j = tl.arange(0, 16)[None, :]
-    cotangents = _put(tl.zeros([TILE * TILE, 16], tl.float32), RED, g_red)
-    cotangents = _put(cotangents, GREEN, g_green)
-    cotangents = _put(cotangents, BLUE, g_blue)
+    cotangents = _put(tl.zeros([TILE * TILE, 8], tl.float32), 0, g_red)
+    cotangents = _put(cotangents, 1, g_green)
+    cotangents = _put(cotangents, 2, g_blue)
     if WITH_DEPTH:
         # depth = sum w z / alpha: of the sum, and, through alpha = 1 - T, of T.
         g_depth = tl.load(g_depths + view * area + index, inside, 0.0) / tl.where(covered > 0, covered, 1.0)
         behind += g_depth * tl.load(depths + view * area + index, inside, 0.0)
-        cotangents = _put(cotangents, DEPTH, g_depth)
+        cotangents = _put(cotangents, 3, g_depth)
+    j = tl.arange(0, 8)[None, :]
     basis = tl.where(j == 0, 1.0, 0.0)
     basis = tl.where(j == 1, pixel_x[:, None], basis)
     basis = tl.where(j == 2, pixel_y[:, None], basis)
@@ -195,48 +219,48 @@ def _bwd_kernel(
     basis = tl.where(j == 5, (pixel_y * pixel_y)[:, None], basis)
 
     passing = tl.full([TILE * TILE], 1.0, tl.float32)
+    is_first = tl.arange(0, K)[:, None] == 0
     live = first < last
     while live:
-        offset, exists, x, y, p, q, r, log2_opacity = _load_shapes(slots, rows, first, last, center_x, center_y, K)
-        row = rows + offset
+        part_0, part_1, part_2, offset, exists = _load_rows(slots, rows, first, last, K)
+        x, y, p, q = _split4(part_0, K)
+        r, log2_opacity, red, green = _split4(part_1, K)
+        blue, z, _, _ = _split4(part_2, K)
+        x, y = x - center_x, y - center_y
+        log2_opacity = tl.where(exists, log2_opacity, float("-inf"))
         raw, alpha = _alphas(x, y, p, q, r, log2_opacity, pixel_x, pixel_y)
-        passed = passing[None, :] * tl.cumprod(1 - alpha, 0)
+        passed = _passed(passing, alpha, K)
         odds = _odds(alpha)
         weight = odds * passed
-        term = (
-            g_red[None, :] * tl.load(row + RED)[:, None]
-            + g_green[None, :] * tl.load(row + GREEN)[:, None]
-            + g_blue[None, :] * tl.load(row + BLUE)[:, None]
-        )
+        term = g_red[None, :] * red[:, None] + g_green[None, :] * green[:, None] + g_blue[None, :] * blue[:, None]
         if WITH_DEPTH:
-            term += g_depth[None, :] * tl.load(row + DEPTH)[:, None]
+            term += g_depth[None, :] * z[:, None]
         term = weight * term
-        left_behind = behind[None, :] - tl.cumsum(term, 0)
+        left_behind = tl.cumsum(tl.where(is_first, behind[None, :] - term, -term), 0)
         # The loss's slope in alpha is term / alpha - left_behind / (1 - alpha); in |W d|^2, -ln 2 alpha times that.
         g_sigma = tl.where(raw < ALPHA_MAX, odds * left_behind - term, 0.0)
         behind = _last_row(left_behind, K)
         passing = _last_row(passed, K)
 
-        moments = _sums(g_sigma, basis)
-        m, m_x, m_y = _column(moments, 0), _column(moments, 1), _column(moments, 2)
-        m_xx, m_xy, m_yy = _column(moments, 3), _column(moments, 4), _column(moments, 5)
+        even, odd = tl.split(_sums(g_sigma, basis).reshape([K, 4, 2]))
+        m, m_y, m_xy, _ = _split4(even, K)
+        m_x, m_xx, m_yy, _ = _split4(odd, K)
         m_xx += x * (x * m - 2 * m_x)
         m_xy += x * y * m - x * m_y - y * m_x
         m_yy += y * (y * m - 2 * m_y)
         m_x -= x * m
         m_y -= y * m
         m_u = p * m_x + q * m_y
-        g = _sums(weight, cotangents)
-        g = _add_low(_add_low(_add_low(g, RED), GREEN), BLUE)
-        if WITH_DEPTH:
-            g = _add_low(g, DEPTH)
-        g = tl.where(j == MEAN_X, (-2 * LN_2) * (p * m_u)[:, None], g)
-        g = tl.where(j == MEAN_Y, (-2 * LN_2) * (q * m_u + r * r * m_y)[:, None], g)
-        g = tl.where(j == P, (2 * LN_2) * (p * m_xx + q * m_xy)[:, None], g)
-        g = tl.where(j == Q, (2 * LN_2) * (p * m_xy + q * m_yy)[:, None], g)
-        g = tl.where(j == R, (2 * LN_2) * (r * m_yy)[:, None], g)
-        g = tl.where(j == LOG2_OPACITY, m[:, None] * -LN_2, g)
-        tl.atomic_add(g_rows + offset[:, None] + j, g, exists[:, None] & (j < ROW), sem="relaxed")
+        high, low = tl.split(_sums(weight, cotangents).reshape([K, 2, 4]).permute([0, 2, 1]))
+        g_red_k, g_green_k, g_blue_k, g_z = _split4(high + low, K)
+        g_row = (g_rows + offset)[:, None] + tl.arange(0, 4)[None, :]
+        g_x, g_y = p * m_u * -TWO_LN_2, (q * m_u + r * r * m_y) * -TWO_LN_2
+        g_p, g_q = (p * m_xx + q * m_xy) * TWO_LN_2, (p * m_xy + q * m_yy) * TWO_LN_2
+        tl.atomic_add(g_row, _join4(g_x, g_y, g_p, g_q, K), exists[:, None], sem="relaxed")
+        part_1 = _join4(r * m_yy * TWO_LN_2, m * -LN_2, g_red_k, g_green_k, K)
+        tl.atomic_add(g_row + 4, part_1, exists[:, None], sem="relaxed")
+        g_row = (g_rows + offset)[:, None] + tl.arange(0, 2)[None, :]
+        tl.atomic_add(g_row + BLUE, tl.join(g_blue_k, g_z), exists[:, None], sem="relaxed")
         first += K
         live = (first < last) & (tl.max(passing, 0) > STOP)
 
@@ -250,18 +274,18 @@ class _Composite(torch.autograd.Function):
         depths = torch.empty_like(alphas) if with_depth else None
         with torch.cuda.device_of(rows):
             _fwd_kernel[(len(lists.ranges),)](
-                rows, lists.slots, lists.ranges, lists.pairs, background,
+                rows, lists.slots, lists.ranges, lists.used, lists.overflow, background,
                 colors, alphas, depths if with_depth else alphas, count, lists.capacity, width, height,
                 WITH_DEPTH=with_depth, TILE=lists.tile, K=FORWARD_CHUNK, num_warps=FORWARD_WARPS,
             )  # fmt: skip
-        ctx.save_for_backward(rows, colors, alphas, depths, lists.slots, lists.ranges, lists.pairs)
+        ctx.save_for_backward(rows, colors, alphas, depths, lists.slots, lists.ranges, lists.used)
         ctx.capacity, ctx.tile = lists.capacity, lists.tile
         return colors, alphas, depths
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g_colors, g_alphas, g_depths):
-        rows, colors, alphas, depths, slots, ranges, pairs = ctx.saved_tensors
+        rows, colors, alphas, depths, slots, ranges, used = ctx.saved_tensors
         with_depth = depths is not None
         count = rows.shape[-2]
         height, width = colors.shape[-2:]
@@ -271,7 +295,7 @@ class _Composite(torch.autograd.Function):
             inputs = g_colors.contiguous(), g_alphas.contiguous(), (g_depths if with_depth else g_alphas).contiguous()
             with torch.cuda.device_of(rows):
                 _bwd_kernel[(len(ranges),)](
-                    rows, slots, ranges, pairs, colors, alphas, depths if with_depth else alphas, *inputs, g_rows,
+                    rows, slots, ranges, used, colors, alphas, depths if with_depth else alphas, *inputs, g_rows,
                     count, ctx.capacity, width, height,
                     WITH_DEPTH=with_depth, TILE=ctx.tile, K=BACKWARD_CHUNK, num_warps=BACKWARD_WARPS,
                 )  # fmt: skip

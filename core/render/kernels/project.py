@@ -7,7 +7,7 @@ are used here.
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.gaussians import Gaussians
@@ -26,6 +26,8 @@ from core.render.kernels.rows import (
     P,
     Q,
     R,
+    depth_keys_reference,
+    key_shift,
     project_rows_reference,
 )
 
@@ -38,6 +40,7 @@ ALPHA_MIN = tl.constexpr(projection.ALPHA_MIN)
 MARGIN = tl.constexpr(projection.FRUSTUM_MARGIN)
 UNIT = tl.constexpr(WHITENER_UNIT)
 LN_2 = tl.constexpr(0.6931471805599453)
+NOT_DRAWN = tl.constexpr(2**63 - 1)
 
 
 @triton.jit
@@ -127,8 +130,9 @@ def _covariance(u0, u1, u2, v0, v1, v2):
 
 @triton.jit
 def _fwd_kernel(
-    means, quats, scales, opacities, colors, viewmats, Ks, rows, count, num_cameras, width, height, BLOCK: tl.constexpr
-):
+    means, quats, scales, opacities, colors, viewmats, Ks, rows, keys, count, num_cameras, width, height,
+    SHIFT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     view = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = n < count
@@ -160,6 +164,16 @@ def _fwd_kernel(
     tl.store(row + GREEN, green, mask)
     tl.store(row + BLUE, blue, mask)
     tl.store(row + DEPTH, z, mask)
+
+    m = viewmats + view * 16 + 8
+    depth = (
+        mean_x.to(tl.float64) * tl.load(m).to(tl.float64)
+        + mean_y.to(tl.float64) * tl.load(m + 1).to(tl.float64)
+        + mean_z.to(tl.float64) * tl.load(m + 2).to(tl.float64)
+        + tl.load(m + 3).to(tl.float64)
+    )
+    bits = tl.where(drawn, depth.to(tl.int64, bitcast=True), NOT_DRAWN)
+    tl.store(keys + view * count + n, (view << SHIFT) | (bits >> (63 - SHIFT)), mask)
 
 
 @triton.jit
@@ -274,17 +288,22 @@ class _ProjectRows(torch.autograd.Function):
         num_sets, num_cameras = viewmats.shape[:2]
         count = means.shape[1]
         rows = means.new_empty(num_sets, num_cameras, count, ROW_WORDS)
+        keys = torch.empty(num_sets, num_cameras, count, dtype=torch.int64, device=means.device)
         inputs = means, quats, scales, opacities, colors, viewmats, Ks
         grid = (num_sets * num_cameras, triton.cdiv(count, BLOCK))
+        shift = key_shift(num_sets * num_cameras)
         with torch.cuda.device_of(means):
-            _fwd_kernel[grid](*inputs, rows, count, num_cameras, width, height, BLOCK=BLOCK, num_warps=2)
+            _fwd_kernel[grid](
+                *inputs, rows, keys, count, num_cameras, width, height, SHIFT=shift, BLOCK=BLOCK, num_warps=2
+            )
         ctx.save_for_backward(means, quats, scales, opacities, viewmats, Ks)
         ctx.size = width, height
-        return rows
+        ctx.mark_non_differentiable(keys)
+        return rows, keys
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_rows):
+    def backward(ctx, grad_rows, _):
         means, quats, scales, opacities, viewmats, _ = ctx.saved_tensors
         num_sets, num_cameras = viewmats.shape[:2]
         count = means.shape[1]
@@ -310,9 +329,13 @@ def project_rows(
     Ks: Float[Tensor, "B C 3 3"],
     width: int,
     height: int,
-) -> Float[Tensor, "B C N 12"]:
-    """The table of splats, from float32. If the cameras want gradients, by the reference and PyTorch's autograd."""
+) -> tuple[Float[Tensor, "B C N 12"], Int[Tensor, "B C N"]]:
+    """The table of splats, from float32, and the keys that sort it by view and depth.
+
+    If the cameras want gradients, the table is made by the reference and PyTorch's autograd.
+    """
     if viewmats.requires_grad or Ks.requires_grad:
-        return project_rows_reference(gaussians, viewmats, Ks, width, height)
+        rows = project_rows_reference(gaussians, viewmats, Ks, width, height)
+        return rows, depth_keys_reference(rows.detach(), gaussians.means.detach(), viewmats.detach())
     inputs = gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.colors, viewmats, Ks
     return _ProjectRows.apply(*(x.contiguous() for x in inputs), width, height)
