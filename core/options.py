@@ -131,6 +131,11 @@ class TrainOptions:
     """`auto`: bf16 on CUDA, no on a CPU, where bf16 is slower than float32."""
     compile: bool = False
     """Compile the U-Net (CUDA): minutes at the start, faster steps afterwards."""
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    """Whose kernels the U-Net's attention runs on CUDA: PyTorch's, or those of `xformers` where it is installed."""
+    checkpoint_unet: bool = False
+    """Keep only the inputs of the U-Net's layers for its backward pass and compute the rest again: less memory, about a
+    third more time."""
     seed: int = 0
     steps: int = 30_000
     max_minutes: float | None = None

@@ -11,11 +11,13 @@ require()
 
 import tyro
 
+from core.benchmarks.animate import animate
 from core.benchmarks.render import render
 from core.benchmarks.step import step
+from core.benchmarks.unet import unet
 from core.cli import run
 
-COMMANDS = {"render": render, "step": step}
+COMMANDS = {"animate": animate, "render": render, "step": step, "unet": unet}
 
 if __name__ == "__main__":
     run(lambda: tyro.extras.subcommand_cli_from_dict(COMMANDS))

@@ -5,12 +5,25 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
+from core.ops.group_norm import group_norm
+from core.ops.residual_sum import residual_sum
+from smpl_renderer.errors import InputError
 
-def group_norm(channels: int) -> nn.GroupNorm:
+ATTENTIONS = ("sdpa", "xformers")
+"""Whose attention kernels: PyTorch's, or those of `xformers` where it is installed."""
+
+
+def norm_of(channels: int) -> nn.GroupNorm:
     """LGM's 32 groups where channels are many; narrow layers get groups of at least 8 channels."""
     return nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // 8))), channels)
+
+
+def normalize(norm: nn.GroupNorm, x: Tensor, silu: bool = False, shift: Tensor | None = None) -> Tensor:
+    """What `norm` makes of `x` plus a bias, and SiLU of that where it is asked for, in few passes."""
+    return group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, silu, shift)
 
 
 class MultiViewAttention(nn.Module):
@@ -23,15 +36,50 @@ class MultiViewAttention(nn.Module):
         super().__init__()
         self.num_heads = max(1, min(16, channels // 32))
         self.skip_scale = skip_scale
-        self.norm = group_norm(channels)
+        self.kernels = "sdpa"
+        self.norm = norm_of(channels)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Float[Tensor, "BC D H W"], num_views: int) -> Float[Tensor, "BC D H W"]:
         """`x` holds the views of a moment one after the other, `num_views` of them."""
-        channels, height, width = x.shape[1:]
-        tokens = self.norm(x).unflatten(0, (-1, num_views)).movedim(2, -1).flatten(1, 3)  # [B, C*H*W, D]
-        queries, keys, values = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).movedim(1, 3).unbind(1)
-        mixed = scaled_dot_product_attention(queries, keys, values)  # [B, heads, C*H*W, D/heads]
-        update = self.out(mixed.transpose(1, 2).flatten(2)).view(-1, height, width, channels).movedim(-1, 1)
-        return (x + update.to(memory_format=torch.preserve_format)) * self.skip_scale
+        update = self.out(self._mix(self.norm(x), num_views))
+        return (x + _as_maps(update, x).to(memory_format=torch.preserve_format)) * self.skip_scale
+
+    def fused(self, x: Float[Tensor, "BC D H W"], num_views: int) -> Float[Tensor, "BC D H W"]:
+        """The same in fewer passes over memory."""
+        update = functional.linear(self._mix(normalize(self.norm, x), num_views), self.out.weight)
+        return residual_sum(_as_maps(update, x), x, self.out.bias, self.skip_scale)
+
+    def _mix(self, x: Float[Tensor, "BC D H W"], num_views: int) -> Float[Tensor, "B CHW D"]:
+        """Channels come last, and so all of this is views of memory but the products themselves."""
+        tokens = x.unflatten(0, (-1, num_views)).movedim(2, -1).flatten(1, 3)
+        queries, keys, values = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # [B, CHW, heads, d]
+        if self.kernels == "xformers" and x.is_cuda:
+            from xformers.ops import memory_efficient_attention
+
+            return memory_efficient_attention(queries, keys, values).flatten(2)
+        heads_first = (part.transpose(1, 2) for part in (queries, keys, values))
+        return scaled_dot_product_attention(*heads_first).transpose(1, 2).flatten(2)
+
+
+def _as_maps(tokens: Float[Tensor, "B CHW D"], like: Float[Tensor, "BC D H W"]) -> Float[Tensor, "BC D H W"]:
+    channels, height, width = like.shape[1:]
+    return tokens.view(-1, height, width, channels).movedim(-1, 1)
+
+
+def check_attention(kernels: str) -> None:
+    """Refuse kernels that are not among `ATTENTIONS` or not installed.
+
+    Raises:
+        InputError: If they are not.
+    """
+    if kernels not in ATTENTIONS:
+        raise InputError(f"attention must be one of {', '.join(ATTENTIONS)}, got {kernels}")
+    if kernels == "xformers":
+        try:
+            import xformers.ops  # noqa: F401
+        except ImportError as error:
+            raise InputError(
+                f"attention xformers cannot be loaded ({error}); see requirements-cuda.txt, or choose sdpa"
+            ) from error

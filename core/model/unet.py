@@ -1,13 +1,21 @@
-"""From the pictures of a moment to splat maps: a U-Net in the shape of LGM (Tang et al., 2024)."""
+"""From the pictures of a moment to splat maps: a U-Net in the shape of LGM (Tang et al., 2024).
+
+Blocks say what they compute in plain PyTorch (`forward`), which runs on a CPU and is what `torch.compile` fuses by
+itself, and the same in fewer passes over memory (`fused`), which runs on CUDA: next to convolutions on tensor cores,
+everything else is a matter of bytes.
+"""
 
 import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, silu
+from torch.nn.functional import conv2d, interpolate, silu
+from torch.utils.checkpoint import checkpoint
 
-from core.model.attention import MultiViewAttention, group_norm
+from core.model.attention import MultiViewAttention, check_attention, norm_of, normalize
+from core.model.frozen import FrozenCopy
+from core.ops.residual_sum import residual_sum
 from core.options import UNetOptions
 from smpl_renderer.errors import InputError
 
@@ -22,9 +30,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.norm1 = group_norm(in_channels)
+        self.norm1 = norm_of(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = norm_of(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
@@ -32,6 +40,15 @@ class ResidualBlock(nn.Module):
         y = self.conv1(silu(self.norm1(x)))
         y = self.conv2(silu(self.norm2(y)))
         return (y + self.skip(x)) * SKIP_SCALE
+
+    def fused(self, x: Float[Tensor, "N I H W"]) -> Float[Tensor, "N O H W"]:
+        """The same; biases wait for the next pass over the map, where convolutions would take one more to add them."""
+        y = conv2d(normalize(self.norm1, x, silu=True), self.conv1.weight, padding=1)
+        y = conv2d(normalize(self.norm2, y, silu=True, shift=self.conv1.bias), self.conv2.weight, padding=1)
+        bias = self.conv2.bias
+        if isinstance(self.skip, nn.Conv2d):
+            x, bias = conv2d(x, self.skip.weight), bias + self.skip.bias
+        return residual_sum(y, x, bias, SKIP_SCALE)
 
 
 class Layer(nn.Module):
@@ -42,9 +59,15 @@ class Layer(nn.Module):
         self.block = ResidualBlock(in_channels, out_channels)
         self.attention = MultiViewAttention(out_channels, SKIP_SCALE) if attention else None
 
-    def forward(self, x: Float[Tensor, "N I H W"], num_views: int) -> Float[Tensor, "N O H W"]:
-        x = self.block(x)
-        return x if self.attention is None else self.attention(x, num_views)
+    def forward(
+        self, x: Float[Tensor, "N X H W"], num_views: int, fused: bool, skip: Float[Tensor, "N Y H W"] | None = None
+    ) -> Float[Tensor, "N O H W"]:
+        if skip is not None:
+            x = torch.cat([x, skip], 1)
+        x = self.block.fused(x) if fused else self.block(x)
+        if self.attention is None:
+            return x
+        return self.attention.fused(x, num_views) if fused else self.attention(x, num_views)
 
 
 class UNet(nn.Module):
@@ -52,6 +75,11 @@ class UNet(nn.Module):
 
     The features are those that the last convolution reads, not a further output of it, so that a U-Net trained on
     single frames alone already has meaningful ones.
+
+    Attributes:
+        recompute: Keep only the inputs of layers for the backward pass, and compute what is between them again.
+        reference: Always run the plain operations.
+        frozen: The copy that runs on CUDA in bfloat16 while no parameter requires a gradient.
     """
 
     def __init__(self, options: UNetOptions, out_channels: int):
@@ -59,6 +87,8 @@ class UNet(nn.Module):
         _check(options)
         down, up = options.down_channels, options.up_channels
         self.options = options
+        self.recompute = self.reference = False
+        self.frozen = FrozenCopy()
         self.conv_in = nn.Conv2d(INPUT_CHANNELS, down[0], 3, padding=1)
 
         channels, skips = down[0], [down[0]]
@@ -89,31 +119,61 @@ class UNet(nn.Module):
                 self.upsamplers.append(nn.Conv2d(channels, channels, 3, padding=1))
 
         self.feature_channels = channels
-        self.norm_out = group_norm(channels)
+        self.norm_out = norm_of(channels)
         self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "B C 9 H W"]) -> tuple[Float[Tensor, "B C R S S"], Float[Tensor, "B C D S S"]]:
         """Raw numbers and features of the splat maps of B moments, each seen by C cameras."""
+        fused = x.is_cuda and not self.reference and not torch.compiler.is_compiling()
+        if fused and self.frozen.serves(self, x):
+            return self.frozen(self, x)
+        return self.maps(x, fused)
+
+    def maps(
+        self, x: Float[Tensor, "B C 9 H W"], fused: bool
+    ) -> tuple[Float[Tensor, "B C R S S"], Float[Tensor, "B C D S S"]]:
+        """The same, by the plain or the fused operations."""
         num_views = x.shape[1]
         x = self.conv_in(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         skips = [x]
         for level, layers in enumerate(self.down_levels):
             for layer in layers:
-                x = layer(x, num_views)
+                x = self._run(layer, x, num_views, fused)
                 skips.append(x)
             if level < len(self.downsamplers):
                 x = self.downsamplers[level](x)
                 skips.append(x)
         for layer in self.mid:
-            x = layer(x, num_views)
+            x = self._run(layer, x, num_views, fused)
         for level, layers in enumerate(self.up_levels):
             for layer in layers:
-                x = layer(torch.cat([x, skips.pop()], 1), num_views)
+                x = self._run(layer, x, num_views, fused, skips.pop())
             if level < len(self.upsamplers):
                 x = self.upsamplers[level](interpolate(x, scale_factor=2.0, mode="nearest"))
-        features = silu(self.norm_out(x))
+        features = normalize(self.norm_out, x, silu=True) if fused else silu(self.norm_out(x))
         views = (-1, num_views)
         return self.conv_out(features).unflatten(0, views), features.unflatten(0, views)
+
+    def _run(self, layer: Layer, *inputs: Tensor | int | bool) -> Float[Tensor, "N O H W"]:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
+
+    def use_attention(self, kernels: str) -> None:
+        """Choose the attention's kernels, `sdpa` (PyTorch's) or `xformers`: the results are the same up to rounding.
+
+        Raises:
+            InputError: If they do not exist or are not installed.
+        """
+        check_attention(kernels)
+        for module in self.modules():
+            if isinstance(module, MultiViewAttention):
+                module.kernels = kernels
+        self.frozen.clear()
+
+    def _apply(self, *arguments, **settings) -> "UNet":
+        self.frozen.clear()  # its memory, too, is to move
+        return super()._apply(*arguments, **settings)
 
 
 def _check(options: UNetOptions) -> None:

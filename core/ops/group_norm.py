@@ -1,0 +1,61 @@
+"""Group normalisation, and SiLU of what it gives. Wu and He, Group Normalization (2018)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from core.ops.dispatch import kernels_take
+
+MAX_GROUP = 512
+"""Channels of a group that kernels take."""
+
+
+def group_norm_reference(
+    x: Float[Tensor, "N C H W"],
+    num_groups: int,
+    weight: Float[Tensor, " C"],
+    bias: Float[Tensor, " C"],
+    eps: float = 1e-5,
+    silu: bool = False,
+    shift: Float[Tensor, " C"] | None = None,
+) -> Float[Tensor, "N C H W"]:
+    """Define `group_norm` in plain PyTorch, for any device and dtype."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    y = x.to(wide) if shift is None else x.to(wide) + shift.to(wide)[:, None, None]
+    y = functional.group_norm(y, num_groups, weight.to(wide), bias.to(wide), eps)
+    return (functional.silu(y) if silu else y).to(x.dtype)
+
+
+def group_norm(
+    x: Float[Tensor, "N C H W"],
+    num_groups: int,
+    weight: Float[Tensor, " C"],
+    bias: Float[Tensor, " C"],
+    eps: float = 1e-5,
+    silu: bool = False,
+    shift: Float[Tensor, " C"] | None = None,
+) -> Float[Tensor, "N C H W"]:
+    """Normalise groups of neighbouring channels over an image, differentiably; on CUDA in Triton, of `x`'s dtype.
+
+    Args:
+        x: Maps, on CUDA best with channels last in memory, as the result is there.
+        weight: Multiplies each channel afterwards.
+        bias: Is added to each channel after that.
+        eps: Added to the variance.
+        silu: Apply SiLU to the result.
+        shift: Added to each channel beforehand: the bias that a convolution has left out.
+    Raises:
+        ValueError: If channels do not divide into groups, or an argument has another number of channels.
+    """
+    if x.ndim != 4 or num_groups < 1 or x.shape[1] % num_groups:
+        raise ValueError(f"x must be [N, C, H, W] with C a multiple of num_groups {num_groups}, got {[*x.shape]}")
+    for name, values in (("weight", weight), ("bias", bias), ("shift", shift)):
+        if values is not None and values.shape != x.shape[1:2]:
+            raise ValueError(f"{name} must be [C] = [{x.shape[1]}], got {[*values.shape]}")
+    if kernels_take(x) and x.numel() and x.shape[1] // num_groups <= MAX_GROUP:
+        from core.ops.kernels.group_norm import GroupNorm
+
+        x = x.contiguous(memory_format=torch.channels_last)
+        return GroupNorm.apply(x, weight, bias, shift, num_groups, eps, silu)
+    return group_norm_reference(x, num_groups, weight, bias, eps, silu, shift)

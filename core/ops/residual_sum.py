@@ -1,0 +1,41 @@
+"""A branch, its bias and the skip beside it, summed and scaled."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.ops.dispatch import kernels_take
+
+
+def residual_sum_reference(
+    x: Float[Tensor, "N C H W"],
+    skip: Float[Tensor, "N C H W"],
+    bias: Float[Tensor, " C"],
+    scale: float,
+) -> Float[Tensor, "N C H W"]:
+    """Define `residual_sum` in plain PyTorch, for any device and dtype."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return ((x.to(wide) + bias.to(wide)[:, None, None] + skip.to(wide)) * scale).to(x.dtype)
+
+
+def residual_sum(
+    x: Float[Tensor, "N C H W"],
+    skip: Float[Tensor, "N C H W"],
+    bias: Float[Tensor, " C"],
+    scale: float,
+) -> Float[Tensor, "N C H W"]:
+    """`(x + bias + skip) * scale`, differentiably; on CUDA in Triton, of `x`'s dtype, channels last in memory.
+
+    Raises:
+        ValueError: If the maps differ in shape, or the bias has another number of channels.
+    """
+    if x.ndim != 4 or x.shape != skip.shape:
+        raise ValueError(f"x and skip must be [N, C, H, W] of one shape, got {[*x.shape]} and {[*skip.shape]}")
+    if bias.shape != x.shape[1:2]:
+        raise ValueError(f"bias must be [C] = [{x.shape[1]}], got {[*bias.shape]}")
+    if kernels_take(x, skip) and x.numel():
+        from core.ops.kernels.residual_sum import ResidualSum
+
+        x, skip = (maps.contiguous(memory_format=torch.channels_last) for maps in (x, skip))
+        return ResidualSum.apply(x, skip, bias, scale)
+    return residual_sum_reference(x, skip, bias, scale)
