@@ -1,5 +1,6 @@
 """Avatars: how they follow a pose, are drawn, written and read."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,20 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
-from core.avatar import Avatar, at_vertices, canonical_gaussians, load_avatar, pose_avatar, render_avatar, save_avatar
+from core.avatar import (
+    Avatar,
+    at_vertices,
+    attach,
+    attach_reference,
+    canonical_gaussians,
+    load_avatar,
+    pose_avatar,
+    pose_skin,
+    render_avatar,
+    save_avatar,
+)
 from core.cameras import Cameras, look_at
+from smpl_renderer import kernels
 from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle, quat_to_matrix
 from smpl_renderer.types import BodyParams
@@ -56,20 +69,33 @@ def cameras() -> Cameras:
     return Cameras(viewmats.expand(2, 3, 2, 4, 4), Ks.expand(2, 3, 2, 3, 3), 32, 32)
 
 
-def test_gaussians_without_offset_sit_on_their_vertices(body, avatars, params):
+@pytest.fixture(params=["reference", "kernels"])
+def posing(request, monkeypatch):
+    """How avatars are posed: by the reference, or by kernels, which on a CPU means Triton's interpreter."""
+    if request.param == "reference":
+        monkeypatch.setattr(kernels, "takes", lambda *tensors: False)
+        return
+    pytest.importorskip("triton")
+    from smpl_renderer.kernels import pose
+
+    monkeypatch.setattr(kernels, "takes", lambda *tensors: not any(x.requires_grad for x in tensors))
+    monkeypatch.setattr(pose, "BLOCK", 2048)  # fewer programs to interpret
+
+
+def test_gaussians_without_offset_sit_on_their_vertices(body, avatars, params, posing):
     posed = pose_avatar(replace(avatars, offsets=torch.zeros_like(avatars.offsets)), body, params)
     expected = at_vertices(body(params).vertices, avatars.vertex_ids[:, None])
     torch.testing.assert_close(posed.means, expected, rtol=0, atol=1e-5)
 
 
-def test_sizes_grow_by_the_scale_of_the_body_only(body, avatars, params):
+def test_sizes_grow_by_the_scale_of_the_body_only(body, avatars, params, posing):
     posed = pose_avatar(avatars, body, params)
     torch.testing.assert_close(posed.scales, avatars.scales[:, None] * params.scale[..., None, None])
     torch.testing.assert_close(posed.opacities[:, 1], avatars.opacities)
     torch.testing.assert_close(posed.colors[:, 2], avatars.colors)
 
 
-def test_the_rest_pose_is_canonical(body, avatars):
+def test_the_rest_pose_is_canonical(body, avatars, posing):
     rest = BodyParams.zeros(2, 1)
     rest = replace(rest, betas=avatars.betas[:, None])
     posed, canonical = pose_avatar(avatars, body, rest)[:, 0], canonical_gaussians(avatars, body)
@@ -77,7 +103,7 @@ def test_the_rest_pose_is_canonical(body, avatars):
     torch.testing.assert_close(quat_to_matrix(posed.quats), quat_to_matrix(canonical.quats), rtol=0, atol=1e-4)
 
 
-def test_a_turned_person_turns_with_the_gaussians(body, avatars, params):
+def test_a_turned_person_turns_with_the_gaussians(body, avatars, params, posing):
     """Rotating the world by R moves means by R and turns local axes by R."""
     rotation, moved = rigidly_moved(body, params)
     before, after = pose_avatar(avatars, body, params), pose_avatar(avatars, body, moved)
@@ -129,11 +155,51 @@ def test_the_background_shows_through(body, avatars, params, cameras):
     torch.testing.assert_close(white.colors - black.colors, (1 - white.alphas).expand_as(white.colors))
 
 
-def test_batches_are_persons_one_by_one(body, avatars, params):
+def test_batches_are_persons_one_by_one(body, avatars, params, posing):
     both = pose_avatar(avatars, body, params)
     alone = pose_avatar(avatars[1], body, params[1])
     torch.testing.assert_close(alone.means, both.means[1])
     torch.testing.assert_close(alone.quats, both.quats[1])
+
+
+NAMES = ("offsets", "quats", "scales", "opacities", "colors")
+
+
+def carried(attach, avatars: Avatar, skin) -> list[torch.Tensor]:
+    """The Gaussians' attributes, and the gradients of their product with random cotangents."""
+    own = {name: getattr(avatars, name).detach().clone().requires_grad_() for name in NAMES}
+    gaussians = attach(replace(avatars, **own), skin)
+    values = list(vars(gaussians).values())
+    cotangents = [random(*x.shape, seed=i).to(x) for i, x in enumerate(values)]
+    return [*values, *torch.autograd.grad(values, list(own.values()), cotangents)]
+
+
+@pytest.mark.parametrize("posing", ["kernels"], indirect=True)
+def test_attach_equals_its_reference(body, avatars, params, posing):
+    skin = pose_skin(body, params)
+    actual, expected = (carried(f, avatars, skin) for f in (attach, attach_reference))
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-5, atol=3e-6)  # a metre in float32, and sums over three poses
+    single = [attach(avatars[0], skin[0, 1:2]).means[0], attach(avatars[0], skin[0]).means[1]]
+    torch.testing.assert_close(*single, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("posing", ["kernels"], indirect=True)
+def test_gradients_of_the_pose_go_through_the_reference(body, avatars, params, posing):
+    moved = replace(params, body_pose=params.body_pose.clone().requires_grad_())
+    pose_avatar(avatars, body, moved).means.square().sum().backward()
+    assert moved.body_pose.grad.isfinite().all() and moved.body_pose.grad.abs().max() > 0
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(body, avatars, params):
+    skin = copy.deepcopy(body).double().skin(params.to(torch.double))
+    expected = carried(attach_reference, avatars.map(lambda x: x.double() if x.is_floating_point() else x), skin)
+    on_gpu = pose_skin(copy.deepcopy(body).cuda(), params.to("cuda"))
+    for a, e in zip(carried(attach, avatars.to("cuda"), on_gpu), expected, strict=True):
+        torch.testing.assert_close(a.cpu().double(), e, rtol=1e-4, atol=1e-5)
+    twice = [carried(attach, avatars.to("cuda"), on_gpu) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*twice))
 
 
 def test_it_is_read_as_it_was_written(tmp_path, avatars):

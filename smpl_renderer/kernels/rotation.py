@@ -5,7 +5,7 @@ entries: it is K's first eigenvector (Horn, Closed-form solution of absolute ori
 that eigenvalue the largest in magnitude and squared over and over, until nothing but q q^T is left.
 
 K's eigenvalues differ by twice s2 + s3, of M's singular values s1 >= s2 >= |s3| (s3 < 0 for a reflection). The error is
-below 1e-6 s1 / (s2 + s3), as it is for any method in float32. Where s2 + s3 vanishes (rank one, or a reflection with
+below 2e-6 s1 / (s2 + s3), as it is for any method in float32. Where s2 + s3 vanishes (rank one, or a reflection with
 s2 = -s3), many rotations are equally near, and the result is one of them, or nearly; of a zero matrix, no turn.
 """
 
