@@ -35,8 +35,9 @@ class Cameras:
 
     def resized(self, width: int, height: int) -> "Cameras":
         """The same cameras for pictures resampled to another size."""
-        factors = self.Ks.new_tensor([width / self.width, height / self.height, 1.0])
-        return Cameras(self.viewmats, factors[:, None] * self.Ks, width, height)
+        x, y, rest = self.Ks.split(1, -2)
+        Ks = torch.cat([x * (width / self.width), y * (height / self.height), rest], -2)
+        return Cameras(self.viewmats, Ks, width, height)
 
     def cropped(
         self, left: Float[Tensor, "*batch"], top: Float[Tensor, "*batch"], width: int, height: int
@@ -54,14 +55,12 @@ class Cameras:
     def rays(self) -> tuple[Float[Tensor, "*batch H W 3"], Float[Tensor, "*batch H W 3"]]:
         """World origins and directions of the rays through all pixel centres; directions reach depth 1 (camera z)."""
         kwargs = {"device": self.Ks.device, "dtype": self.Ks.dtype}
-        y, x = torch.meshgrid(
-            torch.arange(self.height, **kwargs) + 0.5, torch.arange(self.width, **kwargs) + 0.5, indexing="ij"
-        )
-        pixels = torch.stack([x, y, torch.ones_like(x)], -1)
-        # Multiplying a row vector by R maps camera to world, because R maps world to camera.
-        inverse_Ks, _ = torch.linalg.inv_ex(self.Ks)  # `inv` waits for the device to ask whether it worked
-        camera_to_world = inverse_Ks.transpose(-1, -2) @ self.viewmats[..., :3, :3]
-        directions = torch.einsum("hwi,...ij->...hwj", pixels, camera_to_world)
+        fx, skew, cx, fy, cy = (self.Ks[..., i, j, None, None] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
+        y = (torch.arange(self.height, **kwargs)[:, None] + 0.5 - cy) / fy  # [*batch, H, 1], at depth 1
+        x = (torch.arange(self.width, **kwargs) + 0.5 - cx - skew * y) / fx  # [*batch, H, W]
+        # The rows of R are the camera's axes in the world, because R maps world to camera.
+        right, down, forward = self.viewmats[..., None, None, :3, :3].unbind(-2)
+        directions = x[..., None] * right + (y[..., None] * down + forward)
         origins = self.centers[..., None, None, :].expand_as(directions)
         return origins, directions
 

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from smpl_renderer.rotations import nearest_rotation
 
+TINY = 1e-12
+"""Determinants nearer to zero than this are singular."""
+
 
 def blend_transforms(
     transforms: Float[Tensor, "*batch J 4 4"], lbs_weights: Float[Tensor, "V J"]
@@ -35,9 +38,14 @@ def transform_points(
 def unpose_points(
     points: Float[Tensor, "*batch N 3"], transforms: Float[Tensor, "*batch N 4 4"]
 ) -> Float[Tensor, "*batch N 3"]:
-    """Undo `transform_points`."""
+    """Undo `transform_points`; finite where a transform is singular."""
     moved = points - transforms[..., :3, 3]
-    return torch.linalg.solve(transforms[..., :3, :3], moved[..., None])[..., 0]
+    # Cramer's rule: `torch.linalg.solve` waits for the device to ask whether it worked.
+    x, y, z = transforms[..., :3, :3].unbind(-1)
+    rows = torch.stack([torch.linalg.cross(y, z), torch.linalg.cross(z, x), torch.linalg.cross(x, y)], -2)
+    determinants = (rows[..., 0, :] * x).sum(-1, keepdim=True)
+    safe = torch.where(determinants.abs() < TINY, TINY, determinants)
+    return (rows * moved[..., None, :]).sum(-1) / safe
 
 
 def skin_points(

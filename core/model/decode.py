@@ -3,6 +3,7 @@
 Raw numbers near zero mean a sensible start everywhere, because that is what an untrained network gives.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,13 +51,14 @@ class RawGaussians:
     @property
     def scale_factors(self) -> Float[Tensor, "*batch 3"]:
         """Within [1 / 12, 12], with a gradient everywhere."""
-        bound = torch.log(self.scales.new_tensor(MAX_SCALE_FACTOR))
+        bound = math.log(MAX_SCALE_FACTOR)
         return torch.exp(bound * torch.tanh(self.scales / bound))
 
     @property
     def rotations(self) -> Float[Tensor, "*batch 4"]:
         """Unit quaternions, the identity for zeros."""
-        return normalize(self.quats + self.quats.new_tensor([1.0, 0.0, 0.0, 0.0]), dim=-1)
+        w, xyz = self.quats.split([1, 3], -1)
+        return normalize(torch.cat([w + 1, xyz], -1), dim=-1)
 
 
 def decode_pixels(
@@ -108,6 +110,8 @@ class Placement:
     scales: Float[Tensor, "N 3"]
     axes: Float[Tensor, "N 3 3"]
     """Columns are the tangents and the outward normal of the skin, in canonical axes."""
+    quats: Float[Tensor, "N 4"]
+    """The same as unit quaternions."""
 
 
 def decode_on_skin(raw: Float[Tensor, "*batch N 14"], start: Placement, **identity) -> Avatar:
@@ -122,7 +126,7 @@ def decode_on_skin(raw: Float[Tensor, "*batch N 14"], start: Placement, **identi
     moves = OFFSET_RANGE * torch.tanh(numbers.position)
     return Avatar(
         offsets=start.offsets + torch.einsum("nij,...nj->...ni", start.axes, moves),
-        quats=quat_multiply(matrix_to_quat(start.axes), numbers.rotations),
+        quats=quat_multiply(start.quats, numbers.rotations),
         scales=start.scales * numbers.scale_factors,
         opacities=torch.sigmoid(numbers.opacity + OPACITY_LOGIT),
         colors=torch.sigmoid(numbers.colors),

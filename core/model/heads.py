@@ -11,7 +11,7 @@ from core.model.decode import RAW_CHANNELS, Placement, decode_on_skin, refine
 from core.model.surface import place_queries
 from core.options import GraphOptions
 from smpl_renderer.body_model import BodyModel
-from smpl_renderer.rotations import matrix_to_quat, quat_multiply
+from smpl_renderer.rotations import quat_multiply
 from smpl_renderer.skinning import unpose_points
 
 MAX_OFFSET = 0.5
@@ -33,6 +33,7 @@ class VertexHead(nn.Module):
 
     start_offsets: Tensor
     start_scales: Tensor
+    start_quats: Tensor
     axes: Tensor
     vertex_ids: Tensor
 
@@ -45,6 +46,7 @@ class VertexHead(nn.Module):
         vertex_ids = torch.arange(body.num_vertices).repeat_interleave(options.queries)
         self.register_buffer("start_offsets", start.offsets, persistent=False)
         self.register_buffer("start_scales", start.scales, persistent=False)
+        self.register_buffer("start_quats", start.quats, persistent=False)
         self.register_buffer("axes", start.axes, persistent=False)
         self.register_buffer("vertex_ids", vertex_ids, persistent=False)
 
@@ -56,7 +58,7 @@ class VertexHead(nn.Module):
         raw = self.layers(features)
         with torch.autocast(raw.device.type, enabled=False):
             learned = LEARNED_OFFSET_UNIT * torch.einsum("nij,nj->ni", self.axes, self.offsets)
-            start = Placement(self.start_offsets + learned, self.start_scales, self.axes)
+            start = Placement(self.start_offsets + learned, self.start_scales, self.axes, self.start_quats)
             vertex_ids = self.vertex_ids.expand(len(queries), -1)
             avatar = decode_on_skin(raw, start, vertex_ids=vertex_ids, betas=betas, body=self.body)
         return avatar, features
@@ -110,10 +112,10 @@ def unpose_gaussians(
         transforms = at_vertices(skin.body.vertex_transforms, vertex_ids)
         offsets = unpose_points(gaussians.means, transforms) - at_vertices(skin.body.shaped, vertex_ids)
         distances = offsets.norm(dim=-1, keepdim=True)
-        turns = at_vertices(matrix_to_quat(skin.rotations.transpose(-1, -2)), vertex_ids)
+        w, xyz = at_vertices(skin.quats, vertex_ids).split([1, 3], -1)
         return Avatar(
             offsets=offsets * (MAX_OFFSET / distances.clamp_min(MAX_OFFSET)),
-            quats=quat_multiply(turns, gaussians.quats),
+            quats=quat_multiply(torch.cat([w, -xyz], -1), gaussians.quats),
             scales=gaussians.scales / skin.scale[:, None, None],
             opacities=gaussians.opacities,
             colors=gaussians.colors,

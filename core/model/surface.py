@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from core.model.decode import Placement
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.rotations import matrix_to_quat
 
 SPACING_SIGMA = 0.5
 """Standard deviation of a Gaussian along the skin, in distances to the next one."""
@@ -34,7 +35,7 @@ def skin_axes(body: BodyModel) -> tuple[Float[Tensor, "V 3 3"], Float[Tensor, "V
         sums.index_add_(0, corner, doubled)
         areas.index_add_(0, corner, doubled.norm(dim=-1) / 6)
     normals = normalize(sums, dim=-1)
-    up, forward = normals.new_tensor([0.0, 1.0, 0.0]), normals.new_tensor([0.0, 0.0, 1.0])
+    up, forward = normals.new_tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     guide = torch.where(normals[:, 1:2].abs() < 0.9, up, forward)
     tangents = normalize(torch.linalg.cross(guide, normals), dim=-1)
     return torch.stack([tangents, torch.linalg.cross(normals, tangents), normals], -1), areas
@@ -59,4 +60,5 @@ def place_queries(body: BodyModel, num_queries: int) -> Placement:
         offsets=offsets.flatten(0, 1),
         scales=scales.expand(-1, num_queries, 3).flatten(0, 1),
         axes=axes.repeat_interleave(num_queries, 0),
+        quats=matrix_to_quat(axes).repeat_interleave(num_queries, 0),
     )

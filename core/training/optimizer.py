@@ -23,14 +23,16 @@ def make_optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.Adam
 def finite_step(optimizer: torch.optim.AdamW, max_norm: float) -> Tensor:
     """Clip the gradients and step, or leave the parameters alone if the gradients' norm is not finite.
 
-    The decision is made on the device (the fused AdamW skips its step where `found_inf` is one): nothing waits for it.
+    The fused AdamW does both on its way: it divides gradients by `grad_scale`, and skips its step where `found_inf` is
+    one. The decision is made on the device, nothing waits for it.
 
     Returns:
         The norm of the gradients before clipping.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-    optimizer.grad_scale, optimizer.found_inf = None, (~norm.isfinite()).float()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp_min(1)
+    optimizer.found_inf = (~norm.isfinite()).float()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

@@ -68,8 +68,9 @@ def test_blended_colours_and_all_gradients_equal_the_definition(persons, frames,
     expected, expected_grads = run(blend_reference, torch.float64)
     # float32 sums of hundreds of products, three tf32 products each on a GPU.
     torch.testing.assert_close(colors.double(), expected, rtol=0, atol=2e-5)
+    tolerance = 1e-4 if DEVICE == "cpu" else 2e-3  # single tf32 products: still finer than the bf16 of training
     for actual, wanted in zip(grads, expected_grads):
-        torch.testing.assert_close(actual.double(), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
+        torch.testing.assert_close(actual.double(), wanted, rtol=tolerance, atol=tolerance * wanted.abs().max().item())
 
 
 def scene(count: int = 150, frames: int = 2, views: int = 3, size: int = 40) -> tuple:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.model import observations, second_look
 
-BLOCK = 64  # Gaussians per program
+BLOCK = 32  # Gaussians per program; more, and the backward pass runs out of registers
 WARPS = 4
 
 PREFERENCE = tl.constexpr(second_look.COSINE_PREFERENCE)
@@ -139,10 +139,10 @@ def _bwd_kernel(
             g_out_sum += g_logit[:, None] * second_active
             g_second = g_logit[:, None] * out_of[None, :] * _silu_slope(second)
             g_second_sum += g_second
-            g_middle += tl.dot(tl.trans(g_second), first_active, input_precision="tf32x3")
-            g_first = tl.dot(g_second, middle, input_precision="tf32x3") * _silu_slope(first)
+            g_middle += tl.dot(tl.trans(g_second), first_active, input_precision="tf32")
+            g_first = tl.dot(g_second, middle, input_precision="tf32") * _silu_slope(first)
             g_own += g_first
-            g_into += tl.dot(tl.trans(tile), g_first, input_precision="tf32x3")
+            g_into += tl.dot(tl.trans(tile), g_first, input_precision="tf32")
 
     tl.store(g_base + i[:, None] * HIDDEN + h[None, :], g_own, mask[:, None])
     weight = tl.exp(tl.load(own_logits + i, mask, 0.0) - log_total)
