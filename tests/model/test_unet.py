@@ -2,6 +2,7 @@ import pytest
 import torch
 from model_rig import TEST_UNET
 
+from core.model.attention import MultiViewAttention
 from core.model.decode import RAW_CHANNELS
 from core.model.unet import INPUT_CHANNELS, UNet
 from core.options import BIG_UNET, MODELS, UNetOptions
@@ -63,3 +64,91 @@ def test_options_that_contradict_each_other_are_refused(wrong):
     options = {**TEST_UNET.__dict__, **wrong}
     with pytest.raises(InputError):
         UNet(UNetOptions(**options), RAW_CHANNELS)
+
+
+def outputs_and_gradients(unet: UNet, x: torch.Tensor, fused: bool) -> list[torch.Tensor]:
+    """Raw numbers, features, and the gradients that random slopes in both give to every parameter."""
+    outputs = unet.maps(x, fused)
+    generator = torch.Generator().manual_seed(1)
+    slopes = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
+    return [*outputs, *torch.autograd.grad(outputs, list(unet.parameters()), slopes)]
+
+
+@pytest.fixture
+def unet() -> UNet:
+    """With norms and biases that do something."""
+    torch.manual_seed(0)
+    unet = UNet(TEST_UNET, RAW_CHANNELS)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return unet
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(2, 2, INPUT_CHANNELS, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def assert_equal_up_to_rounding(actual: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=tolerance * e.abs().max().item())
+
+
+def test_fused_operations_equal_the_plain_ones(unet, x):
+    plain, fused = outputs_and_gradients(unet, x, False), outputs_and_gradients(unet, x, True)
+    assert_equal_up_to_rounding(fused, plain, 1e-5)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_recomputing_changes_no_gradient(unet, x, fused, monkeypatch):
+    kept = outputs_and_gradients(unet, x, fused)
+    calls = []
+    forward = MultiViewAttention._mix
+    monkeypatch.setattr(MultiViewAttention, "_mix", lambda *a: calls.append(1) or forward(*a))
+    unet.recompute = True
+    recomputed = outputs_and_gradients(unet, x, fused)
+    assert len(calls) == 2 * sum(isinstance(module, MultiViewAttention) for module in unet.modules())
+    assert_equal_up_to_rounding(recomputed, kept, 1e-6)
+
+
+def test_order_of_memory_does_not_matter(unet, x):
+    expected = unet(x)
+    actual = unet.to(memory_format=torch.channels_last)(x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3))
+    assert_equal_up_to_rounding(actual, expected, 1e-5)
+
+
+def test_unknown_attention_is_refused(unet):
+    with pytest.raises(InputError, match="attention must be one of sdpa, xformers"):
+        unet.use_attention("flash")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["demo", "tiny"])
+def test_fused_operations_equal_the_plain_ones_on_a_gpu(name):
+    torch.manual_seed(0)
+    unet = UNet(MODELS[name].unet, RAW_CHANNELS).cuda().to(memory_format=torch.channels_last)
+    x = torch.randn(2, 2, INPUT_CHANNELS, 256, 256, device="cuda")
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        plain, fused = outputs_and_gradients(unet, x, False), outputs_and_gradients(unet, x, True)
+        with torch.autocast("cuda", torch.bfloat16):
+            lowered = outputs_and_gradients(unet, x, True)
+            plain_lowered = outputs_and_gradients(unet, x, False)
+    assert_equal_up_to_rounding(fused, plain, 1e-4)  # sums over 65,536 pixels, in another order
+    for a, b, e in zip(lowered, plain_lowered, plain, strict=True):
+        # As far from float32 as plain bfloat16 is.
+        assert (a - e).norm() < 1.5 * (b - e).norm() + 0.01 * e.norm()
+
+
+@pytest.mark.gpu
+def test_xformers_attention_gives_the_same():
+    pytest.importorskip("xformers")
+    torch.manual_seed(0)
+    unet = UNet(MODELS["demo"].unet, RAW_CHANNELS).cuda().to(memory_format=torch.channels_last)
+    x = torch.randn(1, 2, INPUT_CHANNELS, 256, 256, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        expected = outputs_and_gradients(unet, x, True)
+        unet.use_attention("xformers")
+        actual = outputs_and_gradients(unet, x, True)
+    for a, e in zip(actual, expected, strict=True):
+        assert (a - e).norm() < 0.02 * e.norm()

@@ -39,5 +39,5 @@ class ResidualSum(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g_y):
         g = g_y * ctx.scale
-        g_bias = g.sum((0, 2, 3)).to(ctx.dtype) if ctx.needs_input_grad[2] else None
+        g_bias = g.sum((0, 2, 3), dtype=torch.float32).to(ctx.dtype) if ctx.needs_input_grad[2] else None
         return g, g, g_bias, None
