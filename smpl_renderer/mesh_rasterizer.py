@@ -8,11 +8,15 @@ the lower index wins.
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from smpl_renderer.nvdiffrast_backend import visible_faces
+
+MeshBackend = Literal["torch", "nvdiffrast"]
 NO_HIT = torch.iinfo(torch.int64).max
 # Pixels tested at a time: small enough for a CPU's cache, large enough to fill a GPU.
 CANDIDATES_CPU = 1 << 18
@@ -41,6 +45,7 @@ def rasterize_mesh(
     near: float = 1e-2,
     cull: bool | Bool[Tensor, " F"] = False,
     perspective: bool = True,
+    backend: MeshBackend = "torch",
 ) -> tuple[Int[Tensor, "*batch H W"], Float[Tensor, "*batch H W 3"]]:
     """Draw a mesh into pictures of face indices (-1 where nothing is) and barycentrics (0 there).
 
@@ -57,6 +62,7 @@ def rasterize_mesh(
         near=near,
         cull=cull,
         perspective=perspective,
+        backend=backend,
     )
     face_ids = torch.full((count * height * width,), -1, dtype=torch.int64, device=depths.device)
     barycentrics = depths.new_zeros(count * height * width, 3)
@@ -76,6 +82,7 @@ def rasterize_fragments(
     cull: bool | Bool[Tensor, " F"] = False,
     perspective: bool = True,
     max_candidates: int | None = None,
+    backend: MeshBackend = "torch",
 ) -> Fragments:
     """Find the visible point of a mesh in every pixel of B pictures.
 
@@ -87,23 +94,32 @@ def rasterize_fragments(
         cull: Leave out faces seen from behind: all of them, none, or those marked.
         perspective: Interpolate 1 / depth across a face (pinhole) rather than depth (orthographic).
         max_candidates: Pixels tested at a time, which bounds the memory.
+        backend: Who finds the visible faces: this module, or `nvdiffrast` (CUDA, where it is installed), which rounds
+            vertices to 1/16 pixel first.
     """
     if pixels.shape[:-1] != depths.shape:
         raise ValueError(f"pixels [B, V, 2] and depths [B, V] must match, got {[*pixels.shape]} and {[*depths.shape]}")
+    if backend not in get_args(MeshBackend):
+        raise ValueError(f"backend must be one of {', '.join(get_args(MeshBackend))}, got {backend!r}")
     if max_candidates is None:
         max_candidates = CANDIDATES_CUDA if depths.is_cuda else CANDIDATES_CPU
     # float32 positive numbers order like their bits, which is what the packed keys rely on.
     pixels, depths = pixels.detach().float(), depths.detach().float()
     num_pixels = height * width
     setup = _set_up_faces(pixels, depths, faces, height, width, near, cull)
-    keys = torch.full((pixels.shape[0] * num_pixels,), NO_HIT, dtype=torch.int64, device=depths.device)
-    for start, stop in _chunks(setup.box_width * setup.box_height, max_candidates):
-        _draw_chunk(setup.chunk(start, stop), keys, height, width, perspective)
+    if backend == "nvdiffrast":
+        owners = faces, setup.batch_ids, setup.face_ids
+        pixel_ids, face_ids = visible_faces(pixels, depths, *owners, height, width, perspective)
+        hit_depths = None
+    else:
+        keys = torch.full((pixels.shape[0] * num_pixels,), NO_HIT, dtype=torch.int64, device=depths.device)
+        for start, stop in _chunks(setup.box_width * setup.box_height, max_candidates):
+            _draw_chunk(setup.chunk(start, stop), keys, height, width, perspective)
+        pixel_ids = torch.nonzero(keys != NO_HIT)[:, 0]
+        hits = keys[pixel_ids]
+        face_ids = hits & 0xFFFFFFFF
+        hit_depths = (hits >> 32).to(torch.int32).view(torch.float32)
 
-    pixel_ids = torch.nonzero(keys != NO_HIT)[:, 0]
-    hits = keys[pixel_ids]
-    face_ids = hits & 0xFFFFFFFF
-    hit_depths = (hits >> 32).to(torch.int32).view(torch.float32)
     batch_ids = torch.div(pixel_ids, num_pixels, rounding_mode="floor")
     in_picture = pixel_ids - batch_ids * num_pixels
     rows = torch.div(in_picture, width, rounding_mode="floor")
@@ -111,9 +127,14 @@ def rasterize_fragments(
     barycentrics = _screen_barycentrics(
         *pixels.reshape(-1, 2).T[:, corner_ids.T], (in_picture - rows * width).float() + 0.5, rows.float() + 0.5
     )
+    corner_depths = depths.reshape(-1)[corner_ids]
+    if backend == "nvdiffrast":
+        barycentrics = barycentrics.clamp(min=0)  # a centre may lie a little outside of its face
     if perspective:
-        barycentrics = barycentrics / depths.reshape(-1)[corner_ids]
+        barycentrics = barycentrics / corner_depths
     barycentrics = barycentrics / barycentrics.sum(-1, keepdim=True)
+    if hit_depths is None:
+        hit_depths = (barycentrics * corner_depths).sum(-1)
     return Fragments(pixel_ids, face_ids, barycentrics, hit_depths)
 
 
