@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from core.ops.neighbor_attention import neighbor_attention
-from core.ops.segment_attention import segment_attention
+from core.ops.feed_forward import FeedForwardWeights, residual_feed_forward
+from core.ops.neighbor_attention import Sources, find_sources, packed_neighbor_attention
+from core.ops.norm_linear import norm_linear
+from core.ops.segment_attention import packed_segment_attention
 from core.options import GraphOptions
 from smpl_renderer.connectivity import Connectivity
 from smpl_renderer.errors import InputError
@@ -30,14 +32,44 @@ class Ties:
         return values.flatten(0, 2).index_select(0, self.gaussians)
 
 
-def tie(vertex_ids: Int[Tensor, "B F M"], mask: Bool[Tensor, "B F M"], num_vertices: int) -> Ties:
-    """Tie the Gaussians of all moments to their vertices; those outside the mask are left out."""
+class LateCount:
+    """The number of true entries of a mask, on its way from the device while the host goes on.
+
+    Ask for it early and read it late, when the copy has long arrived: then nobody waits.
+    """
+
+    def __init__(self, mask: Bool[Tensor, "*any"]):
+        self._capacity = mask.numel()
+        self._arrived: torch.cuda.Event | None = None
+        self._count = mask.sum()
+        if mask.is_cuda and not torch.cuda.is_current_stream_capturing():
+            self._count = torch.empty((), dtype=torch.int64, pin_memory=True).copy_(self._count, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> int:
+        """The count; in the capture of a CUDA graph, which cannot depend on it, the size of the mask."""
+        if self._arrived is None:
+            return self._capacity if self._count.is_cuda else int(self._count)
+        self._arrived.synchronize()
+        return int(self._count)
+
+
+def tie(
+    vertex_ids: Int[Tensor, "B F M"], mask: Bool[Tensor, "B F M"], num_vertices: int, count: LateCount | None = None
+) -> Ties:
+    """Tie the Gaussians of all moments to their vertices; those outside the mask are left out.
+
+    Args:
+        count: Of the mask, where it was asked for earlier, so that the host need not wait for the device.
+    """
+    count = count or LateCount(mask)
     persons = torch.arange(len(vertex_ids), device=vertex_ids.device)[:, None, None]
-    gaussians = mask.flatten().nonzero()[:, 0]
-    vertices = (vertex_ids + num_vertices * persons).flatten()[gaussians]
-    counts = torch.bincount(vertices, minlength=len(vertex_ids) * num_vertices)
-    crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Ties(gaussians[torch.argsort(vertices, stable=True)], crow)
+    total = len(vertex_ids) * num_vertices
+    vertices = torch.where(mask, vertex_ids + num_vertices * persons, total).flatten()  # those outside come last
+    vertices, order = vertices.to(torch.int32).sort(stable=True)
+    bounds = torch.arange(total + 1, device=mask.device, dtype=torch.int32)
+    return Ties(order[: count.read()], torch.searchsorted(vertices, bounds))
 
 
 class FeedForward(nn.Sequential):
@@ -51,6 +83,17 @@ class FeedForward(nn.Sequential):
             nn.Linear(factor * channels, channels),
             nn.Dropout(dropout),
         )
+
+    def after(
+        self, x: Float[Tensor, "*batch D"], update: Float[Tensor, "*batch D"], out: nn.Linear
+    ) -> Float[Tensor, "*batch D"]:
+        """What follows attention: the mapped update is added, and then what this network makes of the sum."""
+        norm, first, _, last, dropout = self
+        if self.training and dropout.p > 0:
+            x = x + dropout(out(update))
+            return x + self(x)
+        own = norm.weight, norm.bias, first.weight, first.bias, last.weight, last.bias
+        return residual_feed_forward(x, update, FeedForwardWeights(out.weight, out.bias, *own))
 
 
 class IntraNode(nn.Module):
@@ -67,17 +110,16 @@ class IntraNode(nn.Module):
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(channels, 2 * channels)
         self.out = nn.Linear(channels, channels, bias=False)
-        self.dropout = nn.Dropout(options.dropout)
         self.feed_forward = FeedForward(channels, options.ffn_factor, options.dropout)
 
     def forward(
         self, x: Float[Tensor, "B V Q D"], keys: Float[Tensor, "E D"], crow: Int[Tensor, "BV+1"]
     ) -> Float[Tensor, "B V Q D"]:
-        queries = self.query(self.norm(x)).flatten(0, 1).unflatten(-1, (self.heads, -1))
-        key, value = self.key_value(keys).unflatten(-1, (2, self.heads, -1)).unbind(1)
-        update = segment_attention(queries, key, value, crow).flatten(-2).view(x.shape)
-        x = x + self.dropout(self.out(update))
-        return x + self.feed_forward(x)
+        queries, x = norm_linear(x, self.norm.weight, self.norm.bias, self.query.weight, self.query.bias)
+        queries = queries.flatten(0, 1).unflatten(-1, (self.heads, -1))
+        key_values = self.key_value(keys).unflatten(-1, (2, self.heads, -1))
+        update = packed_segment_attention(queries, key_values, crow).flatten(-2).view(x.shape)
+        return self.feed_forward.after(x, update, self.out)
 
 
 class InterNode(nn.Module):
@@ -90,16 +132,16 @@ class InterNode(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.query_key_value = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
-        self.dropout = nn.Dropout(options.dropout)
         self.feed_forward = FeedForward(channels, options.ffn_factor, options.dropout)
 
     def forward(
-        self, x: Float[Tensor, "B V Q D"], neighbors: Int[Tensor, "V K"], mask: Bool[Tensor, "V K"]
+        self, x: Float[Tensor, "B V Q D"], neighbors: Int[Tensor, "V K"], mask: Bool[Tensor, "V K"], sources: Sources
     ) -> Float[Tensor, "B V Q D"]:
-        query, key, value = self.query_key_value(self.norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(3)
-        update = neighbor_attention(query, key, value, neighbors, mask).flatten(-2)
-        x = x + self.dropout(self.out(update))
-        return x + self.feed_forward(x)
+        linear = self.query_key_value
+        packed, x = norm_linear(x, self.norm.weight, self.norm.bias, linear.weight, linear.bias)
+        packed = packed.unflatten(-1, (3, self.heads, -1))
+        update = packed_neighbor_attention(packed, neighbors, mask, sources).flatten(-2)
+        return self.feed_forward.after(x, update, self.out)
 
 
 class BodyGraph(nn.Module):
@@ -123,6 +165,9 @@ class BodyGraph(nn.Module):
         channels = options.features
         self.register_buffer("neighbors", connectivity.neighbors, persistent=False)
         self.register_buffer("neighbor_mask", connectivity.mask, persistent=False)
+        sources = find_sources(connectivity.neighbors, connectivity.mask)
+        self.register_buffer("sources", sources.vertices, persistent=False)
+        self.register_buffer("source_crow", sources.crow, persistent=False)
         self.vertex_embedding = nn.Parameter(0.1 * torch.randn(len(connectivity.neighbors), 1, channels))
         self.query_embedding = nn.Parameter(0.1 * torch.randn(options.queries, channels))
         self.embed_keys = (
@@ -144,11 +189,14 @@ class BodyGraph(nn.Module):
         """
         num_persons = (len(ties.crow) - 1) // self.num_vertices
         x = (self.vertex_embedding + self.query_embedding).expand(num_persons, -1, -1, -1)
+        sources = Sources(self.sources, self.source_crow)
         if self.embed_keys is not None:
             keys = self.embed_keys(keys)
+            if torch.is_autocast_enabled(keys.device.type):  # once, for all layers
+                keys = keys.to(torch.get_autocast_dtype(keys.device.type))
         for layer in range(max(len(self.intra), len(self.inter))):
             if self.intra:
                 x = self.intra[layer](x, keys, ties.crow)
             if self.inter:
-                x = self.inter[layer](x, self.neighbors, self.neighbor_mask)
+                x = self.inter[layer](x, self.neighbors, self.neighbor_mask, sources)
         return x

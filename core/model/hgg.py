@@ -136,7 +136,7 @@ class HumanGaussianGraph(nn.Module):
             mask = foreground.flatten(2)
             gaussians = gaussians.map(lambda x: x.flatten(2, 3))  # all views of a moment
             towards_camera = cameras.centers.repeat_interleave(size * size, 2) - gaussians.means
-            vertex_ids = _nearest_in_mask(gaussians.means, skin.body.vertices, mask)
+            vertex_ids = nearest_vertices(gaussians.means, skin.body.vertices, mask)
             gaps = gaussians.means - at_vertices(skin.body.vertices, vertex_ids)
             distances = torch.linalg.vector_norm(gaps, dim=-1) * mask
             return FrameGaussians(
@@ -177,18 +177,3 @@ def _resample(pictures: Float[Tensor, "B F C D H W"], size: int) -> Float[Tensor
         return pictures
     resampled = interpolate(pictures.flatten(0, 2), size=(size, size), mode="area")
     return resampled.unflatten(0, pictures.shape[:3])
-
-
-def _nearest_in_mask(
-    points: Float[Tensor, "B F M 3"], vertices: Float[Tensor, "B F V 3"], mask: Bool[Tensor, "B F M"]
-) -> Int[Tensor, "B F M"]:
-    """The nearest vertex of each point inside the mask, moment by moment; 0 outside."""
-    moments = zip(points.flatten(0, 1), vertices.flatten(0, 1), mask.flatten(0, 1))
-    if points.is_cuda:
-        # To search for all points is quicker than to wait until the device has counted those inside.
-        vertex_ids = [nearest_vertices(own_points, own_vertices) for own_points, own_vertices, _ in moments]
-        return torch.stack(vertex_ids).view(mask.shape) * mask
-    vertex_ids = torch.zeros(mask.shape, dtype=torch.int64)
-    for ids, (own_points, own_vertices, inside) in zip(vertex_ids.flatten(0, 1), moments):
-        ids[inside] = nearest_vertices(own_points[inside], own_vertices)
-    return vertex_ids

@@ -1,1 +1,1 @@
-"""Operations of the graph, each defined in plain PyTorch."""
+"""Operations of the network, each defined in plain PyTorch; on a CUDA device they are kernels (`core/ops/kernels`)."""

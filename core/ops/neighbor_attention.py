@@ -1,8 +1,28 @@
 """Attention of every vertex over its neighbours on the mesh, given as a padded table."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from core.ops.dispatch import kernels_take
+
+
+class Sources(NamedTuple):
+    """A table of neighbours the other way round: who has a vertex among its neighbours."""
+
+    vertices: Int[Tensor, "V*K"]
+    crow: Int[Tensor, "V+1"]
+    """Those that attend to vertex v are `vertices[crow[v]:crow[v + 1]]`."""
+
+
+def find_sources(neighbors: Int[Tensor, "V K"], mask: Bool[Tensor, "V K"]) -> Sources:
+    """Turn a table round."""
+    num_vertices, num_neighbors = neighbors.shape
+    targets, entries = torch.where(mask, neighbors, num_vertices).flatten().sort(stable=True)
+    bounds = torch.arange(num_vertices + 1, device=neighbors.device)
+    return Sources((entries // num_neighbors).int(), torch.searchsorted(targets, bounds).int())
 
 
 def neighbor_attention_reference(
@@ -28,6 +48,7 @@ def neighbor_attention(
     values: Float[Tensor, "B V Q H D"],
     neighbors: Int[Tensor, "V K"],
     mask: Bool[Tensor, "V K"],
+    sources: Sources | None = None,
 ) -> Float[Tensor, "B V Q H D"]:
     """Softmax attention of the q-th query of a vertex over the q-th keys of its neighbours, in H heads; differentiable.
 
@@ -37,6 +58,7 @@ def neighbor_attention(
         values: What the keys stand for.
         neighbors: The neighbours of each vertex.
         mask: Which entries of `neighbors` count; each vertex needs at least one.
+        sources: `find_sources(neighbors, mask)`, which is worth keeping where the table stays the same.
     Returns:
         Weighted means of the values. Of the queries' dtype, computed in float32.
     Raises:
@@ -45,9 +67,25 @@ def neighbor_attention(
     if not queries.shape == keys.shape == values.shape:
         shapes = f"{[*queries.shape]}, {[*keys.shape]} and {[*values.shape]}"
         raise ValueError(f"queries, keys and values must all be [B, V, Q, H, D], got {shapes}")
-    if neighbors.shape != mask.shape or neighbors.shape[0] != queries.shape[1]:
+    return packed_neighbor_attention(torch.stack([queries, keys, values], 3), neighbors, mask, sources)
+
+
+def packed_neighbor_attention(
+    packed: Float[Tensor, "B V Q 3 H D"],
+    neighbors: Int[Tensor, "V K"],
+    mask: Bool[Tensor, "V K"],
+    sources: Sources | None = None,
+) -> Float[Tensor, "B V Q H D"]:
+    """`neighbor_attention` with queries, keys and values side by side, as one linear map makes them."""
+    if packed.ndim != 6 or packed.shape[3] != 3:
+        raise ValueError(f"packed queries, keys and values must be [B, V, Q, 3, H, D], got {[*packed.shape]}")
+    if neighbors.shape != mask.shape or neighbors.shape[0] != packed.shape[1]:
         shapes = f"{[*neighbors.shape]} and {[*mask.shape]}"
-        raise ValueError(f"neighbors and mask must be [V, K] with V = {queries.shape[1]}, got {shapes}")
-    dtype = torch.promote_types(queries.dtype, torch.float32)
-    out = neighbor_attention_reference(queries.to(dtype), keys.to(dtype), values.to(dtype), neighbors, mask)
-    return out.to(queries.dtype)
+        raise ValueError(f"neighbors and mask must be [V, K] with V = {packed.shape[1]}, got {shapes}")
+    if kernels_take(packed) and packed.numel() > 0:
+        from core.ops.kernels.neighbor_attention import NeighborAttention
+
+        sources = sources or find_sources(neighbors, mask)
+        return NeighborAttention.apply(packed.contiguous(), neighbors, mask, *sources)
+    dtype = torch.promote_types(packed.dtype, torch.float32)
+    return neighbor_attention_reference(*packed.to(dtype).unbind(3), neighbors, mask).to(packed.dtype)

@@ -7,6 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from core.ops.dispatch import kernels_take
+
+MAX_QUERIES = 128  # of a segment, in the kernels
+
 
 def segment_attention_reference(
     queries: Float[Tensor, "N Q H D"],
@@ -15,7 +19,8 @@ def segment_attention_reference(
     crow: Int[Tensor, "N+1"],
 ) -> Float[Tensor, "N Q H D"]:
     """Define `segment_attention` in plain PyTorch, for any device and dtype."""
-    num_segments, num_keys = queries.shape[0], keys.shape[0]
+    num_segments, num_keys = queries.shape[0], int(crow[-1])
+    keys, values = keys[:num_keys], values[:num_keys]
     segments = torch.arange(num_segments, device=crow.device)
     segment_of_key = segments.repeat_interleave(crow.diff(), output_size=num_keys)
 
@@ -45,18 +50,31 @@ def segment_attention(
         queries: Q queries of each of N segments, in H heads.
         keys: All segments' keys, one segment after the other.
         values: What the keys stand for.
-        crow: Where each segment's keys begin, and last the number of keys E.
+        crow: Where each segment's keys begin, and where the last one's end; keys behind that belong to none.
     Returns:
         Weighted means of the values; exactly zero for a segment without keys. Of the queries' dtype, computed in
         float32.
     Raises:
         ValueError: If the shapes do not fit each other.
     """
-    if keys.shape != values.shape or keys.shape[-2:] != queries.shape[-2:]:
-        shapes = f"queries {[*queries.shape]}, keys {[*keys.shape]}, values {[*values.shape]}"
+    if keys.shape != values.shape:
+        raise ValueError(f"keys {[*keys.shape]} and values {[*values.shape]} must have one shape, [E, H, D]")
+    return packed_segment_attention(queries, torch.stack([keys, values], 1), crow)
+
+
+def packed_segment_attention(
+    queries: Float[Tensor, "N Q H D"], key_values: Float[Tensor, "E 2 H D"], crow: Int[Tensor, "N+1"]
+) -> Float[Tensor, "N Q H D"]:
+    """`segment_attention` with keys and values side by side, as one linear map makes them."""
+    if key_values.shape[1:] != (2, *queries.shape[2:]):
+        shapes = f"queries {[*queries.shape]}, key_values {[*key_values.shape]}"
         raise ValueError(f"queries must be [N, Q, H, D], keys and values [E, H, D], got {shapes}")
     if crow.shape != (queries.shape[0] + 1,):
         raise ValueError(f"crow must hold N + 1 = {queries.shape[0] + 1} row starts, got {[*crow.shape]}")
+    if kernels_take(queries, key_values) and queries.numel() > 0 and queries.shape[1] <= MAX_QUERIES:
+        from core.ops.kernels.segment_attention import SegmentAttention
+
+        return SegmentAttention.apply(queries.contiguous(), key_values.contiguous(), crow)
     dtype = torch.promote_types(queries.dtype, torch.float32)
-    out = segment_attention_reference(queries.to(dtype), keys.to(dtype), values.to(dtype), crow)
+    out = segment_attention_reference(queries.to(dtype), *key_values.to(dtype).unbind(1), crow)
     return out.to(queries.dtype)
