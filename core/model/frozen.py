@@ -40,12 +40,14 @@ class FrozenCopy:
 
     def serves(self, network: nn.Module, x: Tensor) -> bool:
         """Whether the copy gives all that a call is to give: bfloat16 is asked for, and no gradients."""
-        parameters = self._parameters() if self._pairs else network.parameters()
+        parameters = self._parameters() if self._pairs else list(network.parameters())
         if any(p.requires_grad for p in parameters):
             # The fused optimizers do not count their changes: after training, nothing else would tell.
             self.clear()
             return False
         device = x.device.type
+        if parameters[0].is_inference():
+            return False  # nothing counts their changes
         lowered = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
         return lowered and not (x.requires_grad and torch.is_grad_enabled())
 
@@ -66,9 +68,8 @@ class FrozenCopy:
         parameters = self._parameters()
         state = [(p._version, p.data_ptr()) for p in parameters]
         if state != self._state:
-            torch._foreach_copy_(
-                [lowered for *_, lowered in self._pairs], parameters
-            )  # in place: recordings stay valid
+            copies = [lowered for *_, lowered in self._pairs]
+            torch._foreach_copy_(copies, parameters)  # in place: recordings stay valid
             self._state = state
 
     def _parameters(self) -> list[Tensor]:
