@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from core.avatar import canonical_gaussians, save_avatar
+from core.avatar import canonical_gaussians, render_avatar, save_avatar
 from core.data.fits import rest_pelvis
 from core.data.subject_frame import move_body, posed_pelvis, subject_frame
 from core.inference.sheet import Tile, make_sheet
@@ -32,6 +32,8 @@ AVATAR, PLY, TURNTABLE, NOVEL_POSE, SHEET = (
 FILES = (AVATAR, PLY, TURNTABLE, NOVEL_POSE, SHEET)
 SHEET_SIZE = 300  # pixels of each of its pictures
 FPS = 24
+FRAMES_AT_ONCE = 16
+"""Of a video: enough to keep a GPU busy, few enough for any memory."""
 
 
 def check_folder(folder: Path) -> None:
@@ -65,8 +67,8 @@ def _turntable_pictures(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:
     session = subject.session
     pose = _with_own_shape(subject.inputs.body[0], subject)
     cameras = turntable(session.body(pose).vertices, session.video_frames, session.video_size)
-    for i in tqdm(range(session.video_frames), desc=f"{subject.name}: turntable", unit="frame"):
-        yield subject.render(pose, cameras[i : i + 1])[0]
+    for some in _portions(session.video_frames, f"{subject.name}: turntable"):
+        yield from subject.render(pose, cameras[some])
 
 
 def _novel_pose_pictures(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:
@@ -75,9 +77,20 @@ def _novel_pose_pictures(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:
     keys, times = _pose_keys(subject)
     at = there_and_back(times[0].item(), times[-1].item(), session.video_frames).to(times)
     poses = _with_own_shape(interpolate_poses(keys, times, at), subject)
-    cameras = turntable(session.body(poses).vertices, 1, session.video_size)
-    for i in tqdm(range(session.video_frames), desc=f"{subject.name}: novel poses", unit="frame"):
-        yield subject.render(poses[i], cameras)[0]
+    camera = turntable(session.body(poses).vertices, 1, session.video_size)
+    cameras = camera[torch.zeros(session.video_frames, 1, dtype=torch.int64)]
+    for some in _portions(session.video_frames, f"{subject.name}: novel poses"):
+        rendering = render_avatar(subject.avatar, session.body, poses[some], cameras[some], backend=session.backend)
+        yield from rendering.colors[:, 0]
+
+
+def _portions(frames: int, title: str) -> Iterator[slice]:
+    """Frames that are drawn in one call, with a bar of progress."""
+    with tqdm(total=frames, desc=title, unit="frame") as bar:
+        for first in range(0, frames, FRAMES_AT_ONCE):
+            some = slice(first, min(first + FRAMES_AT_ONCE, frames))
+            yield some
+            bar.update(some.stop - some.start)
 
 
 def _pose_keys(subject: Subject) -> tuple[BodyParams, Float[Tensor, " K"]]:

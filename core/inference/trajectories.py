@@ -2,12 +2,12 @@
 
 import math
 
-import roma
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from core.cameras import Cameras, look_at
+from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from smpl_renderer.types import BodyParams
 
 FIELD_OF_VIEW = math.radians(30)
@@ -55,9 +55,9 @@ def interpolate_poses(keys: BodyParams, times: Float[Tensor, " K"], at: Float[Te
         return torch.lerp(values[left], values[right], share.view(-1, *[1] * (values.ndim - 1)).to(values))
 
     def arcs(rotations: Float[Tensor, "K n3"]) -> Float[Tensor, "T n3"]:
-        joints = rotations.unflatten(-1, (-1, 3))
-        pairs = zip(joints[left], joints[right], share.to(rotations))
-        return torch.stack([roma.rotvec_slerp(a, b, u[None])[0] for a, b, u in pairs]).flatten(-2)
+        start, end = (axis_angle_to_matrix(rotations[i].unflatten(-1, (-1, 3))) for i in (left, right))
+        turns = share.to(rotations)[:, None, None] * matrix_to_axis_angle(start.mT @ end)
+        return matrix_to_axis_angle(start @ axis_angle_to_matrix(turns)).flatten(-2)
 
     return BodyParams(
         betas=linear(keys.betas),
