@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smpl_renderer.errors import InputError
+from smpl_renderer.kernels import can_launch
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +67,43 @@ class LPIPS(nn.Module):
     def forward(
         self, predicted: Float[Tensor, "*batch 3 H W"], target: Float[Tensor, "*batch 3 H W"]
     ) -> Float[Tensor, "*batch"]:
-        """Distance of each pair of pictures. Gradients reach both; hand over a detached target."""
+        """Distance of each pair of pictures. Gradients reach both; hand over a detached target.
+
+        Under autocast on CUDA, VGG computes in half precision, all of it: distances are within a per cent, which is
+        enough for a loss. A metric is measured without.
+        """
         batch = predicted.shape[:-3]
+        if self._takes_kernels(predicted, target):
+            return self.fused(predicted.flatten(0, -4), target.flatten(0, -4)).view(batch)
         pairs = zip(self.features(predicted.flatten(0, -4)), self.features(target.flatten(0, -4)), self.heads)
         distances = [((a - b).square() * head[:, None, None]).sum(1).mean((-2, -1)) for a, b, head in pairs]
         return torch.stack(distances).sum(0).view(batch)
+
+    def _takes_kernels(self, predicted: Tensor, target: Tensor) -> bool:
+        """Whether the kernels do for these pictures: the sizes of all maps are even, and the target has no gradient."""
+        fits = self.net == "vgg" and predicted.shape[-1] % 16 == predicted.shape[-2] % 16 == 0 and predicted.numel() > 0
+        on_cuda = predicted.is_cuda and torch.is_autocast_enabled("cuda")
+        return fits and on_cuda and not target.requires_grad and can_launch()
+
+    def fused(
+        self, predicted: Float[Tensor, "n 3 H W"], target: Float[Tensor, "n 3 H W"], dtype: torch.dtype | None = None
+    ) -> Float[Tensor, " n"]:
+        """The same for VGG in few passes over memory; gradients reach `predicted` alone.
+
+        Args:
+            dtype: Of the layers; by default that of autocast.
+        """
+        from core.vgg_distance import VggDistance  # needs Triton
+
+        dtype = dtype or torch.get_autocast_dtype("cuda")
+        with torch.autocast(predicted.device.type, enabled=False):
+            weights = [conv.weight.to(dtype, memory_format=torch.channels_last) for conv in self.convs]
+            biases = [conv.bias.to(dtype) for conv in self.convs]
+            gain, offset = 1 / self.scale, -self.shift / self.scale
+            heads = list(self.heads)
+            return VggDistance.apply(
+                predicted.float(), target.float(), gain, offset, weights, biases, heads, _TAPS["vgg"]
+            )
 
     def features(self, images: Float[Tensor, "n 3 H W"]) -> list[Float[Tensor, "n c h w"]]:
         """Activations at the taps, of unit length along the channels."""

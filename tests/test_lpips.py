@@ -93,6 +93,40 @@ def test_weights_are_found_in_the_folder_and_checked(tmp_path):
         load_lpips("alex", tmp_path)
 
 
+@pytest.mark.parametrize("size", [16, 48])
+def test_kernels_equal_the_definition(size):
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = random_lpips("vgg").to(device)
+    image, disturbed = procedural(size)
+    target = image.expand_as(disturbed[:2]).to(device)
+    weights = torch.tensor([1.0, -0.3], device=device)  # each picture has a gradient of its own
+    results = []
+    for distance in (lambda p, t: model.fused(p, t, torch.float32), model):
+        predicted = disturbed[:2].to(device).requires_grad_()
+        distances = distance(predicted, target)
+        results.append((distances, *torch.autograd.grad((weights * distances).sum(), predicted)))
+    for actual, expected in zip(*results):
+        # Sums of thousands of products, in another order.
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.gpu
+def test_as_a_loss_it_is_in_half_precision_and_near_enough():
+    model = random_lpips("vgg").cuda()
+    image, disturbed = procedural(256)
+    target = image.expand_as(disturbed).cuda()
+    results = []
+    for autocast in (False, True):
+        predicted = disturbed.cuda().requires_grad_()
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            distances = model(predicted, target)
+        results.append((distances, *torch.autograd.grad(distances.sum(), predicted)))
+    (exact, exact_grads), (distances, grads) = results
+    torch.testing.assert_close(distances, exact, rtol=0.01, atol=0)
+    assert (F.cosine_similarity(grads.flatten(1), exact_grads.flatten(1)) > 0.99).all()
+
+
 @pytest.mark.parametrize("net", ["vgg", "alex"])
 def test_published_weights_give_the_published_distances(net):
     if not (WEIGHTS_FOLDER / f"{net}.safetensors").is_file():
