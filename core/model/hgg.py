@@ -20,7 +20,7 @@ from core.avatar import Avatar, Skin, at_vertices, pose_skin
 from core.data.types import Frames
 from core.gaussians import Gaussians
 from core.model.decode import RAW_CHANNELS, decode_pixels
-from core.model.graph import BodyGraph, Ties, tie
+from core.model.graph import BodyGraph, LateCount, Ties, tie
 from core.model.heads import ResidualHead, VertexHead, unpose_gaussians
 from core.model.nearest import nearest_vertices
 from core.model.second_look import SecondLook
@@ -56,6 +56,8 @@ class FrameGaussians:
     """Metres to that vertex, with a gradient with respect to the means; 0 outside the mask."""
     mask: Bool[Tensor, "B F M"]
     """Which Gaussians lie on the person; the others have opacity 0."""
+    inside: LateCount
+    """How many."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class HumanGaussianGraph(nn.Module):
         """Make avatars of B persons from F moments of each (`inputs` has batch axes B)."""
         skin = pose_skin(self.body, inputs.body)
         frame = self._frame_gaussians(inputs, skin)
-        ties = tie(frame.vertex_ids, frame.mask, self.body.num_vertices)
+        ties = tie(frame.vertex_ids, frame.mask, self.body.num_vertices, frame.inside)
         queries = self.graph(self._keys(frame, skin, ties), ties)
 
         betas = inputs.body.betas.mean(1)
@@ -126,12 +128,13 @@ class HumanGaussianGraph(nn.Module):
         return self._frame_gaussians(inputs, pose_skin(self.body, inputs.body))
 
     def _frame_gaussians(self, inputs: Frames, skin: Skin) -> FrameGaussians:
+        size = self.options.unet.splat_size
+        foreground = _resample(inputs.alphas, size)[..., 0, :, :] > 0.5
+        inside = LateCount(foreground)  # reaches the host while the U-Net is at work
         raw, features = self.unet(self._network_input(inputs).flatten(0, 1))
         with torch.autocast(raw.device.type, enabled=False):
             batch = inputs.images.shape[:2]
-            size = self.options.unet.splat_size
             cameras = inputs.cameras.resized(size, size)
-            foreground = _resample(inputs.alphas, size)[..., 0, :, :] > 0.5
             gaussians = decode_pixels(raw.unflatten(0, batch), cameras, _resample(inputs.images, size), foreground)
             mask = foreground.flatten(2)
             gaussians = gaussians.map(lambda x: x.flatten(2, 3))  # all views of a moment
@@ -146,6 +149,7 @@ class HumanGaussianGraph(nn.Module):
                 vertex_ids=vertex_ids,
                 distances=distances,
                 mask=mask,
+                inside=inside,
             )
 
     def _network_input(self, inputs: Frames) -> Float[Tensor, "B F C 9 H W"]:
