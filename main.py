@@ -8,9 +8,9 @@ import logging
 
 import tyro
 
-from core.cli import run
 from core.options import PRESETS, TrainOptions
 from core.training.engine import Trainer
+from core.training.watch import run_together
 
 logger = logging.getLogger("main")
 
@@ -26,4 +26,4 @@ def main(options: TrainOptions) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__)))
+    run_together(lambda: main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__)))

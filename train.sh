@@ -39,7 +39,7 @@ gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
 for count in 8 4 2; do
     if [ "$gpus" -ge "$count" ]; then
         echo "preset $preset, configs/gpu$count.yaml"
-        exec "$PYTHON" -m accelerate.commands.launch --config_file "configs/gpu$count.yaml" main.py "$preset" "$@"
+        exec "$PYTHON" scripts/launch.py --config_file "configs/gpu$count.yaml" main.py "$preset" "$@"
     fi
 done
 # One process needs no launcher (configs/gpu1.yaml and cpu.yaml are for those who use it all the same).

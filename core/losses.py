@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from core.lpips import LPIPS
 from core.metrics import ssim
 from core.options import LossOptions
+from core.resample import resample_area
 
 Terms = dict[str, Tensor]
 """Unweighted losses by name, each a scalar."""
@@ -32,27 +33,22 @@ def reconstruction_loss(
     if options.ssim > 0:
         terms["ssim"] = 1 - ssim(colors, target_colors).mean()
     if options.lpips > 0 and lpips is not None:
-        reduced = (_reduce(x, options.lpips_size) for x in (colors, target_colors))
-        terms["lpips"] = lpips(*reduced).mean()
+        size = min(options.lpips_size, colors.shape[-1])
+        terms["lpips"] = lpips(*(resample_area(x, size) for x in (colors, target_colors))).mean()
     return terms
 
 
-def tie_loss(distances: Float[Tensor, "*batch M"], mask: Bool[Tensor, "*batch M"]) -> Float[Tensor, ""]:
+def tie_loss(distances: Float[Tensor, "B *frames M"], mask: Bool[Tensor, "B *frames M"]) -> Float[Tensor, ""]:
     """Pull frame Gaussians to the body: mean of (10 d)^3 over the masked ones, d in metres to the nearest vertex.
 
-    Nothing at a centimetre, strong from a decimetre on. Zero when the mask is empty.
+    Nothing at a centimetre, strong from a decimetre on. Every person counts the same, so that it does not matter who
+    shares a batch with whom; zero for one whose mask is empty.
     """
     cubes = (10 * distances.where(mask, 0)).pow(3)
-    return cubes.sum() / mask.sum().clamp(min=1)
+    return (cubes.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)).mean()
 
 
 def weighted_sum(terms: Terms, options: LossOptions) -> Tensor:
     """The loss: every term times its weight, the option of its name. Entries that have no weight do not count."""
     weights = vars(options)
     return sum(weights[name] * value for name, value in terms.items() if name in weights)
-
-
-def _reduce(images: Float[Tensor, "*batch 3 H W"], size: int) -> Float[Tensor, "n 3 h w"]:
-    """Larger pictures at `size` pixels: averages of areas, so nothing aliases."""
-    images = images.flatten(0, -4)
-    return F.interpolate(images, size=(size, size), mode="area") if images.shape[-1] > size else images

@@ -47,7 +47,7 @@ def test_lpips_sees_reduced_pictures():
 
     options = replace(PAPER, lpips_size=48)
     term = reconstruction_loss(colors, alphas, targets, target_alphas, options, Recorder())["lpips"]
-    assert sizes == [((2, 3, 48, 48),) * 2]
+    assert sizes == [((2, 1, 3, 48, 48),) * 2]
     torch.testing.assert_close(term, colors.mean())  # averages of areas keep the mean
 
 
@@ -56,11 +56,14 @@ def test_tie_loss_counts_only_what_is_masked():
     mask = torch.tensor([[True, True, False]])
     torch.testing.assert_close(tie_loss(distances, mask), torch.tensor((1.0 + 8.0) / 2))
     assert tie_loss(distances, torch.zeros_like(mask)) == 0
+    others = tie_loss(torch.full((1, 3), 0.3), torch.ones(1, 3, dtype=torch.bool))
+    both = tie_loss(torch.cat([distances, torch.full((1, 3), 0.3)]), torch.cat([mask, ~torch.zeros_like(mask)]))
+    torch.testing.assert_close(both, (4.5 + others) / 2)  # persons count the same, whatever they have in the mask
 
 
 def test_tie_loss_pulls_the_far_ones_most_and_leaves_finite_gradients():
-    distances = torch.tensor([0.05, 0.1, 0.0, float("inf")], requires_grad=True)
-    tie_loss(distances, torch.tensor([True, True, True, False])).backward()
-    near, far, zero, outside = distances.grad.tolist()
+    distances = torch.tensor([[0.05, 0.1, 0.0, float("inf")]], requires_grad=True)
+    tie_loss(distances, torch.tensor([[True, True, True, False]])).backward()
+    near, far, zero, outside = distances.grad[0].tolist()
     assert far == pytest.approx(4 * near) and near > 0
     assert zero == 0 and outside == 0

@@ -92,7 +92,7 @@ def read_window(
         region = _outer(box)
         rgb, file_size = image.crop(region).convert("RGB"), image.size
     with _opened(mask_path, calibrated_size) as file:
-        mask = _full_range(file.convert("L"))
+        mask = _full_range(file if file.mode == "L" else file.convert("L"))
         if mask.size == file_size:
             alpha = mask.crop(region)
         else:
@@ -100,8 +100,9 @@ def read_window(
             mask_box = np.array(region) * to_mask
             mask_region = _outer(mask_box)
             alpha = _resampled(mask.crop(mask_region), mask_box, mask_region, rgb.size)
-    rgb = Image.composite(rgb, Image.new("RGB", rgb.size, (255, 255, 255)), alpha)
-    return tuple(np.asarray(_resampled(picture, box, region, (size, size))) for picture in (rgb, alpha))
+    on_white = Image.new("RGB", rgb.size, (255, 255, 255))
+    on_white.paste(rgb, None, alpha)
+    return tuple(np.asarray(_resampled(picture, box, region, (size, size))) for picture in (on_white, alpha))
 
 
 def read_picture(
@@ -153,6 +154,9 @@ def _outer(box: np.ndarray) -> tuple[int, int, int, int]:
 
 def _resampled(picture: Image.Image, box: np.ndarray, region: tuple[int, ...], size: tuple[int, int]) -> Image.Image:
     """Resample a box of a picture of which `region` (whole pixels around the box) has been cut out."""
-    origin = np.tile(region[:2], 2)
-    limits = np.tile(picture.size, 2)
-    return picture.resize(size, FILTER, box=tuple(np.clip(box - origin, 0, limits).tolist()))
+    inner = np.clip(box - np.tile(region[:2], 2), 0, np.tile(picture.size, 2))
+    factor = picture.width // size[0]
+    is_whole = np.allclose(inner, (0, 0, *picture.size), atol=1e-6, rtol=0)
+    if is_whole and picture.size == (factor * size[0], factor * size[1]):
+        return picture.reduce(factor)  # the mean of factor x factor pixels, on their own grid: nothing moves
+    return picture.resize(size, FILTER, box=tuple(inner.tolist()))

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from core.cameras import Cameras
@@ -41,6 +40,20 @@ def load_frames(
     crop: Literal["center", "person"],
     pictures: Pictures | None = None,
 ) -> Frames:
+    """Read moments of a capture, every one in its subject frame, as `read_frames` does, and unpack them."""
+    return read_frames(capture, body, frame_ids, view_names, first_view, image_size, crop, pictures).unpack()
+
+
+def read_frames(
+    capture: Capture,
+    body: BodyModel,
+    frame_ids: list[int],
+    view_names: list[str],
+    first_view: str,
+    image_size: int,
+    crop: Literal["center", "person"],
+    pictures: Pictures | None = None,
+) -> Frames:
     """Read moments of a capture, every one in its subject frame.
 
     Args:
@@ -53,7 +66,7 @@ def load_frames(
         crop: `center` or `person`, as in `DataOptions`.
         pictures: Pictures read before with the same arguments, to be used again and added to.
     Returns:
-        Frames [F, C] on the CPU.
+        Packed frames [F, C] on the CPU.
     Raises:
         InputError: If a camera, frame, fit or file is missing or broken.
     """
@@ -69,14 +82,16 @@ def load_frames(
         )
 
     cropped = []
-    for frame, row in zip(frame_ids, windows, strict=True):
+    images, alphas = (
+        np.empty((len(frame_ids), len(view_names), channels, image_size, image_size), np.uint8) for channels in (3, 1)
+    )
+    for f, (frame, row) in enumerate(zip(frame_ids, windows, strict=True)):
         cropped.append(window_cameras(cameras, row, image_size))
-        for view, window in zip(view_names, row, strict=True):
+        for c, (view, window) in enumerate(zip(view_names, row, strict=True)):
             if (frame, view) not in pictures:
                 pictures[frame, view] = read_window(*capture.files(view, frame), capture.size, window, image_size)
-    rgb, alpha = (
-        torch.from_numpy(np.stack([[pictures[f, v][i] for v in view_names] for f in frame_ids])) for i in (0, 1)
-    )
+            rgb, alphas[f, c, 0] = pictures[frame, view]
+            images[f, c] = rgb.transpose(2, 0, 1)
     stacked = replace(
         cropped[0],
         viewmats=torch.stack([c.viewmats for c in cropped]),
@@ -84,8 +99,8 @@ def load_frames(
     )
     params, in_subject = to_subject_frame(fits, stacked, first_center, body)
     return Frames(
-        images=_to_unit(rgb.movedim(-1, -3)),
-        alphas=_to_unit(alpha[..., None, :, :]),
+        images=torch.from_numpy(images),
+        alphas=torch.from_numpy(alphas),
         cameras=in_subject.to(torch.float32),
         body=params.to(torch.float32),
     )
@@ -130,10 +145,10 @@ class HumanDataset(Dataset[Sample]):
         return len(self.subjects)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.sample(0, index)
+        return self.sample(0, index).unpack()
 
     def sample(self, epoch: int, index: int) -> Sample:
-        """The sample of an index in an epoch, which is an argument because workers may be ahead of the training."""
+        """The packed sample of an index in an epoch, an argument because workers may be ahead of the training."""
         epoch = epoch if self.split == "train" else 0
         generator = _generator(self.seed, epoch, index)
         options, entry, capture = self.options, self.subjects[index], self._capture(index)
@@ -153,8 +168,8 @@ class HumanDataset(Dataset[Sample]):
         pictures: Pictures = {}
         shared = (input_views[0], options.image_size, options.crop, pictures)
         return Sample(
-            inputs=load_frames(capture, self.body, shown, input_views, *shared),
-            targets=load_frames(capture, self.body, targets, target_views, *shared),
+            inputs=read_frames(capture, self.body, shown, input_views, *shared),
+            targets=read_frames(capture, self.body, targets, target_views, *shared),
             names=[f"{entry.subject}/{','.join(f'{frame:04d}' for frame in shown)}"],
         )
 
@@ -224,10 +239,6 @@ def _windows(fits: BodyParams, body: BodyModel, cameras: Cameras, crop: str) -> 
             return None
         rows.append([person_window(p) for p in pixels])
     return rows
-
-
-def _to_unit(values: Tensor) -> Tensor:
-    return values.contiguous().to(torch.float32).div_(255)
 
 
 def _generator(*key: int) -> torch.Generator:

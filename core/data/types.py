@@ -16,12 +16,15 @@ class Frames:
 
     Every moment has a world of its own, the subject frame: y up, origin at the pelvis of that moment's fit, turned
     about y so that the first *input* camera looks from +z. Leading batch axes (persons, B) may stand before F.
+
+    Frames that are read come *packed*, with pictures of one byte a value: a quarter to send between processes and to a
+    GPU. `unpack` makes them what everything else takes.
     """
 
     images: Float[Tensor, "*batch F C 3 H W"]
-    """RGB in [0, 1], composed on white."""
+    """RGB in [0, 1], composed on white; packed: uint8."""
     alphas: Float[Tensor, "*batch F C 1 H W"]
-    """Foreground masks in [0, 1]."""
+    """Foreground masks in [0, 1]; packed: uint8."""
     cameras: Cameras
     """Batch axes `*batch F C`, in the subject frame."""
     body: BodyParams
@@ -34,6 +37,11 @@ class Frames:
 
     def to(self, device, non_blocking: bool = False) -> "Frames":
         return self.map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def unpack(self) -> "Frames":
+        """Pictures as float32 in [0, 1], exactly: they have 8 bits when they are read."""
+        images, alphas = (x.to(torch.float32).div_(255) for x in (self.images, self.alphas))
+        return replace(self, images=images, alphas=alphas)
 
     def __getitem__(self, index) -> "Frames":
         """Index the batch axes and F (not C)."""
@@ -82,6 +90,10 @@ class Sample:
 
     def to(self, device, non_blocking: bool = False) -> "Sample":
         return Sample(self.inputs.to(device, non_blocking), self.targets.to(device, non_blocking), self.names)
+
+    def unpack(self) -> "Sample":
+        """The same with pictures as float32 (`Frames.unpack`)."""
+        return replace(self, inputs=self.inputs.unpack(), targets=self.targets.unpack())
 
     def pin_memory(self) -> "Sample":
         """The same in page-locked memory, from which a GPU is filled while it works (a DataLoader calls this)."""

@@ -1,13 +1,17 @@
 """A training run: everything that `main.py` does once the options are known.
 
 The loop keeps to three rules. Nothing in a step waits for the device: losses stay on it until the next log line.
-Whatever is random follows from the seed and the number of the step, so that a run that was interrupted goes on exactly.
-Files are written by the main process, whole or not at all.
+Whatever is random follows from the seed, the number of the step and a person's place in the order of all, so that a run
+that was interrupted goes on exactly, and so that it does not matter how the persons of a step are shared out among
+processes and parts (`accumulate`). Dropout alone also depends on the process. Files are written by the main process,
+whole or not at all.
 """
 
 import copy
 import logging
+import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psutil
 import torch
@@ -25,7 +29,7 @@ from core.io.options_json import options_from_json, options_to_json
 from core.lpips import load_lpips
 from core.model.hgg import HumanGaussianGraph
 from core.options import TrainOptions
-from core.training.loading import data_stamp, held_out_batches, training_batches, unpack
+from core.training.loading import data_stamp, held_out_batches, on_device, training_batches
 from core.training.logs import COLUMNS, RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer, set_lr
 from core.training.order import mixed_seed
@@ -38,7 +42,7 @@ from core.training.run_state import (
     save_run_state,
 )
 from core.training.schedule import Stopwatch, one_cycle, progress
-from core.training.step import TrainingStep, draw_shown
+from core.training.step import Shown, TrainingStep, draw_shown
 from core.training.validation import preview, score, validation_data
 from smpl_renderer.connectivity import load_connectivity
 from smpl_renderer.errors import InputError
@@ -49,13 +53,16 @@ CLOCK_EVERY = 10
 """Steps between two looks at the clock in a run of limited time, at which processes have to agree."""
 
 
+COUNTS = ("steps", "batch_size", "accumulate", "log_every", "image_every", "eval_every", "save_every")
+
+
 def check_options(options: TrainOptions) -> None:
     """Refuse counts of nothing, and no time at all, before anything is read.
 
     Raises:
         InputError: If there are any.
     """
-    for name in ("steps", "batch_size", "accumulate", "log_every", "image_every", "eval_every", "save_every"):
+    for name in COUNTS:
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
     if options.max_minutes is not None and options.max_minutes <= 0:
@@ -88,10 +95,20 @@ class StepRecord:
 
     step: int
     lr: float
-    report: Tensor
-    """`TERMS` and the gradient's norm, on the device."""
-    names: list[str]
-    """Of its samples in this process."""
+    reports: Tensor
+    """[accumulate, len(TERMS)] of its parts in this process, on the device."""
+    norm: Tensor
+    """Of the gradient, on the device."""
+    names: list[list[str]]
+    """Of its samples in this process, part by part."""
+
+
+def _course(options: TrainOptions, processes: int) -> tuple[TrainOptions, int]:
+    """What decides how a run goes on: not how its persons are shared out or read, nor what is written where."""
+    persons = options.batch_size * options.accumulate * processes
+    intervals = {name: 1 for name in COUNTS if name != "steps"} | {"keep": 1}
+    data = replace(options.data, num_workers=0)
+    return replace(options, data=data, resume="auto", workspace=Path(), **intervals), persons
 
 
 class Trainer:
@@ -134,7 +151,7 @@ class Trainer:
             self._restore(state)
         self.clock = Stopwatch(0.0 if state is None else state.seconds)
         self.log = RunLog(options.workspace, self.step) if self.accelerator.is_main_process else None
-        self.batches = training_batches(
+        batches = training_batches(
             self.dataset,
             options,
             self.accelerator.process_index,
@@ -142,6 +159,7 @@ class Trainer:
             start=self.step * options.accumulate,
             pin_memory=self._on_cuda,
         )
+        self.batches = on_device(batches, self.accelerator.device)
         if state is not None:
             self._restore_rng(state)
         self._announce(len(training), len(held_out), resume)
@@ -175,6 +193,7 @@ class Trainer:
                     self._flush(bar)
                     self._save()
         self._summarize()
+        self.accelerator.wait_for_everyone()  # the main process may still be writing
         # Processes that leave without this may be aborted: their communication threads are still running.
         self.accelerator.end_training()
 
@@ -196,6 +215,8 @@ class Trainer:
         elif options.stage == "graph" and not is_resumed:
             raise InputError("stage graph trains on a finished U-Net: give a checkpoint of stage frame with --init")
         model.unet.to(memory_format=torch.channels_last)
+        model.unet.use_attention(options.attention)
+        model.unet.recompute = options.checkpoint_unet
         if options.compile:
             model.unet.compile()
         return model
@@ -213,27 +234,36 @@ class Trainer:
         options, accelerator = self.options, self.accelerator
         lr = options.lr * one_cycle(done, options.warmup)
         set_lr(self.optimizer, lr)
+        shown = self._draw_shown()
         reports, names = [], []
-        for part in range(options.accumulate):
-            sample = unpack(next(self.batches).to(accelerator.device, non_blocking=True))
-            number = self.step * options.accumulate + part
-            drawing = torch.Generator().manual_seed(mixed_seed(options.seed, accelerator.process_index, number))
-            shown = draw_shown(*sample.inputs.images.shape[1:3], options.data, drawing)
+        for _ in range(options.accumulate):
+            sample = next(self.batches).unpack()
             with accelerator.accumulate(self.module):
                 loss, report = self.module(sample, shown, done >= options.loss.lpips_from)
                 accelerator.backward(loss)
             reports.append(report)
-            names += sample.names
+            names.append(sample.names)
         norm = finite_step(self.optimizer, options.clip)
         self.step += 1
-        self._pending.append(StepRecord(self.step, lr, torch.cat([torch.stack(reports).mean(0), norm[None]]), names))
+        self._pending.append(StepRecord(self.step, lr, torch.stack(reports), norm, names))
+
+    def _draw_shown(self) -> Shown:
+        """Frames and views of this step: one draw for all its persons, in all processes.
+
+        So a step is the same however its persons are shared out, and no process waits for one that has more to do.
+        """
+        data = self.options.data
+        drawing = torch.Generator().manual_seed(mixed_seed(self.options.seed, self.step, 1))
+        return draw_shown(data.input_frames, len(data.input_views), data, drawing)
 
     def _flush(self, bar: tqdm) -> None:
         """Bring the reports since the last log line from the device, log them, and look for steps that were skipped."""
         if not self._pending:
             return
-        reports = self.accelerator.reduce(torch.stack([record.report for record in self._pending]), "mean").tolist()
-        rows = [dict(zip(COLUMNS, (r.step, r.lr, *report))) for r, report in zip(self._pending, reports)]
+        losses = torch.stack([record.reports for record in self._pending]).mean(1)
+        norms = torch.stack([record.norm for record in self._pending])
+        means = self.accelerator.reduce(torch.cat([losses, norms[:, None]], 1), "mean").tolist()
+        rows = [dict(zip(COLUMNS, (r.step, r.lr, *numbers))) for r, numbers in zip(self._pending, means)]
         self._check_finite(rows)
         if self.log is not None:
             self.log.steps(rows)
@@ -257,7 +287,7 @@ class Trainer:
         if not bad:
             return
         self.bad_steps += len(bad)
-        samples = sorted(set(gather_object([name for i in bad for name in self._pending[i].names])))
+        samples = self._suspects([self._pending[i] for i in bad])
         steps = ", ".join(str(rows[i]["step"]) for i in bad)
         logger.warning("skipped step %s: the gradient is not finite; samples %s", steps, " ".join(samples))
         if self.bad_steps > self.options.max_bad_steps:
@@ -265,6 +295,15 @@ class Trainer:
                 f"{self.bad_steps} steps had gradients that are not finite, the last ones on {' '.join(samples)}: "
                 "check these samples, or lower --lr"
             )
+
+    def _suspects(self, records: list[StepRecord]) -> list[str]:
+        """Samples whose own loss is not finite; all of these steps where every loss is finite and a gradient is not."""
+        suspects, others = set(), set()
+        for record in records:
+            for loss, names in zip(record.reports[:, 0].tolist(), record.names, strict=True):
+                (others if math.isfinite(loss) else suspects).update(names)
+        suspects, others = (set().union(*x) for x in zip(*gather_object([(suspects, others)])))
+        return sorted(suspects or others)
 
     def _memory(self) -> float:
         """Gigabytes: the most that was in use on the GPU, or what the process uses now."""
@@ -340,19 +379,20 @@ class Trainer:
             raise InputError(
                 f"{source} is of another network or stage; use the options it was made with, or --resume none"
             )
-        if earlier != replace(self.options, resume=earlier.resume):
+        if _course(earlier, len(state.rng)) != _course(self.options, self.accelerator.num_processes):
             logger.warning("some options differ from those of %s: the run goes on, but not as it would have", source)
         self.model.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
         self.step, self.bad_steps, self.first_scores = state.step, state.bad_steps, state.first_scores
 
     def _restore_rng(self, state: RunState) -> None:
-        if len(state.rng) != self.accelerator.num_processes:
+        """Dropout's random numbers, which are the only ones that belong to a process."""
+        if len(state.rng) == self.accelerator.num_processes:
+            restore_rng(state.rng[self.accelerator.process_index], self.accelerator.device)
+        elif self.options.model.graph.dropout > 0:
             logger.warning(
-                "the run state is of %d processes: the run goes on, but not as it would have", len(state.rng)
+                "the run state is of %d processes: dropout goes on with other random numbers", len(state.rng)
             )
-            return
-        restore_rng(state.rng[self.accelerator.process_index], self.accelerator.device)
 
     def _announce(self, num_training: int, num_held_out: int, resume: object) -> None:
         if self.log is None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, pairwise
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from core.data.cameras_io import read_json
 from core.data.dataset import HumanDataset
 from core.data.human_list import HumanEntry
-from core.data.types import Frames, Sample, collate
+from core.data.types import Sample, collate
 from core.options import TrainOptions
 from core.training.order import EndlessBatches, Key
 from smpl_renderer.errors import InputError
@@ -25,37 +27,16 @@ class KeyedSamples(Dataset[Sample]):
         return self.dataset.sample(*key)
 
 
-def collate_packed(samples: list[Sample]) -> Sample:
-    """Join persons into a batch with pictures of one byte a value: a quarter to send between processes and to a GPU."""
-    batch = collate(samples)
-    return replace(batch, inputs=_pack(batch.inputs), targets=_pack(batch.targets))
-
-
-def unpack(batch: Sample) -> Sample:
-    """Undo the packing of `collate_packed`, exactly: pictures have 8 bits when they are read."""
-    return replace(batch, inputs=_unpack(batch.inputs), targets=_unpack(batch.targets))
-
-
-def _pack(frames: Frames) -> Frames:
-    images, alphas = ((x * 255).round().to(torch.uint8) for x in (frames.images, frames.alphas))
-    return replace(frames, images=images, alphas=alphas)
-
-
-def _unpack(frames: Frames) -> Frames:
-    images, alphas = (x.to(torch.float32).div_(255) for x in (frames.images, frames.alphas))
-    return replace(frames, images=images, alphas=alphas)
-
-
 def training_batches(
     dataset: HumanDataset, options: TrainOptions, rank: int, processes: int, start: int, pin_memory: bool
 ) -> Iterator[Sample]:
-    """Endless packed batches for one process, from its batch number `start` on."""
+    """Endless packed batches for one process, from its batch number `start` on, on the CPU."""
     order = EndlessBatches(len(dataset), options.batch_size, options.seed, rank, processes, start)
     workers = options.data.num_workers
     loader = DataLoader(
         KeyedSamples(dataset),
         batch_sampler=order,
-        collate_fn=collate_packed,
+        collate_fn=collate,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         pin_memory=pin_memory,
@@ -65,10 +46,39 @@ def training_batches(
 
 
 def held_out_batches(dataset: HumanDataset, options: TrainOptions, rank: int, processes: int) -> Iterator[Sample]:
-    """This process's share of the held-out persons, one at a time."""
-    share = Subset(dataset, range(rank, len(dataset), processes))
+    """This process's share of the held-out persons, packed, one at a time."""
+    share = Subset(KeyedSamples(dataset), [(0, index) for index in range(rank, len(dataset), processes)])
     workers = min(options.data.num_workers, 4, len(share))
     return _in_own_words(iter(DataLoader(share, collate_fn=collate, num_workers=workers, generator=torch.Generator())))
+
+
+def on_device(batches: Iterator[Sample], device: torch.device) -> Iterator[Sample]:
+    """The same batches, in the same order, on the device; each travels while the one before it is in use.
+
+    On CUDA the copies run on a stream of their own, and the host never waits for them.
+    """
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    copies = torch.cuda.Stream(device)
+
+    def send(batch: Sample) -> tuple[Sample, torch.cuda.Event]:
+        with torch.cuda.stream(copies):
+            return batch.to(device, non_blocking=True), copies.record_event()
+
+    def receive(batch: Sample, arrival: torch.cuda.Event) -> Sample:
+        stream = torch.cuda.current_stream(device)
+        stream.wait_event(arrival)
+
+        def keep(x: Tensor) -> Tensor:
+            x.record_stream(stream)  # its memory is given away only when this stream is done with it
+            return x
+
+        return replace(batch, inputs=batch.inputs.map(keep), targets=batch.targets.map(keep))
+
+    # `pairwise` asks for the batch after this one before it hands this one out.
+    for sent, _ in pairwise(chain(map(send, batches), [None])):
+        yield receive(*sent)
 
 
 def _in_own_words(batches: Iterator[Sample]) -> Iterator[Sample]:

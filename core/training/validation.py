@@ -33,11 +33,11 @@ def score(
     """Scores of this and all other processes' samples; those for which there is no picture are left out.
 
     Args:
-        samples: Drawn with `validation_data`.
+        samples: Drawn with `validation_data`, packed.
     """
     sums = torch.zeros(2, len(SCORES), dtype=torch.float64)  # of decibels, and of pictures
     for sample in samples:
-        sample = sample.to(accelerator.device)
+        sample = sample.to(accelerator.device).unpack()
         with accelerator.autocast():
             rendering, targets = render_sample(model, sample, options)
         pair = quantize(rendering.colors), targets.images

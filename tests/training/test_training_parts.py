@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from core.cameras import Cameras
-from core.data.types import Frames, Sample
+from core.data.types import Frames, Sample, collate
 from core.options import DataOptions, TrainOptions
 from core.training import run_state
-from core.training.loading import collate_packed, unpack
 from core.training.logs import RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer
 from core.training.order import EndlessBatches, mixed_seed
@@ -78,18 +77,18 @@ def test_drawn_views_keep_the_first_and_stay_within_bounds():
 
 def test_packing_loses_nothing():
     def frames(seed: int) -> Frames:
-        values = torch.arange(256).roll(seed).view(1, 1, 1, 16, 16) / 255
+        values = torch.arange(256, dtype=torch.uint8).roll(seed).view(1, 1, 1, 16, 16)
         cameras = Cameras(torch.eye(4)[None, None], torch.eye(3)[None, None], 16, 16)
         return Frames(values.expand(1, 1, 3, 16, 16), values, cameras, BodyParams.zeros(1))
 
     samples = [Sample(frames(i), frames(i + 9), [str(i)]) for i in range(2)]
-    packed = collate_packed(samples)
-    assert packed.inputs.images.dtype == packed.targets.alphas.dtype == torch.uint8
-    unpacked = unpack(packed)
+    unpacked = collate(samples).unpack()
     for part in ("inputs", "targets"):
         for name in ("images", "alphas"):
-            expected = torch.stack([getattr(getattr(sample, part), name) for sample in samples])
-            assert torch.equal(getattr(getattr(unpacked, part), name), expected)
+            packed = torch.stack([getattr(getattr(sample, part), name) for sample in samples])
+            values = getattr(getattr(unpacked, part), name)
+            assert packed.dtype == torch.uint8 and values.dtype == torch.float32 and values.max() == 1
+            assert torch.equal((values * 255).round().to(torch.uint8), packed)
 
 
 class Small(nn.Module):
