@@ -26,6 +26,18 @@ def normalize(norm: nn.GroupNorm, x: Tensor, silu: bool = False, shift: Tensor |
     return group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, silu, shift)
 
 
+def attend(
+    queries: Float[Tensor, "B Q N D"], keys: Float[Tensor, "B K N D"], values: Float[Tensor, "B K N D"], kernels: str
+) -> Float[Tensor, "B Q N D"]:
+    """Attention in each of N heads, by kernels that are one of `ATTENTIONS`."""
+    if kernels == "xformers":
+        from xformers.ops import memory_efficient_attention
+
+        return memory_efficient_attention(queries, keys, values)
+    heads_first = (part.transpose(1, 2) for part in (queries, keys, values))
+    return scaled_dot_product_attention(*heads_first).transpose(1, 2)
+
+
 class MultiViewAttention(nn.Module):
     """Self-attention over the pixels of all views of a moment together, so that views can agree on the geometry.
 
@@ -55,12 +67,7 @@ class MultiViewAttention(nn.Module):
         """Channels come last, and so all of this is views of memory but the products themselves."""
         tokens = x.unflatten(0, (-1, num_views)).movedim(2, -1).flatten(1, 3)
         queries, keys, values = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # [B, CHW, heads, d]
-        if self.kernels == "xformers" and x.is_cuda:
-            from xformers.ops import memory_efficient_attention
-
-            return memory_efficient_attention(queries, keys, values).flatten(2)
-        heads_first = (part.transpose(1, 2) for part in (queries, keys, values))
-        return scaled_dot_product_attention(*heads_first).transpose(1, 2).flatten(2)
+        return attend(queries, keys, values, self.kernels if x.is_cuda else "sdpa").flatten(2)
 
 
 def _as_maps(tokens: Float[Tensor, "B CHW D"], like: Float[Tensor, "BC D H W"]) -> Float[Tensor, "BC D H W"]:

@@ -40,14 +40,14 @@ class FrozenCopy:
 
     def serves(self, network: nn.Module, x: Tensor) -> bool:
         """Whether the copy gives all that a call is to give: bfloat16 is asked for, and no gradients."""
-        parameters = self._parameters() if self._pairs else list(network.parameters())
+        parameters = self._parameters() if self._pairs else network.parameters()
         if any(p.requires_grad for p in parameters):
             # The fused optimizers do not count their changes: after training, nothing else would tell.
             self.clear()
             return False
+        if next(network.parameters()).is_inference():
+            return False  # nothing counts the changes of such tensors either
         device = x.device.type
-        if parameters[0].is_inference():
-            return False  # nothing counts their changes
         lowered = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
         return lowered and not (x.requires_grad and torch.is_grad_enabled())
 

@@ -1,8 +1,11 @@
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from model_rig import TEST_UNET
 
-from core.model.attention import MultiViewAttention
+from core.model.attention import MultiViewAttention, attend
 from core.model.decode import RAW_CHANNELS
 from core.model.unet import INPUT_CHANNELS, UNet
 from core.options import BIG_UNET, MODELS, UNetOptions
@@ -118,9 +121,26 @@ def test_order_of_memory_does_not_matter(unet, x):
     assert_equal_up_to_rounding(actual, expected, 1e-5)
 
 
-def test_unknown_attention_is_refused(unet):
+def test_attention_of_xformers_is_called_in_its_order_of_axes(unet, monkeypatch):
+    def naive(queries, keys, values):  # [B, tokens, heads, D], as xformers documents it
+        weights = torch.einsum("bqhd,bkhd->bhqk", queries, keys) / queries.shape[-1] ** 0.5
+        return torch.einsum("bhqk,bkhd->bqhd", weights.softmax(-1), values)
+
+    ops = SimpleNamespace(memory_efficient_attention=naive)
+    monkeypatch.setitem(sys.modules, "xformers", SimpleNamespace(ops=ops))
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    unet.use_attention("xformers")
+    parts = torch.randn(3, 2, 5, 4, 8)
+    torch.testing.assert_close(attend(*parts, "xformers"), attend(*parts, "sdpa"))
+    assert {m.kernels for m in unet.modules() if isinstance(m, MultiViewAttention)} == {"xformers"}
+
+
+def test_attention_that_is_not_there_is_refused(unet, monkeypatch):
     with pytest.raises(InputError, match="attention must be one of sdpa, xformers"):
         unet.use_attention("flash")
+    monkeypatch.setitem(sys.modules, "xformers", None)
+    with pytest.raises(InputError, match="or choose sdpa"):
+        unet.use_attention("xformers")
 
 
 @pytest.mark.gpu
