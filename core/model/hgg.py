@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 
 from core.avatar import Avatar, Skin, at_vertices, pose_skin
 from core.data.types import Frames
@@ -27,6 +27,7 @@ from core.model.second_look import SecondLook
 from core.model.surface import skin_axes
 from core.model.unet import UNet
 from core.options import ModelOptions
+from core.resample import resample_area
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.connectivity import Connectivity, build_connectivity
 from smpl_renderer.errors import InputError
@@ -129,13 +130,13 @@ class HumanGaussianGraph(nn.Module):
 
     def _frame_gaussians(self, inputs: Frames, skin: Skin) -> FrameGaussians:
         size = self.options.unet.splat_size
-        foreground = _resample(inputs.alphas, size)[..., 0, :, :] > 0.5
+        foreground = resample_area(inputs.alphas, size)[..., 0, :, :] > 0.5
         inside = LateCount(foreground)  # reaches the host while the U-Net is at work
         raw, features = self.unet(self._network_input(inputs).flatten(0, 1))
         with torch.autocast(raw.device.type, enabled=False):
             batch = inputs.images.shape[:2]
             cameras = inputs.cameras.resized(size, size)
-            gaussians = decode_pixels(raw.unflatten(0, batch), cameras, _resample(inputs.images, size), foreground)
+            gaussians = decode_pixels(raw.unflatten(0, batch), cameras, resample_area(inputs.images, size), foreground)
             mask = foreground.flatten(2)
             gaussians = gaussians.map(lambda x: x.flatten(2, 3))  # all views of a moment
             towards_camera = cameras.centers.repeat_interleave(size * size, 2) - gaussians.means
@@ -154,10 +155,11 @@ class HumanGaussianGraph(nn.Module):
 
     def _network_input(self, inputs: Frames) -> Float[Tensor, "B F C 9 H W"]:
         size = self.options.unet.input_size
-        colors = (_resample(inputs.images, size) - self.color_mean) / self.color_std
+        colors = (resample_area(inputs.images, size) - self.color_mean) / self.color_std
         with torch.autocast(colors.device.type, enabled=False):
             rays = inputs.cameras.resized(size, size).plucker()
-        return torch.cat([colors, rays], 3)
+        # Channels last in memory, as convolutions want them.
+        return torch.cat([colors.movedim(-3, -1), rays.movedim(-3, -1)], -1).movedim(-1, -3)
 
     def _keys(self, frame: FrameGaussians, skin: Skin, ties: Ties) -> Float[Tensor, "E K"]:
         """Describe the tied Gaussians, with directions in the axes of their vertex's skin, whatever its pose.
@@ -173,11 +175,3 @@ class HumanGaussianGraph(nn.Module):
             directions = torch.einsum("eji,ej->ei", axes, ties.take(frame.towards_camera))
             rest = [ties.take(x) for x in (frame.gaussians.colors, frame.gaussians.opacities[..., None])]
             return torch.cat([ties.take(frame.features).float(), offsets, directions, *rest], -1)
-
-
-def _resample(pictures: Float[Tensor, "B F C D H W"], size: int) -> Float[Tensor, "B F C D S S"]:
-    """Means over the areas of the new pixels."""
-    if pictures.shape[-2:] == (size, size):
-        return pictures
-    resampled = interpolate(pictures.flatten(0, 2), size=(size, size), mode="area")
-    return resampled.unflatten(0, pictures.shape[:3])
