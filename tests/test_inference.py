@@ -16,7 +16,7 @@ from PIL import Image
 import infer
 from core.avatar import canonical_gaussians, load_avatar
 from core.cli import run
-from core.inference import evaluation
+from core.inference import evaluation, outputs
 from core.inference.options import InferenceOptions
 from core.inference.outputs import FILES
 from core.inference.report import METRICS, SPLITS
@@ -128,6 +128,18 @@ def test_writes_everything_for_a_subject(options, body, small_protocol):
         assert np.abs(frames[0].astype(int) - frames[1]).max() > 30  # something turns or moves
     with Image.open(folder / "comparison.png") as sheet:
         assert sheet.width > 4 * 300 and sheet.height > 3 * 300
+
+
+@pytest.mark.parametrize("pictures", [outputs._turntable_pictures, outputs._novel_pose_pictures])
+def test_videos_show_the_same_in_portions_and_frame_by_frame(options, small_protocol, monkeypatch, pictures):
+    subject = open_subject(open_session(options), options.captures)
+    frames = {}
+    for size in (1, 2, 16):
+        monkeypatch.setattr(outputs, "FRAMES_AT_ONCE", size)
+        frames[size] = torch.stack(list(pictures(subject)))
+    assert frames[1].shape == (3, 3, 48, 48)
+    for size in (2, 16):
+        torch.testing.assert_close(frames[size], frames[1], rtol=0, atol=1e-4)
 
 
 def test_metrics(options, captures, small_protocol):

@@ -1,7 +1,7 @@
 """Times of an avatar in a new pose for every picture: posing, rasterizing, and both."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -78,7 +78,8 @@ def time_animation(
 ) -> AnimateTiming:
     """Time one avatar."""
     avatar = skin_avatar(body, count).to(device)
-    batches = [random_poses(poses, seed).to(device) for seed in range(BATCHES)]
+    betas = avatar.betas.expand(poses, -1)
+    batches = [replace(random_poses(body, poses, seed).to(device), betas=betas) for seed in range(BATCHES)]
     cameras = one_camera_each(poses, size).to(device)
     posed = [pose_avatar(avatar, body, params) for params in batches]
 
@@ -133,10 +134,10 @@ def skin_avatar(body: BodyModel, count: int) -> Avatar:
     )
 
 
-def random_poses(count: int, seed: int) -> BodyParams:
-    """People who stand, turned anyhow, arms lowered, all joints bent a little, elbows and knees more."""
+def random_poses(body: BodyModel, count: int, seed: int) -> BodyParams:
+    """People who stand about the origin, turned anyhow, arms lowered, all joints bent a little, elbows and knees more."""
     generator = torch.Generator().manual_seed(seed)
-    bend = 0.2 * torch.randn(count, 23, 3, generator=generator)
+    bend = 0.12 * torch.randn(count, 23, 3, generator=generator)
     for name, axis, angle in (
         ("left_shoulder", 2, -0.9),
         ("right_shoulder", 2, 0.9),
@@ -145,14 +146,15 @@ def random_poses(count: int, seed: int) -> BodyParams:
         ("left_knee", 0, 0.5),
         ("right_knee", 0, 0.5),
     ):
-        bend[:, JOINT_NAMES.index(name) - 1, axis] += angle * 2 * torch.rand(count, generator=generator)
+        bend[:, JOINT_NAMES.index(name) - 1, axis] += angle * (0.5 + torch.rand(count, generator=generator))
+    pelvis = body.rest_joints(body.v_template)[0].cpu()
     orient = torch.zeros(count, 3)
     orient[:, 1] = 2 * math.pi * torch.rand(count, generator=generator) - math.pi
     return BodyParams(
-        betas=torch.zeros(10).expand(count, 10),
+        betas=torch.zeros(body.num_betas).expand(count, -1),
         global_orient=orient,
         body_pose=bend.flatten(1),
-        transl=0.05 * torch.randn(count, 3, generator=generator),
+        transl=0.05 * torch.randn(count, 3, generator=generator) - pelvis,
         scale=torch.ones(count),
     )
 
