@@ -1,12 +1,11 @@
 """Laws of the graph, on a small mesh of eight vertices."""
 
-import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
-from core.model.graph import BodyGraph, tie
+from core.model.graph import BodyGraph, LateCount, tie
 from core.options import GraphOptions
 from smpl_renderer.connectivity import Connectivity
 from smpl_renderer.errors import InputError
@@ -55,6 +54,21 @@ def test_every_gaussian_in_the_mask_is_tied_to_its_vertex(gaussians):
         assert (own // 20 == row // VERTICES).all()  # 20 Gaussians a person
 
 
+def test_a_count_from_before_changes_no_ties(gaussians):
+    vertex_ids, mask, _ = gaussians
+    count = LateCount(mask)
+    assert count.read() == mask.sum()
+    early, late = tie(vertex_ids, mask, VERTICES, count), tie(vertex_ids, mask, VERTICES)
+    assert torch.equal(early.gaussians, late.gaussians) and torch.equal(early.crow, late.crow)
+
+
+def test_nothing_in_the_mask(graph, gaussians):
+    vertex_ids, mask, keys = gaussians
+    ties = tie(vertex_ids, torch.zeros_like(mask), VERTICES)
+    assert len(ties.gaussians) == 0 and (ties.crow == 0).all()
+    assert graph(ties.take(keys), ties).isfinite().all()
+
+
 def test_permuting_gaussians_changes_nothing(graph, gaussians):
     order = torch.randperm(10, generator=torch.Generator().manual_seed(1))
     shuffled = [x[:, :, order].flip(1) for x in gaussians]  # and the moments
@@ -75,9 +89,9 @@ def test_relabelling_vertices_relabels_the_result(graph, ring, gaussians):
     vertex_ids, mask, keys = gaussians
     new_to_old = torch.randperm(VERTICES, generator=torch.Generator().manual_seed(1))
     old_to_new = new_to_old.argsort()
-    relabelled = copy.deepcopy(graph)
-    relabelled.neighbors = old_to_new[ring.neighbors[new_to_old]]
-    relabelled.neighbor_mask = ring.mask[new_to_old]
+    other_ring = replace(ring, neighbors=old_to_new[ring.neighbors[new_to_old]], mask=ring.mask[new_to_old])
+    relabelled = BodyGraph(OPTIONS, KEYS, other_ring).double()
+    relabelled.load_state_dict(graph.state_dict())
     relabelled.vertex_embedding.data = graph.vertex_embedding.data[new_to_old]
     torch.testing.assert_close(
         run(relabelled, old_to_new[vertex_ids], mask, keys), run(graph, vertex_ids, mask, keys)[:, new_to_old]
@@ -112,6 +126,14 @@ def test_inter_attention_carries_news_one_ring_a_layer(graph, ring, gaussians):
     change = (run(graph, vertex_ids, mask, keys + 1) - run(graph, vertex_ids, mask, keys)).abs().amax((0, 2, 3))
     assert (change[[0, 1, 2, 6, 7]] > 1e-9).all()
     assert (change[[3, 4, 5]] == 0).all()  # further away than two layers reach
+
+
+def test_dropout_drops_updates_in_training_only(ring, gaussians):
+    torch.manual_seed(0)
+    graph = BodyGraph(replace(OPTIONS, dropout=1.0), KEYS, ring).double()
+    start = (graph.vertex_embedding + graph.query_embedding).expand(2, -1, -1, -1)
+    assert torch.equal(run(graph, *gaussians), start)  # all of every update
+    assert not torch.isclose(run(graph.eval(), *gaussians), start).all(-1).any()
 
 
 @pytest.mark.parametrize("wrong", [{"queries": 0}, {"heads": 0}, {"features": 9, "heads": 2}])

@@ -1,0 +1,163 @@
+"""The graph at the sizes it is used at, on a GPU."""
+
+import pytest
+import torch
+
+from core.benchmarks.graph import tied_gaussians
+from core.model.graph import BodyGraph, LateCount, tie
+from core.ops.dispatch import reference_operations
+from core.ops.nearest_vertices import nearest_vertices_of_sets, nearest_vertices_reference
+from core.ops.neighbor_attention import neighbor_attention, neighbor_attention_reference
+from core.ops.segment_attention import segment_attention, segment_attention_reference
+from core.options import GraphOptions
+from smpl_renderer.connectivity import build_connectivity
+
+pytestmark = pytest.mark.gpu
+KEYS = 138
+
+
+def relative_error(actual, expected):
+    return ((actual.double() - expected).norm() / expected.norm()).item()
+
+
+def values_and_gradients(function, tensors):
+    tensors = [x.detach().requires_grad_() for x in tensors]
+    out = function(*tensors)
+    cotangent = torch.randn(out.shape, generator=torch.Generator("cuda").manual_seed(1), device="cuda").to(out.dtype)
+    return [out, *torch.autograd.grad(out, tensors, cotangent)]
+
+
+def assert_close(function, reference, tensors, tolerance):
+    actual = values_and_gradients(function, tensors)
+    expected = values_and_gradients(reference, [x.double() for x in tensors])
+    for a, e in zip(actual, expected, strict=True):
+        assert relative_error(a, e) < tolerance
+
+
+@pytest.fixture(scope="module")
+def connectivity(body):
+    return build_connectivity(body)
+
+
+@pytest.fixture
+def ties(body):
+    return tie(*(x.cuda() for x in tied_gaussians(4, 9000, body.num_vertices, seed=0)), body.num_vertices)
+
+
+PRECISIONS = [(torch.float32, 1e-5), (torch.bfloat16, 2**-8), (torch.float16, 2**-10)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("queries", [4, 20])
+def test_segment_attention(ties, dtype, tolerance, queries):
+    torch.manual_seed(0)
+    q = torch.randn(len(ties.crow) - 1, queries, 4, 32, device="cuda").to(dtype)
+    k, v = torch.randn(2, len(ties.gaussians), 4, 32, device="cuda").to(dtype)
+    assert_close(
+        lambda *x: segment_attention(*x, ties.crow), lambda *x: segment_attention_reference(*x, ties.crow), (q, k, v),
+        tolerance,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+def test_one_vertex_owns_everything(dtype, tolerance):
+    torch.manual_seed(0)
+    crow = torch.full((501,), 36_000, device="cuda")
+    crow[:200] = 0
+    q = torch.randn(500, 4, 4, 24, device="cuda").to(dtype)
+    k, v = torch.randn(2, 36_000, 4, 24, device="cuda").to(dtype)
+    assert_close(
+        lambda *x: segment_attention(*x, crow), lambda *x: segment_attention_reference(*x, crow), (q, k, v), tolerance
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+def test_neighbor_attention(connectivity, dtype, tolerance):
+    torch.manual_seed(0)
+    table = connectivity.neighbors.cuda(), connectivity.mask.cuda()
+    tensors = torch.randn(3, 1, len(table[0]), 4, 4, 32, device="cuda").to(dtype)
+    assert_close(
+        lambda *x: neighbor_attention(*x, *table), lambda *x: neighbor_attention_reference(*x, *table), tensors,
+        tolerance,
+    )  # fmt: skip
+
+
+def run(network, keys, ties):
+    return values_and_gradients(lambda keys, *_: network(keys, ties), [keys])[:1] + list(
+        torch.autograd.grad(network(keys, ties).float().square().sum(), list(network.parameters()))
+    )
+
+
+@pytest.mark.parametrize("features", [128, 32])
+def test_bf16_is_as_near_to_double_precision_as_autocast(connectivity, ties, features):
+    torch.manual_seed(0)
+    options = GraphOptions(features=features, queries=3, layers=2)
+    network = BodyGraph(options, KEYS, connectivity).cuda()
+    keys = torch.randn(len(ties.gaussians), KEYS, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        kernels = run(network, keys, ties)
+        with reference_operations():
+            autocast = run(network, keys, ties)
+    with torch.autocast("cuda", enabled=False):
+        exact = run(network.double(), keys.double(), ties)
+    for ours, theirs, e in zip(kernels, autocast, exact, strict=True):
+        assert ours.dtype == theirs.dtype
+        # Not more than half as much again, or else a tenth of one rounding: some gradients hardly lose anything.
+        assert relative_error(ours, e) < max(1.5 * relative_error(theirs, e), 4e-4)
+
+
+def test_single_precision_graph(connectivity, ties):
+    torch.manual_seed(0)
+    network = BodyGraph(GraphOptions(queries=3, layers=2), KEYS, connectivity).cuda()
+    keys = torch.randn(len(ties.gaussians), KEYS, device="cuda")
+    single = run(network, keys, ties)
+    exact = run(network.double(), keys.double(), ties)
+    assert relative_error(single[0], exact[0]) < 1e-5
+    assert all(relative_error(a, e) < 1e-4 for a, e in zip(single[1:], exact[1:], strict=True))
+
+
+def test_gradients_repeat_themselves(connectivity, ties):
+    torch.manual_seed(0)
+    network = BodyGraph(GraphOptions(layers=1), KEYS, connectivity).cuda()
+    keys = torch.randn(len(ties.gaussians), KEYS, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        first, second = run(network, keys, ties), run(network, keys, ties)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_nothing_waits_for_the_device(connectivity, body):
+    network = BodyGraph(GraphOptions(layers=1), KEYS, connectivity).cuda()
+    vertex_ids, mask = (x.cuda() for x in tied_gaussians(2, 500, body.num_vertices, seed=0))
+    keys = torch.randn(*mask.shape, KEYS, device="cuda")
+
+    def step():
+        ties = tie(vertex_ids, mask, body.num_vertices, count)
+        with torch.autocast("cuda", torch.bfloat16):
+            network(ties.take(keys), ties).sum().backward()
+
+    count = LateCount(mask)
+    step()  # kernels are compiled
+    count = LateCount(mask)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_nearest_vertices(body):
+    torch.manual_seed(0)
+    vertices = body.v_template.float().cuda() + torch.tensor([[[0.0]], [[0.3]]], device="cuda")
+    near = vertices[:, torch.randint(0, body.num_vertices, (20_000,))]
+    points = near + 0.05 * torch.randn(near.shape, device="cuda")
+    mask = torch.rand(2, 20_000, device="cuda") < 0.3
+    actual = nearest_vertices_of_sets(points, vertices, mask)
+    assert (actual[~mask] == 0).all()
+    expected = nearest_vertices_reference(points, vertices, mask)
+
+    # Rounding may choose another of two that are equally near.
+    def distances(ids):
+        return (points - torch.stack([v[i] for v, i in zip(vertices, ids)])).norm(dim=-1)[mask]
+
+    torch.testing.assert_close(distances(actual), distances(expected), rtol=1e-6, atol=1e-6)
+    assert (actual == expected).float().mean() > 0.999
