@@ -1,8 +1,6 @@
 """Gaussians to pictures."""
 
-import math
 import os
-from dataclasses import fields
 
 import torch
 from jaxtyping import Float
@@ -46,59 +44,50 @@ def rasterize(
         ValueError: If shapes, dtypes or devices do not fit, or the check finds something; names the argument.
         InputError: If the backend is unknown or cannot run here.
     """
-    inputs = {f"gaussians.{f.name}": getattr(gaussians, f.name) for f in fields(Gaussians)}
-    inputs |= {"viewmats": viewmats, "Ks": Ks}
-    _check_layout(inputs)
+    _check_layout(gaussians, viewmats, Ks)
     if width < 1 or height < 1:
         raise ValueError(f"width and height must be at least 1 pixel, got {width} x {height}")
     if check if check is not None else os.environ.get("HGG_CHECK", "0") not in ("", "0"):
-        _check_values(inputs)
+        _check_values(_by_name(gaussians, viewmats, Ks))
 
     device = viewmats.device
-    dtype = torch.float64 if any(x.dtype == torch.float64 for x in inputs.values()) else torch.float32
+    dtypes = {viewmats.dtype, Ks.dtype, *(value.dtype for value in vars(gaussians).values())}
+    dtype = torch.float64 if torch.float64 in dtypes else torch.float32
     if isinstance(background, Tensor):
-        background = background.to(device, dtype)
+        if background.shape not in ((), (3,)):
+            raise ValueError(f"background must be a number or a colour [3], got {list(background.shape)}")
+        background = background.to(device, dtype).expand(3)
     else:
-        background = torch.full((), background, dtype=dtype, device=device)  # a copy would wait for the device
-    if background.shape not in ((), (3,)):
-        raise ValueError(f"background must be a number or a colour [3], got {list(background.shape)}")
-
-    *batch, num_cameras = viewmats.shape[:-2]
-    num_sets = math.prod(batch)
-    flat = gaussians.to(dtype).map(lambda x: x.reshape(num_sets, *x.shape[len(batch) :]))
-    rendering = load_backend(backend, device)(
-        flat,
-        viewmats.to(dtype).reshape(num_sets, num_cameras, 4, 4),
-        Ks.to(dtype).reshape(num_sets, num_cameras, 3, 3),
-        width,
-        height,
-        background.expand(3),
-        return_depth,
-    )
-    return rendering.map(lambda x: x.reshape(*batch, *x.shape[1:]))
+        background = torch.full((3,), background, dtype=dtype, device=device)  # a copy would wait for the device
+    if dtypes != {dtype}:
+        gaussians, viewmats, Ks = gaussians.to(dtype), viewmats.to(dtype), Ks.to(dtype)
+    return load_backend(backend, device)(gaussians, viewmats, Ks, width, height, background, return_depth)
 
 
-def _check_layout(inputs: dict[str, Tensor]) -> None:
+def _check_layout(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor) -> None:
     """Shapes, dtypes and devices."""
-    batch, count = inputs["gaussians.opacities"].shape[:-1], inputs["gaussians.opacities"].shape[-1]
-    num_cameras = inputs["viewmats"].shape[-3] if inputs["viewmats"].ndim >= 3 else "C"
-    axes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "colors": (3,)}
-    expected = {f"gaussians.{name}": (count, *tail) for name, tail in axes.items()}
-    expected |= {"viewmats": (num_cameras, 4, 4), "Ks": (num_cameras, 3, 3)}
-    device = inputs["viewmats"].device
-    for name, value in inputs.items():
-        shape = (*batch, *expected[name])
-        if tuple(value.shape) != shape:
+    batch, count = gaussians.batch_shape, gaussians.count
+    num_cameras = viewmats.shape[-3] if viewmats.ndim >= 3 else "C"
+    expected = ((count, 3), (count, 4), (count, 3), (count,), (count, 3), (num_cameras, 4, 4), (num_cameras, 3, 3))
+    device = viewmats.device
+    for (name, value), axes in zip(_by_name(gaussians, viewmats, Ks).items(), expected):
+        shape = (*batch, *axes)
+        if value.shape != shape:
             raise ValueError(
                 f"{name} must be [{', '.join(map(str, shape))}] to fit gaussians.opacities "
-                f"{list(inputs['gaussians.opacities'].shape)}, got {list(value.shape)}"
+                f"{list(gaussians.opacities.shape)}, got {list(value.shape)}"
             )
-        if 0 in shape[: len(batch)] or num_cameras == 0:
-            raise ValueError(f"{name} {list(shape)} holds no view to draw")
         if not value.is_floating_point():
             raise ValueError(f"{name} must be floating point, got {value.dtype}")
         if value.device != device:
             raise ValueError(f"{name} is on {value.device}, viewmats on {device}; move them to one device")
+    if 0 in batch or num_cameras == 0:
+        raise ValueError(f"viewmats {list(viewmats.shape)} hold no view to draw")
+
+
+def _by_name(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor) -> dict[str, Tensor]:
+    inputs = {f"gaussians.{name}": value for name, value in vars(gaussians).items()}
+    return inputs | {"viewmats": viewmats, "Ks": Ks}
 
 
 def _check_values(inputs: dict[str, Tensor]) -> None:

@@ -14,8 +14,8 @@ from core.render.types import Rendering
 from smpl_renderer.errors import InputError
 
 Backend = Callable[..., Rendering]
-"""Called with what `rasterize` has checked: gaussians [B, N], viewmats [B, C, 4, 4], Ks [B, C, 3, 3], width, height,
-background [3], return_depth. All tensors are on one device, and of one dtype: float32 or float64."""
+"""Called with what `rasterize` has checked: gaussians [*batch, N], viewmats [*batch, C, 4, 4], Ks [*batch, C, 3, 3],
+width, height, background [3], return_depth. All tensors are on one device, and of one dtype: float32 or float64."""
 
 
 def _load_torch() -> Backend:

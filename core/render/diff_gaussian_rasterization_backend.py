@@ -23,7 +23,7 @@ from torch import Tensor
 from core.gaussians import Gaussians
 from core.render import torch_backend
 from core.render.projection import FRUSTUM_MARGIN
-from core.render.types import Rendering, compose
+from core.render.types import Rendering, compose, one_batch_axis
 from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import quat_to_matrix
 
@@ -58,6 +58,7 @@ class Picture:
         ]
 
 
+@one_batch_axis
 def rasterize(
     gaussians: Gaussians,
     viewmats: Float[Tensor, "B C 4 4"],

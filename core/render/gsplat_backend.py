@@ -12,10 +12,11 @@ from torch import Tensor
 from core.gaussians import Gaussians
 from core.render import torch_backend
 from core.render.projection import DILATION, NEAR_PLANE
-from core.render.types import Rendering
+from core.render.types import Rendering, one_batch_axis
 from smpl_renderer.errors import InputError
 
 
+@one_batch_axis
 def rasterize(
     gaussians: Gaussians,
     viewmats: Float[Tensor, "B C 4 4"],

@@ -16,13 +16,14 @@ from torch import Tensor
 from core.gaussians import Gaussians
 from core.render.projection import ALPHA_MAX, ALPHA_MIN, project
 from core.render.tiles import Canvas, Chunk, chunks
-from core.render.types import Rendering, compose
+from core.render.types import Rendering, compose, one_batch_axis
 
 TILE = 4  # pixels along a tile's side; the splats of a body are some 5 to 15 pixels wide
 MAX_FRAGMENTS = 2**18  # (pixel, splat) pairs at a time: a megabyte per array, which stays in a CPU's cache
 MAX_PAIRS = 2**21  # (tile, splat) pairs at a time: 16 megabytes per list of indices
 
 
+@one_batch_axis
 def rasterize(
     gaussians: Gaussians,
     viewmats: Float[Tensor, "B C 4 4"],

@@ -6,6 +6,8 @@ launches, and nothing waits for the device but the first call with given sizes; 
 more to draw than was expected.
 
 It differs from the definition in that a tile of pixels stops once less than 1e-4 of the light passes anywhere in it.
+Pictures are the same at every run. Gradients differ in their last bits, for the additions to a splat's gradient come in
+any order.
 """
 
 import os
@@ -16,9 +18,10 @@ from torch import Tensor
 
 from core.gaussians import Gaussians
 from core.render import torch_backend
-from core.render.kernels.bin import bin_tiles
-from core.render.kernels.composite import composite
-from core.render.kernels.project import project_rows
+from core.render.kernels.bin import TileLists, bin_tiles
+from core.render.kernels.composite import composite, composite_backward
+from core.render.kernels.project import project, project_backward
+from core.render.kernels.rows import depth_keys_reference, project_rows_reference
 from core.render.types import Rendering
 from smpl_renderer.errors import InputError
 
@@ -27,28 +30,111 @@ TILE = 8  # pixels along a tile's side
 
 def rasterize(
     gaussians: Gaussians,
-    viewmats: Float[Tensor, "B C 4 4"],
-    Ks: Float[Tensor, "B C 3 3"],
+    viewmats: Float[Tensor, "*batch C 4 4"],
+    Ks: Float[Tensor, "*batch C 3 3"],
     width: int,
     height: int,
     background: Float[Tensor, "3"],
     return_depth: bool,
     capacity: int | None = None,
 ) -> Rendering:
-    """Draw `gaussians` (batch axis B); the result has the dtype of the inputs.
+    """Draw sets of Gaussians `[*batch]`; the result has the dtype of the inputs.
 
     Gradients reach `viewmats` and `Ks` at some cost in time: the projection is then PyTorch's.
 
-    Args: capacity: Pairs of a tile and a splat that the lists hold; by default learned from earlier calls of the same
-    sizes.
+    Args:
+        capacity: Slots for the tiles' lists; by default learned from earlier calls of the same sizes.
     """
     if not viewmats.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError(f"backend triton draws CUDA tensors, these are on {viewmats.device}; choose backend torch")
     if gaussians.count == 0:
         return torch_backend.rasterize(gaussians, viewmats, Ks, width, height, background, return_depth)
-    single = gaussians.to(torch.float32)
-    viewmats, Ks = viewmats.float(), Ks.float()
-    rows, keys = project_rows(single, viewmats, Ks, width, height)
-    lists = bin_tiles(rows.detach(), keys, width, height, TILE, capacity)
-    colors, alphas, depths = composite(rows, background.float(), lists, width, height, return_depth)
-    return Rendering(colors, alphas, depths).map(lambda x: x.to(gaussians.means.dtype))
+    dtype = viewmats.dtype
+    if dtype != torch.float32:
+        gaussians, viewmats, Ks, background = (
+            gaussians.to(torch.float32),
+            viewmats.float(),
+            Ks.float(),
+            background.float(),
+        )
+    size = width, height, return_depth, capacity
+    if torch.is_grad_enabled() and (viewmats.requires_grad or Ks.requires_grad):
+        rows = project_rows_reference(gaussians, viewmats, Ks, width, height)
+        keys = depth_keys_reference(rows.detach(), gaussians.means.detach(), viewmats.detach())
+        pictures = _Composite.apply(rows, background, keys, *size)
+    else:
+        g = gaussians
+        pictures = _Rasterize.apply(g.means, g.quats, g.scales, g.opacities, g.colors, background, viewmats, Ks, *size)
+    rendering = Rendering(*pictures)
+    return rendering if dtype == torch.float32 else rendering.map(lambda x: x.to(dtype))
+
+
+class _Rasterize(torch.autograd.Function):
+    """From Gaussians to pictures, in one node of the graph: nodes cost more time on the host than these kernels."""
+
+    @staticmethod
+    def forward(ctx, means, quats, scales, opacities, colors, background, viewmats, Ks, width, height, depth, capacity):
+        gaussians = Gaussians(*(x.contiguous() for x in (means, quats, scales, opacities, colors)))
+        viewmats, Ks = viewmats.contiguous(), Ks.contiguous()
+        with torch.cuda.device_of(means):
+            rows, keys = project(gaussians, viewmats, Ks, width, height)
+            lists = bin_tiles(rows, keys, width, height, TILE, capacity)
+            pictures = composite(rows, background.contiguous(), lists, width, height, depth)
+        ctx.save_for_backward(*vars(gaussians).values(), viewmats, Ks, *_saved(rows, lists, pictures))
+        ctx.size = width, height, lists.capacity
+        ctx.set_materialize_grads(False)
+        return pictures
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grad_pictures):
+        means, quats, scales, opacities, colors, viewmats, Ks, *drawn = ctx.saved_tensors
+        width, height, capacity = ctx.size
+        grads = [None] * 5
+        if any(ctx.needs_input_grad[:5]):
+            gaussians = Gaussians(means, quats, scales, opacities, colors)
+            with torch.cuda.device_of(means):
+                grad_rows = _table_gradient(drawn, capacity, grad_pictures)
+                grads = vars(project_backward(gaussians, viewmats, Ks, width, height, grad_rows)).values()
+        grad_background = _background_gradient(drawn, grad_pictures) if ctx.needs_input_grad[5] else None
+        return *grads, grad_background, *[None] * 6
+
+
+class _Composite(torch.autograd.Function):
+    """From a table of splats to pictures."""
+
+    @staticmethod
+    def forward(ctx, rows, background, keys, width, height, depth, capacity):
+        rows = rows.contiguous()
+        with torch.cuda.device_of(rows):
+            lists = bin_tiles(rows, keys, width, height, TILE, capacity)
+            pictures = composite(rows, background.contiguous(), lists, width, height, depth)
+        ctx.save_for_backward(*_saved(rows, lists, pictures))
+        ctx.capacity = lists.capacity
+        ctx.set_materialize_grads(False)
+        return pictures
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grad_pictures):
+        drawn = ctx.saved_tensors
+        with torch.cuda.device_of(drawn[0]):
+            grad_rows = _table_gradient(drawn, ctx.capacity, grad_pictures)
+        grad_background = _background_gradient(drawn, grad_pictures) if ctx.needs_input_grad[1] else None
+        return grad_rows, grad_background, *[None] * 5
+
+
+def _saved(rows: Tensor, lists: TileLists, pictures: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """What the two functions below take as `drawn`."""
+    return rows, lists.slots, lists.ranges, lists.used, *pictures
+
+
+def _table_gradient(drawn: tuple[Tensor, ...], capacity: int, grad_pictures: tuple[Tensor | None, ...]) -> Tensor:
+    rows, slots, ranges, used, *pictures = drawn
+    return composite_backward(rows, TileLists(slots, ranges, used, capacity, TILE), *pictures, *grad_pictures)
+
+
+def _background_gradient(drawn: tuple[Tensor, ...], grad_pictures: tuple[Tensor | None, ...]) -> Tensor | None:
+    *_, alphas, _ = drawn
+    grad_colors = grad_pictures[0]
+    return None if grad_colors is None else (grad_colors * (1 - alphas)).flatten(0, -4).sum((0, 2, 3))

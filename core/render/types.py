@@ -1,10 +1,14 @@
 """What a rasterizer gives back."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from core.gaussians import Gaussians
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,22 @@ class Rendering:
     def map(self, fn) -> "Rendering":
         """Apply `fn` to every tensor."""
         return Rendering(fn(self.colors), fn(self.alphas), None if self.depths is None else fn(self.depths))
+
+
+def one_batch_axis(draw: Callable[..., Rendering]) -> Callable[..., Rendering]:
+    """Let a backend that draws sets of Gaussians `[B]` take any batch axes."""
+
+    @functools.wraps(draw)
+    def draw_any(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, *arguments, **options) -> Rendering:
+        batch = gaussians.batch_shape
+
+        def flat(x: Tensor) -> Tensor:
+            return x.reshape(batch.numel(), *x.shape[len(batch) :])
+
+        rendering = draw(gaussians.map(flat), flat(viewmats), flat(Ks), *arguments, **options)
+        return rendering.map(lambda x: x.reshape(*batch, *x.shape[1:]))
+
+    return draw_any
 
 
 def compose(

@@ -15,8 +15,8 @@ pytest.importorskip("triton")
 from core.gaussians import Gaussians
 from core.render import backends, triton_backend
 from core.render.kernels.bin import bin_tiles
-from core.render.kernels.project import project_rows
-from core.render.kernels.rows import project_rows_reference
+from core.render.kernels.project import project, project_backward
+from core.render.kernels.rows import depth_keys_reference, project_rows_reference
 from core.render.projection import ALPHA_MIN
 from smpl_renderer.errors import InputError
 
@@ -93,28 +93,31 @@ def assert_same_gradients(scene: Scene, of_cameras: bool = False, tolerance: flo
 
 def test_projection_matches_reference():
     scene = single(stacked(hard_scene(seed=1, count=70, views=2), hard_scene(seed=2, count=70, views=2)))
-    c = scene.cameras
-
-    def rows_and_gradients(project, scene: Scene, cotangents: Tensor) -> list[Tensor]:
-        inputs = {name: value.clone().requires_grad_() for name, value in vars(scene.gaussians).items()}
-        rows = project(Gaussians(**inputs), scene.cameras.viewmats, scene.cameras.Ks, c.width, c.height)[..., :10]
-        drawn = rows[..., 5:6].isfinite()
-        loss = torch.where(drawn, rows, 0.0).mul(cotangents.to(rows)).sum()
-        return [rows.detach(), *torch.autograd.grad(loss, list(inputs.values()))]
-
-    cotangents = torch.randn(2, 2, 70, 10, generator=torch.Generator().manual_seed(0))
-    actual = rows_and_gradients(lambda *a: project_rows(*a)[0], scene, cotangents)
-    expected = rows_and_gradients(project_rows_reference, scene.to(torch.float64), cotangents)
-    for a, e in zip(actual[0].unbind(-1), expected[0].unbind(-1)):
+    g, c = scene.gaussians, scene.cameras
+    size = c.width, c.height
+    rows, keys = project(g, c.viewmats, c.Ks, *size)
+    double = scene.to(torch.float64)
+    inputs = double.gaussians.map(lambda x: x.clone().requires_grad_())
+    expected = project_rows_reference(inputs, double.cameras.viewmats, double.cameras.Ks, *size)
+    used = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10]
+    for a, e in zip(rows[..., used].unbind(-1), expected.detach()[..., used].unbind(-1)):
         torch.testing.assert_close(a.double(), e, rtol=2e-5, atol=2e-5)
-    for a, e in zip(actual[1:], expected[1:]):
+    assert (keys == depth_keys_reference(rows, g.means, c.viewmats)).all()
+
+    cotangents = torch.zeros_like(expected)
+    cotangents[..., used] = torch.randn(2, 2, 70, 10, generator=torch.Generator().manual_seed(0)).to(expected)
+    cotangents *= rows[..., 5:6].isfinite()
+    loss = torch.where(expected.isfinite(), expected, 0.0).mul(cotangents).sum()
+    expected_grads = torch.autograd.grad(loss, list(vars(inputs).values()))
+    actual_grads = project_backward(g, c.viewmats, c.Ks, *size, cotangents.float())
+    for a, e in zip(vars(actual_grads).values(), expected_grads):
         assert (a.double() - e).norm() < 1e-5 * e.norm()
 
 
 def listed(scene: Scene, tile: int) -> tuple[Tensor, list[list[int]]]:
     """The table of splats, and the rows listed for each tile."""
     g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
-    rows, keys = project_rows(g, c.viewmats[None], c.Ks[None], c.width, c.height)
+    rows, keys = project(g, c.viewmats[None].contiguous(), c.Ks[None].contiguous(), c.width, c.height)
     lists = bin_tiles(rows, keys, c.width, c.height, tile)
     assert int(lists.used) <= lists.capacity
     slots = lists.slots.tolist()

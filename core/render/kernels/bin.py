@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 MARK_BLOCK = 64  # splats per program, which takes as long as its largest splat
 WORD_BLOCK = 256  # words of bits that a program of `_list_kernel` reads at a time
 LIST_BLOCK = 64  # splats at a time
-MAX_BITS_BYTES = 2**26  # what the bits of all cells may take; larger cells take fewer
+MAX_BITS_BYTES = 2**27  # what the bits of all cells may take; larger cells take fewer
 MAX_CELL_TILES = 16  # along a cell's side
 HEADROOM = 1.25  # of a learned capacity, over the most that was seen
 MAX_SLOTS = 2**31 - 1  # lists are indexed with 32 bits
@@ -46,15 +46,15 @@ class TileLists:
     """For each tile of each view, row by row, which splats it needs, from near to far."""
 
     slots: Int[Tensor, " V*N+capacity"]
-    """Row numbers: first all of each view from near to far, then the lists of cells and tiles."""
+    """Row numbers: first all of each view from near to far, then the tiles' lists, with gaps between them."""
     ranges: Int[Tensor, "V*tiles 2"]
     """First slot of each tile's list and the one after its last."""
     used: Int[Tensor, " 1"]
-    """Slots that all lists need. If more than `capacity`, `ranges` is void, and a tile needs all splats of its view."""
+    """Slots that all lists take. If more than `capacity`, `ranges` is void, and a tile needs all splats of its view."""
     capacity: int
     tile: int
     """Pixels along a tile's side."""
-    overflow: Int[Tensor, " 1"]
+    overflow: Int[Tensor, " 1"] | None = None
     """In the host's memory: where `composite` leaves what `used` says if that is more than `capacity`."""
 
 
@@ -141,22 +141,17 @@ def _load_words(bits, first, words, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _reached_tiles(
-    slots, rows, first, last, line, column, columns, lines, TILE: tl.constexpr, SIDE: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Splats of a cell's list, and which tiles of the cell each reaches: [BLOCK] and 0 or 1 [BLOCK, SIDE * SIDE]."""
-    k = first + tl.arange(0, BLOCK)
-    i = tl.load(slots + k, k < last, 0)
-    mean_x, mean_y, p, q, r, level, first_line, last_line = _load_ellipse(rows, i.to(tl.int64), k < last, lines, TILE)
-    own = tl.arange(0, SIDE)
-    own_line = (line + own)[None, :]
+def _reached_tiles(rows, i, mask, line, column, columns, lines, TILE: tl.constexpr, SIDE: tl.constexpr):
+    """Which of a cell's tiles each of the splats i [BLOCK] reaches: 0 or 1 [BLOCK, SIDE * SIDE]."""
+    mean_x, mean_y, p, q, r, level, first_line, last_line = _load_ellipse(rows, i.to(tl.int64), mask, lines, TILE)
+    own_line = (line + tl.arange(0, SIDE))[None, :]
     first_column, last_column = _columns_in_row(
         mean_x[:, None], mean_y[:, None], p[:, None], q[:, None], r[:, None], level[:, None], own_line, columns, TILE
     )
-    in_height = (own_line >= first_line[:, None]) & (own_line <= last_line[:, None]) & (k < last)[:, None]
-    own_column = (column + own)[None, None, :]
+    in_height = (own_line >= first_line[:, None]) & (own_line <= last_line[:, None]) & mask[:, None]
+    own_column = (column + tl.arange(0, SIDE))[None, None, :]
     reached = (own_column >= first_column[:, :, None]) & (own_column <= last_column[:, :, None]) & in_height[:, :, None]
-    return i, reached.to(tl.int32).reshape([BLOCK, SIDE * SIDE])
+    return reached.to(tl.int32).reshape([mask.shape[0], SIDE * SIDE])
 
 
 @triton.jit
@@ -164,9 +159,10 @@ def _list_kernel(
     bits, rows, slots, ranges, used, count, words, total_rows, capacity, columns, lines, cell_columns, cells,
     TILE: tl.constexpr, SIDE: tl.constexpr, WORD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program makes the lists of a cell's SIDE x SIDE tiles.
+    """A program makes the lists of a cell's SIDE x SIDE tiles, each of which has room for all splats of the cell.
 
-    First it writes down all splats of the cell; then it goes through them twice, to count and to write each tile's.
+    First it writes down all these splats where the last list will be, then it goes through them. That list grows no
+    faster than they are read, so that it never runs over any that are still to come.
     """
     program = tl.program_id(0)
     view, cell = program // cells, program % cells
@@ -177,49 +173,44 @@ def _list_kernel(
     while word < words:
         length += tl.sum(_count_bits(_load_words(bits, word, words, WORD_BLOCK)), 0)
         word += WORD_BLOCK
-    place = tl.atomic_add(used, length.to(tl.int64), length > 0, sem="relaxed")
-    length = tl.where(place + length <= capacity, length, 0)
+    place = tl.atomic_add(used, length.to(tl.int64) * (SIDE * SIDE), length > 0, sem="relaxed")
+    length = tl.where(place + length.to(tl.int64) * (SIDE * SIDE) <= capacity, length, 0)
     first = total_rows + tl.where(length > 0, place, 0).to(tl.int32)
-    last, word = first, 0
-    while (word < words) & (length > 0):
+    splats = slots + first + (SIDE * SIDE - 1) * length
+    written, word = 0, 0
+    while written < length:
         own = _load_words(bits, word, words, WORD_BLOCK)
         each = _count_bits(own)
-        at = last + tl.cumsum(each, 0) - each
+        at = written + tl.cumsum(each, 0) - each
         rank = view * count + (word + tl.arange(0, WORD_BLOCK)) * 32
         while tl.max((own != 0).to(tl.int32), 0) > 0:
             others = own & (own - 1)
             exponent = ((own ^ others).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127  # of the lowest bit
-            tl.store(slots + at, tl.load(slots + rank + exponent, own != 0, 0), own != 0)
+            tl.store(splats + at, tl.load(slots + rank + exponent, own != 0, 0), own != 0)
             at += (own != 0).to(tl.int32)
             own = others
-        last += tl.sum(each, 0)
+        written += tl.sum(each, 0)
         word += WORD_BLOCK
     tl.debug_barrier()  # what one thread has written, others read below
 
-    counts = tl.zeros([SIDE * SIDE], tl.int32)
-    k = first
-    while k < last:
-        _, reached = _reached_tiles(slots, rows, k, last, line, column, columns, lines, TILE, SIDE, BLOCK)
-        counts += tl.sum(reached, 0)
+    list_first = first + tl.arange(0, SIDE * SIDE) * length
+    list_end = list_first
+    k = tl.arange(0, BLOCK)
+    i = tl.load(splats + k, k < length, 0)
+    while tl.min(k, 0) < length:
+        following = tl.load(splats + k + BLOCK, k + BLOCK < length, 0)  # early, so that nobody waits for it
+        reached = _reached_tiles(rows, i, k < length, line, column, columns, lines, TILE, SIDE)
+        at = list_end[None, :] + tl.cumsum(reached, 0) - reached
+        tl.store(slots + at, i[:, None] + tl.zeros_like(at), reached > 0)
+        list_end += tl.sum(reached, 0)
+        i = following
         k += BLOCK
-    length = tl.sum(counts, 0)
-    place = tl.atomic_add(used, length.to(tl.int64), length > 0, sem="relaxed")
-    last = tl.where(place + length <= capacity, last, first)
-    counts = tl.where(place + length <= capacity, counts, 0)
-    at = total_rows + tl.where(length > 0, place, 0).to(tl.int32) + tl.cumsum(counts, 0) - counts
     own = tl.arange(0, SIDE * SIDE)
     own_line, own_column = line + own // SIDE, column + own % SIDE
     tile = view.to(tl.int64) * (columns * lines) + own_line * columns + own_column
     inside = (own_line < lines) & (own_column < columns)
-    tl.store(ranges + tile * 2, at, inside)
-    tl.store(ranges + tile * 2 + 1, at + counts, inside)
-    k = first
-    while k < last:
-        i, reached = _reached_tiles(slots, rows, k, last, line, column, columns, lines, TILE, SIDE, BLOCK)
-        before = tl.cumsum(reached, 0) - reached
-        tl.store(slots + at[None, :] + before, i[:, None] + tl.zeros_like(before), reached > 0)
-        at += tl.sum(reached, 0)
-        k += BLOCK
+    tl.store(ranges + tile * 2, list_first, inside)
+    tl.store(ranges + tile * 2 + 1, list_end, inside)
 
 
 class _LearnedCapacity:
@@ -237,8 +228,6 @@ class _LearnedCapacity:
     def learn(self, used: int) -> bool:
         """Take in what a call needed; whether that was within the capacity."""
         sufficed = used <= self.capacity
-        if not sufficed:  # lists that did not fit are not counted in full
-            used = max(used, 2 * self.capacity)
         self.capacity = max(4096, math.ceil(used * HEADROOM / 1024) * 1024)
         self.is_learned = True
         return sufficed
@@ -247,7 +236,7 @@ class _LearnedCapacity:
         """Grow if an earlier call was short."""
         used = int(self.overflow)
         if used > self.capacity:
-            message = "lists of %d splats passed the capacity of %d: a call drew all of them, but slowly"
+            message = "lists of %d entries passed the capacity of %d: a call drew all of them, but slowly"
             logger.warning(message, used, self.capacity)
             self.learn(used)
             self.overflow.zero_()
@@ -262,8 +251,8 @@ def _learned_capacity(
 
 
 def bin_tiles(
-    rows: Float[Tensor, "B C N 12"],
-    keys: Int[Tensor, "B C N"],
+    rows: Float[Tensor, "*views N 12"],
+    keys: Int[Tensor, "*views N"],
     width: int,
     height: int,
     tile: int,
@@ -275,7 +264,7 @@ def bin_tiles(
         keys: What sorts the rows by view and then by depth (`depth_keys_reference`).
         capacity: Slots for the lists; by default learned from earlier calls of the same sizes.
     """
-    num_views, count = rows.shape[:2].numel(), rows.shape[2]
+    num_views, count = rows.shape[:-2].numel(), rows.shape[-2]
     order = keys.flatten().sort(stable=True).indices
     if capacity is not None:
         learned = _LearnedCapacity(capacity, rows.is_cuda)
@@ -287,15 +276,13 @@ def bin_tiles(
     if rows.is_cuda and torch.cuda.is_current_stream_capturing():
         raise InputError("backend triton learns its list sizes from a first call: draw once before capturing a graph")
     lists = _list_tiles(rows, order, width, height, tile, learned)
-    while not learned.learn(int(lists.used)):
-        lists = _list_tiles(rows, order, width, height, tile, learned)
-    return lists
+    return lists if learned.learn(int(lists.used)) else _list_tiles(rows, order, width, height, tile, learned)
 
 
 def _list_tiles(
     rows: Tensor, order: Tensor, width: int, height: int, tile: int, learned: _LearnedCapacity
 ) -> TileLists:
-    num_views, count, capacity = rows.shape[:2].numel(), rows.shape[2], learned.capacity
+    num_views, count, capacity = rows.shape[:-2].numel(), rows.shape[-2], learned.capacity
     columns, lines, total_rows, words = -(-width // tile), -(-height // tile), num_views * count, -(-count // 32)
     side = 2
     while side < MAX_CELL_TILES and 4 * words * num_views * columns * lines > MAX_BITS_BYTES * side * side:
@@ -306,18 +293,17 @@ def _list_tiles(
         raise InputError(
             f"{num_views} views of {count} Gaussians at {width} x {height} are too many for one call; draw fewer"
         )
-    with torch.cuda.device_of(rows):
-        bits = torch.zeros(num_cells * words, dtype=torch.int32, device=rows.device)
-        used = torch.empty(1, dtype=torch.int64, device=rows.device)
-        slots = torch.empty(total_rows + capacity, dtype=torch.int32, device=rows.device)
-        ranges = torch.empty(num_tiles, 2, dtype=torch.int32, device=rows.device)
-        _mark_kernel[(triton.cdiv(total_rows, MARK_BLOCK),)](
-            rows, order, bits, slots, used, count, total_rows, words, cell_columns, cell_lines,
-            CELL=tile * side, BLOCK=MARK_BLOCK, num_warps=1,
-        )  # fmt: skip
-        _list_kernel[(num_cells,)](
-            bits, rows, slots, ranges, used, count, words, total_rows, capacity, columns, lines, cell_columns,
-            cell_columns * cell_lines,
-            TILE=tile, SIDE=side, WORD_BLOCK=WORD_BLOCK, BLOCK=max(16, LIST_BLOCK // (side * side) * 4), num_warps=1,
-        )  # fmt: skip
+    bits = torch.zeros(num_cells * words, dtype=torch.int32, device=rows.device)
+    used = torch.empty(1, dtype=torch.int64, device=rows.device)
+    slots = torch.empty(total_rows + capacity, dtype=torch.int32, device=rows.device)
+    ranges = torch.empty(num_tiles, 2, dtype=torch.int32, device=rows.device)
+    _mark_kernel[(triton.cdiv(total_rows, MARK_BLOCK),)](
+        rows, order, bits, slots, used, count, total_rows, words, cell_columns, cell_lines,
+        CELL=tile * side, BLOCK=MARK_BLOCK, num_warps=1,
+    )  # fmt: skip
+    _list_kernel[(num_cells,)](
+        bits, rows, slots, ranges, used, count, words, total_rows, capacity, columns, lines, cell_columns,
+        cell_columns * cell_lines,
+        TILE=tile, SIDE=side, WORD_BLOCK=WORD_BLOCK, BLOCK=LIST_BLOCK if side <= 4 else LIST_BLOCK // 4, num_warps=1,
+    )  # fmt: skip
     return TileLists(slots, ranges, used, capacity, tile, learned.overflow)

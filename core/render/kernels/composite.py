@@ -21,8 +21,9 @@ STOP = tl.constexpr(1e-4)
 LN_2 = tl.constexpr(0.6931471805599453)
 TWO_LN_2 = tl.constexpr(2 * 0.6931471805599453)
 
-FORWARD_CHUNK, FORWARD_WARPS = 32, 1
-BACKWARD_CHUNK, BACKWARD_WARPS = 16, 1
+# Splats at a time, and registers for each thread of the one warp: with all that they would take, too few warps fit.
+FORWARD_CHUNK, FORWARD_REGISTERS = 32, 128
+BACKWARD_CHUNK, BACKWARD_REGISTERS = 16, 168
 
 
 @triton.jit
@@ -121,13 +122,15 @@ def _fwd_kernel(
         _, alpha = _alphas(x - center_x, y - center_y, p, q, r, log2_opacity, pixel_x, pixel_y)
         passed = _passed(passing, alpha, K)
         exists, has_next = exists[:, None], has_next[:, None]
-        _, _, red_step, green_step = _split4(tl.where(has_next, next_1, 0.0) - tl.where(exists, part_1, 0.0), K)
-        blue_step, depth_step, _, _ = _split4(tl.where(has_next, next_2, 0.0) - tl.where(exists, part_2, 0.0), K)
+        step = tl.where(has_next, next_2, 0.0) - tl.where(exists, part_2, 0.0)
+        red_step, green_step, blue_step, _ = _split4(step, K)
         row = rows + tl.load(slots + first).to(tl.int64) * ROW
         red += passing * tl.load(row + RED) + tl.sum(passed * red_step[:, None], 0)
         green += passing * tl.load(row + GREEN) + tl.sum(passed * green_step[:, None], 0)
         blue += passing * tl.load(row + BLUE) + tl.sum(passed * blue_step[:, None], 0)
         if WITH_DEPTH:
+            step = tl.where(has_next, next_1, 0.0) - tl.where(exists, part_1, 0.0)
+            _, _, depth_step, _ = _split4(step, K)
             depth += passing * tl.load(row + DEPTH) + tl.sum(passed * depth_step[:, None], 0)
         passing = _last_row(passed, K)
         first += K
@@ -176,7 +179,8 @@ def _put(matrix, j, values):
 @triton.jit
 def _bwd_kernel(
     rows, slots, ranges, used, colors, alphas, depths, g_colors, g_alphas, g_depths, g_rows,
-    count, capacity, width, height, WITH_DEPTH: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr,
+    count, capacity, width, height,
+    WITH_ALPHA: tl.constexpr, WITH_DEPTH: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """What lies behind a splat is the finished pixel less what came before, so this pass too can go from near to far.
 
@@ -200,8 +204,9 @@ def _bwd_kernel(
         g_red * tl.load(colors + picture, inside, 0.0)
         + g_green * tl.load(colors + picture + area, inside, 0.0)
         + g_blue * tl.load(colors + picture + 2 * area, inside, 0.0)
-        - tl.load(g_alphas + view * area + index, inside, 0.0) * (1 - covered)
     )
+    if WITH_ALPHA:
+        behind -= tl.load(g_alphas + view * area + index, inside, 0.0) * (1 - covered)
     cotangents = _put(tl.zeros([TILE * TILE, 8], tl.float32), 0, g_red)
     cotangents = _put(cotangents, 1, g_green)
     cotangents = _put(cotangents, 2, g_blue)
@@ -220,18 +225,19 @@ def _bwd_kernel(
 
     passing = tl.full([TILE * TILE], 1.0, tl.float32)
     is_first = tl.arange(0, K)[:, None] == 0
+    zero = tl.zeros([K], tl.float32)
     live = first < last
     while live:
         part_0, part_1, part_2, offset, exists = _load_rows(slots, rows, first, last, K)
         x, y, p, q = _split4(part_0, K)
-        r, log2_opacity, red, green = _split4(part_1, K)
-        blue, z, _, _ = _split4(part_2, K)
+        r, log2_opacity, z, _ = _split4(part_1, K)
         x, y = x - center_x, y - center_y
         log2_opacity = tl.where(exists, log2_opacity, float("-inf"))
         raw, alpha = _alphas(x, y, p, q, r, log2_opacity, pixel_x, pixel_y)
         passed = _passed(passing, alpha, K)
         odds = _odds(alpha)
         weight = odds * passed
+        red, green, blue, _ = _split4(part_2, K)
         term = g_red[None, :] * red[:, None] + g_green[None, :] * green[:, None] + g_blue[None, :] * blue[:, None]
         if WITH_DEPTH:
             term += g_depth[None, :] * z[:, None]
@@ -257,64 +263,58 @@ def _bwd_kernel(
         g_x, g_y = p * m_u * -TWO_LN_2, (q * m_u + r * r * m_y) * -TWO_LN_2
         g_p, g_q = (p * m_xx + q * m_xy) * TWO_LN_2, (p * m_xy + q * m_yy) * TWO_LN_2
         tl.atomic_add(g_row, _join4(g_x, g_y, g_p, g_q, K), exists[:, None], sem="relaxed")
-        part_1 = _join4(r * m_yy * TWO_LN_2, m * -LN_2, g_red_k, g_green_k, K)
-        tl.atomic_add(g_row + 4, part_1, exists[:, None], sem="relaxed")
-        g_row = (g_rows + offset)[:, None] + tl.arange(0, 2)[None, :]
-        tl.atomic_add(g_row + BLUE, tl.join(g_blue_k, g_z), exists[:, None], sem="relaxed")
+        g_r, g_log2_opacity = r * m_yy * TWO_LN_2, m * -LN_2
+        tl.atomic_add(g_row + 4, _join4(g_r, g_log2_opacity, g_z, zero, K), exists[:, None], sem="relaxed")
+        tl.atomic_add(g_row + 8, _join4(g_red_k, g_green_k, g_blue_k, zero, K), exists[:, None], sem="relaxed")
         first += K
         live = (first < last) & (tl.max(passing, 0) > STOP)
 
 
-class _Composite(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, rows, background, lists, width, height, with_depth):
-        *views, count, _ = rows.shape
-        colors = rows.new_empty(*views, 3, height, width)
-        alphas = rows.new_empty(*views, 1, height, width)
-        depths = torch.empty_like(alphas) if with_depth else None
-        with torch.cuda.device_of(rows):
-            _fwd_kernel[(len(lists.ranges),)](
-                rows, lists.slots, lists.ranges, lists.used, lists.overflow, background,
-                colors, alphas, depths if with_depth else alphas, count, lists.capacity, width, height,
-                WITH_DEPTH=with_depth, TILE=lists.tile, K=FORWARD_CHUNK, num_warps=FORWARD_WARPS,
-            )  # fmt: skip
-        ctx.save_for_backward(rows, colors, alphas, depths, lists.slots, lists.ranges, lists.used)
-        ctx.capacity, ctx.tile = lists.capacity, lists.tile
-        return colors, alphas, depths
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, g_colors, g_alphas, g_depths):
-        rows, colors, alphas, depths, slots, ranges, used = ctx.saved_tensors
-        with_depth = depths is not None
-        count = rows.shape[-2]
-        height, width = colors.shape[-2:]
-        g_rows = g_background = None
-        if ctx.needs_input_grad[0]:
-            g_rows = torch.zeros_like(rows)
-            inputs = g_colors.contiguous(), g_alphas.contiguous(), (g_depths if with_depth else g_alphas).contiguous()
-            with torch.cuda.device_of(rows):
-                _bwd_kernel[(len(ranges),)](
-                    rows, slots, ranges, used, colors, alphas, depths if with_depth else alphas, *inputs, g_rows,
-                    count, ctx.capacity, width, height,
-                    WITH_DEPTH=with_depth, TILE=ctx.tile, K=BACKWARD_CHUNK, num_warps=BACKWARD_WARPS,
-                )  # fmt: skip
-        if ctx.needs_input_grad[1]:
-            g_background = (g_colors * (1 - alphas)).sum((0, 1, 3, 4))
-        return g_rows, g_background, None, None, None, None
-
-
 def composite(
-    rows: Float[Tensor, "B C N 12"],
+    rows: Float[Tensor, "*views N 12"],
     background: Float[Tensor, "3"],
     lists: TileLists,
     width: int,
     height: int,
     with_depth: bool,
-) -> tuple[Float[Tensor, "B C 3 H W"], Float[Tensor, "B C 1 H W"], Float[Tensor, "B C 1 H W"] | None]:
-    """Colours on the background, alphas and, if asked for, mean depths. Gradients reach the table and the background.
+) -> tuple[Float[Tensor, "*views 3 H W"], Float[Tensor, "*views 1 H W"], Float[Tensor, "*views 1 H W"] | None]:
+    """Colours on the background, alphas and, if asked for, mean depths: the same at every run."""
+    views, count = rows.shape[:-2], rows.shape[-2]
+    colors = rows.new_empty(*views, 3, height, width)
+    alphas = rows.new_empty(*views, 1, height, width)
+    depths = torch.empty_like(alphas) if with_depth else None
+    _fwd_kernel[(len(lists.ranges),)](
+        rows, lists.slots, lists.ranges, lists.used, lists.overflow, background,
+        colors, alphas, depths if with_depth else alphas, count, lists.capacity, width, height,
+        WITH_DEPTH=with_depth, TILE=lists.tile, K=FORWARD_CHUNK, num_warps=1, maxnreg=FORWARD_REGISTERS,
+    )  # fmt: skip
+    return colors, alphas, depths
 
-    The pictures are the same at every run; the gradients differ in their last bits, since atomic additions come in
-    any order.
+
+def composite_backward(
+    rows: Float[Tensor, "*views N 12"],
+    lists: TileLists,
+    colors: Float[Tensor, "*views 3 H W"],
+    alphas: Float[Tensor, "*views 1 H W"],
+    depths: Float[Tensor, "*views 1 H W"] | None,
+    grad_colors: Float[Tensor, "*views 3 H W"] | None,
+    grad_alphas: Float[Tensor, "*views 1 H W"] | None,
+    grad_depths: Float[Tensor, "*views 1 H W"] | None,
+) -> Float[Tensor, "*views N 12"]:
+    """The gradient of the table, given those of the pictures; None stands for zeros.
+
+    It differs in its last bits from run to run, since atomic additions come in any order.
     """
-    return _Composite.apply(rows, background.contiguous(), lists, width, height, with_depth)
+    grad_rows = torch.zeros_like(rows)
+    grad_colors = torch.zeros_like(colors) if grad_colors is None else grad_colors.contiguous()
+    with_alpha, with_depth = grad_alphas is not None, grad_depths is not None
+    height, width = colors.shape[-2:]
+    _bwd_kernel[(len(lists.ranges),)](
+        rows, lists.slots, lists.ranges, lists.used, colors, alphas, depths if with_depth else alphas,
+        grad_colors, grad_alphas.contiguous() if with_alpha else alphas,
+        grad_depths.contiguous() if with_depth else alphas, grad_rows,
+        rows.shape[-2], lists.capacity, width, height,
+        WITH_ALPHA=with_alpha, WITH_DEPTH=with_depth, TILE=lists.tile, K=BACKWARD_CHUNK,
+        num_warps=1, maxnreg=BACKWARD_REGISTERS,
+    )  # fmt: skip
+    return grad_rows

@@ -1,7 +1,7 @@
 """EWA projection of all Gaussians into all cameras, forward and backward, one launch each.
 
-Reference: `project_rows_reference` in `core/render/kernels/rows.py`, from `core/render/projection.py`, whose names
-are used here.
+Reference: `project_rows_reference` and `depth_keys_reference` in `core/render/kernels/rows.py`, from
+`core/render/projection.py`, whose names are used here.
 """
 
 import torch
@@ -26,9 +26,7 @@ from core.render.kernels.rows import (
     P,
     Q,
     R,
-    depth_keys_reference,
     key_shift,
-    project_rows_reference,
 )
 
 BLOCK = 64  # Gaussians per program
@@ -282,60 +280,40 @@ def _store3(pointers, x, y, z, mask):
     tl.store(pointers + 2, z, mask)
 
 
-class _ProjectRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, means, quats, scales, opacities, colors, viewmats, Ks, width, height):
-        num_sets, num_cameras = viewmats.shape[:2]
-        count = means.shape[1]
-        rows = means.new_empty(num_sets, num_cameras, count, ROW_WORDS)
-        keys = torch.empty(num_sets, num_cameras, count, dtype=torch.int64, device=means.device)
-        inputs = means, quats, scales, opacities, colors, viewmats, Ks
-        grid = (num_sets * num_cameras, triton.cdiv(count, BLOCK))
-        shift = key_shift(num_sets * num_cameras)
-        with torch.cuda.device_of(means):
-            _fwd_kernel[grid](
-                *inputs, rows, keys, count, num_cameras, width, height, SHIFT=shift, BLOCK=BLOCK, num_warps=2
-            )
-        ctx.save_for_backward(means, quats, scales, opacities, viewmats, Ks)
-        ctx.size = width, height
-        ctx.mark_non_differentiable(keys)
-        return rows, keys
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_rows, _):
-        means, quats, scales, opacities, viewmats, _ = ctx.saved_tensors
-        num_sets, num_cameras = viewmats.shape[:2]
-        count = means.shape[1]
-        grads = [torch.empty_like(x) for x in (means, quats, scales, opacities, means)]
-        grid = (num_sets, triton.cdiv(count, BLOCK))
-        with torch.cuda.device_of(means):
-            _bwd_kernel[grid](
-                *ctx.saved_tensors,
-                grad_rows.contiguous(),
-                *grads,
-                count,
-                num_cameras,
-                *ctx.size,
-                BLOCK=BLOCK,
-                num_warps=2,
-            )
-        return *grads, None, None, None, None
-
-
-def project_rows(
+def project(
     gaussians: Gaussians,
-    viewmats: Float[Tensor, "B C 4 4"],
-    Ks: Float[Tensor, "B C 3 3"],
+    viewmats: Float[Tensor, "*batch C 4 4"],
+    Ks: Float[Tensor, "*batch C 3 3"],
     width: int,
     height: int,
-) -> tuple[Float[Tensor, "B C N 12"], Int[Tensor, "B C N"]]:
-    """The table of splats, from float32, and the keys that sort it by view and depth.
+) -> tuple[Float[Tensor, "*batch C N 12"], Int[Tensor, "*batch C N"]]:
+    """The table of splats, and the keys that sort it by view and depth. All tensors are contiguous float32."""
+    views, count = viewmats.shape[:-2], gaussians.count
+    num_views, num_cameras = views.numel(), views[-1]
+    rows = viewmats.new_empty(*views, count, ROW_WORDS)
+    keys = torch.empty(*views, count, dtype=torch.int64, device=viewmats.device)
+    g = gaussians
+    _fwd_kernel[(num_views, triton.cdiv(count, BLOCK))](
+        g.means, g.quats, g.scales, g.opacities, g.colors, viewmats, Ks, rows, keys,
+        count, num_cameras, width, height, SHIFT=key_shift(num_views), BLOCK=BLOCK, num_warps=2,
+    )  # fmt: skip
+    return rows, keys
 
-    If the cameras want gradients, the table is made by the reference and PyTorch's autograd.
-    """
-    if viewmats.requires_grad or Ks.requires_grad:
-        rows = project_rows_reference(gaussians, viewmats, Ks, width, height)
-        return rows, depth_keys_reference(rows.detach(), gaussians.means.detach(), viewmats.detach())
-    inputs = gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.colors, viewmats, Ks
-    return _ProjectRows.apply(*(x.contiguous() for x in inputs), width, height)
+
+def project_backward(
+    gaussians: Gaussians,
+    viewmats: Float[Tensor, "*batch C 4 4"],
+    Ks: Float[Tensor, "*batch C 3 3"],
+    width: int,
+    height: int,
+    grad_rows: Float[Tensor, "*batch C N 12"],
+) -> Gaussians:
+    """The gradients of the Gaussians, given that of their table. All tensors are contiguous float32."""
+    num_cameras, count = viewmats.shape[-3], gaussians.count
+    g, grads = gaussians, gaussians.map(torch.empty_like)
+    _bwd_kernel[(gaussians.batch_shape.numel(), triton.cdiv(count, BLOCK))](
+        g.means, g.quats, g.scales, g.opacities, viewmats, Ks, grad_rows,
+        grads.means, grads.quats, grads.scales, grads.opacities, grads.colors,
+        count, num_cameras, width, height, BLOCK=BLOCK, num_warps=2,
+    )  # fmt: skip
+    return grads

@@ -4,8 +4,8 @@ A row holds the splat's centre in pixels, its whitener (p, q, r) in units in whi
 
     alpha = exp2(log2_opacity - |W d|^2),    W = [[p, q], [0, r]],
 
-that is `Splats.whiteners` times sqrt(log2(e) / 2), then its colour and depth. What is not drawn has log2_opacity =
--inf, hence alpha 0.
+that is `Splats.whiteners` times sqrt(log2(e) / 2), then its depth and colour. What is not drawn has log2_opacity =
+-inf, hence alpha 0. Words 7 and 11 are void: in fours, a row is read and added to at once.
 """
 
 import math
@@ -25,10 +25,10 @@ P = tl.constexpr(2)
 Q = tl.constexpr(3)
 R = tl.constexpr(4)
 LOG2_OPACITY = tl.constexpr(5)
-RED = tl.constexpr(6)
-GREEN = tl.constexpr(7)
-BLUE = tl.constexpr(8)
-DEPTH = tl.constexpr(9)
+DEPTH = tl.constexpr(6)
+RED = tl.constexpr(8)
+GREEN = tl.constexpr(9)
+BLUE = tl.constexpr(10)
 
 ROW_WORDS = 12
 WHITENER_UNIT = math.sqrt(math.log2(math.e) / 2)
@@ -40,31 +40,32 @@ def key_shift(num_views: int) -> int:
 
 
 def depth_keys_reference(
-    rows: Float[Tensor, "B C N 12"], means: Float[Tensor, "B N 3"], viewmats: Float[Tensor, "B C 4 4"]
-) -> Int[Tensor, "B C N"]:
+    rows: Float[Tensor, "*batch C N 12"], means: Float[Tensor, "*batch N 3"], viewmats: Float[Tensor, "*batch C 4 4"]
+) -> Int[Tensor, "*batch C N"]:
     """Define the keys that sort splats by view and then by depth; what is not drawn comes last.
 
     Depth in double precision: single precision swaps splats within 0.1 micrometres of each other, which happens.
     """
     turns, shifts = viewmats[..., None, 2, :3].double(), viewmats[..., None, 2, 3].double()
-    depths = (turns * means[:, None].double()).sum(-1) + shifts
+    depths = (turns * means[..., None, :, :].double()).sum(-1) + shifts
     # The bits of positive numbers are in the order of the numbers.
     bits = torch.where(rows[..., LOG2_OPACITY.value].isfinite(), depths.view(torch.int64), 2**63 - 1)
-    num_views = rows.shape[:2].numel()
-    views = torch.arange(num_views, device=rows.device).view(*rows.shape[:2], 1)
+    num_views = rows.shape[:-2].numel()
+    views = torch.arange(num_views, device=rows.device).view(*rows.shape[:-2], 1)
     shift = key_shift(num_views)
     return (views << shift) | (bits >> (63 - shift))
 
 
 def project_rows_reference(
     gaussians: Gaussians,
-    viewmats: Float[Tensor, "B C 4 4"],
-    Ks: Float[Tensor, "B C 3 3"],
+    viewmats: Float[Tensor, "*batch C 4 4"],
+    Ks: Float[Tensor, "*batch C 3 3"],
     width: int,
     height: int,
-) -> Float[Tensor, "B C N 12"]:
+) -> Float[Tensor, "*batch C N 12"]:
     """Define the table in plain PyTorch. Gradients reach `viewmats` and `Ks` too."""
-    per_camera = gaussians.map(lambda x: x[:, None])
+    axis = len(gaussians.batch_shape)
+    per_camera = gaussians.map(lambda x: x.unsqueeze(axis))
     splats = projection.project(per_camera, viewmats, Ks, width, height)
     shape = splats.depths.shape
     drawn = (splats.extents > 0).all(-1)
@@ -74,7 +75,8 @@ def project_rows_reference(
         splats.means2d,
         splats.whiteners * WHITENER_UNIT,
         torch.where(drawn, log2_opacities, -math.inf)[..., None],
-        per_camera.colors.expand(*shape, 3),
         splats.depths[..., None],
+        splats.depths.new_zeros(*shape, 1),
+        per_camera.colors.expand(*shape, 3),
     ]
-    return torch.nn.functional.pad(torch.cat(columns, -1), (0, ROW_WORDS - 10))
+    return torch.nn.functional.pad(torch.cat(columns, -1), (0, ROW_WORDS - 11))
