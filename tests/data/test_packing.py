@@ -1,0 +1,102 @@
+"""Packed copies: what the loader reads from them is what it reads from the originals."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_capture import TinyCapture
+
+from core.data.dataset import HumanDataset
+from core.data.human_list import HumanEntry, find_subjects
+from core.data.mvhumannet import Capture
+from core.data.packing import pack_dataset
+from core.options import DataOptions
+from smpl_renderer.body_model import REPOSITORY
+from smpl_renderer.errors import InputError
+
+FRAMES = (5, 10, 15, 20)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, body):
+    """Two subjects before a striped wall, with a file size that is no multiple of the packed one for the second."""
+    folder = tmp_path_factory.mktemp("captures")
+    for subject, size in (("209001", (306, 256)), ("209002", (350, 293))):
+        tiny = TinyCapture(image_size=size, frames=FRAMES, num_cameras=5)
+        tiny.write(folder / subject, body)
+        for picture in folder.glob(f"{subject}/images_lr/*/*.jpg"):
+            pixels = np.zeros((size[1], size[0], 3), np.uint8)
+            pixels[...] = 60 + 120 * (np.arange(size[0]) // 24 % 2)[None, :, None]
+            Image.fromarray(pixels).save(picture, quality=97, subsampling=0)
+    return folder
+
+
+@pytest.mark.parametrize("crop", ["center", "person"])
+def test_samples_of_a_packed_copy_are_those_of_the_original(root, body, crop, tmp_path):
+    pack_dataset(find_subjects(root), tmp_path / "packed", height=128)
+    options = DataOptions(crop=crop, image_size=64, input_frames=3, target_frames=3, novel_frames=1, target_views=5)
+    original, packed = (HumanDataset(options, find_subjects(x), body=body) for x in (root, tmp_path / "packed"))
+    for index in range(2):
+        a, b = original.sample(3, index), packed.sample(3, index)
+        assert a.names == b.names
+        for x, y in ((a.inputs, b.inputs), (a.targets, b.targets)):
+            assert torch.equal(x.cameras.Ks, y.cameras.Ks) and torch.equal(x.cameras.viewmats, y.cameras.viewmats)
+            assert torch.equal(x.body.transl, y.body.transl)
+            # Bytes: two reductions instead of one soften edges; a shift by half a pixel would give 5 and more.
+            assert (x.images.float() - y.images.float()).abs().mean() < 2
+            assert (x.alphas.float() - y.alphas.float()).abs().mean() < 2
+            inside = (x.alphas == 255).all(0).all(0)
+            assert not inside.any() or (x.images.float() - y.images.float()).abs()[..., inside[0]].mean() < 4
+
+
+def test_no_background_reaches_the_border(root, body, tmp_path):
+    """Composed on white, a packed picture is the mean of the composed original."""
+    pack_dataset(find_subjects(root)[:1], tmp_path / "packed", height=128, quality=100)
+    original, packed = Capture(root / "209001"), Capture(tmp_path / "packed" / "209001")
+    camera, frame = original.camera_names[0], FRAMES[0]
+
+    def composed(capture: Capture) -> np.ndarray:
+        alpha = capture.mask(camera, frame)[..., None] / 255
+        return alpha * capture.image(camera, frame) + (1 - alpha) * 255
+
+    expected = composed(original)[:256, :306].reshape(128, 2, 153, 2, 3).mean((1, 3))
+    assert np.abs(composed(packed) - expected).max() < 6  # JPEG
+
+
+def test_only_what_the_list_names_and_what_has_a_fit_is_packed(root, body, tmp_path):
+    copy = tmp_path / "captures" / "209001"
+    shutil.copytree(root / "209001", copy)
+    (copy / "smpl_param" / "000001.pkl").unlink()
+    names = Capture(copy).camera_names
+    (copy / "images_lr" / names[1] / "0015_img.jpg").write_bytes(b"no picture")
+    entry = HumanEntry(copy, views=tuple(names[:3]), poses=(5, 10, 15))
+    pack_dataset([entry], tmp_path / "packed", height=64)
+    packed = Capture(tmp_path / "packed" / "209001")
+    assert packed.camera_names == names[:3]
+    assert packed.frames_of(names[0]) == [5, 15] and packed.frames_of(names[1]) == [5]
+    assert sorted(packed.fits) == [5, 15]
+    assert json.loads((tmp_path / "packed" / "human.json").read_text()) == {
+        "human_id": ["209001"],
+        "view_id_list": names[:3],
+        "pose_id_list": ["0005", "0010", "0015"],
+    }
+
+
+def test_the_script_goes_on_and_never_touches_the_originals(root, tmp_path):
+    script = [sys.executable, str(REPOSITORY / "scripts" / "prepare_data.py"), "--root", str(root), "--height", "64"]
+    done = subprocess.run(
+        [*script, "--out", str(tmp_path), "--workers", "0"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "2 people in" in done.stderr, done.stderr
+    assert [entry.subject for entry in find_subjects(tmp_path)] == ["209001", "209002"]
+    (kept,) = (tmp_path / "209001" / "camera_scale.pkl",)
+    before = kept.stat().st_mtime_ns
+    pack_dataset(find_subjects(root), tmp_path, height=64)
+    assert kept.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="holds the originals"):
+        pack_dataset(find_subjects(root), root)
