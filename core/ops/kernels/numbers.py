@@ -7,7 +7,6 @@ import triton.language as tl
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ELEMENT = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-DEVICE_DTYPES = tuple(ELEMENT)
 
 
 def dot_element(dtype: torch.dtype) -> tl.dtype:

@@ -15,7 +15,6 @@ from core.ops.kernels.numbers import dot_element, dot_precision
 
 ROWS = 64  # queries of a program, at least one segment's
 KEYS = 32
-MAX_QUERIES = 128
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
