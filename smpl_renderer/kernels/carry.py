@@ -10,33 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from smpl_renderer.kernels.words import load3, load4, store3, store4
 from smpl_renderer.types import Skin
 
 BLOCK = 128  # Gaussians per program
-
-
-@triton.jit
-def _load3(pointers, mask):
-    return tl.load(pointers, mask, 0.0), tl.load(pointers + 1, mask, 0.0), tl.load(pointers + 2, mask, 0.0)
-
-
-@triton.jit
-def _load4(pointers, mask):
-    a, b, c = _load3(pointers, mask)
-    return a, b, c, tl.load(pointers + 3, mask, 0.0)
-
-
-@triton.jit
-def _store3(pointers, a, b, c, mask):
-    tl.store(pointers, a, mask)
-    tl.store(pointers + 1, b, mask)
-    tl.store(pointers + 2, c, mask)
-
-
-@triton.jit
-def _store4(pointers, a, b, c, d, mask):
-    _store3(pointers, a, b, c, mask)
-    tl.store(pointers + 3, d, mask)
 
 
 @triton.jit
@@ -51,31 +28,32 @@ def _fwd_kernel(
     vertex = pose * num_vertices + tl.load(vertex_ids + i, mask, 0)
 
     # The vertex is where its transform takes it: only the offset is left to be turned.
-    x, y, z = _load3(offsets + i * 3, mask)
-    start_x, start_y, start_z = _load3(vertices + vertex * 3, mask)
+    x, y, z = load3(offsets + i * 3, mask)
+    start_x, start_y, start_z = load3(vertices + vertex * 3, mask)
     row = transforms + vertex * 16
-    a, b, c = _load3(row, mask)
+    a, b, c = load3(row, mask)
     start_x += a * x + b * y + c * z
-    a, b, c = _load3(row + 4, mask)
+    a, b, c = load3(row + 4, mask)
     start_y += a * x + b * y + c * z
-    a, b, c = _load3(row + 8, mask)
+    a, b, c = load3(row + 8, mask)
     start_z += a * x + b * y + c * z
-    _store3(means + o * 3, start_x, start_y, start_z, mask)
+    store3(means + o * 3, start_x, start_y, start_z, mask)
 
-    a, b, c, d = _load4(turns + vertex * 4, mask)
-    w, x, y, z = _load4(quats + i * 4, mask)
-    _store4(
+    a, b, c, d = load4(turns + vertex * 4, mask)
+    w, x, y, z = load4(quats + i * 4, mask)
+    store4(
         posed_quats + o * 4,
         a * w - b * x - c * y - d * z,
         a * x + b * w + c * z - d * y,
         a * y - b * z + c * w + d * x,
         a * z + b * y - c * x + d * w,
         mask,
+        BLOCK,
     )
 
     grow = tl.load(body_scales + pose)
-    a, b, c = _load3(scales + i * 3, mask)
-    _store3(posed_scales + o * 3, a * grow, b * grow, c * grow, mask)
+    a, b, c = load3(scales + i * 3, mask)
+    store3(posed_scales + o * 3, a * grow, b * grow, c * grow, mask)
 
 
 @triton.jit
@@ -98,28 +76,28 @@ def _bwd_kernel(
         o = pose * count + n
         vertex = pose * num_vertices + own_vertex
         row = transforms + vertex * 16
-        x, y, z = _load3(g_means + o * 3, mask)
-        a, b, c = _load3(row, mask)
+        x, y, z = load3(g_means + o * 3, mask)
+        a, b, c = load3(row, mask)
         go_x, go_y, go_z = go_x + a * x, go_y + b * x, go_z + c * x
-        a, b, c = _load3(row + 4, mask)
+        a, b, c = load3(row + 4, mask)
         go_x, go_y, go_z = go_x + a * y, go_y + b * y, go_z + c * y
-        a, b, c = _load3(row + 8, mask)
+        a, b, c = load3(row + 8, mask)
         go_x, go_y, go_z = go_x + a * z, go_y + b * z, go_z + c * z
 
-        a, b, c, d = _load4(turns + vertex * 4, mask)
-        w, x, y, z = _load4(g_posed_quats + o * 4, mask)
+        a, b, c, d = load4(turns + vertex * 4, mask)
+        w, x, y, z = load4(g_posed_quats + o * 4, mask)
         gq_w += a * w + b * x + c * y + d * z
         gq_x += a * x - b * w - c * z + d * y
         gq_y += a * y + b * z - c * w - d * x
         gq_z += a * z - b * y + c * x - d * w
 
         grow = tl.load(body_scales + pose)
-        x, y, z = _load3(g_posed_scales + o * 3, mask)
+        x, y, z = load3(g_posed_scales + o * 3, mask)
         gs_x, gs_y, gs_z = gs_x + x * grow, gs_y + y * grow, gs_z + z * grow
         pose += 1
-    _store3(g_offsets + i * 3, go_x, go_y, go_z, mask)
-    _store4(g_quats + i * 4, gq_w, gq_x, gq_y, gq_z, mask)
-    _store3(g_scales + i * 3, gs_x, gs_y, gs_z, mask)
+    store3(g_offsets + i * 3, go_x, go_y, go_z, mask)
+    store4(g_quats + i * 4, gq_w, gq_x, gq_y, gq_z, mask, BLOCK)
+    store3(g_scales + i * 3, gs_x, gs_y, gs_z, mask)
 
 
 class _Carry(torch.autograd.Function):

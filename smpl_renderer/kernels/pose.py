@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from smpl_renderer.kernels.rotation import nearest_quaternion, quaternion_matrix, store_matrix
+from smpl_renderer.kernels.rotation import nearest_quaternion, quaternion_matrix
+from smpl_renderer.kernels.words import load3, store3, store4, store_matrix
 from smpl_renderer.types import BodyParams, PosedBody, Skin
 
 if TYPE_CHECKING:
@@ -36,12 +37,6 @@ def _matmul(a, b):
 
 
 @triton.jit
-def _load3(pointers, mask):
-    """Three adjacent words; 0 where masked."""
-    return tl.load(pointers, mask, 0.0), tl.load(pointers + 1, mask, 0.0), tl.load(pointers + 2, mask, 0.0)
-
-
-@triton.jit
 def _axis_angle_matrix(x, y, z):
     """Rodrigues' formula, entries row by row; exactly no turn for a zero vector."""
     square = x * x + y * y + z * z
@@ -60,9 +55,9 @@ def _axis_angle_matrix(x, y, z):
 @triton.jit
 def _load_matrix(pointers, mask):
     """Nine adjacent words; no turn where masked."""
-    a0, a1, a2 = _load3(pointers, mask)
-    b0, b1, b2 = _load3(pointers + 3, mask)
-    c0, c1, c2 = _load3(pointers + 6, mask)
+    a0, a1, a2 = load3(pointers, mask)
+    b0, b1, b2 = load3(pointers + 3, mask)
+    c0, c1, c2 = load3(pointers + 6, mask)
     one = tl.where(mask, 0.0, 1.0)
     return a0 + one, a1, a2, b0, b1 + one, b2, c0, c1, c2 + one
 
@@ -77,8 +72,8 @@ def _chain_kernel(
     joint = tl.arange(0, BLOCK)
     mask = joint < num_joints
     is_root = joint == 0
-    root_x, root_y, root_z = _load3(orients + pose * 3 + joint, is_root)
-    x, y, z = _load3(body_poses + (pose * (num_joints - 1) + joint - 1) * 3, mask & (joint > 0))
+    root_x, root_y, root_z = load3(orients + pose * 3 + joint, is_root)
+    x, y, z = load3(body_poses + (pose * (num_joints - 1) + joint - 1) * 3, mask & (joint > 0))
     m = _axis_angle_matrix(root_x + x, root_y + y, root_z + z)
     own = turns + pose * num_joints * 9
     store_matrix(own + joint * 9, m, mask)
@@ -89,45 +84,27 @@ def _chain_kernel(
 
     rest = rest_joints + pose // poses_per_shape * num_joints * 3
     parent = tl.load(ancestors + num_joints + joint, mask, -1)
-    rest_x, rest_y, rest_z = _load3(rest + joint * 3, mask)
-    start_x, start_y, start_z = _load3(rest + parent * 3, parent >= 0)
+    rest_x, rest_y, rest_z = load3(rest + joint * 3, mask)
+    start_x, start_y, start_z = load3(rest + parent * 3, parent >= 0)
     x, y, z = rest_x - start_x, rest_y - start_y, rest_z - start_z
     for d in range(2, DEPTH + 1):
         # Above the root all that is loaded is zero: no turn and no bone.
         a, parent = parent, tl.load(ancestors + d * num_joints + joint, mask, -1)
         turn = _load_matrix(own + a * 9, a >= 0)
         end_x, end_y, end_z = start_x, start_y, start_z
-        start_x, start_y, start_z = _load3(rest + parent * 3, parent >= 0)
+        start_x, start_y, start_z = load3(rest + parent * 3, parent >= 0)
         x, y, z = _turn(turn, x, y, z)
         x, y, z = x + (end_x - start_x), y + (end_y - start_y), z + (end_z - start_z)
         m = _matmul(turn, m)
 
     shift_x, shift_y, shift_z = _turn(m, rest_x, rest_y, rest_z)
     row = transforms + (pose * num_joints + joint) * 12
-    tl.store(row, m[0], mask)
-    tl.store(row + 1, m[1], mask)
-    tl.store(row + 2, m[2], mask)
-    tl.store(row + 3, x - shift_x, mask)
-    tl.store(row + 4, m[3], mask)
-    tl.store(row + 5, m[4], mask)
-    tl.store(row + 6, m[5], mask)
-    tl.store(row + 7, y - shift_y, mask)
-    tl.store(row + 8, m[6], mask)
-    tl.store(row + 9, m[7], mask)
-    tl.store(row + 10, m[8], mask)
-    tl.store(row + 11, z - shift_z, mask)
+    store4(row, m[0], m[1], m[2], x - shift_x, mask, BLOCK)
+    store4(row + 4, m[3], m[4], m[5], y - shift_y, mask, BLOCK)
+    store4(row + 8, m[6], m[7], m[8], z - shift_z, mask, BLOCK)
     scale, transl = tl.load(scales + pose), transls + pose * 3
-    place = joints + (pose * num_joints + joint) * 3
-    tl.store(place, scale * x + tl.load(transl), mask)
-    tl.store(place + 1, scale * y + tl.load(transl + 1), mask)
-    tl.store(place + 2, scale * z + tl.load(transl + 2), mask)
-
-
-@triton.jit
-def _store4(pointers, a, b, c, d, mask, BLOCK: tl.constexpr):
-    """Four adjacent words, as one."""
-    values = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [BLOCK, 4])
-    tl.store(pointers[:, None] + tl.arange(0, 4)[None, :], values, mask[:, None])
+    x, y, z = scale * x + tl.load(transl), scale * y + tl.load(transl + 1), scale * z + tl.load(transl + 2)
+    store3(joints + (pose * num_joints + joint) * 3, x, y, z, mask)
 
 
 @triton.jit
@@ -162,22 +139,20 @@ def _skin_kernel(
     m = (m00 * scale, m01 * scale, m02 * scale, m10 * scale, m11 * scale, m12 * scale, m20 * scale, m21 * scale,
          m22 * scale)  # fmt: skip
     i = pose * num_vertices + v
-    more_x, more_y, more_z = _load3(correctives + i * 3, mask)
+    more_x, more_y, more_z = load3(correctives + i * 3, mask)
     more_x, more_y, more_z = _turn(m, more_x, more_y, more_z)
     x = scale * x + more_x + tl.load(transl)
     y = scale * y + more_y + tl.load(transl + 1)
     z = scale * z + more_z + tl.load(transl + 2)
-    rest_x, rest_y, rest_z = _load3(shaped + (pose // poses_per_shape * num_vertices + v) * 3, mask)
+    rest_x, rest_y, rest_z = load3(shaped + (pose // poses_per_shape * num_vertices + v) * 3, mask)
     posed_x, posed_y, posed_z = _turn(m, rest_x, rest_y, rest_z)
-    tl.store(vertices + i * 3, posed_x + x, mask)
-    tl.store(vertices + i * 3 + 1, posed_y + y, mask)
-    tl.store(vertices + i * 3 + 2, posed_z + z, mask)
-    _store4(transforms + i * 16, m[0], m[1], m[2], x, mask, BLOCK)
-    _store4(transforms + i * 16 + 4, m[3], m[4], m[5], y, mask, BLOCK)
-    _store4(transforms + i * 16 + 8, m[6], m[7], m[8], z, mask, BLOCK)
-    _store4(transforms + i * 16 + 12, zero, zero, zero, zero + 1.0, mask, BLOCK)
+    store3(vertices + i * 3, posed_x + x, posed_y + y, posed_z + z, mask)
+    store4(transforms + i * 16, m[0], m[1], m[2], x, mask, BLOCK)
+    store4(transforms + i * 16 + 4, m[3], m[4], m[5], y, mask, BLOCK)
+    store4(transforms + i * 16 + 8, m[6], m[7], m[8], z, mask, BLOCK)
+    store4(transforms + i * 16 + 12, zero, zero, zero, zero + 1.0, mask, BLOCK)
     qw, qx, qy, qz = nearest_quaternion(m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8])
-    _store4(quats + i * 4, qw, qx, qy, qz, mask, BLOCK)
+    store4(quats + i * 4, qw, qx, qy, qz, mask, BLOCK)
     store_matrix(rotations + i * 9, quaternion_matrix(qw, qx, qy, qz), mask)
 
 

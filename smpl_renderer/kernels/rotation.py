@@ -15,6 +15,8 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
+from smpl_renderer.kernels.words import store_matrix
+
 BLOCK = 128
 SQUARINGS = tl.constexpr(12)  # 2^12 factors: enough for s2 + s3 of 0.3 % of the matrix, where float32 ends
 
@@ -64,13 +66,6 @@ def quaternion_matrix(w, x, y, z):
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     )  # fmt: skip
-
-
-@triton.jit
-def store_matrix(pointers, m, mask):
-    """Nine adjacent words."""
-    for k in tl.static_range(9):
-        tl.store(pointers + k, m[k], mask)
 
 
 @triton.jit
