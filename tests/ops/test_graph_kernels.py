@@ -196,7 +196,7 @@ def test_nearest_vertices(masked):
 
 
 def test_of_vertices_equally_near_the_first_is_taken():
-    vertices = randn(1, 30, 3).repeat(1, 4, 1)
-    points = vertices[:, 60:90] + 0.001
+    vertices = randn(1, 32, 3).repeat(1, 4, 1)  # in one block, and in the next
+    points = vertices[:, 64:96] + 0.001
     for function in (nearest, nearest_vertices_reference):
-        assert function(points, vertices, None).tolist() == [list(range(30))]
+        assert function(points, vertices, None).tolist() == [list(range(32))]
