@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from core.metrics import PSNR_CEILING, box_mask, person_boxes, psnr, psnr_in_box, quantize, ssim
+from core.metrics import PSNR_CEILING, box_mask, person_boxes, psnr, psnr_in_box, quantize, ssim, ssim_reference
 
 
 def noisy_pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,6 +27,25 @@ def test_ssim_equals_the_published_formula():
     torch.testing.assert_close(
         ssim(predicted.double(), target.double()).item(), np.mean(per_channel), rtol=1e-9, atol=0
     )
+
+
+@pytest.mark.parametrize("size", [(11, 40), (57, 33)])  # a single row of windows; several squares, none of them full
+def test_ssim_kernels_equal_the_definition(size):
+    pytest.importorskip("triton")
+    from core.ssim_map import SsimMeans
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    predicted, target = (x.to(device) for x in noisy_pair(3, *size))
+    weights = torch.tensor([1.0, -2.0, 0.3], device=device)
+    results = []
+    for dtype, function in ((torch.float32, SsimMeans.apply), (torch.float64, ssim_reference)):
+        x = predicted.to(dtype).requires_grad_()
+        means = function(x, target.to(dtype))
+        results.append((means.double(), torch.autograd.grad((weights * means).sum(), x)[0].double()))
+    (means, grads), (expected, expected_grads) = results
+    # Variances are differences of means near one: 1e-7 of these, beside c2 = 9e-4.
+    torch.testing.assert_close(means, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(grads, expected_grads, rtol=1e-3, atol=1e-3 * expected_grads.abs().max().item())
 
 
 def test_ssim_laws():

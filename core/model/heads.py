@@ -3,7 +3,6 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from core.avatar import Avatar, Skin, at_vertices
 from core.gaussians import Gaussians
@@ -88,10 +87,12 @@ class ResidualHead(nn.Module):
             queries: What the vertices know.
         """
         own = self.embed(gaussian_features)
-        query = self.query(own).unflatten(-1, (self.heads, 1, -1))  # [B, N, heads, 1, D / heads]
+        query = self.query(own).unflatten(-1, (1, self.heads, -1))  # [B, N, 1, heads, D / heads]
         key_value = at_vertices(self.key_value(queries), unposed.vertex_ids)  # [B, N, Q, 2 D]
-        key, value = key_value.unflatten(-1, (2, self.heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
-        pooled = scaled_dot_product_attention(query, key, value).flatten(2)
+        key, value = key_value.unflatten(-1, (2, self.heads, -1)).unbind(3)
+        # Products and sums: attention to so few, of so many, is slower as a batched matrix product.
+        logits = (query * key).sum(-1) * query.shape[-1] ** -0.5
+        pooled = (logits.softmax(2)[..., None] * value).sum(2).flatten(2)
         features = own + self.out(pooled)
         return refine(unposed, self.layers(features)), features
 

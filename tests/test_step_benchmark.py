@@ -1,0 +1,46 @@
+"""The benchmark of training steps: its people are in the pictures, and every part of a step is timed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.benchmarks.step import PARTS, Job, step, time_step
+from core.options import PRESETS, TrainOptions
+from smpl_renderer.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def options() -> TrainOptions:
+    """The smallest preset, in smaller pictures and fewer of them."""
+    options = PRESETS["demo"][1]
+    data = replace(options.data, image_size=32, input_frames=2, target_frames=2, novel_frames=1, target_views=5)
+    return replace(options, data=data, batch_size=2)
+
+
+def test_people_stand_in_the_pictures_and_inputs_come_first(options):
+    sample = Job(options, "graph", CPU).sample
+    assert sample.inputs.images.shape == (2, 2, 4, 3, 32, 32) and sample.targets.images.shape == (2, 2, 5, 3, 32, 32)
+    assert 0.05 < sample.targets.alphas.mean() < 0.25
+    outside = sample.targets.images[(sample.targets.alphas == 0).expand_as(sample.targets.images)]
+    assert (outside == 1).all()
+    assert torch.equal(sample.targets.images[:, 0, :4], sample.inputs.images[:, 0])
+    assert torch.equal(sample.targets.cameras.viewmats[:, 0, :4], sample.inputs.cameras.viewmats[:, 0])
+    assert not torch.equal(sample.targets.body.body_pose[:, 1], sample.inputs.body.body_pose[:, 1])  # a novel pose
+
+
+@pytest.mark.parametrize(("stage", "missing"), [("joint", set()), ("frame", {"graph", "head", "second look"})])
+def test_all_parts_of_a_step_are_timed(options, stage, missing):
+    options = replace(options, data=replace(options.data, target_frames=1, novel_frames=0), batch_size=1)
+    timing = time_step("smallest", stage, options, repeats=1, device=CPU)
+    assert timing.samples_per_second == pytest.approx(1000 / timing.total_ms)
+    parts = dict(zip(PARTS, list(vars(timing).values())[5:]))
+    assert {part for part, duration in parts.items() if duration is None} == missing
+    assert sum(duration for duration in parts.values() if duration) > 0
+
+
+def test_what_is_not_there_is_named():
+    with pytest.raises(InputError, match="no preset is called 'huge'"):
+        step(presets=("huge",), device="cpu")
