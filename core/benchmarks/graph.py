@@ -13,7 +13,7 @@ from tqdm import tqdm
 from core.benchmarks.common import median_ms, peak_mb, report
 from core.benchmarks.render import body_cloud
 from core.device import DeviceName, pick_device
-from core.model.graph import BodyGraph, tie
+from core.model.graph import BodyGraph, LateCount, tie
 from core.ops.dispatch import reference_operations
 from core.ops.nearest_vertices import nearest_vertices_of_sets
 from core.options import GraphOptions
@@ -109,13 +109,14 @@ def time_graph(
     body = load_body(STANDIN_BODY)
     network = BodyGraph(options, KEY_CHANNELS, build_connectivity(body, options.neighbors)).to(device)
     vertex_ids, mask = (x.to(device) for x in tied_gaussians(frames, gaussians, body.num_vertices, seed=0))
+    count = LateCount(mask)  # as in the network, where it is there before the U-Net is through
     keys = torch.randn(frames * gaussians, KEY_CHANNELS).to(device).requires_grad_()
     cotangent = torch.randn(1, body.num_vertices, options.queries, options.features).to(device)
     parameters = [keys, *network.parameters()]
 
     def forward(i: int) -> Tensor:
         with reference_operations() if operations == "reference" else nullcontext():
-            ties = tie(vertex_ids, mask, body.num_vertices)
+            ties = tie(vertex_ids, mask, body.num_vertices, count)
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
                 return network(keys, ties)
 
