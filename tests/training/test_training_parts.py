@@ -13,6 +13,7 @@ from core.cameras import Cameras
 from core.data.types import Frames, Sample, collate
 from core.options import DataOptions, TrainOptions
 from core.training import run_state
+from core.training.loading import on_device
 from core.training.logs import RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer
 from core.training.order import EndlessBatches, mixed_seed
@@ -89,6 +90,29 @@ def test_packing_loses_nothing():
             values = getattr(getattr(unpacked, part), name)
             assert packed.dtype == torch.uint8 and values.dtype == torch.float32 and values.max() == 1
             assert torch.equal((values * 255).round().to(torch.uint8), packed)
+
+
+def frames_of(value: int) -> Frames:
+    cameras = Cameras(torch.eye(4)[None, None], torch.eye(3)[None, None], 4, 4)
+    pictures = torch.full((1, 1, 3, 4, 4), value, dtype=torch.uint8)
+    return Frames(pictures, pictures[:, :, :1], cameras, BodyParams.zeros(1))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_batches_reach_the_device_in_their_order_one_ahead(device):
+    taken = []
+
+    def batches():
+        for i in range(6):
+            taken.append(i)
+            batch = Sample(frames_of(i), frames_of(100 + i), [str(i)])
+            yield batch.pin_memory() if device == "cuda" else batch
+
+    for i, batch in enumerate(on_device(batches(), torch.device(device))):
+        assert batch.names == [str(i)] and batch.inputs.images.device.type == device
+        assert (batch.inputs.images == i).all() and (batch.targets.alphas == 100 + i).all()
+        assert taken[-1] == (min(i + 1, 5) if device == "cuda" else i)
+    assert i == 5
 
 
 class Small(nn.Module):

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from core.data.types import Sample
-from core.io.checkpoint import load_checkpoint, read_metadata
+from core.io.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from core.training import engine
 from core.training.engine import Trainer
 from core.training.logs import read_rows
-from core.training.step import TrainingStep
+from core.training.step import Shown, TrainingStep
 from smpl_renderer.connectivity import build_connectivity, save_connectivity
 from smpl_renderer.errors import InputError
 
@@ -128,6 +128,45 @@ def test_steps_without_a_finite_gradient_are_skipped_and_named(options, monkeypa
     calls.clear()
     with pytest.raises(InputError, match="2 steps had gradients that are not finite"):
         Trainer(replace(options, steps=4, max_bad_steps=1, workspace=options.workspace / "again")).run()
+
+
+def test_only_samples_whose_own_loss_is_not_finite_are_named(options, monkeypatch, caplog, flat_pictures):
+    forward = TrainingStep.forward
+    calls = []
+
+    def second_is_nan(self, sample: Sample, *args):
+        loss, report = forward(self, sample, *args)
+        calls.append(sample.names)
+        factor = float("nan") if len(calls) == 2 else 1.0
+        return loss * factor, report * factor
+
+    monkeypatch.setattr(TrainingStep, "forward", second_is_nan)
+    Trainer(replace(options, steps=2, accumulate=2)).run()
+    warning = next(record.getMessage() for record in caplog.records if "skipped step" in record.getMessage())
+    assert "skipped step 1:" in warning
+    assert calls[1][0] in warning and calls[0][0] not in warning
+
+
+@pytest.mark.parametrize("head", ["vertex", "residual"])
+@pytest.mark.parametrize("stage", ["frame", "graph", "joint"])
+def test_every_trained_parameter_gets_a_gradient(stage, head, options, tmp_path, monkeypatch):
+    """Data-parallel training waits for all of them. Here one view sees next to nothing of the person."""
+    model = replace(options.model, graph=replace(options.model.graph, head=head))
+    options = replace(options, model=model, frame_weight=0.5, validation=0)
+    init = tmp_path / "start.safetensors"
+    body = Trainer(replace(options, workspace=tmp_path / "other")).model
+    save_checkpoint(init, body)
+    trainer = Trainer(replace(options, stage=stage, init=init))
+    sample = next(trainer.batches).unpack()
+    for nothing in (False, True):
+        if nothing:
+            inputs = replace(sample.inputs, alphas=torch.zeros_like(sample.inputs.alphas))
+            sample = replace(sample, inputs=inputs)
+        loss, _ = trainer.module(sample, Shown([0], [0]), False)
+        loss.backward()
+        without = [name for name, p in trainer.model.named_parameters() if p.requires_grad and p.grad is None]
+        assert without == []
+        trainer.model.zero_grad(set_to_none=True)
 
 
 def test_what_cannot_work_is_said_before_training(options, monkeypatch, tmp_path):
