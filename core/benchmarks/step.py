@@ -31,7 +31,7 @@ from smpl_renderer.types import BodyParams
 Stage = Literal["frame", "graph", "joint", "avatar"]
 """A training stage, or `avatar`: from pictures to an avatar, without gradients."""
 
-PARTS = ("U-Net", "ties", "graph", "head", "second look", "drawing", "losses", "backward", "optimizer")
+PARTS = ("U-Net", "ties", "graph", "head", "second look", "posing", "rasterizer", "losses", "backward", "optimizer")
 AVATAR_FRAMES = 8
 """Frames that `avatar` is made from: as many as in the paper's evaluation."""
 
@@ -40,7 +40,7 @@ AVATAR_FRAMES = 8
 class StepTiming:
     """Medians in milliseconds; the parts are those of one further step, in which events stand between them.
 
-    `unet` includes its input, `ties` decodes the splat maps and finds nearest vertices, `drawing` poses and rasterizes.
+    `unet` includes its input, `ties` decodes the splat maps and finds nearest vertices.
     `host` is how long Python takes to hand the step to the device.
     """
 
@@ -54,7 +54,8 @@ class StepTiming:
     graph: float | None
     head: float | None
     second_look: float | None
-    drawing: float | None
+    posing: float | None
+    rasterizer: float | None
     losses: float | None
     backward: float | None
     optimizer: float | None
@@ -128,8 +129,13 @@ class MarkedStep(TrainingStep):
         self.mark("ties")
         return super()._frame_losses(*args, **kwargs)
 
+    def _draw(self, *args):
+        self.mark("posing")
+        rendering = super()._draw(*args)
+        self.mark("rasterizer")
+        return rendering
+
     def _compare(self, *args):
-        self.mark("drawing")
         terms = super()._compare(*args)
         self.mark("losses")
         return terms

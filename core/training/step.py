@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from core.avatar import Avatar, render_avatar
+from core.avatar import Avatar, pose_avatar
 from core.data.types import Frames, Sample
 from core.gaussians import Gaussians
 from core.losses import Terms, reconstruction_loss, tie_loss, weighted_sum
@@ -77,8 +77,7 @@ class TrainingStep(nn.Module):
     ) -> tuple[Terms, Tensor]:
         options = self.options
         output = self.model(inputs)
-        rendering = render_persons(output.avatar, self.model.body, targets, options.backend)
-        terms = self._compare(rendering, targets, lpips)
+        terms = self._compare(_posed(output.avatar, self.model.body, targets), targets, lpips)
         loss = weighted_sum(terms, options.loss)
         if options.stage == "joint":
             terms["tie"] = tie_loss(output.frame.distances.float(), output.frame.mask)
@@ -96,22 +95,24 @@ class TrainingStep(nn.Module):
         num_observed = targets.images.shape[1] - options.data.novel_frames
         observed = [index for index in shown.frames if index < num_observed]  # the first of the shown ones
         targets = targets.moments(observed)
-        rendering = render_frames(frame.gaussians[:, : len(observed)], targets, options.backend)
-        terms = self._compare(rendering, targets, lpips)
+        terms = self._compare(frame.gaussians[:, : len(observed)], targets, lpips)
         if tie:
             terms["tie"] = tie_loss(frame.distances.float(), frame.mask)
         return terms, weighted_sum(terms, options.loss)
 
-    def _compare(self, rendering: Rendering, targets: Frames, lpips: LPIPS | None) -> Terms:
+    def _compare(self, gaussians: Gaussians, targets: Frames, lpips: LPIPS | None) -> Terms:
+        rendering = self._draw(gaussians, targets)
         photographs = targets.images, targets.alphas
         terms = reconstruction_loss(rendering.colors, rendering.alphas, *photographs, self.options.loss, lpips)
         return terms | {"psnr": psnr(rendering.colors.detach(), targets.images).mean()}
 
+    def _draw(self, gaussians: Gaussians, targets: Frames) -> Rendering:
+        return render_frames(gaussians, targets, self.options.backend)
+
 
 def render_persons(avatar: Avatar, body: BodyModel, targets: Frames, backend: str) -> Rendering:
     """Avatars `[B]` in the poses and from the cameras of `targets` `[B, F, C]`, on white."""
-    with _full_precision(targets):
-        return render_avatar(avatar, body, targets.body, targets.cameras, background=1.0, backend=backend)
+    return render_frames(_posed(avatar, body, targets), targets, backend)
 
 
 def render_frames(gaussians: Gaussians, targets: Frames, backend: str) -> Rendering:
@@ -120,6 +121,11 @@ def render_frames(gaussians: Gaussians, targets: Frames, backend: str) -> Render
     size = cameras.width, cameras.height
     with _full_precision(targets):
         return rasterize(gaussians, cameras.viewmats, cameras.Ks, *size, background=1.0, backend=backend)
+
+
+def _posed(avatar: Avatar, body: BodyModel, targets: Frames) -> Gaussians:
+    with _full_precision(targets):
+        return pose_avatar(avatar, body, targets.body)
 
 
 def _full_precision(frames: Frames) -> torch.autocast:
