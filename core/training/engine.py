@@ -10,8 +10,7 @@ whole or not at all.
 import copy
 import logging
 import math
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import psutil
 import torch
@@ -29,6 +28,7 @@ from core.io.options_json import options_from_json, options_to_json
 from core.lpips import load_lpips
 from core.model.hgg import HumanGaussianGraph
 from core.options import TrainOptions
+from core.training.checks import check_options, course
 from core.training.loading import data_stamp, held_out_batches, on_device, training_batches
 from core.training.logs import COLUMNS, RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer, set_lr
@@ -51,22 +51,6 @@ logger = logging.getLogger(__name__)
 
 CLOCK_EVERY = 10
 """Steps between two looks at the clock in a run of limited time, at which processes have to agree."""
-
-
-COUNTS = ("steps", "batch_size", "accumulate", "log_every", "image_every", "eval_every", "save_every")
-
-
-def check_options(options: TrainOptions) -> None:
-    """Refuse counts of nothing, and no time at all, before anything is read.
-
-    Raises:
-        InputError: If there are any.
-    """
-    for name in COUNTS:
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
-    if options.max_minutes is not None and options.max_minutes <= 0:
-        raise InputError(f"--max-minutes must be above 0, got {options.max_minutes:g}; leave it out for no limit")
 
 
 def make_accelerator(options: TrainOptions) -> Accelerator:
@@ -101,14 +85,6 @@ class StepRecord:
     """Of the gradient, on the device."""
     names: list[list[str]]
     """Of its samples in this process, part by part."""
-
-
-def _course(options: TrainOptions, processes: int) -> tuple[TrainOptions, int]:
-    """What decides how a run goes on: not how its persons are shared out or read, nor what is written where."""
-    persons = options.batch_size * options.accumulate * processes
-    intervals = {name: 1 for name in COUNTS if name != "steps"} | {"keep": 1}
-    data = replace(options.data, num_workers=0)
-    return replace(options, data=data, resume="auto", workspace=Path(), **intervals), persons
 
 
 class Trainer:
@@ -379,7 +355,7 @@ class Trainer:
             raise InputError(
                 f"{source} is of another network or stage; use the options it was made with, or --resume none"
             )
-        if _course(earlier, len(state.rng)) != _course(self.options, self.accelerator.num_processes):
+        if course(earlier, len(state.rng)) != course(self.options, self.accelerator.num_processes):
             logger.warning("some options differ from those of %s: the run goes on, but not as it would have", source)
         self.model.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)

@@ -22,20 +22,35 @@ from smpl_renderer.body_model import REPOSITORY
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
+import torch
 from core.io.options_json import options_from_json
 from core.options import TrainOptions
 from core.training.engine import Trainer
 from core.training.watch import run_together
 
+MODE = sys.argv[2] if sys.argv[2:] else ""
+
 class Killed(Trainer):
     def _train_step(self, done):
-        if self.step == 1 and self.accelerator.process_index == 1:
+        if MODE == "killed" and self.step == 1 and self.accelerator.process_index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         super()._train_step(done)
 
+    def _save(self):
+        if MODE == "killed while saving" and self.step == 2:
+            torch.save = half_save
+        super()._save()
+
+save = torch.save
+
+def half_save(content, file, **options):
+    if not isinstance(file, Path):
+        return save(content, file, **options)  # what processes send to each other
+    file.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
 def main():
-    options = options_from_json(TrainOptions, Path(sys.argv[1]).read_text(), "test")
-    (Killed if sys.argv[2:] == ["killed"] else Trainer)(options).run()
+    Killed(options_from_json(TrainOptions, Path(sys.argv[1]).read_text(), "test")).run()
 
 run_together(main)
 """
@@ -91,14 +106,18 @@ def test_how_the_persons_of_a_step_are_shared_out_changes_nothing(stage, options
 
 
 @pytest.mark.slow
-def test_two_processes_resume_exactly(options, tmp_path):
+def test_two_processes_killed_while_saving_resume_exactly(options, tmp_path):
     options = replace(options, steps=2, save_every=1, accumulate=2)  # with dropout, which differs between processes
-    assert launch(options, tmp_path).returncode == 0
-    last = load_run_state(find_run_states(options.workspace)[-1])
+    whole = replace(options, workspace=tmp_path / "whole")
+    assert launch(whole, tmp_path).returncode == 0
+    last = load_run_state(find_run_states(whole.workspace)[-1])
     assert len(last.rng) == 2 and not torch.equal(last.rng[0]["torch"], last.rng[1]["torch"])
-    (options.workspace / "state_00000002.pt").unlink()
+    assert launch(options, tmp_path, "killed while saving").returncode == 128 + signal.SIGKILL
+    assert [path.name for path in find_run_states(options.workspace)] == ["state_00000001.pt"]
+    assert any(options.workspace.glob(".state_00000002.*"))
     assert launch(replace(options, resume="auto"), tmp_path).returncode == 0
     repeated = load_run_state(find_run_states(options.workspace)[-1])
+    assert repeated.step == 2 and not any(options.workspace.glob(".state_*"))
     for name, tensor in last.model.items():
         assert torch.equal(tensor, repeated.model[name]), name
 

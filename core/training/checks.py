@@ -1,0 +1,30 @@
+"""What the options of a run must fulfil, and when those of two runs mean the same course."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from core.options import TrainOptions
+from smpl_renderer.errors import InputError
+
+COUNTS = ("steps", "batch_size", "accumulate", "log_every", "image_every", "eval_every", "save_every")
+
+
+def check_options(options: TrainOptions) -> None:
+    """Refuse counts of nothing, and no time at all, before anything is read.
+
+    Raises:
+        InputError: If there are any.
+    """
+    for name in COUNTS:
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    if options.max_minutes is not None and options.max_minutes <= 0:
+        raise InputError(f"--max-minutes must be above 0, got {options.max_minutes:g}; leave it out for no limit")
+
+
+def course(options: TrainOptions, processes: int) -> tuple[TrainOptions, int]:
+    """What decides how a run goes on: not how its persons are shared out or read, nor what is written where."""
+    persons = options.batch_size * options.accumulate * processes
+    intervals = {name: 1 for name in COUNTS if name != "steps"} | {"keep": 1}
+    data = replace(options.data, num_workers=0)
+    return replace(options, data=data, resume="auto", workspace=Path(), **intervals), persons
