@@ -99,6 +99,8 @@ def test_kernels_equal_the_definition(size):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = random_lpips("vgg").to(device)
     image, disturbed = procedural(size)
+    if device == "cpu":  # where convolutions give the same everywhere in a flat picture, pooling has to choose
+        disturbed[0] = 0.4
     target = image.expand_as(disturbed[:2]).to(device)
     weights = torch.tensor([1.0, -0.3], device=device)  # each picture has a gradient of its own
     results = []
