@@ -28,3 +28,18 @@ def course(options: TrainOptions, processes: int) -> tuple[TrainOptions, int]:
     intervals = {name: 1 for name in COUNTS if name != "steps"} | {"keep": 1}
     data = replace(options.data, num_workers=0)
     return replace(options, data=data, resume="auto", workspace=Path(), **intervals), persons
+
+
+def check_agreement(views: list[tuple[int, list[str]]]) -> None:
+    """Refuse to train where processes, on several machines, have found different things.
+
+    Args:
+        views: Of each process: the step it goes on from, and its subjects.
+    Raises:
+        InputError: If they differ.
+    """
+    for what, found in zip(("run states", "captures"), zip(*views)):
+        if any(value != found[0] for value in found):
+            raise InputError(
+                f"the processes see different {what}: all machines must share the folders of --workspace and --data.root"
+            )

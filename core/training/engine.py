@@ -10,6 +10,7 @@ whole or not at all.
 import copy
 import logging
 import math
+import warnings
 from dataclasses import dataclass
 
 import psutil
@@ -28,7 +29,7 @@ from core.io.options_json import options_from_json, options_to_json
 from core.lpips import load_lpips
 from core.model.hgg import HumanGaussianGraph
 from core.options import TrainOptions
-from core.training.checks import check_options, course
+from core.training.checks import check_agreement, check_options, course
 from core.training.loading import data_stamp, held_out_batches, on_device, training_batches
 from core.training.logs import COLUMNS, RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer, set_lr
@@ -115,7 +116,9 @@ class Trainer:
 
         self.model = self._make_model(is_resumed=state is not None)
         lpips = load_lpips("vgg") if options.loss.lpips > 0 else None
-        self.module = self.accelerator.prepare_model(TrainingStep(self.model, options, lpips))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # its successor is PyTorch 2.14's
+            self.module = self.accelerator.prepare_model(TrainingStep(self.model, options, lpips))
         self.optimizer = make_optimizer(self.model, options)
 
         self.step = self.bad_steps = 0
@@ -125,6 +128,7 @@ class Trainer:
         self._seconds = 0.0 if state is None else state.seconds  # at the last look at the clock
         if state is not None:
             self._restore(state)
+        check_agreement(gather_object([(self.step, [entry.subject for entry in training])]))
         self.clock = Stopwatch(0.0 if state is None else state.seconds)
         self.log = RunLog(options.workspace, self.step) if self.accelerator.is_main_process else None
         batches = training_batches(

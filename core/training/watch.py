@@ -18,6 +18,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from core.cli import run
+from smpl_renderer.errors import InputError
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at the store."""
@@ -81,12 +82,13 @@ class Watch(threading.Thread):
             reason = "the process that started the run is gone"
         if not self._over.is_set():
             sys.stderr.write(f"\nerror: {reason}; process {self.rank} stops\n")
+            get_error_handler().record_exception(InputError(reason))  # for `scripts/launch.py`
             self.leave(1)
 
     def fail(self, reason: BaseException, status: int) -> None:
         """Let the others and the launcher know why this process fails, and leave."""
         self._over.set()
-        get_error_handler().record_exception(reason)
+        get_error_handler().record_exception(reason)  # for `scripts/launch.py`
         self._write(FAILURE, f"process {self.rank} failed: {' '.join(str(reason).split())}")
         self.leave(status)
 

@@ -13,6 +13,7 @@ from core.cameras import Cameras
 from core.data.types import Frames, Sample, collate
 from core.options import DataOptions, TrainOptions
 from core.training import run_state
+from core.training.checks import check_agreement
 from core.training.loading import on_device
 from core.training.logs import RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer
@@ -90,6 +91,14 @@ def test_packing_loses_nothing():
             values = getattr(getattr(unpacked, part), name)
             assert packed.dtype == torch.uint8 and values.dtype == torch.float32 and values.max() == 1
             assert torch.equal((values * 255).round().to(torch.uint8), packed)
+
+
+def test_processes_that_see_different_things_are_refused():
+    check_agreement([(3, ["a", "b"])] * 2)
+    with pytest.raises(InputError, match="different run states: all machines must share"):
+        check_agreement([(3, ["a"]), (0, ["a"])])
+    with pytest.raises(InputError, match="different captures"):
+        check_agreement([(3, ["a"]), (3, ["b"])])
 
 
 def frames_of(value: int) -> Frames:
