@@ -40,6 +40,4 @@ def check_agreement(views: list[tuple[int, list[str]]]) -> None:
     """
     for what, found in zip(("run states", "captures"), zip(*views)):
         if any(value != found[0] for value in found):
-            raise InputError(
-                f"the processes see different {what}: all machines must share the folders of --workspace and --data.root"
-            )
+            raise InputError(f"the processes see different {what}: all machines must share --workspace and --data.root")
