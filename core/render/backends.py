@@ -1,5 +1,6 @@
 """The rasterizers behind `rasterize`, by name. Each is loaded when it is first asked for."""
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -72,6 +73,7 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@functools.cache  # every drawing asks
 def _has_launch_tools() -> bool:
     """Whether there is what Triton launches kernels with: a C module, which it makes at the first call.
 

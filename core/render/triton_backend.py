@@ -20,8 +20,9 @@ from core.gaussians import Gaussians
 from core.render import torch_backend
 from core.render.kernels.bin import TileLists, bin_tiles
 from core.render.kernels.composite import composite, composite_backward
+from core.render.kernels.launch import aligned
 from core.render.kernels.project import project, project_backward
-from core.render.kernels.rows import depth_keys_reference, project_rows_reference
+from core.render.kernels.rows import DepthOrder, depth_keys_reference, project_rows_reference
 from core.render.types import Rendering
 from smpl_renderer.errors import InputError
 
@@ -74,12 +75,12 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, colors, background, viewmats, Ks, width, height, depth, capacity):
-        gaussians = Gaussians(*(x.contiguous() for x in (means, quats, scales, opacities, colors)))
-        viewmats, Ks = viewmats.contiguous(), Ks.contiguous()
+        gaussians = Gaussians(*(aligned(x) for x in (means, quats, scales, opacities, colors)))
+        viewmats, Ks = aligned(viewmats), aligned(Ks)
         with torch.cuda.device_of(means):
-            rows, keys = project(gaussians, viewmats, Ks, width, height)
-            lists = bin_tiles(rows, keys, width, height, TILE, capacity)
-            pictures = composite(rows, background.contiguous(), lists, width, height, depth)
+            rows, order = project(gaussians, viewmats, Ks, width, height)
+            lists = bin_tiles(rows, order, width, height, TILE, capacity)
+            pictures = composite(rows, aligned(background), lists, width, height, depth)
         ctx.save_for_backward(*vars(gaussians).values(), viewmats, Ks, *_saved(rows, lists, pictures))
         ctx.size = width, height, lists.capacity
         ctx.set_materialize_grads(False)
@@ -105,10 +106,10 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows, background, keys, width, height, depth, capacity):
-        rows = rows.contiguous()
+        rows = aligned(rows)
         with torch.cuda.device_of(rows):
-            lists = bin_tiles(rows, keys, width, height, TILE, capacity)
-            pictures = composite(rows, background.contiguous(), lists, width, height, depth)
+            lists = bin_tiles(rows, DepthOrder(keys), width, height, TILE, capacity)
+            pictures = composite(rows, aligned(background), lists, width, height, depth)
         ctx.save_for_backward(*_saved(rows, lists, pictures))
         ctx.capacity = lists.capacity
         ctx.set_materialize_grads(False)

@@ -95,14 +95,14 @@ def test_projection_matches_reference():
     scene = single(stacked(hard_scene(seed=1, count=70, views=2), hard_scene(seed=2, count=70, views=2)))
     g, c = scene.gaussians, scene.cameras
     size = c.width, c.height
-    rows, keys = project(g, c.viewmats, c.Ks, *size)
+    rows, order = project(g, c.viewmats, c.Ks, *size)
     double = scene.to(torch.float64)
     inputs = double.gaussians.map(lambda x: x.clone().requires_grad_())
     expected = project_rows_reference(inputs, double.cameras.viewmats, double.cameras.Ks, *size)
     used = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10]
     for a, e in zip(rows[..., used].unbind(-1), expected.detach()[..., used].unbind(-1)):
         torch.testing.assert_close(a.double(), e, rtol=2e-5, atol=2e-5)
-    assert (keys == depth_keys_reference(rows, g.means, c.viewmats)).all()
+    assert (order.keys == depth_keys_reference(rows, g.means, c.viewmats)).all()
 
     cotangents = torch.zeros_like(expected)
     cotangents[..., used] = torch.randn(2, 2, 70, 10, generator=torch.Generator().manual_seed(0)).to(expected)
@@ -117,8 +117,8 @@ def test_projection_matches_reference():
 def listed(scene: Scene, tile: int) -> tuple[Tensor, list[list[int]]]:
     """The table of splats, and the rows listed for each tile."""
     g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
-    rows, keys = project(g, c.viewmats[None].contiguous(), c.Ks[None].contiguous(), c.width, c.height)
-    lists = bin_tiles(rows, keys, c.width, c.height, tile)
+    rows, order = project(g, c.viewmats[None].contiguous(), c.Ks[None].contiguous(), c.width, c.height)
+    lists = bin_tiles(rows, order, c.width, c.height, tile)
     assert int(lists.used) <= lists.capacity
     slots = lists.slots.tolist()
     return rows.double(), [slots[first:last] for first, last in lists.ranges.tolist()]

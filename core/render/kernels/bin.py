@@ -2,7 +2,7 @@
 
 Definition: a tile needs a splat that has alpha >= ALPHA_MIN at a pixel centre of it; a few more do no harm. The steps:
 
-    sort   all splats, by view and then by depth: a splat's place among those of its view is its rank
+    order  by depth: a splat's place among those of its view is its rank, see `DepthOrder`
     mark   each cell, a square of several tiles, has a row of bits, one for each rank; a splat sets its own in every
            cell that its ellipse reaches. Whoever comes first, the bits stand in the order of depth
     list   each cell reads its bits from first to last, looks which of its tiles each splat reaches, and writes the
@@ -25,7 +25,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.render import projection
-from core.render.kernels.rows import LOG2_OPACITY, MEAN_X, MEAN_Y, ROW, P, Q, R
+from core.render.kernels.launch import Launcher
+from core.render.kernels.rows import (
+    BUCKETS,
+    LOG2_OPACITY,
+    MEAN_X,
+    MEAN_Y,
+    NOT_DRAWN,
+    ROW,
+    DepthOrder,
+    P,
+    Q,
+    R,
+    bucket_of,
+)
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +51,7 @@ MAX_CELL_TILES = 16  # along a cell's side
 HEADROOM = 1.25  # of a learned capacity, over the most that was seen
 MAX_SLOTS = 2**31 - 1  # lists are indexed with 32 bits
 
+CROWD = tl.constexpr(512)  # splats of a bucket that are too many to go through one by one, time and again
 LOG2_ALPHA_MIN = tl.constexpr(math.log2(projection.ALPHA_MIN))
 
 
@@ -99,26 +113,41 @@ def _load_ellipse(rows, i, mask, lines, TILE: tl.constexpr):
     return mean_x, mean_y, p, q, r, level, tl.maximum(first, 0), tl.where(drawn, last, -1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "words", "columns", "lines"])
 def _mark_kernel(
-    rows, order, bits, slots, used, count, total_rows, words, columns, lines, CELL: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Set each splat's bit in the cells, `columns` x `lines` of them in a view, that it reaches."""
-    tl.store(used, 0, tl.program_id(0) == 0)  # for the next kernel
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    mask = at < total_rows
-    i = tl.load(order + at, mask, 0)
-    tl.store(slots + at, i.to(tl.int32), mask)
-    view, rank = at // count, at % count
-    mean_x, mean_y, p, q, r, level, line, last_line = _load_ellipse(rows, i, mask, lines, CELL)
-    first_cell = view.to(tl.int64) * (columns * lines)
+    rows, keys, ends, sizes, heads, nexts, ranks, bits, slots, used, crowded, count, words, columns, lines,
+    HAS_RANKS: tl.constexpr, CELL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write each splat to its place in the order, and set its bit in the cells, `columns` x `lines` in a view."""
+    view = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = n < count
+    first = view * count
+    tl.store(used, 0, (view == 0) & (tl.program_id(1) == 0))  # for the next kernel
+    if HAS_RANKS:
+        rank = tl.load(ranks + first + n, mask, 0)
+    else:
+        key = tl.load(keys + first + n, mask, NOT_DRAWN)
+        bucket = view * BUCKETS + bucket_of(key)
+        size = tl.load(sizes + bucket)
+        rank = tl.load(ends + bucket) - size - first.to(tl.int32)
+        rank += tl.where(key == NOT_DRAWN, tl.load(nexts + first + n, mask, 0), 0)
+        tl.store(crowded, 1, tl.max(tl.where(key == NOT_DRAWN, 0, size), 0) > CROWD)
+        other = tl.where(key == NOT_DRAWN, 0, tl.load(heads + bucket)) - 1
+        while tl.max(other, 0) >= 0:
+            other_key = tl.load(keys + first + other, other >= 0, NOT_DRAWN)
+            rank += ((other_key < key) | ((other_key == key) & (other < n) & (other >= 0))).to(tl.int32)
+            other = tl.load(nexts + first + other, other >= 0, 0) - 1
+    tl.store(slots + first + rank, (first + n).to(tl.int32), mask)
+
+    mean_x, mean_y, p, q, r, level, line, last_line = _load_ellipse(rows, first + n, mask, lines, CELL)
     bit = (tl.full([BLOCK], 1, tl.uint32) << (rank % 32).to(tl.uint32)).to(tl.int32, bitcast=True)
     column, last = _columns_in_row(mean_x, mean_y, p, q, r, level, line, columns, CELL)
     # One step of this loop sets a bit or goes on to the next row of cells.
     live = mask & (line <= last_line)
     while tl.max(live.to(tl.int32), 0) > 0:
         inside = column <= last
-        word = (first_cell + line * columns + column) * words + rank // 32
+        word = (view * (columns * lines) + line * columns + column) * words + rank // 32
         tl.atomic_or(bits + word, bit, live & inside, sem="relaxed")
         line = tl.where(inside, line, line + 1)
         next_first, next_last = _columns_in_row(mean_x, mean_y, p, q, r, level, line, columns, CELL)
@@ -154,7 +183,7 @@ def _reached_tiles(rows, i, mask, line, column, columns, lines, TILE: tl.constex
     return reached.to(tl.int32).reshape([mask.shape[0], SIDE * SIDE])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "words", "total_rows", "capacity", "columns", "lines", "cell_columns", "cells"])
 def _list_kernel(
     bits, rows, slots, ranges, used, count, words, total_rows, capacity, columns, lines, cell_columns, cells,
     TILE: tl.constexpr, SIDE: tl.constexpr, WORD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
@@ -213,17 +242,22 @@ def _list_kernel(
     tl.store(ranges + tile * 2 + 1, list_end, inside)
 
 
-class _LearnedCapacity:
-    """How many slots pictures of one kind need, learned from the first of them, and from those for which it was short.
+_launch_mark, _launch_list = (Launcher(kernel, num_warps=1) for kernel in (_mark_kernel, _list_kernel))
 
-    A call whose lists do not fit says so in the host's memory, behind everybody's back, also as part of a CUDA graph;
-    the next call reads that and nobody waits.
+
+class _Experience:
+    """What has been learned of pictures of one kind: from the first of them, and from those that took it by surprise.
+
+    A call says what surprised it in the host's memory, behind everybody's back, also as part of a CUDA graph; the next
+    call reads that, and nobody waits.
     """
 
-    def __init__(self, first_guess: int, on_cuda: bool) -> None:
-        self.capacity = first_guess
+    def __init__(self, capacity: int, on_cuda: bool) -> None:
+        self.capacity = capacity
         self.is_learned = False
-        self.overflow = torch.zeros(1, dtype=torch.int64, pin_memory=on_cuda)
+        self.is_crowded = False
+        """Whether many splats are so near to each other in depth that sorting them is the quicker way."""
+        self.overflow, self.crowded = (torch.zeros(1, dtype=torch.int64, pin_memory=on_cuda) for _ in range(2))
 
     def learn(self, used: int) -> bool:
         """Take in what a call needed; whether that was within the capacity."""
@@ -233,7 +267,8 @@ class _LearnedCapacity:
         return sufficed
 
     def update(self) -> None:
-        """Grow if an earlier call was short."""
+        """Look whether an earlier call was surprised."""
+        self.is_crowded = self.is_crowded or bool(self.crowded)
         used = int(self.overflow)
         if used > self.capacity:
             message = "lists of %d entries passed the capacity of %d: a call drew all of them, but slowly"
@@ -243,16 +278,14 @@ class _LearnedCapacity:
 
 
 @functools.cache
-def _learned_capacity(
-    device: torch.device, num_views: int, count: int, width: int, height: int, tile: int
-) -> _LearnedCapacity:
+def _experience(device: torch.device, num_views: int, count: int, width: int, height: int, tile: int) -> _Experience:
     """One for each kind of picture."""
-    return _LearnedCapacity(4096 + 16 * num_views * count, device.type == "cuda")
+    return _Experience(4096 + 16 * num_views * count, device.type == "cuda")
 
 
 def bin_tiles(
     rows: Float[Tensor, "*views N 12"],
-    keys: Int[Tensor, "*views N"],
+    order: DepthOrder,
     width: int,
     height: int,
     tile: int,
@@ -261,28 +294,25 @@ def bin_tiles(
     """Lists for compositing pictures of `width` x `height` in tiles of `tile` x `tile` pixels.
 
     Args:
-        keys: What sorts the rows by view and then by depth (`depth_keys_reference`).
         capacity: Slots for the lists; by default learned from earlier calls of the same sizes.
     """
     num_views, count = rows.shape[:-2].numel(), rows.shape[-2]
-    order = keys.flatten().sort(stable=True).indices
     if capacity is not None:
-        learned = _LearnedCapacity(capacity, rows.is_cuda)
-        return _list_tiles(rows, order, width, height, tile, learned)
-    learned = _learned_capacity(rows.device, num_views, count, width, height, tile)
-    if learned.is_learned:
-        learned.update()
-        return _list_tiles(rows, order, width, height, tile, learned)
+        return _list_tiles(rows, order, width, height, tile, _Experience(capacity, rows.is_cuda))
+    experience = _experience(rows.device, num_views, count, width, height, tile)
+    if experience.is_learned:
+        experience.update()
+        return _list_tiles(rows, order, width, height, tile, experience)
     if rows.is_cuda and torch.cuda.is_current_stream_capturing():
         raise InputError("backend triton learns its list sizes from a first call: draw once before capturing a graph")
-    lists = _list_tiles(rows, order, width, height, tile, learned)
-    return lists if learned.learn(int(lists.used)) else _list_tiles(rows, order, width, height, tile, learned)
+    lists = _list_tiles(rows, order, width, height, tile, experience)
+    return lists if experience.learn(int(lists.used)) else _list_tiles(rows, order, width, height, tile, experience)
 
 
 def _list_tiles(
-    rows: Tensor, order: Tensor, width: int, height: int, tile: int, learned: _LearnedCapacity
+    rows: Tensor, order: DepthOrder, width: int, height: int, tile: int, experience: _Experience
 ) -> TileLists:
-    num_views, count, capacity = rows.shape[:-2].numel(), rows.shape[-2], learned.capacity
+    num_views, count, capacity = rows.shape[:-2].numel(), rows.shape[-2], experience.capacity
     columns, lines, total_rows, words = -(-width // tile), -(-height // tile), num_views * count, -(-count // 32)
     side = 2
     while side < MAX_CELL_TILES and 4 * words * num_views * columns * lines > MAX_BITS_BYTES * side * side:
@@ -297,13 +327,28 @@ def _list_tiles(
     used = torch.empty(1, dtype=torch.int64, device=rows.device)
     slots = torch.empty(total_rows + capacity, dtype=torch.int32, device=rows.device)
     ranges = torch.empty(num_tiles, 2, dtype=torch.int32, device=rows.device)
-    _mark_kernel[(triton.cdiv(total_rows, MARK_BLOCK),)](
-        rows, order, bits, slots, used, count, total_rows, words, cell_columns, cell_lines,
-        CELL=tile * side, BLOCK=MARK_BLOCK, num_warps=1,
-    )  # fmt: skip
-    _list_kernel[(num_cells,)](
-        bits, rows, slots, ranges, used, count, words, total_rows, capacity, columns, lines, cell_columns,
-        cell_columns * cell_lines,
-        TILE=tile, SIDE=side, WORD_BLOCK=WORD_BLOCK, BLOCK=LIST_BLOCK if side <= 4 else LIST_BLOCK // 4, num_warps=1,
-    )  # fmt: skip
-    return TileLists(slots, ranges, used, capacity, tile, learned.overflow)
+    has_ranks = order.sizes is None or experience.is_crowded
+    if has_ranks:
+        chains = slots, slots, slots, slots, _ranks(order.keys)
+    else:
+        chains = order.sizes.view(-1).cumsum(0, dtype=torch.int32), order.sizes, order.heads, order.nexts, slots
+    _launch_mark(
+        (num_views, triton.cdiv(count, MARK_BLOCK)),
+        *(rows, order.keys, *chains, bits, slots, used, experience.crowded),
+        *(count, words, cell_columns, cell_lines),
+        constants=(has_ranks, tile * side, MARK_BLOCK),
+    )
+    _launch_list(
+        (num_cells,),
+        *(bits, rows, slots, ranges, used),
+        *(count, words, total_rows, capacity, columns, lines, cell_columns, cell_columns * cell_lines),
+        constants=(tile, side, WORD_BLOCK, LIST_BLOCK if side <= 4 else LIST_BLOCK // 4),
+    )
+    return TileLists(slots, ranges, used, capacity, tile, experience.overflow)
+
+
+def _ranks(keys: Int[Tensor, "*views N"]) -> Int[Tensor, "*views N"]:
+    """Each splat's place in its view's order."""
+    order = keys.argsort(dim=-1, stable=True)
+    places = torch.arange(keys.shape[-1], dtype=torch.int32, device=keys.device).expand_as(keys)
+    return torch.empty(keys.shape, dtype=torch.int32, device=keys.device).scatter_(-1, order, places)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.render import projection
 from core.render.kernels.bin import TileLists
+from core.render.kernels.launch import Launcher, aligned
 from core.render.kernels.rows import BLUE, DEPTH, GREEN, RED, ROW
 
 ALPHA_MIN = tl.constexpr(projection.ALPHA_MIN)
@@ -94,7 +95,7 @@ def _last_row(values, K: tl.constexpr):
     return tl.sum(tl.where(tl.arange(0, K)[:, None] == K - 1, values, 0.0), 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "capacity", "width", "height"])
 def _fwd_kernel(
     rows, slots, ranges, used, overflow, background, colors, alphas, depths, count, capacity, width, height,
     WITH_DEPTH: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr,
@@ -176,7 +177,7 @@ def _put(matrix, j, values):
     return tl.where(columns == j + 4, (values - _high(values))[:, None], matrix)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "capacity", "width", "height"])
 def _bwd_kernel(
     rows, slots, ranges, used, colors, alphas, depths, g_colors, g_alphas, g_depths, g_rows,
     count, capacity, width, height,
@@ -270,6 +271,10 @@ def _bwd_kernel(
         live = (first < last) & (tl.max(passing, 0) > STOP)
 
 
+_launch_fwd = Launcher(_fwd_kernel, num_warps=1, maxnreg=FORWARD_REGISTERS)
+_launch_bwd = Launcher(_bwd_kernel, num_warps=1, maxnreg=BACKWARD_REGISTERS)
+
+
 def composite(
     rows: Float[Tensor, "*views N 12"],
     background: Float[Tensor, "3"],
@@ -283,11 +288,13 @@ def composite(
     colors = rows.new_empty(*views, 3, height, width)
     alphas = rows.new_empty(*views, 1, height, width)
     depths = torch.empty_like(alphas) if with_depth else None
-    _fwd_kernel[(len(lists.ranges),)](
-        rows, lists.slots, lists.ranges, lists.used, lists.overflow, background,
-        colors, alphas, depths if with_depth else alphas, count, lists.capacity, width, height,
-        WITH_DEPTH=with_depth, TILE=lists.tile, K=FORWARD_CHUNK, num_warps=1, maxnreg=FORWARD_REGISTERS,
-    )  # fmt: skip
+    _launch_fwd(
+        (len(lists.ranges),),
+        *(rows, lists.slots, lists.ranges, lists.used, lists.overflow, background),
+        *(colors, alphas, depths if with_depth else alphas),
+        *(count, lists.capacity, width, height),
+        constants=(with_depth, lists.tile, FORWARD_CHUNK),
+    )
     return colors, alphas, depths
 
 
@@ -306,15 +313,14 @@ def composite_backward(
     It differs in its last bits from run to run, since atomic additions come in any order.
     """
     grad_rows = torch.zeros_like(rows)
-    grad_colors = torch.zeros_like(colors) if grad_colors is None else grad_colors.contiguous()
+    grad_colors = torch.zeros_like(colors) if grad_colors is None else aligned(grad_colors)
     with_alpha, with_depth = grad_alphas is not None, grad_depths is not None
     height, width = colors.shape[-2:]
-    _bwd_kernel[(len(lists.ranges),)](
-        rows, lists.slots, lists.ranges, lists.used, colors, alphas, depths if with_depth else alphas,
-        grad_colors, grad_alphas.contiguous() if with_alpha else alphas,
-        grad_depths.contiguous() if with_depth else alphas, grad_rows,
-        rows.shape[-2], lists.capacity, width, height,
-        WITH_ALPHA=with_alpha, WITH_DEPTH=with_depth, TILE=lists.tile, K=BACKWARD_CHUNK,
-        num_warps=1, maxnreg=BACKWARD_REGISTERS,
-    )  # fmt: skip
+    _launch_bwd(
+        (len(lists.ranges),),
+        *(rows, lists.slots, lists.ranges, lists.used, colors, alphas, depths if with_depth else alphas),
+        *(grad_colors, aligned(grad_alphas) if with_alpha else alphas, aligned(grad_depths) if with_depth else alphas),
+        *(grad_rows, rows.shape[-2], lists.capacity, width, height),
+        constants=(with_alpha, with_depth, lists.tile, BACKWARD_CHUNK),
+    )
     return grad_rows

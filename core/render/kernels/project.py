@@ -7,26 +7,30 @@ Reference: `project_rows_reference` and `depth_keys_reference` in `core/render/k
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from core.gaussians import Gaussians
 from core.render import projection
+from core.render.kernels.launch import Launcher
 from core.render.kernels.rows import (
     BLUE,
+    BUCKETS,
     DEPTH,
     GREEN,
     LOG2_OPACITY,
     MEAN_X,
     MEAN_Y,
+    NOT_DRAWN,
     RED,
     ROW,
     ROW_WORDS,
     WHITENER_UNIT,
+    DepthOrder,
     P,
     Q,
     R,
-    key_shift,
+    bucket_of,
 )
 
 BLOCK = 64  # Gaussians per program
@@ -38,7 +42,6 @@ ALPHA_MIN = tl.constexpr(projection.ALPHA_MIN)
 MARGIN = tl.constexpr(projection.FRUSTUM_MARGIN)
 UNIT = tl.constexpr(WHITENER_UNIT)
 LN_2 = tl.constexpr(0.6931471805599453)
-NOT_DRAWN = tl.constexpr(2**63 - 1)
 
 
 @triton.jit
@@ -126,10 +129,10 @@ def _covariance(u0, u1, u2, v0, v1, v2):
     return uu, uv, vv, area, tl.sqrt(vv + DILATION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "num_cameras", "width", "height"])
 def _fwd_kernel(
-    means, quats, scales, opacities, colors, viewmats, Ks, rows, keys, count, num_cameras, width, height,
-    SHIFT: tl.constexpr, BLOCK: tl.constexpr,
+    means, quats, scales, opacities, colors, viewmats, Ks, rows, keys, sizes, heads, nexts,
+    count, num_cameras, width, height, BLOCK: tl.constexpr,
 ):  # fmt: skip
     view = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -170,11 +173,15 @@ def _fwd_kernel(
         + mean_z.to(tl.float64) * tl.load(m + 2).to(tl.float64)
         + tl.load(m + 3).to(tl.float64)
     )
-    bits = tl.where(drawn, depth.to(tl.int64, bitcast=True), NOT_DRAWN)
-    tl.store(keys + view * count + n, (view << SHIFT) | (bits >> (63 - SHIFT)), mask)
+    key = tl.where(drawn, depth.to(tl.int64, bitcast=True), NOT_DRAWN)
+    tl.store(keys + view * count + n, key, mask)
+    bucket = view * BUCKETS + bucket_of(key)
+    arrival = tl.atomic_add(sizes + bucket, 1, mask, sem="relaxed")
+    head = tl.atomic_xchg(heads + bucket, n + 1, mask & drawn, sem="relaxed")
+    tl.store(nexts + view * count + n, tl.where(drawn, head, arrival), mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "num_cameras", "width", "height"])
 def _bwd_kernel(
     means, quats, scales, opacities, viewmats, Ks, g_rows, g_means, g_quats, g_scales, g_opacities, g_colors,
     count, num_cameras, width, height, BLOCK: tl.constexpr,
@@ -280,24 +287,31 @@ def _store3(pointers, x, y, z, mask):
     tl.store(pointers + 2, z, mask)
 
 
+_launch_fwd, _launch_bwd = (Launcher(kernel, num_warps=2) for kernel in (_fwd_kernel, _bwd_kernel))
+
+
 def project(
     gaussians: Gaussians,
     viewmats: Float[Tensor, "*batch C 4 4"],
     Ks: Float[Tensor, "*batch C 3 3"],
     width: int,
     height: int,
-) -> tuple[Float[Tensor, "*batch C N 12"], Int[Tensor, "*batch C N"]]:
-    """The table of splats, and the keys that sort it by view and depth. All tensors are contiguous float32."""
+) -> tuple[Float[Tensor, "*batch C N 12"], DepthOrder]:
+    """The table of splats, and what their order by depth follows from. All tensors are `aligned` float32."""
     views, count = viewmats.shape[:-2], gaussians.count
     num_views, num_cameras = views.numel(), views[-1]
     rows = viewmats.new_empty(*views, count, ROW_WORDS)
     keys = torch.empty(*views, count, dtype=torch.int64, device=viewmats.device)
+    nexts = torch.empty(*views, count, dtype=torch.int32, device=viewmats.device)
+    sizes, heads = torch.zeros(2, num_views, BUCKETS.value, dtype=torch.int32, device=viewmats.device)
     g = gaussians
-    _fwd_kernel[(num_views, triton.cdiv(count, BLOCK))](
-        g.means, g.quats, g.scales, g.opacities, g.colors, viewmats, Ks, rows, keys,
-        count, num_cameras, width, height, SHIFT=key_shift(num_views), BLOCK=BLOCK, num_warps=2,
-    )  # fmt: skip
-    return rows, keys
+    _launch_fwd(
+        (num_views, triton.cdiv(count, BLOCK)),
+        *(g.means, g.quats, g.scales, g.opacities, g.colors, viewmats, Ks, rows, keys, sizes, heads, nexts),
+        *(count, num_cameras, width, height),
+        constants=(BLOCK,),
+    )
+    return rows, DepthOrder(keys, sizes, heads, nexts)
 
 
 def project_backward(
@@ -308,12 +322,14 @@ def project_backward(
     height: int,
     grad_rows: Float[Tensor, "*batch C N 12"],
 ) -> Gaussians:
-    """The gradients of the Gaussians, given that of their table. All tensors are contiguous float32."""
+    """The gradients of the Gaussians, given that of their table. All tensors are `aligned` float32."""
     num_cameras, count = viewmats.shape[-3], gaussians.count
     g, grads = gaussians, gaussians.map(torch.empty_like)
-    _bwd_kernel[(gaussians.batch_shape.numel(), triton.cdiv(count, BLOCK))](
-        g.means, g.quats, g.scales, g.opacities, viewmats, Ks, grad_rows,
-        grads.means, grads.quats, grads.scales, grads.opacities, grads.colors,
-        count, num_cameras, width, height, BLOCK=BLOCK, num_warps=2,
-    )  # fmt: skip
+    _launch_bwd(
+        (gaussians.batch_shape.numel(), triton.cdiv(count, BLOCK)),
+        *(g.means, g.quats, g.scales, g.opacities, viewmats, Ks, grad_rows),
+        *(grads.means, grads.quats, grads.scales, grads.opacities, grads.colors),
+        *(count, num_cameras, width, height),
+        constants=(BLOCK,),
+    )
     return grads

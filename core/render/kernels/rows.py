@@ -9,8 +9,10 @@ that is `Splats.whiteners` times sqrt(log2(e) / 2), then its depth and colour. W
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
+import triton
 import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -31,29 +33,52 @@ GREEN = tl.constexpr(9)
 BLUE = tl.constexpr(10)
 
 ROW_WORDS = 12
+
+NOT_DRAWN = tl.constexpr(2**63 - 1)
+OCTAVE_BITS = tl.constexpr(13)  # 2^13 buckets between a depth and its double: a quarter of a millimetre at 2 m
+FIRST_BUCKET = tl.constexpr((127 - 4) << 13)  # 2^-4 m; nearer ones go along
+BUCKETS = tl.constexpr(10 << 13)  # up to 2^6 m; farther ones go along
 WHITENER_UNIT = math.sqrt(math.log2(math.e) / 2)
 
 
-def key_shift(num_views: int) -> int:
-    """How many bits a key has for the depth, below those for the view."""
-    return 63 - (num_views - 1).bit_length()
+@dataclass(frozen=True)
+class DepthOrder:
+    """What the order of the splats in each of V views follows from.
+
+    `keys` says it all, and can be sorted. The rest spares that: splats of similar depth are in one bucket, each bucket
+    a chain of them, so that a splat comes after those of earlier buckets and, in its own, after those of smaller keys,
+    of which there are few.
+    """
+
+    keys: Int[Tensor, "*views N"]
+    """See `depth_keys_reference`."""
+    sizes: Int[Tensor, "V BUCKETS"] | None = None
+    """Splats in each bucket."""
+    heads: Int[Tensor, "V BUCKETS"] | None = None
+    """The first splat of each bucket's chain, counted from 1; 0 if there is none."""
+    nexts: Int[Tensor, "*views N"] | None = None
+    """The next splat in the chain, likewise; for those not drawn, which have no chain, their place among these."""
 
 
 def depth_keys_reference(
     rows: Float[Tensor, "*batch C N 12"], means: Float[Tensor, "*batch N 3"], viewmats: Float[Tensor, "*batch C 4 4"]
 ) -> Int[Tensor, "*batch C N"]:
-    """Define the keys that sort splats by view and then by depth; what is not drawn comes last.
+    """Define the keys that sort the splats of a view by depth; what is not drawn comes last.
 
     Depth in double precision: single precision swaps splats within 0.1 micrometres of each other, which happens.
     """
     turns, shifts = viewmats[..., None, 2, :3].double(), viewmats[..., None, 2, 3].double()
     depths = (turns * means[..., None, :, :].double()).sum(-1) + shifts
     # The bits of positive numbers are in the order of the numbers.
-    bits = torch.where(rows[..., LOG2_OPACITY.value].isfinite(), depths.view(torch.int64), 2**63 - 1)
-    num_views = rows.shape[:-2].numel()
-    views = torch.arange(num_views, device=rows.device).view(*rows.shape[:-2], 1)
-    shift = key_shift(num_views)
-    return (views << shift) | (bits >> (63 - shift))
+    return torch.where(rows[..., LOG2_OPACITY.value].isfinite(), depths.view(torch.int64), NOT_DRAWN.value)
+
+
+@triton.jit
+def bucket_of(keys):
+    """Which of a view's `BUCKETS` a key belongs to; the last is for those not drawn."""
+    depth = keys.to(tl.float64, bitcast=True).to(tl.float32)
+    bucket = (depth.to(tl.int32, bitcast=True) >> (23 - OCTAVE_BITS)) - FIRST_BUCKET
+    return tl.where(keys == NOT_DRAWN, BUCKETS - 1, tl.minimum(tl.maximum(bucket, 0), BUCKETS - 2))
 
 
 def project_rows_reference(
