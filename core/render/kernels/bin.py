@@ -98,12 +98,19 @@ def _columns_in_row(mean_x, mean_y, p, q, r, level, tile_y, columns, TILE: tl.co
 
 
 @triton.jit
-def _load_ellipse(rows, i, mask, lines, TILE: tl.constexpr):
-    """A splat's centre, whitener and level, and the first and last row of tiles that it reaches."""
-    row = rows + i * ROW
+def _load_splat(rows, i, mask):
+    """A splat's centre, whitener and opacity."""
+    row = rows + i.to(tl.int64) * ROW
     mean_x, mean_y = tl.load(row + MEAN_X, mask, 0.0), tl.load(row + MEAN_Y, mask, 0.0)
     p, q, r = tl.load(row + P, mask, 1.0), tl.load(row + Q, mask, 0.0), tl.load(row + R, mask, 1.0)
-    level = tl.load(row + LOG2_OPACITY, mask, float("-inf")) - LOG2_ALPHA_MIN
+    return mean_x, mean_y, p, q, r, tl.load(row + LOG2_OPACITY, mask, float("-inf"))
+
+
+@triton.jit
+def _ellipse(splat, lines, TILE: tl.constexpr):
+    """A splat's centre, whitener and level, and the first and last row of tiles that it reaches."""
+    mean_x, mean_y, p, q, r, log2_opacity = splat
+    level = log2_opacity - LOG2_ALPHA_MIN
     drawn = level >= 0
     # Slightly larger: the slack of `_columns_in_row` for height.
     level = tl.where(drawn, level * 1.0002 + 0.0001, 1.0)
@@ -140,7 +147,8 @@ def _mark_kernel(
             other = tl.load(nexts + first + other, other >= 0, 0) - 1
     tl.store(slots + first + rank, (first + n).to(tl.int32), mask)
 
-    mean_x, mean_y, p, q, r, level, line, last_line = _load_ellipse(rows, first + n, mask, lines, CELL)
+    splat = _load_splat(rows, first + n, mask)
+    mean_x, mean_y, p, q, r, level, line, last_line = _ellipse(splat, lines, CELL)
     bit = (tl.full([BLOCK], 1, tl.uint32) << (rank % 32).to(tl.uint32)).to(tl.int32, bitcast=True)
     column, last = _columns_in_row(mean_x, mean_y, p, q, r, level, line, columns, CELL)
     # One step of this loop sets a bit or goes on to the next row of cells.
@@ -170,9 +178,9 @@ def _load_words(bits, first, words, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _reached_tiles(rows, i, mask, line, column, columns, lines, TILE: tl.constexpr, SIDE: tl.constexpr):
-    """Which of a cell's tiles each of the splats i [BLOCK] reaches: 0 or 1 [BLOCK, SIDE * SIDE]."""
-    mean_x, mean_y, p, q, r, level, first_line, last_line = _load_ellipse(rows, i.to(tl.int64), mask, lines, TILE)
+def _reached_tiles(splat, mask, line, column, columns, lines, TILE: tl.constexpr, SIDE: tl.constexpr):
+    """Which of a cell's tiles each of the splats [BLOCK] reaches: 0 or 1 [BLOCK, SIDE * SIDE]."""
+    mean_x, mean_y, p, q, r, level, first_line, last_line = _ellipse(splat, lines, TILE)
     own_line = (line + tl.arange(0, SIDE))[None, :]
     first_column, last_column = _columns_in_row(
         mean_x[:, None], mean_y[:, None], p[:, None], q[:, None], r[:, None], level[:, None], own_line, columns, TILE
@@ -225,14 +233,18 @@ def _list_kernel(
     list_first = first + tl.arange(0, SIDE * SIDE) * length
     list_end = list_first
     k = tl.arange(0, BLOCK)
+    # What comes next is loaded while what is there is worked on: one ahead the splats, two ahead their numbers.
     i = tl.load(splats + k, k < length, 0)
+    splat = _load_splat(rows, i, k < length)
+    next_i = tl.load(splats + k + BLOCK, k + BLOCK < length, 0)
     while tl.min(k, 0) < length:
-        following = tl.load(splats + k + BLOCK, k + BLOCK < length, 0)  # early, so that nobody waits for it
-        reached = _reached_tiles(rows, i, k < length, line, column, columns, lines, TILE, SIDE)
+        next_splat = _load_splat(rows, next_i, k + BLOCK < length)
+        i_after = tl.load(splats + k + 2 * BLOCK, k + 2 * BLOCK < length, 0)
+        reached = _reached_tiles(splat, k < length, line, column, columns, lines, TILE, SIDE)
         at = list_end[None, :] + tl.cumsum(reached, 0) - reached
         tl.store(slots + at, i[:, None] + tl.zeros_like(at), reached > 0)
         list_end += tl.sum(reached, 0)
-        i = following
+        i, splat, next_i = next_i, next_splat, i_after
         k += BLOCK
     own = tl.arange(0, SIDE * SIDE)
     own_line, own_column = line + own // SIDE, column + own % SIDE
