@@ -187,7 +187,9 @@ class Job:
         # Times do not depend on the weights, so random ones serve where the published ones are not.
         lpips = (load_lpips() or LPIPS()).to(device) if options.loss.lpips > 0 else None
         self.module = MarkedStep(model, options, lpips).train(stage != "avatar")
-        self.optimizer = make_optimizer(model, options)
+        if stage == "avatar":
+            model.requires_grad_(False)  # as in inference
+        self.optimizer = None if stage == "avatar" else make_optimizer(model, options)
         self.sample = make_sample(options, body, device)
         frames, views = self.sample.inputs.images.shape[1:3]
         self.shown = Shown(list(range(frames)), list(range(views)))
