@@ -10,11 +10,9 @@ pytest.importorskip("triton")
 
 from core.ops.feed_forward import FeedForwardWeights, residual_feed_forward_reference
 from core.ops.kernels.feed_forward import ResidualFeedForward
-from core.ops.kernels.layer_parts import product_over_rows
 from core.ops.kernels.nearest_vertices import nearest
 from core.ops.kernels.neighbor_attention import NeighborAttention
 from core.ops.kernels.norm_linear import NormLinear
-from core.ops.kernels.numbers import dot_element, dot_precision
 from core.ops.kernels.segment_attention import SegmentAttention
 from core.ops.nearest_vertices import nearest_vertices_reference
 from core.ops.neighbor_attention import find_sources, neighbor_attention_reference
@@ -157,13 +155,6 @@ def test_feed_forward_without_a_bias_of_the_update():
 
     tensors = [x, update, out_weight, *rest]
     assert_as_defined(function(ResidualFeedForward.apply), function(feed_forward_reference), tensors)
-
-
-def test_product_over_rows_in_several_groups():
-    a, b = randn(3000, 48), randn(3000, 32, seed=1)
-    product, sums = product_over_rows(a, b, dot_element(a.dtype), dot_precision(a.dtype))
-    torch.testing.assert_close(product.double(), a.double().T @ b.double(), rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(sums.double(), a.double().sum(0), rtol=1e-5, atol=1e-4)
 
 
 def test_half_precision(table):

@@ -1,4 +1,4 @@
-"""What the kernels of a layer share: rows of C channels, normed; GELU; sums over all rows."""
+"""What the kernels of a layer share: rows of C channels, normed; GELU; products over all rows."""
 
 import math
 from typing import NamedTuple
@@ -28,9 +28,6 @@ class Blocks(NamedTuple):
             "num_stages": self.stages,
         }
 
-
-PRODUCT = Blocks(64, 64, 4, 3)
-PROGRAMS = 264  # of a sum over all rows: two for each multiprocessor of an H100
 
 EPS = tl.constexpr(EPSILON)
 DENSITY_AT_0 = tl.constexpr(0.3989422804014327)  # of the normal distribution
@@ -76,51 +73,8 @@ def gelu_and_slope(x):
     return x * share, share + x * bell * DENSITY_AT_0
 
 
-@triton.jit
-def _product_kernel(
-    a, b, partial, num_rows, rows_per_group,
-    A: tl.constexpr, B: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, ELEMENT: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Over one group of rows: some rows of a^T b, and the sums of these columns of a."""
-    i = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    j = tl.arange(0, B)
-    group = tl.program_id(1)
-    product = tl.zeros([CHANNELS, B], tl.float32)
-    sums = tl.zeros([CHANNELS], tl.float32)
-    begin = group * rows_per_group
-    end = tl.minimum(begin + rows_per_group, num_rows)
-    for start in range(begin, end, ROWS):
-        row = start + tl.arange(0, ROWS)
-        there = (row < end)[:, None]
-        left = tl.load(a + row[:, None].to(tl.int64) * A + i[None, :], there, 0.0)
-        right = tl.load(b + row[:, None].to(tl.int64) * B + j[None, :], there, 0.0).to(ELEMENT)
-        sums += tl.sum(left.to(tl.float32), 0)
-        product = tl.dot(tl.trans(left.to(ELEMENT)), right, product, input_precision=PRECISION)
-    place = partial + group.to(tl.int64) * (A * (B + 1))
-    tl.store(place + i[:, None] * B + j[None, :], product)
-    tl.store(place + A * B + i, sums)
-
-
-def groups_of_rows(num_rows: int, block_rows: int, programs_per_group: int) -> tuple[int, int]:
-    """Into how many groups to part rows that are summed up, and how many whole blocks of rows make a group."""
-    blocks = triton.cdiv(num_rows, block_rows)
-    groups = max(1, min(PROGRAMS // programs_per_group, blocks // 4))
-    rows = triton.cdiv(blocks, groups) * block_rows
-    return triton.cdiv(num_rows, rows), rows
-
-
-def product_over_rows(a: Tensor, b: Tensor, element: tl.dtype, precision: str) -> tuple[Tensor, Tensor]:
-    """a^T b and the sums of a's columns, in float32: a linear map's gradients, from those of its outputs, and its
-    inputs."""
-    num_rows, columns, channels = *a.shape, b.shape[1]
-    constants = PRODUCT.constants(columns)
-    blocks = columns // constants["CHANNELS"]
-    groups, rows = groups_of_rows(num_rows, PRODUCT.rows, blocks)
-    partial = torch.empty(groups, columns * (channels + 1), dtype=torch.float32, device=a.device)
-    with torch.cuda.device_of(a):
-        _product_kernel[(blocks, groups)](
-            a, b, partial, num_rows, rows, A=columns, B=channels, ELEMENT=element, PRECISION=precision, **constants
-        )
-    total = partial.sum(0)
-    return total[: columns * channels].view(columns, channels), total[columns * channels :]
+def product_over_rows(a: Tensor, b: Tensor) -> Tensor:
+    """a^T b in float32: the gradient of a linear map's weight, from those of its outputs, and its inputs."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(a.t(), b, out_dtype=torch.float32)
+    return a.t().float() @ b.float()

@@ -7,7 +7,7 @@ import triton.language as tl
 from core.ops.kernels.layer_parts import Blocks, product_over_rows, standardize, standardize_backward
 from core.ops.kernels.numbers import dot_element, dot_precision
 
-FORWARD = Blocks(64, 64, 4, 3)
+FORWARD = Blocks(64, 64, 4, 2)
 BACKWARD = Blocks(64, 64, 8, 3)
 
 
@@ -35,23 +35,24 @@ def _bwd_kernel(
     C: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, ELEMENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of x, and the normed rows, which that of the weights needs."""
+    """Gradient of x, and the normed rows, which that of the weight needs; and the program's part of the others."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = (row < num_rows)[:, None]
     c = tl.arange(0, C)
+    own = partial + tl.program_id(0) * (OUT + 2 * C)
     g = tl.zeros([ROWS, C], tl.float32)
     for start in range(0, OUT, CHANNELS):
         o = start + tl.arange(0, CHANNELS)
         w = tl.load(weight + o[:, None] * C + c[None, :]).to(ELEMENT)
-        g_mapped = tl.load(g_out + row[:, None] * OUT + o[None, :], live, 0.0).to(ELEMENT)
-        g = tl.dot(g_mapped, w, g, input_precision=PRECISION)
+        g_mapped = tl.load(g_out + row[:, None] * OUT + o[None, :], live, 0.0)
+        tl.store(own + o, tl.sum(g_mapped.to(tl.float32), 0))
+        g = tl.dot(g_mapped.to(ELEMENT), w, g, input_precision=PRECISION)
     place = row[:, None] * C + c[None, :]
     standard, inverse = standardize(tl.load(x + place, live, 0.0), C)
     gain = tl.load(norm_weight + c)[None, :]
     tl.store(normed + place, (standard * gain + tl.load(norm_bias + c)[None, :]).to(normed.dtype.element_ty), live)
-    own = partial + tl.program_id(0) * (2 * C) + c
-    tl.store(own, tl.sum(g * standard, 0))
-    tl.store(own + C, tl.sum(g, 0))
+    tl.store(own + OUT + c, tl.sum(g * standard, 0))
+    tl.store(own + OUT + C + c, tl.sum(g, 0))
     g_own = standardize_backward(g * gain, standard, inverse, C)
     tl.store(g_x + place, tl.load(g_past + place, live, 0.0) + g_own, live)
 
@@ -86,12 +87,11 @@ class NormLinear(torch.autograd.Function):
         programs = triton.cdiv(num_rows, BACKWARD.rows)
         g_out, g_past, g_x = g_out.contiguous(), g_past.contiguous(), torch.empty_like(x)
         normed = torch.empty_like(x, dtype=element.dtype)
-        partial = x.new_empty(programs, 2, channels)
+        partial = x.new_empty(programs, len(element) + 2 * channels)
         with torch.cuda.device_of(x):
             _bwd_kernel[(programs,)](
                 x, norm_weight, norm_bias, element, g_out, g_past, g_x, normed, partial, num_rows,
                 **ctx.constants, **BACKWARD.constants(len(element)),
             )  # fmt: skip
-        g_norm = partial.sum(0)
-        products = product_over_rows(g_out, normed, ctx.constants["ELEMENT"], ctx.constants["PRECISION"])
-        return g_x, *g_norm, *products, None
+        g_bias, *g_norm = partial.sum(0).split([len(element), channels, channels])
+        return g_x, *g_norm, product_over_rows(g_out, normed), g_bias, None
