@@ -24,8 +24,10 @@ def test_graph_prints_tables_and_writes_numbers(tmp_path):
     assert [(t["operations"], t["queries"], t["gaussians"]) for t in numbers["graph"]] == [
         ("reference", 1, 40),
         ("kernels", 1, 40),
+        ("recorded", 1, 40),
         ("reference", 2, 40),
         ("kernels", 2, 40),
+        ("recorded", 2, 40),
     ]
     assert all(t["forward_ms"] > 0 for t in numbers["graph"])
     assert all((t["points"], t["inside"]) == (280, 40) for t in numbers["nearest"])

@@ -1,0 +1,223 @@
+"""CUDA graphs of a network, forward and backward: hundreds of small kernels cost the host more time than the device."""
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from core.ops.dispatch import kernels_take
+
+logger = logging.getLogger(__name__)
+
+MAX_RECORDINGS = 8
+"""Kinds of input for which there is a recording; all others run as usual."""
+
+
+class Recorder:
+    """Runs a module's function of tensors, and plays its launches from a recording once a kind of input comes again.
+
+    A kind is what the launches depend on: shapes, dtypes, whether gradients are wanted, of which parameters, and
+    autocast's state. The first call of a kind runs as usual, the second records, which takes some of a step's time
+    twice over. A recording reads parameters and buffers where they are: changes in place take effect, and those that
+    move them let all recordings go. Results and gradients belong to the caller.
+
+    Recordings share one pool of memory, in which all lives that a forward pass keeps for its backward pass; nobody
+    else can use it meanwhile. There is room for one pass: a second one, before the first is done with, runs as usual,
+    and so does what another CUDA graph captures.
+
+    The function must launch the same kernels at every call: no random numbers, no look at the contents of a tensor.
+    Hooks of modules within do not run.
+
+    Attributes:
+        enabled: Whether to record at all.
+    """
+
+    def __init__(self):
+        self.enabled = True
+        self.clear()
+
+    def __deepcopy__(self, memo: dict) -> "Recorder":
+        twin = type(self)()
+        twin.enabled = self.enabled
+        return twin
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
+
+    def clear(self) -> None:
+        """Let all recordings go."""
+        self._places: list[tuple[dict, str]] = []  # of parameters and buffers
+        self._pointers: list[int] = []
+        self._seen: dict[tuple, Recording | None] = {}
+        self._pass: weakref.ref[Pass] | None = None
+
+    def serves(self, x: Tensor) -> bool:
+        """Whether a call with x may be recorded: kernels on a CUDA device, and no other recording under way."""
+        return self.enabled and kernels_take(x) and not torch.cuda.is_current_stream_capturing()
+
+    def __call__(self, module: nn.Module, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """`function(*tensors)`, which uses parameters and buffers of the module."""
+        self._follow(module)
+        parameters = self._parameters()
+        wanted = [x.requires_grad and torch.is_grad_enabled() for x in (*tensors, *parameters)]
+        device = tensors[0].device.type
+        kind = (
+            *((x.shape, x.dtype) for x in tensors),
+            tuple(wanted),
+            module.training,
+            torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
+            torch.is_inference_mode_enabled(),
+        )
+        if kind not in self._seen:
+            if len(self._seen) < MAX_RECORDINGS:
+                self._seen[kind] = None  # what never comes again is not worth a recording
+            return function(*tensors)
+        if self._pass is not None and self._pass() is not None:
+            return function(*tensors)
+        if self._seen[kind] is None:
+            try:
+                self._seen[kind] = self._record(function, tensors, wanted)
+            except torch.OutOfMemoryError:
+                logger.warning("no memory is left to record the graph's launches; going on without, which is slower")
+                self.enabled = False
+                self.clear()
+                return function(*tensors)
+        recording = self._seen[kind]
+        if not any(wanted):
+            return recording.play(tensors)
+        return _Play.apply(recording, self, len(tensors), *tensors, *parameters)
+
+    def begin(self) -> "Pass":
+        own = Pass()
+        self._pass = weakref.ref(own)
+        return own
+
+    def end(self, own: "Pass") -> None:
+        if self._pass is None or self._pass() is not own:
+            raise RuntimeError(
+                "a recorded network goes backward once for each time it went forward; "
+                "for more, set the recorder's `enabled` to False"
+            )
+        self._pass = None
+
+    def _follow(self, module: nn.Module) -> None:
+        """Let recordings go if any tensor of the module has moved."""
+        if not self._places:  # kept: to walk through modules takes long
+            for own in module.modules():
+                self._places += [(own._parameters, name) for name, x in own._parameters.items() if x is not None]
+                self._places += [(own._buffers, name) for name, x in own._buffers.items() if x is not None]
+        pointers = [place[name].data_ptr() for place, name in self._places]
+        if pointers != self._pointers:
+            places = self._places
+            self.clear()
+            self._places, self._pointers = places, pointers
+
+    def _parameters(self) -> list[nn.Parameter]:
+        tensors = (place[name] for place, name in self._places)
+        return list(dict.fromkeys(x for x in tensors if isinstance(x, nn.Parameter)))  # shared ones once
+
+    def _record(self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...], wanted: list[bool]) -> "Recording":
+        pool = next((r.pool for r in self._seen.values() if r is not None), None)
+        if not any(wanted):
+            return Recording(function, tensors, [], wanted, pool)
+        with self._stand_ins() as parameters:
+            return Recording(function, tensors, parameters, wanted, pool)
+
+    @contextmanager
+    def _stand_ins(self) -> Iterator[list[nn.Parameter]]:
+        """Other parameters with the same memory: whoever waits for the module's own gradients (DDP) notices nothing."""
+        twins = {p: nn.Parameter(p.detach(), p.requires_grad) for p in self._parameters()}
+        own = [(place, name, place[name]) for place, name in self._places if place[name] in twins]
+        try:
+            for place, name, parameter in own:
+                place[name] = twins[parameter]
+            yield list(twins.values())
+        finally:
+            for place, name, parameter in own:
+                place[name] = parameter
+
+
+class Pass:
+    """Forward, until its backward is done or can no longer come."""
+
+
+class Recording:
+    """The launches of a function for one kind of input, and of its backward pass."""
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        tensors: tuple[Tensor, ...],
+        parameters: list[nn.Parameter],
+        wanted: list[bool],
+        pool: tuple[int, int] | None,
+    ):
+        self._inputs = [x.detach().clone().requires_grad_(own) for x, own in zip(tensors, wanted)]
+        self._wanted = wanted
+        self._parameters = [x for x, own in zip(parameters, wanted[len(tensors) :]) if own]
+        self._targets = [x for x in self._inputs if x.requires_grad] + self._parameters
+        device = tensors[0].device
+        # Autocast must lower the weights within the recording, at each replay anew: nothing from its cache.
+        dtype, lowered = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
+        with torch.cuda.device_of(tensors[0]), torch.autocast(device.type, dtype, lowered, cache_enabled=False):
+            self._warm_up(function)
+            self._forward = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._forward, pool=pool, capture_error_mode="thread_local"):
+                self._output = function(*self._inputs)
+            self.pool = self._forward.pool()
+            if self._targets:
+                self._record_backward()
+
+    def _warm_up(self, function: Callable[..., Tensor]) -> None:
+        """Compile what has not run yet, which a capture does not allow."""
+        output = function(*self._inputs)
+        if self._targets:
+            torch.autograd.grad(output, self._targets, torch.zeros_like(output), allow_unused=True)
+
+    def _record_backward(self) -> None:
+        self._cotangent = torch.ones_like(self._output)
+        self._backward = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._backward, pool=self.pool, capture_error_mode="thread_local"):
+            gradients = torch.autograd.grad(self._output, self._targets, self._cotangent, allow_unused=True)
+            own = len(gradients) - len(self._parameters)
+            self._input_gradients, rest = gradients[:own], gradients[own:]
+            self._used = [g is not None for g in rest]
+            # In one piece: one copy hands all of them over.
+            flat = [g.flatten() for g in rest if g is not None]
+            self._flat = torch.cat(flat) if flat else None
+        self._output = self._output.detach()  # and with it goes what was kept for the backward pass
+
+    def play(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        torch._foreach_copy_([x.detach() for x in self._inputs], [x.detach() for x in tensors])
+        self._forward.replay()
+        return self._output.detach().clone()
+
+    def play_backward(self, cotangent: Tensor) -> list[Tensor | None]:
+        """Gradients of all inputs and all parameters; None where none is wanted, or there is none."""
+        self._cotangent.copy_(cotangent)
+        self._backward.replay()
+        found = iter([*(g if g is None else g.clone() for g in self._input_gradients), *self._parameter_gradients()])
+        return [next(found) if own else None for own in self._wanted]
+
+    def _parameter_gradients(self) -> list[Tensor | None]:
+        if self._flat is None:
+            return [None] * len(self._parameters)
+        sizes = [p.numel() for p, used in zip(self._parameters, self._used) if used]
+        parts = iter(self._flat.clone().split(sizes))
+        return [next(parts).view_as(p).to(p.dtype) if used else None for p, used in zip(self._parameters, self._used)]
+
+
+class _Play(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, recording, recorder, num_inputs, *tensors):
+        ctx.recording, ctx.recorder, ctx.own = recording, recorder, recorder.begin()
+        return recording.play(tensors[:num_inputs])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, cotangent):
+        ctx.recorder.end(ctx.own)
+        return None, None, None, *ctx.recording.play_backward(cotangent)

@@ -1,0 +1,288 @@
+"""Recordings of launches: when there is one, whose gradients it gives, and that it never shows what has passed.
+
+Without a CUDA device, a recording that is played changes nothing: it gives the results of when it was made,
+and the gradients of their sum.
+"""
+
+import contextlib
+import copy
+import gc
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from core.benchmarks.graph import tied_gaussians
+from core.model import recorded
+from core.model.graph import BodyGraph, edge_capacity, tie
+from core.model.recorded import Recorder
+from core.options import GraphOptions
+from smpl_renderer.connectivity import build_connectivity
+
+
+class FakeGraph:
+    def pool(self):
+        return (0, 0)
+
+    def replay(self):
+        pass
+
+
+class Sums(nn.Module):
+    """A weight that two places share, one that is frozen, one without use; and a table of whole numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.frozen = nn.Parameter(torch.randn(3), requires_grad=False)
+        self.unused = nn.Parameter(torch.randn(2))
+
+    def run(self, x, table):
+        return (self.second(self.first(x).sin()) * self.frozen)[table]
+
+
+@pytest.fixture
+def played(monkeypatch):
+    """The recordings that were played; CUDA graphs are replaced by nothing at all."""
+    calls = []
+    play = recorded.Recording.play
+    monkeypatch.setattr(recorded.Recording, "play", lambda self, tensors: calls.append(self) or play(self, tensors))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: contextlib.nullcontext())
+    return calls
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    return Sums()
+
+
+@pytest.fixture
+def inputs():
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    return x, torch.tensor([2, 0, 2])
+
+
+def test_third_call_is_played_and_gives_what_the_first_gave(module, inputs, played):
+    recorder, parameters = Recorder(), list(module.parameters())
+
+    def step():
+        out = recorder(module, module.run, *inputs)
+        return out, *torch.autograd.grad(out.sum(), [inputs[0], *module.first.parameters(), module.second.bias])
+
+    first, _, third = step(), step(), step()
+    assert len(played) == 2  # the one that records gives its result by playing it
+    assert all(torch.equal(a, b) for a, b in zip(first, third, strict=True))
+    assert list(map(id, module.parameters())) == list(map(id, parameters))
+
+
+def test_gradients_add_up_in_parameters_and_nowhere_else(module, inputs, played):
+    recorder, twin = Recorder(), copy.deepcopy(module)
+    for _ in range(4):
+        recorder(module, module.run, *inputs).sum().backward()
+        twin.run(*inputs).sum().backward()
+    assert len(played) == 3
+    assert module.unused.grad is None and module.frozen.grad is None
+    torch.testing.assert_close(module.first.weight.grad, twin.first.weight.grad)
+    torch.testing.assert_close(module.second.bias.grad, twin.second.bias.grad)
+
+
+def test_one_pass_at_a_time(module, inputs, played):
+    recorder = Recorder()
+    for _ in range(2):
+        pending = recorder(module, module.run, *inputs)
+    other = recorder(module, module.run, *inputs)  # as usual: what `pending` keeps must stay
+    with torch.no_grad():
+        recorder(module, module.run, *inputs)
+        recorder(module, module.run, *inputs)
+    assert len(played) == 1
+    (pending + other).sum().backward()
+    recorder(module, module.run, *inputs)  # nobody keeps it
+    gc.collect()
+    recorder(module, module.run, *inputs)
+    assert len(played) == 3
+
+
+def test_backward_twice_is_an_error(module, inputs, played):
+    recorder = Recorder()
+    for _ in range(2):
+        out = recorder(module, module.run, *inputs).sum()
+    out.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward once"):
+        out.backward()
+
+
+def test_results_belong_to_the_caller(module, inputs, played):
+    recorder = Recorder()
+    with torch.no_grad():
+        first, second, third = (recorder(module, module.run, *inputs) for _ in range(3))
+    second.zero_()
+    assert torch.equal(first, third)
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "frozen", "no_grad", "training", "autocast"])
+def test_another_kind_of_call_is_not_played(module, inputs, played, change):
+    recorder, (x, table) = Recorder(), inputs
+    for _ in range(2):
+        recorder(module, module.run, x, table).sum().backward()
+    assert len(played) == 1
+    context = contextlib.nullcontext()
+    if change == "shape":
+        table = table[:2]
+    elif change == "dtype":
+        table = table.int()
+    elif change == "frozen":
+        module.first.bias.requires_grad_(False)
+    elif change == "no_grad":
+        context = torch.no_grad()
+    elif change == "training":
+        module.eval()
+    else:
+        context = torch.autocast("cpu", torch.bfloat16)
+    with context:
+        recorder(module, module.run, x, table)
+    assert len(played) == 1
+
+
+def test_parameters_that_move_end_all_recordings(module, inputs, played):
+    recorder = Recorder()
+    for _ in range(2):
+        recorder(module, module.run, *inputs).sum().backward()
+    module.first.weight.data = module.first.weight.data + 1
+    actual = recorder(module, module.run, *inputs)
+    assert len(played) == 1
+    assert torch.equal(actual, module.run(*inputs))
+
+
+def test_no_more_recordings_than_there_is_room_for(module, inputs, played):
+    recorder = Recorder()
+    for size in range(1, recorded.MAX_RECORDINGS + 3):
+        for _ in range(2):
+            recorder(module, module.run, inputs[0], inputs[1].repeat(size)).sum().backward()
+    assert len(played) == recorded.MAX_RECORDINGS
+
+
+def test_without_memory_it_goes_on_without_recordings(module, inputs, monkeypatch, caplog):
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(recorded, "Recording", fail)
+    recorder = Recorder()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            out = recorder(module, module.run, *inputs)
+    assert torch.equal(out, module.run(*inputs)) and not recorder.enabled
+    assert "no memory is left" in caplog.text
+
+
+def test_copies_of_a_network_record_for_themselves(module, inputs, played):
+    module.recorder = Recorder()
+    for _ in range(2):
+        module.recorder(module, module.run, *inputs).sum().backward()
+    twin = copy.deepcopy(module)
+    assert twin.recorder is not module.recorder and twin.recorder._seen == {}
+
+
+def test_room_for_edges_is_at_most_a_quarter_too_large():
+    sizes = {edge_capacity(n) for n in range(100_000)}
+    assert all(n <= edge_capacity(n) <= max(n + 4096, 1.25 * n) for n in range(1, 100_000))
+    assert len(sizes) < 20 and edge_capacity(0) > 0
+
+
+# What follows takes a CUDA device: there, recordings are played for real.
+
+KEYS = 138
+
+
+@pytest.fixture(scope="module")
+def table(body):
+    return build_connectivity(body)
+
+
+def make_network(table, enabled):
+    torch.manual_seed(0)
+    network = BodyGraph(GraphOptions(queries=2, layers=2), KEYS, table).cuda()
+    network.recorder.enabled = enabled
+    return network, torch.optim.AdamW(network.parameters(), lr=1e-2, fused=True)
+
+
+def random_edges(body, gaussians, seed):
+    vertex_ids, mask = (x.cuda() for x in tied_gaussians(2, gaussians, body.num_vertices, seed))
+    keys = torch.randn(2 * gaussians, KEYS, generator=torch.Generator().manual_seed(seed)).cuda()
+    return keys, tie(vertex_ids, mask, body.num_vertices)
+
+
+def relative_error(actual, expected):
+    return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+@pytest.mark.gpu
+def test_training_goes_as_without_recordings(body, table):
+    pairs = [make_network(table, enabled) for enabled in (True, False)]
+    for step, gaussians in enumerate([3000, 3000, 2900, 1000, 3000, 1000, 1000]):
+        keys, ties = random_edges(body, gaussians, seed=step)
+        losses, gradients = [], []
+        for network, optimizer in pairs:
+            own = keys.clone().requires_grad_()
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = (network(own, ties) - 1).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+            gradients.append(own.grad)
+        # Sizes of products differ by the padding, and with them the library's order of summation.
+        assert relative_error(*losses) < 1e-3
+        assert gradients[0].shape == keys.shape and relative_error(*gradients) < 0.05
+    assert sum(r is not None for r in pairs[0][0].recorder._seen.values()) == 2
+
+
+@pytest.mark.gpu
+def test_lowered_weights_are_never_those_of_before(body, table):
+    network, optimizer = make_network(table, enabled=True)
+    keys, ties = random_edges(body, 3000, seed=0)
+    for _ in range(4):
+        with torch.autocast("cuda", torch.bfloat16):  # in which the cast of a weight is kept
+            before, again = network(keys, ties), network(keys, ties)
+            assert relative_error(again, before) < 1e-3
+        (before + again).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+            network.recorder.enabled = False
+            expected = network(keys, ties)
+            network.recorder.enabled = True
+            for _ in range(3):
+                assert relative_error(network(keys, ties), expected) < 1e-3
+        assert relative_error(before, expected) > 0.01  # the step was a large one
+
+
+@pytest.mark.gpu
+def test_playing_waits_for_nothing_and_leaves_no_trace_of_longer_inputs(body, table):
+    network, _ = make_network(table, enabled=True)
+    few, many = random_edges(body, 2000, seed=0), random_edges(body, 2040, seed=1)
+    many[0].fill_(torch.nan)
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        expected = network(*few)
+        network(*few)  # is recorded
+        network(*many)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            actual = network(*few)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert relative_error(actual, expected) < 1e-3
+
+
+@pytest.mark.gpu
+def test_gradients_of_several_passes_add_up(body, table):
+    pairs = [make_network(table, enabled)[0] for enabled in (True, False)]
+    for step in range(4):
+        keys, ties = random_edges(body, 2000, seed=step)
+        for network in pairs:
+            network(keys, ties).square().sum().backward()  # in single precision
+    for a, b in zip(*(network.parameters() for network in pairs), strict=True):
+        assert relative_error(a.grad, b.grad) < 1e-4
