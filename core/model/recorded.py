@@ -157,8 +157,7 @@ class Recording:
     ):
         self._inputs = [x.detach().clone().requires_grad_(own) for x, own in zip(tensors, wanted)]
         self._wanted = wanted
-        self._parameters = [x for x, own in zip(parameters, wanted[len(tensors) :]) if own]
-        self._targets = [x for x in self._inputs if x.requires_grad] + self._parameters
+        self._targets = [x for x, own in zip((*self._inputs, *parameters), wanted) if own]
         device = tensors[0].device
         # Autocast must lower the weights within the recording, at each replay anew: nothing from its cache.
         dtype, lowered = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
@@ -181,13 +180,7 @@ class Recording:
         self._cotangent = torch.ones_like(self._output)
         self._backward = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._backward, pool=self.pool, capture_error_mode="thread_local"):
-            gradients = torch.autograd.grad(self._output, self._targets, self._cotangent, allow_unused=True)
-            own = len(gradients) - len(self._parameters)
-            self._input_gradients, rest = gradients[:own], gradients[own:]
-            self._used = [g is not None for g in rest]
-            # In one piece: one copy hands all of them over.
-            flat = [g.flatten() for g in rest if g is not None]
-            self._flat = torch.cat(flat) if flat else None
+            self._gradients = torch.autograd.grad(self._output, self._targets, self._cotangent, allow_unused=True)
         self._output = self._output.detach()  # and with it goes what was kept for the backward pass
 
     def play(self, tensors: tuple[Tensor, ...]) -> Tensor:
@@ -199,15 +192,9 @@ class Recording:
         """Gradients of all inputs and all parameters; None where none is wanted, or there is none."""
         self._cotangent.copy_(cotangent)
         self._backward.replay()
-        found = iter([*(g if g is None else g.clone() for g in self._input_gradients), *self._parameter_gradients()])
-        return [next(found) if own else None for own in self._wanted]
-
-    def _parameter_gradients(self) -> list[Tensor | None]:
-        if self._flat is None:
-            return [None] * len(self._parameters)
-        sizes = [p.numel() for p, used in zip(self._parameters, self._used) if used]
-        parts = iter(self._flat.clone().split(sizes))
-        return [next(parts).view_as(p).to(p.dtype) if used else None for p, used in zip(self._parameters, self._used)]
+        own = iter(torch._foreach_mul([g for g in self._gradients if g is not None], 1))  # copies, in few launches
+        found = iter([g if g is None else next(own) for g in self._gradients])
+        return [next(found) if x else None for x in self._wanted]
 
 
 class _Play(torch.autograd.Function):
