@@ -128,6 +128,50 @@ def test_overflow_draws_the_same_and_is_reported(caplog):
     assert sum("capacity" in message for message in caplog.messages) == 1
 
 
+def test_overflow_in_a_cuda_graph_draws_the_same_and_is_reported(caplog):
+    scene = on_gpu(make_scene(count=778, width=99, height=77, size=0.002))
+    scales = scene.gaussians.scales.clone()
+    scene = scene.with_gaussians(scales=scales)
+    for _ in range(2):
+        scene.render(backend="triton")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = scene.render(backend="triton")
+    scales *= 20
+    expected = scene.to(torch.float64).render(backend="torch")
+    graph.replay()
+    assert (captured.colors - expected.colors).abs().mean() < 2e-5
+    torch.cuda.synchronize()
+    with caplog.at_level(logging.WARNING):
+        scene.render(backend="triton")
+    assert sum("capacity" in message for message in caplog.messages) == 1
+
+
+def test_more_pairs_of_pixel_and_splat_than_32_bits_can_count():
+    count, size = 9000, 512
+    scene = on_gpu(make_scene(count=count, width=size, height=size))
+    g = scene.gaussians
+    scene = scene.with_gaussians(
+        means=0.01 * g.means, scales=torch.full_like(g.scales, 50.0), opacities=torch.full_like(g.opacities, 0.0041)
+    )
+    assert count * size * size > 2**31
+    opacities = scene.gaussians.opacities.clone().requires_grad_()
+    rendering = scene.with_gaussians(opacities=opacities).render(backend="triton", background=0.0)
+    # Every pixel lets 0.9959^9000 through, as good as nothing; a tile stops at 1e-4.
+    assert (rendering.alphas > 1 - 1.1e-4).all() and (rendering.alphas <= 1).all()
+    (grad,) = torch.autograd.grad(rendering.colors.sum(), opacities)
+    assert grad.isfinite().all() and (grad != 0).any()
+
+
+def test_a_crowd_at_one_depth_is_drawn_alike_before_and_after_it_is_noticed():
+    scene = make_scene(count=3000, width=90, height=70, size=0.02)
+    forward = scene.cameras.viewmats[0, 2, :3]
+    means = scene.gaussians.means
+    scene = on_gpu(scene.with_gaussians(means=means - (means @ forward)[:, None] * forward))
+    first, second, third = (scene.render(backend="triton").colors for _ in range(3))
+    assert torch.equal(first, second) and torch.equal(first, third)
+
+
 def test_memory_is_written_where_it_should_be():
     scene = on_gpu(many(seed=2))
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()

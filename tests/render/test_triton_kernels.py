@@ -14,9 +14,11 @@ pytest.importorskip("triton")
 
 from core.gaussians import Gaussians
 from core.render import backends, triton_backend
+from core.render.kernels import bin as bin_module
 from core.render.kernels.bin import bin_tiles
+from core.render.kernels.launch import ALIGNMENT, aligned
 from core.render.kernels.project import project, project_backward
-from core.render.kernels.rows import depth_keys_reference, project_rows_reference
+from core.render.kernels.rows import DepthOrder, depth_keys_reference, project_rows_reference
 from core.render.projection import ALPHA_MIN
 from smpl_renderer.errors import InputError
 
@@ -114,11 +116,11 @@ def test_projection_matches_reference():
         assert (a.double() - e).norm() < 1e-5 * e.norm()
 
 
-def listed(scene: Scene, tile: int) -> tuple[Tensor, list[list[int]]]:
+def listed(scene: Scene, tile: int, by_sorting: bool = False) -> tuple[Tensor, list[list[int]]]:
     """The table of splats, and the rows listed for each tile."""
     g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
     rows, order = project(g, c.viewmats[None].contiguous(), c.Ks[None].contiguous(), c.width, c.height)
-    lists = bin_tiles(rows, order, c.width, c.height, tile)
+    lists = bin_tiles(rows, DepthOrder(order.keys) if by_sorting else order, c.width, c.height, tile)
     assert int(lists.used) <= lists.capacity
     slots = lists.slots.tolist()
     return rows.double(), [slots[first:last] for first, last in lists.ranges.tolist()]
@@ -157,27 +159,50 @@ def test_tiles_list_what_reaches_them_from_near_to_far(tile, size):
     assert surplus < 0.15 * needed.sum()
 
 
-def test_more_tiles_than_16_bits_can_number():
-    scene = single(make_scene(count=5, width=1030, height=4100, size=0.01))
-    rows, lists = listed(scene, 8)
-    assert len(lists) > 2**16
-    for splat in range(5):
-        needed = reached(rows[:, :, splat : splat + 1], 1030, 4100, 8).flatten().nonzero().flatten().tolist()
-        assert set(needed) <= {number for number, splats in enumerate(lists) if splat in splats}
+@pytest.mark.parametrize("side", [2, 4, 16])
+def test_cells_of_any_size_list_the_same(side, monkeypatch):
+    """Many splats on a large picture get larger cells, or their bits would take too much memory."""
+    scene = single(hard_scene(seed=7, count=70, views=2, width=75, height=58))
+    _, expected = listed(scene, 8)
+    monkeypatch.setattr(bin_module, "MAX_BITS_BYTES", 0)
+    monkeypatch.setattr(bin_module, "MAX_CELL_TILES", side)
+    bin_module._experience.cache_clear()  # larger cells take more room
+    _, lists = listed(scene, 8)
+    assert lists == expected
 
 
-def test_depths_are_compared_in_double_precision():
+@pytest.mark.parametrize("by_sorting", [False, True])
+def test_depths_are_compared_in_double_precision(by_sorting):
     scene = make_scene(count=40)
     directions = scene.cameras.viewmats[0, 2, :3]
     # Around a plane across the line of sight: in single precision most depths are equal.
     means = 0.3 * scene.gaussians.means
     means = means - (means @ directions)[:, None] * directions
     scene = single(scene.with_gaussians(means=means))
-    _, lists = listed(scene, 16)
+    _, lists = listed(scene, 16, by_sorting)
     depths = scene.to(torch.float64).cameras.project(scene.gaussians.means.double())[1].flatten()
     assert len(depths.float().unique()) < 30
     for splats in lists:
         assert (depths[splats].diff() >= 0).all()
+
+
+def test_a_crowd_at_one_depth_is_sorted_from_the_next_call_on():
+    scene = make_scene(count=600, width=13, height=11, size=0.1)
+    scene = single(scene.with_gaussians(means=0 * scene.gaussians.means))
+    _, expected = listed(scene, 8)
+    experience = bin_module._experience(scene.cameras.Ks.device, 1, 600, 13, 11, 8)
+    assert not experience.is_crowded
+    _, lists = listed(scene, 8)
+    assert experience.is_crowded
+    assert lists == expected and sorted(lists[0]) == lists[0]  # equal depths keep their order
+
+
+def test_odd_beginnings_are_copied():
+    values = torch.rand(41, 3, device=DEVICE)
+    assert aligned(values) is values
+    for view in (values[1:], values.T):
+        copy = aligned(view)
+        assert torch.equal(copy, view) and copy.is_contiguous() and copy.data_ptr() % ALIGNMENT == 0
 
 
 @pytest.mark.parametrize("with_depth", [True, False])

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 MARK_BLOCK = 64  # splats per program, which takes as long as its largest splat
 WORD_BLOCK = 256  # words of bits that a program of `_list_kernel` reads at a time
-LIST_BLOCK = 64  # splats at a time
+LIST_BLOCK = 32  # splats at a time; more would take registers from other cells' programs
 MAX_BITS_BYTES = 2**27  # what the bits of all cells may take; larger cells take fewer
 MAX_CELL_TILES = 16  # along a cell's side
 HEADROOM = 1.25  # of a learned capacity, over the most that was seen
