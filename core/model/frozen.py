@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-MAX_RECORDINGS = 8
+MAX_RECORDINGS = 16
 """Shapes of input for which a CUDA graph is kept; all share their memory."""
 
 
