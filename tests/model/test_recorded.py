@@ -73,9 +73,10 @@ def test_third_call_is_played_and_gives_what_the_first_gave(module, inputs, play
         out = recorder(module, module.run, *inputs)
         return out, *torch.autograd.grad(out.sum(), [inputs[0], *module.first.parameters(), module.second.bias])
 
-    first, _, third = step(), step(), step()
+    first, second, third = step(), step(), step()
     assert len(played) == 2  # the one that records gives its result by playing it
     assert all(torch.equal(a, b) for a, b in zip(first, third, strict=True))
+    assert all(a.data_ptr() != b.data_ptr() for a, b in zip(second, third, strict=True))  # no memory of the recording's
     assert list(map(id, module.parameters())) == list(map(id, parameters))
 
 
