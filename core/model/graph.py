@@ -78,8 +78,8 @@ def tie(
 
 
 def edge_capacity(num_edges: int) -> int:
-    """Edges that there is room for: at most a quarter more, beyond some thousands, so that few sizes occur."""
-    step = max(MIN_CAPACITY, 1 << max(0, num_edges.bit_length() - 3))
+    """Edges that there is room for: at most half as many again, beyond some thousands: few sizes occur then."""
+    step = max(MIN_CAPACITY, 1 << max(0, num_edges.bit_length() - 2))
     return max(step, -(-num_edges // step) * step)
 
 

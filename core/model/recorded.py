@@ -12,7 +12,7 @@ from core.ops.dispatch import kernels_take
 
 logger = logging.getLogger(__name__)
 
-MAX_RECORDINGS = 8
+MAX_RECORDINGS = 12
 """Kinds of input for which there is a recording; all others run as usual."""
 
 
