@@ -22,7 +22,7 @@ from core.inference.subject import open_subject
 logger = logging.getLogger(__name__)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def main(options: InferenceOptions) -> None:
     """Write avatar, videos and sheet of every subject and, if asked to, the metrics of all."""
     session = open_session(options)

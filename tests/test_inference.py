@@ -168,6 +168,7 @@ def test_metrics(options, captures, small_protocol):
         settings["protocol"]["subjects"]["209801"]["input_views"]
     )
     assert settings["checkpoint"]["step"] == "3" and settings["backend"] == "torch"
+    assert settings["precision"] == "float32"
 
     again = replace(options, workspace=options.workspace / "again")
     infer.main(again)

@@ -31,6 +31,8 @@ class InferenceOptions:
     full: bool = False
     """Without a GPU too: protocol full, and long videos."""
     device: DeviceName = "auto"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Of the network. auto: as it is trained, bf16 on a GPU and float32 without."""
     backend: str = "auto"
     """Rasterizer: auto (triton on CUDA, else torch), torch, triton, gsplat, diff_gaussian_rasterization."""
     body: Path | None = None

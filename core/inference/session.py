@@ -46,6 +46,16 @@ class Session:
     def backend(self) -> str:
         return self.options.backend
 
+    @property
+    def precision(self) -> str:
+        """`float32` or `bf16`."""
+        default = "bf16" if self.device.type == "cuda" else "float32"
+        return default if self.options.precision == "auto" else self.options.precision
+
+    def autocast(self) -> torch.autocast:
+        """The network's precision as a context."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
 
 def open_session(options: InferenceOptions) -> Session:
     """Check what was asked for and load the checkpoint.
@@ -62,6 +72,7 @@ def open_session(options: InferenceOptions) -> Session:
     # The capture's body is compared with it when its fits are read.
     body = find_body(metadata["body"], options.body)
     model, metadata = load_checkpoint(options.checkpoint, body, device)
+    model.requires_grad_(False)
     trained = json.loads(metadata.get("training") or "{}").get("data", {})
     size, frames = LONG_VIDEO if device.type == "cuda" or options.full else SHORT_VIDEO
     return Session(
@@ -101,6 +112,7 @@ def describe(session: Session) -> dict:
         },
         "input": {"image_size": session.input_size, "crop": session.input_crop},
         "device": torch.cuda.get_device_name() if session.device.type == "cuda" else "cpu",
+        "precision": session.precision,
         "backend": backend_name(session.backend, session.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

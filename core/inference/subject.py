@@ -66,7 +66,8 @@ def open_subject(session: Session, path: Path) -> Subject:
         moments.append(load_frames(capture, session.body, [frame], *arguments)[0])
     inputs = Frames.stack(moments).to(session.device)
     with tqdm(total=1, desc=f"{capture.subject}: make avatar", unit="avatar") as bar:
-        avatar = session.model(Frames.stack([inputs])).avatar[0]
+        with session.autocast():
+            avatar = session.model(Frames.stack([inputs])).avatar[0]
         bar.update()
     return Subject(session, capture, plan, inputs, avatar)
 
