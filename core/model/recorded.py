@@ -50,7 +50,8 @@ class Recorder:
     def clear(self) -> None:
         """Let all recordings go."""
         self._places: list[tuple[dict, str]] = []  # of parameters and buffers
-        self._pointers: list[int] = []
+        self._state: list[int] = []
+        self._parameters: list[nn.Parameter] = []
         self._seen: dict[tuple, Recording | None] = {}
         self._pass: weakref.ref[Pass] | None = None
 
@@ -61,7 +62,7 @@ class Recorder:
     def __call__(self, module: nn.Module, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """`function(*tensors)`, which uses parameters and buffers of the module."""
         self._follow(module)
-        parameters = self._parameters()
+        parameters = self._parameters
         wanted = [x.requires_grad and torch.is_grad_enabled() for x in (*tensors, *parameters)]
         device = tensors[0].device.type
         kind = (
@@ -109,15 +110,14 @@ class Recorder:
             for own in module.modules():
                 self._places += [(own._parameters, name) for name, x in own._parameters.items() if x is not None]
                 self._places += [(own._buffers, name) for name, x in own._buffers.items() if x is not None]
-        pointers = [place[name].data_ptr() for place, name in self._places]
-        if pointers != self._pointers:
+        tensors = [place[name] for place, name in self._places]
+        state = [*map(id, tensors), *(x.data_ptr() for x in tensors)]
+        if state != self._state:
             places = self._places
             self.clear()
-            self._places, self._pointers = places, pointers
-
-    def _parameters(self) -> list[nn.Parameter]:
-        tensors = (place[name] for place, name in self._places)
-        return list(dict.fromkeys(x for x in tensors if isinstance(x, nn.Parameter)))  # shared ones once
+            self._places, self._state = places, state
+            own = (x for x in tensors if isinstance(x, nn.Parameter))
+            self._parameters = list(dict.fromkeys(own))  # shared ones once
 
     def _record(self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...], wanted: list[bool]) -> "Recording":
         pool = next((r.pool for r in self._seen.values() if r is not None), None)
@@ -129,7 +129,7 @@ class Recorder:
     @contextmanager
     def _stand_ins(self) -> Iterator[list[nn.Parameter]]:
         """Other parameters with the same memory: whoever waits for the module's own gradients (DDP) notices nothing."""
-        twins = {p: nn.Parameter(p.detach(), p.requires_grad) for p in self._parameters()}
+        twins = {p: nn.Parameter(p.detach(), p.requires_grad) for p in self._parameters}
         own = [(place, name, place[name]) for place, name in self._places if place[name] in twins]
         try:
             for place, name, parameter in own:

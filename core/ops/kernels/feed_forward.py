@@ -1,8 +1,8 @@
 """The second half of a layer: what attention found is mapped and added, then a feed-forward network.
 
-Forward is one kernel, which stores neither the sum nor the hidden layer. The backward pass computes both again: one
-kernel makes the hidden layer and its gradient, another takes that to the inputs; gradients of weights are products of
-such rows, left to the library.
+Forward is one kernel, which stores neither the sum nor the hidden layer. The backward pass computes both again:
+kernels make the hidden layer and its gradient, and take that to the inputs. Gradients of weights are products of such
+rows, left to the library.
 """
 
 import torch
@@ -20,8 +20,9 @@ from core.ops.kernels.layer_parts import (
 from core.ops.kernels.numbers import dot_element, dot_precision
 
 FORWARD = Blocks(64, 64, 4, 2)
-HIDDEN_LAYER = Blocks(64, 64, 4, 2)
-BACKWARD = Blocks(64, 64, 4, 3)  # as many rows as the hidden layer's: both write to one table of sums
+BACKWARD = Blocks(64, 64, 4, 3)
+BACKWARD_HIDDEN = Blocks(64, 64, 4, 2)  # as many rows as the former: they write to one table of sums
+INPUT_WARPS = 8  # of the backward pass's first part, which is mostly waiting for memory
 
 
 @triton.jit
@@ -62,38 +63,50 @@ def _fwd_kernel(
 
 
 @triton.jit
-def _bwd_hidden_kernel(
-    x, update, out_weight, out_bias, norm_weight, norm_bias, weight1, bias1, weight2, g_y,
-    normed_rows, g_rows, activated, g_hidden, partial, num_rows,
-    C: tl.constexpr, HIDDEN: tl.constexpr, HAS_OUT_BIAS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
-    ELEMENT: tl.constexpr, PRECISION: tl.constexpr,
+def _bwd_input_kernel(
+    x, update, out_weight, out_bias, norm_weight, norm_bias, g_y, normed_rows, g_rows, partial, num_rows,
+    C: tl.constexpr, HIDDEN: tl.constexpr, HAS_OUT_BIAS: tl.constexpr, ROWS: tl.constexpr, ELEMENT: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The rows whose products are the gradients of both weights, rounded; and the program's part of those of both
-    biases."""
+    """What goes into the network, and the gradient of what comes out, rounded; the program's part of bias2's."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = (row < num_rows)[:, None]
     c = tl.arange(0, C)
     place = row[:, None] * C + c[None, :]
     moved = _add_update(x, update, out_weight, out_bias, place, live, C, HAS_OUT_BIAS, ELEMENT, PRECISION)
     standard, _ = standardize(moved, C)
-    normed = (standard * tl.load(norm_weight + c)[None, :] + tl.load(norm_bias + c)[None, :]).to(ELEMENT)
+    normed = standard * tl.load(norm_weight + c)[None, :] + tl.load(norm_bias + c)[None, :]
     tl.store(normed_rows + place, normed.to(normed_rows.dtype.element_ty), live)
     g = tl.load(g_y + place, live, 0.0)
-    own = partial + tl.program_id(0) * (HIDDEN + 4 * C)
-    tl.store(own + HIDDEN + c, tl.sum(g, 0))
-    g_out = g.to(ELEMENT)
-    tl.store(g_rows + place, g_out.to(g_rows.dtype.element_ty), live)
-    for start in range(0, HIDDEN, CHANNELS):
-        j = start + tl.arange(0, CHANNELS)
-        w1 = tl.load(weight1 + j[:, None] * C + c[None, :]).to(ELEMENT)
-        w2 = tl.load(weight2 + c[:, None] * HIDDEN + j[None, :]).to(ELEMENT)
-        hidden = tl.dot(normed, tl.trans(w1), input_precision=PRECISION) + tl.load(bias1 + j)[None, :]
-        value, slope = gelu_and_slope(hidden)
-        g_value = tl.dot(g_out, w2, input_precision=PRECISION) * slope
-        at = row[:, None] * HIDDEN + j[None, :]
-        tl.store(activated + at, value.to(activated.dtype.element_ty), live)
-        tl.store(g_hidden + at, g_value.to(g_hidden.dtype.element_ty), live)
-        tl.store(own + j, tl.sum(g_value, 0))
+    tl.store(g_rows + place, g.to(g_rows.dtype.element_ty), live)
+    tl.store(partial + tl.program_id(0) * (HIDDEN + 4 * C) + HIDDEN + c, tl.sum(g, 0))
+
+
+@triton.jit
+def _bwd_hidden_kernel(
+    normed_rows, g_rows, weight1, bias1, weight2, activated, g_hidden, partial, num_rows,
+    C: tl.constexpr, HIDDEN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, ELEMENT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Some channels of the hidden layer after its GELU, and gradients before it; the program's part of bias1's."""
+    block = tl.program_id(0) // (HIDDEN // CHANNELS)  # programs of the same rows side by side: these are cached
+    j = tl.program_id(0) % (HIDDEN // CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
+    row = block.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    live = (row < num_rows)[:, None]
+    c = tl.arange(0, C)
+    place = row[:, None] * C + c[None, :]
+    normed = tl.load(normed_rows + place, live, 0.0).to(ELEMENT)
+    w1 = tl.load(weight1 + j[:, None] * C + c[None, :]).to(ELEMENT)
+    hidden = tl.dot(normed, tl.trans(w1), input_precision=PRECISION) + tl.load(bias1 + j)[None, :]
+    g_out = tl.load(g_rows + place, live, 0.0).to(ELEMENT)
+    w2 = tl.load(weight2 + c[:, None] * HIDDEN + j[None, :]).to(ELEMENT)
+    g = tl.dot(g_out, w2, input_precision=PRECISION)
+    value, slope = gelu_and_slope(hidden)
+    g *= slope
+    at = row[:, None] * HIDDEN + j[None, :]
+    tl.store(activated + at, value.to(activated.dtype.element_ty), live)
+    tl.store(g_hidden + at, g.to(g_hidden.dtype.element_ty), live)
+    tl.store(partial + block * (HIDDEN + 4 * C) + j, tl.sum(g, 0))
 
 
 @triton.jit
@@ -162,24 +175,29 @@ class ResidualFeedForward(torch.autograd.Function):
         x, update, *weights = ctx.saved_tensors
         _, out_bias, _, _, element1, *_ = weights
         (num_rows, channels), hidden = x.shape, len(element1)
-        constants = {"HAS_OUT_BIAS": out_bias is not None, **ctx.constants}
+        constants, has_out_bias = ctx.constants, out_bias is not None
         g_y, g_x = g_y.contiguous(), torch.empty_like(x)
         g_update, normed, g_rows = (torch.empty_like(update) for _ in range(3))
         activated, g_hidden = (update.new_empty(num_rows, hidden) for _ in range(2))
-        grid = (triton.cdiv(num_rows, BACKWARD.rows),)
-        partial = x.new_empty(*grid, hidden + 4 * channels)
+        blocks = triton.cdiv(num_rows, BACKWARD.rows)
+        partial = x.new_empty(blocks, hidden + 4 * channels)
+        hidden_constants = BACKWARD_HIDDEN.constants(hidden)
+        chunks = hidden // hidden_constants["CHANNELS"]
         with torch.cuda.device_of(x):
-            _bwd_hidden_kernel[grid](
-                x, update, *weights, g_y, normed, g_rows, activated, g_hidden, partial, num_rows,
-                **constants, **HIDDEN_LAYER.constants(hidden),
+            _bwd_input_kernel[(blocks,)](
+                x, update, *weights[:4], g_y, normed, g_rows, partial, num_rows,
+                HAS_OUT_BIAS=has_out_bias, ROWS=BACKWARD.rows, num_warps=INPUT_WARPS, **constants,
             )  # fmt: skip
+            _bwd_hidden_kernel[(chunks * blocks,)](
+                normed, g_rows, *weights[4:], activated, g_hidden, partial, num_rows, **constants, **hidden_constants
+            )
             g_weight1, g_weight2 = product_over_rows(g_hidden, normed), product_over_rows(g_rows, activated)
-            _bwd_row_kernel[grid](
+            _bwd_row_kernel[(blocks,)](
                 x, update, *weights[:5], g_hidden, g_y, g_x, g_update, g_rows, partial, num_rows,
-                **constants, **BACKWARD.constants(hidden),
+                HAS_OUT_BIAS=has_out_bias, **constants, **BACKWARD.constants(hidden),
             )  # fmt: skip
         g_bias1, g_bias2, g_norm_weight, g_norm_bias, g_out_bias = partial.sum(0).split([hidden, *4 * [channels]])
         return (
-            g_x, g_update, product_over_rows(g_rows, update), g_out_bias if out_bias is not None else None,
+            g_x, g_update, product_over_rows(g_rows, update), g_out_bias if has_out_bias else None,
             g_norm_weight, g_norm_bias, g_weight1, g_bias1, g_weight2, g_bias2,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from core.ops.kernels.layer_parts import Blocks, product_over_rows, standardize,
 from core.ops.kernels.numbers import dot_element, dot_precision
 
 FORWARD = Blocks(64, 64, 4, 2)
-BACKWARD = Blocks(64, 64, 8, 3)
+BACKWARD = Blocks(64, 64, 4, 2)
 
 
 @triton.jit
