@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
 from core.model.recorded import Recorder
 from core.ops.feed_forward import FeedForwardWeights, residual_feed_forward
@@ -124,11 +124,12 @@ class IntraNode(nn.Module):
         self.feed_forward = FeedForward(channels, options.ffn_factor, options.dropout)
 
     def forward(
-        self, x: Float[Tensor, "B V Q D"], keys: Float[Tensor, "E D"], crow: Int[Tensor, "BV+1"]
+        self, x: Float[Tensor, "B V Q D"], key_values: Float[Tensor, "E 2*D"], crow: Int[Tensor, "BV+1"]
     ) -> Float[Tensor, "B V Q D"]:
+        """One round, with what `key_value` makes of the keys: for all layers at once, see `BodyGraph`."""
         queries, x = norm_linear(x, self.norm.weight, self.norm.bias, self.query.weight, self.query.bias)
         queries = queries.flatten(0, 1).unflatten(-1, (self.heads, -1))
-        key_values = self.key_value(keys).unflatten(-1, (2, self.heads, -1))
+        key_values = key_values.unflatten(-1, (2, self.heads, -1))
         update = packed_segment_attention(queries, key_values, crow).flatten(-2).view(x.shape)
         return self.feed_forward.after(x, update, self.out)
 
@@ -212,13 +213,13 @@ class BodyGraph(nn.Module):
         num_persons = (len(crow) - 1) // self.num_vertices
         x = (self.vertex_embedding + self.query_embedding).expand(num_persons, -1, -1, -1)
         sources = Sources(self.sources, self.source_crow)
-        if self.embed_keys is not None:
-            keys = self.embed_keys(keys)
-            if torch.is_autocast_enabled(keys.device.type):  # once, for all layers
-                keys = keys.to(torch.get_autocast_dtype(keys.device.type))
+        if self.intra:
+            maps = [layer.key_value for layer in self.intra]  # one product for all layers
+            weight, bias = (torch.cat([getattr(own, name) for own in maps]) for name in ("weight", "bias"))
+            key_values = linear(self.embed_keys(keys), weight, bias).chunk(len(maps), -1)
         for layer in range(max(len(self.intra), len(self.inter))):
             if self.intra:
-                x = self.intra[layer](x, keys, crow)
+                x = self.intra[layer](x, key_values[layer], crow)
             if self.inter:
                 x = self.inter[layer](x, self.neighbors, self.neighbor_mask, sources)
         return x

@@ -74,7 +74,10 @@ def packed_segment_attention(
     if kernels_take(queries, key_values) and queries.numel() > 0 and queries.shape[1] <= MAX_QUERIES:
         from core.ops.kernels.segment_attention import SegmentAttention
 
-        return SegmentAttention.apply(queries.contiguous(), key_values.contiguous(), crow)
+        heads, width = key_values.shape[2:]
+        if key_values.stride()[1:] != (heads * width, width, 1):  # only the rows may lie apart
+            key_values = key_values.contiguous()
+        return SegmentAttention.apply(queries.contiguous(), key_values, crow)
     dtype = torch.promote_types(queries.dtype, torch.float32)
     out = segment_attention_reference(queries.to(dtype), *key_values.to(dtype).unbind(1), crow)
     return out.to(queries.dtype)

@@ -81,6 +81,15 @@ def test_segment_attention(counts, queries, heads, width):
     assert (g_key_values[sum(counts) :] == 0).all()  # behind the last segment
 
 
+def test_keys_and_values_that_are_part_of_longer_rows():
+    crow, queries, rows = segments([3, 0, 40]), randn(3, 4, 2, 16), randn(43, 3, 2, 2, 16, seed=1)
+    assert_as_defined(
+        lambda q, kv: SegmentAttention.apply(q, kv.unbind(1)[1], crow),
+        lambda q, kv: segment_attention_reference(q, *kv[:, 1].unbind(1), crow),
+        [queries, rows],
+    )
+
+
 def test_segment_attention_of_large_logits():
     crow = segments([3, 40, 0])
     tensors = 100 * randn(3, 4, 2, 16), 10 * randn(43, 2, 2, 16, seed=1)

@@ -34,7 +34,7 @@ def _rows(crow, num_segments, num_queries, SEGMENTS: tl.constexpr, ROWS: tl.cons
 
 @triton.jit
 def _fwd_kernel(
-    queries, key_values, crow, out, lse, num_segments, num_queries, scale_log2,
+    queries, key_values, crow, out, lse, num_segments, num_queries, key_stride, scale_log2,
     H: tl.constexpr, D: tl.constexpr, SEGMENTS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     DIM: tl.constexpr, ELEMENT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -49,7 +49,7 @@ def _fwd_kernel(
     sums = tl.zeros([ROWS, DIM], tl.float32)
     for start in range(begin, end, KEYS):
         e = start + tl.arange(0, KEYS)
-        at = key_values + (e.to(tl.int64) * (2 * H) + head)[:, None] * D + d[None, :]
+        at = key_values + e.to(tl.int64)[:, None] * key_stride + head * D + d[None, :]
         there = (e < end)[:, None] & (d < D)[None, :]
         k = tl.load(at, there, 0.0).to(ELEMENT)
         v = tl.load(at + H * D, there, 0.0).to(tl.float32)
@@ -70,7 +70,7 @@ def _fwd_kernel(
 
 @triton.jit
 def _bwd_kernel(
-    queries, key_values, crow, out, lse, g_out, g_queries, g_key_values, num_segments, num_queries, scale,
+    queries, key_values, crow, out, lse, g_out, g_queries, g_key_values, num_segments, num_queries, key_stride, scale,
     H: tl.constexpr, D: tl.constexpr, SEGMENTS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     DIM: tl.constexpr, ELEMENT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -86,10 +86,10 @@ def _bwd_kernel(
     g_q = tl.zeros([ROWS, DIM], tl.float32)
     for start in range(begin, end, KEYS):
         e = start + tl.arange(0, KEYS)
-        at = (e.to(tl.int64) * (2 * H) + head)[:, None] * D + d[None, :]
+        at = key_values + e.to(tl.int64)[:, None] * key_stride + head * D + d[None, :]
         there = (e < end)[:, None] & (d < D)[None, :]
-        k = tl.load(key_values + at, there, 0.0)
-        v = tl.load(key_values + at + H * D, there, 0.0).to(ELEMENT)
+        k = tl.load(at, there, 0.0)
+        v = tl.load(at + H * D, there, 0.0).to(ELEMENT)
         logits = tl.dot(q.to(ELEMENT), tl.trans(k.to(ELEMENT)), input_precision=PRECISION) * (scale * LOG2_E)
         own = (e[None, :] >= own_begin[:, None]) & (e[None, :] < own_end[:, None])
         weights = tl.where(own, tl.exp2(logits - level[:, None]), 0.0)
@@ -98,8 +98,9 @@ def _bwd_kernel(
         g_q += tl.dot(g_logits, k.to(tl.float32), input_precision=PRECISION)
         g_k = tl.dot(tl.trans(g_logits), q.to(tl.float32), input_precision=PRECISION)
         g_v = tl.dot(tl.trans(weights), g.to(tl.float32), input_precision=PRECISION)
-        tl.store(g_key_values + at, g_k.to(g_key_values.dtype.element_ty), there)
-        tl.store(g_key_values + at + H * D, g_v.to(g_key_values.dtype.element_ty), there)
+        at = g_key_values + (e.to(tl.int64) * (2 * H) + head)[:, None] * D + d[None, :]
+        tl.store(at, g_k.to(g_key_values.dtype.element_ty), there)
+        tl.store(at + H * D, g_v.to(g_key_values.dtype.element_ty), there)
     tl.store(g_queries + place, g_q.to(g_queries.dtype.element_ty), inside)
 
 
@@ -122,6 +123,8 @@ def _shape(queries: Tensor) -> tuple[tuple[int, int], dict]:
 
 
 class SegmentAttention(torch.autograd.Function):
+    """Rows of `key_values` [E, 2, H, D] may be part of longer ones."""
+
     @staticmethod
     def forward(ctx, queries, key_values, crow):
         grid, constants = _shape(queries)
@@ -130,7 +133,10 @@ class SegmentAttention(torch.autograd.Function):
         lse = queries.new_empty(num_segments, num_queries, heads, dtype=torch.float32)
         scale_log2 = width**-0.5 * LOG2_E.value
         with torch.cuda.device_of(queries):
-            _fwd_kernel[grid](queries, key_values, crow, out, lse, num_segments, num_queries, scale_log2, **constants)
+            _fwd_kernel[grid](
+                queries, key_values, crow, out, lse,
+                num_segments, num_queries, key_values.stride(0), scale_log2, **constants,
+            )  # fmt: skip
         ctx.save_for_backward(queries, key_values, crow, out, lse)
         return out
 
@@ -141,10 +147,10 @@ class SegmentAttention(torch.autograd.Function):
         grid, constants = _shape(queries)
         num_segments, num_queries, _, width = queries.shape
         g_queries = torch.empty_like(queries)
-        g_key_values = torch.zeros_like(key_values)  # keys behind the last segment have none
+        g_key_values = key_values.new_zeros(key_values.shape)  # keys behind the last segment have none
         with torch.cuda.device_of(queries):
             _bwd_kernel[grid](
                 queries, key_values, crow, out, lse, g_out.contiguous(), g_queries, g_key_values,
-                num_segments, num_queries, width**-0.5, **constants,
+                num_segments, num_queries, key_values.stride(0), width**-0.5, **constants,
             )  # fmt: skip
         return g_queries, g_key_values, None
