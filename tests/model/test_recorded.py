@@ -197,6 +197,8 @@ def test_room_for_edges_comes_in_few_sizes():
 # What follows takes a CUDA device: there, recordings are played for real.
 
 KEYS = 138
+SAME = 4e-3
+"""One rounding to bf16: sizes of products differ by the padding, and with them the library's order of summation."""
 
 
 @pytest.fixture(scope="module")
@@ -204,11 +206,11 @@ def table(body):
     return build_connectivity(body)
 
 
-def make_network(table, enabled):
+def make_network(table, enabled, lr=1e-3):
     torch.manual_seed(0)
     network = BodyGraph(GraphOptions(queries=2, layers=2), KEYS, table).cuda()
     network.recorder.enabled = enabled
-    return network, torch.optim.AdamW(network.parameters(), lr=1e-2, fused=True)
+    return network, torch.optim.AdamW(network.parameters(), lr=lr, fused=True)
 
 
 def random_edges(body, gaussians, seed):
@@ -236,7 +238,6 @@ def test_training_goes_as_without_recordings(body, table):
             optimizer.zero_grad()
             losses.append(loss.detach())
             gradients.append(own.grad)
-        # Sizes of products differ by the padding, and with them the library's order of summation.
         assert relative_error(*losses) < 1e-3
         assert gradients[0].shape == keys.shape and relative_error(*gradients) < 0.05
     assert sum(r is not None for r in pairs[0][0].recorder._seen.values()) == 2
@@ -244,12 +245,12 @@ def test_training_goes_as_without_recordings(body, table):
 
 @pytest.mark.gpu
 def test_lowered_weights_are_never_those_of_before(body, table):
-    network, optimizer = make_network(table, enabled=True)
+    network, optimizer = make_network(table, enabled=True, lr=1e-2)
     keys, ties = random_edges(body, 3000, seed=0)
     for _ in range(4):
         with torch.autocast("cuda", torch.bfloat16):  # in which the cast of a weight is kept
             before, again = network(keys, ties), network(keys, ties)
-            assert relative_error(again, before) < 1e-3
+            assert relative_error(again, before) < SAME
         (before + again).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -258,8 +259,8 @@ def test_lowered_weights_are_never_those_of_before(body, table):
             expected = network(keys, ties)
             network.recorder.enabled = True
             for _ in range(3):
-                assert relative_error(network(keys, ties), expected) < 1e-3
-        assert relative_error(before, expected) > 0.01  # the step was a large one
+                assert relative_error(network(keys, ties), expected) < SAME
+        assert relative_error(before, expected) > 5 * SAME  # the step was a large one
 
 
 @pytest.mark.gpu
@@ -276,7 +277,7 @@ def test_playing_waits_for_nothing_and_leaves_no_trace_of_longer_inputs(body, ta
             actual = network(*few)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert relative_error(actual, expected) < 1e-3
+    assert relative_error(actual, expected) < SAME
 
 
 @pytest.mark.gpu
