@@ -154,9 +154,6 @@ def _outer(box: np.ndarray) -> tuple[int, int, int, int]:
 
 def _resampled(picture: Image.Image, box: np.ndarray, region: tuple[int, ...], size: tuple[int, int]) -> Image.Image:
     """Resample a box of a picture of which `region` (whole pixels around the box) has been cut out."""
-    inner = np.clip(box - np.tile(region[:2], 2), 0, np.tile(picture.size, 2))
-    factor = picture.width // size[0]
-    is_whole = np.allclose(inner, (0, 0, *picture.size), atol=1e-6, rtol=0)
-    if is_whole and picture.size == (factor * size[0], factor * size[1]):
-        return picture.reduce(factor)  # the mean of factor x factor pixels, on their own grid: nothing moves
-    return picture.resize(size, FILTER, box=tuple(inner.tolist()))
+    origin = np.tile(region[:2], 2)
+    limits = np.tile(picture.size, 2)
+    return picture.resize(size, FILTER, box=tuple(np.clip(box - origin, 0, limits).tolist()))

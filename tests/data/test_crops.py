@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from tiny_capture import DOTS, FRONT_LEFT_BACK_RIGHT, TinyCapture
 
-from core.data.crops import Window, center_window, read_window
+from core.data.crops import FILTER, Window, center_window, read_window
 from core.data.dataset import load_frames
 from core.data.mvhumannet import Capture
 
@@ -87,6 +87,18 @@ def test_border_mixes_person_and_white_only(files, mask_size):
     if mask_size == (96, 64):
         share = alpha[..., None] / 255
         np.testing.assert_allclose(rgb, share * (40, 200, 90) + (1 - share) * 255, atol=2)
+
+
+@pytest.mark.parametrize("window, box", [(Window(0, 0, 64), (0, 0, 64, 64)), (Window(3, 1, 60), (3, 1, 63, 61))])
+def test_every_window_is_resampled_by_the_same_filter(files, window, box):
+    """A checkpoint sees pictures as sharp as those it was trained on, also where a window is a whole multiple."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    rgb, alpha = read_window(*files(image, image[..., 0]), (64, 64), window, 16)
+    share = image[..., :1] / 255
+    composed = (share * image + (1 - share) * 255).round().astype(np.uint8)
+    expected = Image.fromarray(composed).resize((16, 16), FILTER, box=box)
+    np.testing.assert_allclose(rgb.astype(float), np.asarray(expected), atol=1)
+    np.testing.assert_array_equal(alpha, Image.fromarray(image[..., 0]).resize((16, 16), FILTER, box=box))
 
 
 @pytest.mark.parametrize("mask_size", [(96, 64), (192, 128), (60, 40)])
