@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smpl_renderer.errors import InputError
-from smpl_renderer.kernels import can_launch
+from smpl_renderer.kernels import use_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class LPIPS(nn.Module):
         """Whether the kernels do for these pictures: the sizes of all maps are even, and the target has no gradient."""
         fits = self.net == "vgg" and predicted.shape[-1] % 16 == predicted.shape[-2] % 16 == 0 and predicted.numel() > 0
         on_cuda = predicted.is_cuda and torch.is_autocast_enabled("cuda")
-        return fits and on_cuda and not target.requires_grad and can_launch()
+        return fits and on_cuda and not target.requires_grad and use_kernels()
 
     def fused(
         self, predicted: Float[Tensor, "n 3 H W"], target: Float[Tensor, "n 3 H W"], dtype: torch.dtype | None = None

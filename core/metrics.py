@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from smpl_renderer.kernels import can_launch
+from smpl_renderer.kernels import use_kernels
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -49,7 +49,7 @@ def ssim(predicted: Float[Tensor, "*batch 3 H W"], target: Float[Tensor, "*batch
     with torch.autocast(predicted.device.type, enabled=False):  # variances are small differences: bf16 would lose them
         x, y = (images.reshape(-1, *images.shape[-2:]) for images in (predicted, target))
         is_single = x.dtype == y.dtype == torch.float32
-        if x.is_cuda and is_single and x.numel() > 0 and not target.requires_grad and can_launch():
+        if x.is_cuda and is_single and x.numel() > 0 and not target.requires_grad and use_kernels():
             from core.ssim_map import SsimMeans  # needs Triton
 
             means = SsimMeans.apply(x.contiguous(), y.contiguous())

@@ -1,13 +1,15 @@
 """The benchmark of training steps: its people are in the pictures, and every part of a step is timed."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
-from core.benchmarks.step import PARTS, Job, step, time_step
+from core.benchmarks.step import HEADER, PARTS, Job, step, time_step
 from core.options import PRESETS, TrainOptions
 from smpl_renderer.errors import InputError
+from smpl_renderer.kernels import kernels_wanted
 
 CPU = torch.device("cpu")
 
@@ -36,7 +38,7 @@ def test_all_parts_of_a_step_are_timed(options, stage, missing):
     options = replace(options, data=replace(options.data, target_frames=1, novel_frames=0), batch_size=1)
     timing = time_step("smallest", stage, options, repeats=1, device=CPU)
     assert timing.samples_per_second == pytest.approx(1000 / timing.total_ms)
-    parts = dict(zip(PARTS, list(vars(timing).values())[5:]))
+    parts = dict(zip(PARTS, list(vars(timing).values())[6:]))
     assert {part for part, duration in parts.items() if duration is None} == missing
     assert sum(duration for duration in parts.values() if duration) > 0
 
@@ -44,3 +46,29 @@ def test_all_parts_of_a_step_are_timed(options, stage, missing):
 def test_what_is_not_there_is_named():
     with pytest.raises(InputError, match="no preset is called 'huge'"):
         step(presets=("huge",), device="cpu")
+
+
+def test_references_are_timed_in_the_same_run(options, monkeypatch, tmp_path):
+    monkeypatch.setitem(PRESETS, "smallest", ("", options))
+    seen = []
+
+    def count(job, index=0):
+        seen.append(kernels_wanted())
+
+    monkeypatch.setattr(Job, "run", count)
+    step(presets=("smallest",), stages=("avatar",), repeats=1, device="cpu", out=tmp_path / "times.json")
+    numbers = json.loads((tmp_path / "times.json").read_text())["step"]
+    assert [t["operations"] for t in numbers] == ["kernels", "reference"]
+    half = len(seen) // 2
+    assert all(seen[:half]) and not any(seen[half:]) and kernels_wanted()
+
+
+def test_a_step_that_memory_does_not_suffice_for_is_a_row_of_dashes(options, monkeypatch, capsys):
+    def fail(job, index=0):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setitem(PRESETS, "smallest", ("", options))
+    monkeypatch.setattr(Job, "run", fail)
+    step(presets=("smallest",), stages=("avatar",), operations=("reference",), repeats=1, device="cpu")
+    row = capsys.readouterr().out.splitlines()[2].split()
+    assert row == ["smallest", "avatar", "reference", "1", *["-"] * (len(HEADER) - 4)]

@@ -14,12 +14,12 @@ from core.benchmarks.common import median_ms, peak_mb, report
 from core.benchmarks.render import body_cloud
 from core.device import DeviceName, pick_device
 from core.model.graph import BodyGraph, LateCount, tie
-from core.ops.dispatch import reference_operations
 from core.ops.nearest_vertices import nearest_vertices_of_sets
 from core.options import GraphOptions
 from smpl_renderer.body_model import STANDIN_BODY, load_body
 from smpl_renderer.connectivity import build_connectivity
 from smpl_renderer.errors import InputError
+from smpl_renderer.kernels import reference_operations
 
 KEY_CHANNELS = 138  # of preset `big`
 FOREGROUND = 7  # pixels of a splat map for each that shows the person

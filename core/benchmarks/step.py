@@ -1,9 +1,11 @@
 """Times of whole training steps, and of their parts, on random pictures of posed bodies."""
 
 import copy
+import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -26,10 +28,14 @@ from core.training.optimizer import finite_step, make_optimizer
 from core.training.step import Shown, TrainingStep
 from smpl_renderer.body_model import STANDIN_BODY, BodyModel, load_body
 from smpl_renderer.errors import InputError
+from smpl_renderer.kernels import reference_operations
 from smpl_renderer.types import BodyParams
 
 Stage = Literal["frame", "graph", "joint", "avatar"]
 """A training stage, or `avatar`: from pictures to an avatar, without gradients."""
+
+Operations = Literal["kernels", "reference"]
+"""What runs by default, or plain PyTorch in everything but the rasterizer, which benchmark `render` compares."""
 
 PARTS = ("U-Net", "ties", "graph", "head", "second look", "posing", "rasterizer", "losses", "backward", "optimizer")
 AVATAR_FRAMES = 8
@@ -41,14 +47,15 @@ class StepTiming:
     """Medians in milliseconds; the parts are those of one further step, in which events stand between them.
 
     `unet` includes its input, `ties` decodes the splat maps and finds nearest vertices.
-    `host` is how long Python takes to hand the step to the device.
+    `host` is how long Python takes to hand the step to the device. All are None where memory did not suffice.
     """
 
     preset: str
     stage: Stage
+    operations: str
     samples: int
-    total_ms: float
-    host_ms: float
+    total_ms: float | None
+    host_ms: float | None
     unet: float | None
     ties: float | None
     graph: float | None
@@ -60,15 +67,16 @@ class StepTiming:
     backward: float | None
     optimizer: float | None
     peak_mb: float | None
-    samples_per_second: float
+    samples_per_second: float | None
 
 
-HEADER = ("preset", "stage", "samples", "ms", "host ms", *PARTS, "peak MB", "samples/s")
+HEADER = ("preset", "stage", "operations", "samples", "ms", "host ms", *PARTS, "peak MB", "samples/s")
 
 
 def step(
     presets: tuple[str, ...] = ("big", "small", "tiny", "demo-gpu"),
     stages: tuple[Stage, ...] = ("graph", "joint", "frame", "avatar"),
+    operations: tuple[Operations, ...] = ("kernels", "reference"),
     repeats: int | None = None,
     device: DeviceName = "auto",
     out: Path | None = None,
@@ -78,6 +86,7 @@ def step(
     Args:
         presets: Of main.py; their batch sizes, pictures and losses count, too.
         stages: What is trained; `avatar` only makes avatars, of eight frames.
+        operations: What runs by default, or plain PyTorch in everything but the rasterizer; "-" is too little memory.
         repeats: Timed steps of each case; by default 10 on a GPU and 2 on a CPU.
         device: Where.
         out: Write the numbers as JSON to this file, too.
@@ -87,20 +96,41 @@ def step(
     if unknown:
         raise InputError(f"no preset is called {unknown[0]!r}; choose from {', '.join(PRESETS)}")
     repeats = repeats or (10 if where.type == "cuda" else 2)
-    cases = [(preset, stage) for preset in presets for stage in stages]
-    timings = [time_step(*case, PRESETS[case[0]][1], repeats, where) for case in tqdm(cases, "step", unit="case")]
+    cases = [(preset, stage, name) for preset in presets for stage in stages for name in operations]
+    timings = []
+    for preset, stage, name in tqdm(cases, "step", unit="case"):
+        timings.append(time_step(preset, stage, PRESETS[preset][1], repeats, where, name))
     print(report("step", HEADER, timings, where, out))
 
 
-def time_step(preset: str, stage: Stage, options: TrainOptions, repeats: int, device: torch.device) -> StepTiming:
-    """Time one stage of one preset."""
-    job = Job(options, stage, device)
+def time_step(
+    preset: str,
+    stage: Stage,
+    options: TrainOptions,
+    repeats: int,
+    device: torch.device,
+    operations: Operations = "kernels",
+) -> StepTiming:
+    """Time one stage of one preset by one kind of operations."""
+    case = preset, stage, operations
+    try:
+        with reference_operations() if operations == "reference" else nullcontext():
+            return _time_step(case, Job(options, stage, device), repeats)
+    except torch.OutOfMemoryError:
+        unknown = [None] * (len(fields(StepTiming)) - len(case) - 1)
+        timing = StepTiming(*case, 1 if stage == "avatar" else options.batch_size, *unknown)
+    gc.collect()  # the next case has all memory to itself
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return timing
+
+
+def _time_step(case: tuple[str, str, str], job: "Job", repeats: int) -> StepTiming:
+    device, samples = job.device, job.options.batch_size
     total = median_ms(job.run, repeats, device, WARM_UP if device.type == "cuda" else 1)
-    samples = job.options.batch_size
     parts = job.parts()
     return StepTiming(
-        preset,
-        stage,
+        *case,
         samples,
         total,
         job.host_ms(),

@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity, grid_sample, max_pool2d
 from core.avatar import Avatar, Skin, at_vertices, attach
 from core.data.types import Frames
 from core.gaussians import Gaussians
-from smpl_renderer.kernels import can_launch
+from smpl_renderer.kernels import use_kernels
 
 ZBUFFER_SIZE = 128
 """Cells along each side of the depth buffer; finer ones would have holes between the Gaussians."""
@@ -83,7 +83,7 @@ def observe(avatar: Avatar, normals: Float[Tensor, "V 3"], inputs: Frames, skin:
     """
     with torch.autocast(inputs.images.device.type, enabled=False):
         gaussians = attach(avatar, skin)
-        if inputs.images.is_cuda and inputs.images.dtype == gaussians.means.dtype == torch.float32 and can_launch():
+        if inputs.images.is_cuda and inputs.images.dtype == gaussians.means.dtype == torch.float32 and use_kernels():
             from core.model.kernels.observe import observe_fused as look
         else:
             look = observe_reference

@@ -17,7 +17,7 @@ from core.avatar import Avatar, Skin
 from core.data.types import Frames
 from core.model.decode import shift_logits
 from core.model.observations import COSINE, COVERAGE, VISIBLE, Observations, observe
-from smpl_renderer.kernels import can_launch
+from smpl_renderer.kernels import use_kernels
 
 COSINE_PREFERENCE = 3.0
 """Before training, views that see the skin face on count exp(3) times as much as those that graze it."""
@@ -120,7 +120,7 @@ def blend(
         embed: From an observation's numbers to H channels.
         weigh: From there to a logit: activation, H channels, activation, one number.
     """
-    if own_colors.is_cuda and own_colors.dtype == torch.float32 and _fits(embed.out_features) and can_launch():
+    if own_colors.is_cuda and own_colors.dtype == torch.float32 and _fits(embed.out_features) and use_kernels():
         from core.model.kernels.blend import BlendColors
 
         with torch.autocast(own_colors.device.type, enabled=False):

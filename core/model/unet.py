@@ -18,6 +18,7 @@ from core.model.frozen import FrozenCopy
 from core.ops.residual_sum import residual_sum
 from core.options import UNetOptions
 from smpl_renderer.errors import InputError
+from smpl_renderer.kernels import kernels_wanted
 
 INPUT_CHANNELS = 9
 """Normalised RGB and six Plücker coordinates."""
@@ -124,7 +125,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C 9 H W"]) -> tuple[Float[Tensor, "B C R S S"], Float[Tensor, "B C D S S"]]:
         """Raw numbers and features of the splat maps of B moments, each seen by C cameras."""
-        fused = x.is_cuda and not self.reference and not torch.compiler.is_compiling()
+        fused = x.is_cuda and not self.reference and not torch.compiler.is_compiling() and kernels_wanted()
         if fused and self.frozen.serves(self, x):
             return self.frozen(self, x)
         return self.maps(x, fused)

@@ -1,40 +1,19 @@
 """Whether a kernel can take what a function was given."""
 
-import functools
-import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import torch
 from torch import Tensor
+
+from smpl_renderer.kernels import use_kernels
 
 DTYPES = torch.float32, torch.bfloat16, torch.float16
 """Of kernels; the references take float64, too."""
 
-_use_kernels = ContextVar("use_kernels", default=True)
-
-
-@contextmanager
-def reference_operations() -> Iterator[None]:
-    """Inside, the references compute everything: to compare with."""
-    token = _use_kernels.set(False)
-    try:
-        yield
-    finally:
-        _use_kernels.reset(token)
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
 
 def kernels_take(*tensors: Tensor) -> bool:
-    """Whether all are of one dtype that kernels have, on a CUDA device, and Triton is there."""
+    """Whether all are of one dtype that kernels have, on a CUDA device, and kernels can run there."""
     first = tensors[0]
     fitting = first.dtype in DTYPES and all(x.is_cuda and x.dtype == first.dtype for x in tensors)
-    return fitting and _use_kernels.get() and _has_triton()
+    return fitting and use_kernels()
 
 
 def layer_dtype(x: Tensor) -> torch.dtype | None:

@@ -1,14 +1,42 @@
-"""Posing as GPU kernels in Triton; what they compute is defined in plain PyTorch elsewhere in this package."""
+"""Posing as GPU kernels in Triton; what they compute is defined in plain PyTorch elsewhere in this package.
+
+Whether any kernels of this project run is decided here, too.
+"""
 
 import functools
 import importlib.util
 import os
 import shutil
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+_wanted = ContextVar("kernels_wanted", default=True)
+
+
+@contextmanager
+def reference_operations() -> Iterator[None]:
+    """Inside, the references compute everything but rasterization, which has its backends: to compare with."""
+    token = _wanted.set(False)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def kernels_wanted() -> bool:
+    """Whether the caller is outside `reference_operations`."""
+    return _wanted.get()
+
+
+def use_kernels() -> bool:
+    """Whether kernels can run and are wanted."""
+    return _wanted.get() and can_launch()
 
 
 def takes(*tensors: Tensor) -> bool:
@@ -17,10 +45,10 @@ def takes(*tensors: Tensor) -> bool:
         return False
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return False
-    return can_launch()
+    return use_kernels()
 
 
-@functools.cache
+@functools.cache  # asked many times in every step
 def can_launch() -> bool:
     """Whether there is Triton and what it builds its launcher with: a C compiler and Python's headers."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
