@@ -30,7 +30,7 @@ def nearest_vertices(
     Args:
         points: Points in any number of sets.
         vertices: Of each set.
-        mask: The others cost little, and get index 0.
+        mask: The others cost little, and get index 0, as do points that are not finite.
         search: `auto` is a k-d tree on a CPU, and a kernel that tries all on a CUDA device. `torch_cluster` and
             `pytorch3d` find the same by the packages of these names. By default what the environment variable
             `HGG_NEAREST` names, else `auto`.
@@ -56,8 +56,9 @@ def nearest_vertices(
 
 def _by_tree(points: Tensor, vertices: Tensor, mask: Tensor | None) -> Tensor:
     ids = torch.zeros(points.shape[:2], dtype=torch.int64)
+    finite = points.isfinite().all(-1)  # a tree refuses others, which the kernel gives index 0
     for i, (own_points, own_vertices) in enumerate(zip(points, vertices)):
-        inside = slice(None) if mask is None else mask[i]
+        inside = finite[i] if mask is None else finite[i] & mask[i]
         found = cKDTree(own_vertices.numpy()).query(own_points[inside].numpy())[1]
         ids[i, inside] = torch.from_numpy(found).to(torch.int64)
     return ids

@@ -32,7 +32,7 @@ from core.options import TrainOptions
 from core.training.checks import check_agreement, check_options, course
 from core.training.loading import data_stamp, held_out_batches, on_device, training_batches
 from core.training.logs import COLUMNS, RunLog, read_rows
-from core.training.optimizer import finite_step, make_optimizer, set_lr
+from core.training.optimizer import finite_step, make_optimizer, restore_optimizer, set_lr
 from core.training.order import mixed_seed
 from core.training.run_state import (
     RunState,
@@ -223,7 +223,9 @@ class Trainer:
             sample = next(self.batches).unpack()
             with accelerator.accumulate(self.module):
                 loss, report = self.module(sample, shown, done >= options.loss.lpips_from)
-                accelerator.backward(loss)
+                # A loss that is not finite may have finite gradients, if nothing is drawn at the bad pixel. Begun with
+                # NaN (0 x inf is NaN, too) the gradients say so in every process, and nobody waits to look.
+                accelerator.backward(loss, gradient=1 + 0 * loss.detach())
             reports.append(report)
             names.append(sample.names)
         norm = finite_step(self.optimizer, options.clip)
@@ -272,15 +274,16 @@ class Trainer:
         self.bad_steps += len(bad)
         samples = self._suspects([self._pending[i] for i in bad])
         steps = ", ".join(str(rows[i]["step"]) for i in bad)
-        logger.warning("skipped step %s: the gradient is not finite; samples %s", steps, " ".join(samples))
+        logger.warning("skipped step %s: the loss or its gradient is not finite; samples %s", steps, " ".join(samples))
         if self.bad_steps > self.options.max_bad_steps:
             raise InputError(
-                f"{self.bad_steps} steps had gradients that are not finite, the last ones on {' '.join(samples)}: "
-                "check these samples, or lower --lr"
+                f"{self.bad_steps} steps had losses or gradients that are not finite, the last ones on "
+                f"{' '.join(samples)}: check these samples, or lower --lr"
             )
 
     def _suspects(self, records: list[StepRecord]) -> list[str]:
-        """Samples whose own loss is not finite; all of these steps where every loss is finite and a gradient is not."""
+        """Samples of the parts whose loss is not finite, each of `batch_size` persons; all samples of these steps where
+        every loss is finite and a gradient is not."""
         suspects, others = set(), set()
         for record in records:
             for loss, names in zip(record.reports[:, 0].tolist(), record.names, strict=True):
@@ -365,7 +368,7 @@ class Trainer:
         if course(earlier, len(state.rng)) != course(self.options, self.accelerator.num_processes):
             logger.warning("some options differ from those of %s: the run goes on, but not as it would have", source)
         self.model.load_state_dict(state.model)
-        self.optimizer.load_state_dict(state.optimizer)
+        restore_optimizer(self.optimizer, state.optimizer)
         self.step, self.bad_steps, self.first_scores = state.step, state.bad_steps, state.first_scores
 
     def _restore_rng(self, state: RunState) -> None:

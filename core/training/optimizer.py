@@ -1,5 +1,7 @@
 """AdamW for this network, and a step that leaves out what is not finite."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,14 @@ def make_optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.Adam
         {"params": [p for p in trained if id(p) not in decaying], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, fused=True)
+
+
+def restore_optimizer(optimizer: torch.optim.AdamW, state: dict[str, Any]) -> None:
+    """Take over the moments of an earlier run, but none of its options: weight decay and betas are this run's."""
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        group.update(options)
 
 
 def finite_step(optimizer: torch.optim.AdamW, max_norm: float) -> Tensor:

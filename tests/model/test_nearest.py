@@ -1,11 +1,13 @@
 """Which vertex is nearest: the same for every search."""
 
 import importlib.util
+import math
 
 import pytest
 import torch
 
 from core.model.nearest import SEARCH_VARIABLE, nearest_vertices
+from core.ops.nearest_vertices import nearest_vertices_reference
 from smpl_renderer.errors import InputError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,6 +37,18 @@ def test_many_sets_at_once(sets):
 def test_without_a_mask_all_count(sets):
     points, vertices, mask = sets
     assert torch.equal(nearest_vertices(points, vertices), by_brute_force(points, vertices, torch.ones_like(mask)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("masked", [False, True])
+def test_points_that_are_not_finite_get_index_0_as_the_reference_gives_them(sets, value, masked):
+    points, vertices, mask = sets
+    mask = mask if masked else None
+    points[0, 1, :7, 2] = value
+    ids = nearest_vertices(points, vertices, mask)
+    flat = [x if x is None else x.flatten(0, 1) for x in (points, vertices, mask)]
+    assert (ids[0, 1, :7] == 0).all() and (ids[0, 1] > 0).any()
+    assert torch.equal(ids.flatten(0, 1), nearest_vertices_reference(*flat))
 
 
 @pytest.mark.parametrize("package", ["torch_cluster", "pytorch3d"])

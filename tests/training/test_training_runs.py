@@ -1,7 +1,9 @@
 """Whole runs on the CPU: what each stage trains, exact resumption, steps that must be skipped, held-out persons."""
 
 import logging
+import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -126,7 +128,7 @@ def test_steps_without_a_finite_gradient_are_skipped_and_named(options, monkeypa
     assert steps == {2}
 
     calls.clear()
-    with pytest.raises(InputError, match="2 steps had gradients that are not finite"):
+    with pytest.raises(InputError, match="2 steps had losses or gradients that are not finite"):
         Trainer(replace(options, steps=4, max_bad_steps=1, workspace=options.workspace / "again")).run()
 
 
@@ -145,6 +147,40 @@ def test_only_samples_whose_own_loss_is_not_finite_are_named(options, monkeypatc
     warning = next(record.getMessage() for record in caplog.records if "skipped step" in record.getMessage())
     assert "skipped step 1:" in warning
     assert calls[1][0] in warning and calls[0][0] not in warning
+
+
+def spoiled(batches: Iterator[Sample], part: str, value: float) -> Iterator[Sample]:
+    """The same batches; the second has a bad pixel in a corner, where there is no person."""
+    for number, sample in enumerate(batches):
+        sample = sample.unpack()
+        if number == 1:
+            getattr(sample, part).images[..., 0, 0] = value
+        yield sample
+
+
+@pytest.mark.parametrize("part, value", [("inputs", math.nan), ("targets", math.nan), ("targets", math.inf)])
+def test_a_pixel_that_is_not_finite_costs_one_step(options, monkeypatch, part, value):
+    """Also one of the targets at which nothing is drawn: there the loss is not finite, but its gradients are."""
+    unpack = Sample.unpack
+    monkeypatch.setattr(
+        Sample, "unpack", lambda sample: sample if sample.inputs.images.is_floating_point() else unpack(sample)
+    )
+    trainer = Trainer(replace(options, steps=3, validation=0))
+    trainer.batches = spoiled(trainer.batches, part, value)
+    trainer.run()
+    assert trainer.step == 3 and trainer.bad_steps == 1
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    assert {int(state["step"]) for state in trainer.optimizer.state.values()} == {2}
+
+
+def test_a_resumed_run_takes_the_optimizer_options_that_it_is_given(options, flat_pictures, caplog):
+    Trainer(replace(options, steps=1)).run()
+    resumed = Trainer(replace(options, resume="auto", weight_decay=0.3, betas=(0.5, 0.6)))
+    decaying, others = resumed.optimizer.param_groups
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
+    assert decaying["betas"] == others["betas"] == (0.5, 0.6)
+    assert {int(state["step"]) for state in resumed.optimizer.state.values()} == {1}
+    assert "some options differ" in caplog.text
 
 
 @pytest.mark.parametrize("head", ["vertex", "residual"])
