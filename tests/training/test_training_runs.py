@@ -160,7 +160,6 @@ def spoiled(batches: Iterator[Sample], part: str, value: float) -> Iterator[Samp
 
 @pytest.mark.parametrize("part, value", [("inputs", math.nan), ("targets", math.nan), ("targets", math.inf)])
 def test_a_pixel_that_is_not_finite_costs_one_step(options, monkeypatch, part, value):
-    """Also one of the targets at which nothing is drawn: there the loss is not finite, but its gradients are."""
     unpack = Sample.unpack
     monkeypatch.setattr(
         Sample, "unpack", lambda sample: sample if sample.inputs.images.is_floating_point() else unpack(sample)
@@ -170,6 +169,24 @@ def test_a_pixel_that_is_not_finite_costs_one_step(options, monkeypatch, part, v
     trainer.run()
     assert trainer.step == 3 and trainer.bad_steps == 1
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    assert {int(state["step"]) for state in trainer.optimizer.state.values()} == {2}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_skipped_though_its_gradients_are(options, monkeypatch, flat_pictures, value):
+    """So it is where a target's pixel is bad and nothing is drawn at it. One of two parts is enough."""
+    forward = TrainingStep.forward
+    calls = []
+
+    def forward_beside(self, sample: Sample, *args):
+        loss, report = forward(self, sample, *args)
+        calls.append(sample.names)
+        return (loss + value, report + value) if len(calls) == 3 else (loss, report)
+
+    monkeypatch.setattr(TrainingStep, "forward", forward_beside)
+    trainer = Trainer(replace(options, steps=3, accumulate=2, validation=0))
+    trainer.run()
+    assert trainer.bad_steps == 1
     assert {int(state["step"]) for state in trainer.optimizer.state.values()} == {2}
 
 
