@@ -11,8 +11,8 @@ from torch import Tensor
 class Gaussians:
     """A set of 3D Gaussians, all attributes activated.
 
-    `means` and `scales` (standard deviations along the local axes) are in metres, `quats` (w, x, y, z) turn local axes
-    into the frame of `means`, `opacities` and `colors` lie in [0, 1]. Any leading batch axes.
+    `means` and `scales` (standard deviations along the local axes) are in metres, `quats` (w, x, y, z), of any length
+    but zero, turn local axes into the frame of `means`, `opacities` and `colors` lie in [0, 1]. Any leading batch axes.
     """
 
     means: Float[Tensor, "*batch N 3"]

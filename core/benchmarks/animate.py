@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from core.avatar import Avatar, pose_avatar, render_avatar
 from core.benchmarks.common import graph_replay, median_ms, peak_mb, report
-from core.benchmarks.render import ring
+from core.benchmarks.render import RECORDABLE, ring
 from core.cameras import Cameras
 from core.device import DeviceName, pick_device
 from core.render import rasterize
@@ -95,7 +95,7 @@ def time_animation(
 
     pose_ms, raster_ms, both_ms = (median_ms(call, repeats, device) for call in (pose, raster, both))
     graph_ms = None
-    if backend_name(backend, device) == "triton":  # the others wait for the device, which no graph can hold
+    if device.type == "cuda" and backend_name(backend, device) in RECORDABLE:
         shown = BodyParams(**vars(batches[0]) | {name: getattr(batches[0], name).clone() for name in MOVING})
         play = graph_replay(lambda _: render_avatar(avatar, body, shown, cameras, backend=backend))
 

@@ -27,8 +27,9 @@ def rasterize(
 ) -> Rendering:
     """Draw sets of Gaussians `[*batch]`, each set from its own C cameras. What is drawn: core/render/torch_backend.py.
 
-    Computes in float64 if any input is of it, else in float32, under mixed precision too. Gradients reach every
-    attribute of the Gaussians, the background and `viewmats`; with backend `torch`, `Ks` as well.
+    The result is float64 if any input is of it, else float32, under mixed precision too; backend `torch` alone computes
+    in float64. Gradients reach every attribute of the Gaussians, the background and `viewmats`; with the backends
+    `torch` and `triton`, `Ks` as well. Sets of unequal size are padded with Gaussians of opacity 0.
 
     Args:
         gaussians: In the world of the cameras.
@@ -48,7 +49,7 @@ def rasterize(
     if width < 1 or height < 1:
         raise ValueError(f"width and height must be at least 1 pixel, got {width} x {height}")
     if check if check is not None else os.environ.get("HGG_CHECK", "0") not in ("", "0"):
-        _check_values(_by_name(gaussians, viewmats, Ks))
+        _check_values(_by_name(gaussians, viewmats, Ks) | {"background": torch.as_tensor(background)})
 
     device = viewmats.device
     dtypes = {viewmats.dtype, Ks.dtype, *(value.dtype for value in vars(gaussians).values())}

@@ -4,15 +4,13 @@ import functools
 import importlib
 import importlib.util
 import os
-import shutil
-import sysconfig
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from core.render.types import Rendering
 from smpl_renderer.errors import InputError
+from smpl_renderer.kernels import can_launch
 
 Backend = Callable[..., Rendering]
 """Called with what `rasterize` has checked: gaussians [*batch, N], viewmats [*batch, C, 4, 4], Ks [*batch, C, 3, 3],
@@ -46,10 +44,12 @@ def _load_peer(name: str, installed: bool) -> Backend:
         raise InputError(f"backend {name} is installed but cannot be loaded: {reason}; choose backend torch") from error
 
 
+@functools.cache  # every drawing may ask
 def _has_gsplat() -> bool:
     return importlib.util.find_spec("gsplat") is not None
 
 
+@functools.cache  # every drawing may ask
 def _has_diff_gaussian_rasterization() -> bool:
     return importlib.util.find_spec("diff_gaussian_rasterization") is not None
 
@@ -59,7 +59,7 @@ def _load_triton() -> Backend:
         raise InputError("backend triton is not installed, or not made for this system; choose backend torch")
     if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
         raise InputError("backend triton needs a CUDA device, and there is none; choose backend torch")
-    if torch.cuda.is_available() and not _has_launch_tools():
+    if torch.cuda.is_available() and not can_launch():
         raise InputError(
             "backend triton needs a C compiler and Python's headers (on Debian and Ubuntu: gcc and python3-dev); "
             "install them, or choose backend torch"
@@ -69,18 +69,9 @@ def _load_triton() -> Backend:
     return triton_backend.rasterize
 
 
+@functools.cache  # every drawing may ask
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
-
-
-@functools.cache  # every drawing asks
-def _has_launch_tools() -> bool:
-    """Whether there is what Triton launches kernels with: a C module, which it makes at the first call.
-
-    It takes seconds and needs no CUDA compiler, but a C compiler and `Python.h`, which not every machine has.
-    """
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    return compiler is not None and Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file()
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {
@@ -98,7 +89,7 @@ def available_backends() -> tuple[str, ...]:
         return ("torch",)
     installed = {
         "torch": True,
-        "triton": _has_triton() and _has_launch_tools(),
+        "triton": can_launch(),
         "gsplat": _has_gsplat(),
         "diff_gaussian_rasterization": _has_diff_gaussian_rasterization(),
     }

@@ -6,8 +6,8 @@ launches, and nothing waits for the device but the first call with given sizes; 
 more to draw than was expected.
 
 It differs from the definition in that a tile of pixels stops once less than 1e-4 of the light passes anywhere in it.
-Pictures are the same at every run. Gradients differ in their last bits, for the additions to a splat's gradient come in
-any order.
+Pictures are the same at every run, as long as no list overflows. Gradients differ in their last bits, for the additions
+to a splat's gradient come in any order.
 """
 
 import os

@@ -30,8 +30,7 @@ def test_auto_is_torch_on_a_cpu():
 )
 def test_auto_takes_the_fastest_that_is_installed_on_cuda(monkeypatch, installed, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(backends, "_has_triton", lambda: "triton" in installed)
-    monkeypatch.setattr(backends, "_has_launch_tools", lambda: "tools" in installed)
+    monkeypatch.setattr(backends, "can_launch", lambda: {"triton", "tools"} <= installed)
     monkeypatch.setattr(backends, "_has_gsplat", lambda: "gsplat" in installed)
     assert backends.backend_name("auto", torch.device("cuda")) == expected
     assert backends.backend_name("auto", torch.device("cpu")) == "torch"
@@ -40,8 +39,7 @@ def test_auto_takes_the_fastest_that_is_installed_on_cuda(monkeypatch, installed
 def test_triton_without_a_compiler_is_one_line_with_a_remedy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(backends, "_has_triton", lambda: True)
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(backends, "can_launch", lambda: False)
     with pytest.raises(InputError, match=r"triton needs a C compiler .* backend torch"):
         load_backend("triton", torch.device("cuda"))
 

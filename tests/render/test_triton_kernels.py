@@ -3,6 +3,7 @@
 Without a CUDA device the kernels run in Triton's interpreter (`tests/conftest.py`).
 """
 
+import logging
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from core.gaussians import Gaussians
-from core.render import backends, triton_backend
+from core.render import Rendering, backends, rasterize, triton_backend
 from core.render.kernels import bin as bin_module
 from core.render.kernels.bin import bin_tiles
 from core.render.kernels.launch import ALIGNMENT, aligned
@@ -164,8 +165,7 @@ def test_cells_of_any_size_list_the_same(side, monkeypatch):
     """Many splats on a large picture get larger cells, or their bits would take too much memory."""
     scene = single(hard_scene(seed=7, count=70, views=2, width=75, height=58))
     _, expected = listed(scene, 8)
-    monkeypatch.setattr(bin_module, "MAX_BITS_BYTES", 0)
-    monkeypatch.setattr(bin_module, "MAX_CELL_TILES", side)
+    monkeypatch.setattr(bin_module, "_cell_side", lambda *_: side)
     bin_module._experience.cache_clear()  # larger cells take more room
     _, lists = listed(scene, 8)
     assert lists == expected
@@ -190,11 +190,112 @@ def test_a_crowd_at_one_depth_is_sorted_from_the_next_call_on():
     scene = make_scene(count=600, width=13, height=11, size=0.1)
     scene = single(scene.with_gaussians(means=0 * scene.gaussians.means))
     _, expected = listed(scene, 8)
-    experience = bin_module._experience(scene.cameras.Ks.device, 1, 600, 13, 11, 8)
+    experience = bin_module._experience(scene.cameras.Ks.device, 1, 600, 13, 11, 8, None)
     assert not experience.is_crowded
     _, lists = listed(scene, 8)
     assert experience.is_crowded
     assert lists == expected and sorted(lists[0]) == lists[0]  # equal depths keep their order
+
+
+def test_cells_grow_where_their_bits_would_take_much_memory_but_never_past_what_they_save():
+    assert bin_module._cell_side(8, 28_000, 64 * 64) == 2
+    assert bin_module._cell_side(64, 100_000, 128 * 128) == 4
+    assert bin_module._cell_side(1, 10_000_000, 480 * 270) == 8
+    assert bin_module._cell_side(1000, 100_000, 8 * 8) == 2
+
+
+def test_what_is_learned_has_a_bound():
+    experience = bin_module._Experience(5000, 10_000, on_cuda=False)
+    assert experience.learn(4500) and experience.capacity == 6144
+    experience.overflow.fill_(2**40)  # once in a while, a picture of a giant
+    experience.update()
+    assert experience.capacity == 10_000 and not experience.overflow
+
+
+def test_a_capacity_chosen_by_the_caller_stays_and_what_passes_it_is_reported(caplog):
+    scene = single(make_scene(seed=8, count=40, views=2, width=17, height=11))
+    g, c = scene.gaussians, scene.cameras
+    for _ in range(2):
+        with caplog.at_level(logging.WARNING):
+            triton_backend.rasterize(g, c.viewmats, c.Ks, 17, 11, torch.ones(3, device=DEVICE), False, capacity=9)
+            if scene.cameras.Ks.is_cuda:
+                torch.cuda.synchronize()
+    assert sum("capacity of 9" in message for message in caplog.messages) == 1  # of the first call, by the second
+    with pytest.raises(ValueError, match="capacity"):
+        triton_backend.rasterize(g, c.viewmats, c.Ks, 17, 11, torch.ones(3, device=DEVICE), False, capacity=-1)
+
+
+@pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_ends_and_harms_nobody_elses_gradient(name, value):
+    scene = single(make_scene(seed=9, count=12, views=2, width=13, height=9))
+    attribute = getattr(scene.gaussians, name).clone()
+    attribute[5] = value
+    broken = scene.with_gaussians(**{name: attribute})
+    cameras = broken.cameras
+    grads = gradients(lambda s: Scene(s.gaussians, cameras).render(backend="triton"), broken)
+    others = torch.arange(12, device=DEVICE) != 5
+    if name == "colors":  # what nobody can see through
+        others &= False
+    for key in ("means", "quats", "scales", "opacities", "colors"):
+        assert grads[key][others].isfinite().all(), key
+
+
+def test_a_padded_gaussian_may_hold_anything():
+    scene = single(make_scene(seed=10, count=14, views=1, width=13, height=9))
+    g = scene.gaussians.map(torch.clone)
+    g.opacities[3] = 0
+    expected = replace(scene, gaussians=g).render(backend="triton").colors
+    for value in (float("nan"), float("inf")):
+        g.colors[3], g.means[3] = value, value
+        c = scene.cameras
+        for capacity in (None, 2):
+            drawn = triton_backend.rasterize(
+                g, c.viewmats, c.Ks, 13, 9, torch.ones(3, device=DEVICE), False, capacity=capacity
+            )
+            torch.testing.assert_close(drawn.colors, expected, rtol=0, atol=2e-6)
+
+
+def test_depths_of_a_far_background_leave_near_ones_alone():
+    scene = make_scene(seed=11, count=40, width=17, height=13, size=0.05)
+    far = scene.gaussians.map(torch.clone)
+    forward = scene.cameras.viewmats[0, 2, :3]
+    far.means[20:] += 5000 * forward
+    far.scales[20:] *= 2500
+    scene = single(replace(scene, gaussians=far))
+    actual = scene.render(backend="triton", return_depth=True)
+    expected = scene.to(torch.float64).render(backend="torch", return_depth=True)
+    seen = expected.alphas > 0.05
+    assert ((actual.depths - expected.depths).abs() / expected.depths.clamp_min(1))[seen].max() < 1e-4
+
+
+@pytest.mark.parametrize("of_cameras", [False, True])
+def test_gradient_of_the_background(of_cameras):
+    scene = single(make_scene(seed=12, count=15, views=2, width=13, height=9))
+    cotangent = torch.randn(2, 3, 9, 13, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+    def gradient(s: Scene, backend: str) -> Tensor:
+        background = torch.tensor([0.3, 0.6, 0.9]).to(s.cameras.Ks).requires_grad_()
+        cameras = replace(s.cameras, viewmats=s.cameras.viewmats.clone().requires_grad_(of_cameras))
+        colors = replace(s, cameras=cameras).render(backend=backend, background=background).colors
+        return torch.autograd.grad((colors * cotangent.to(colors)).sum(), background)[0]
+
+    expected = gradient(scene.to(torch.float64), "torch")
+    torch.testing.assert_close(gradient(scene, "triton").double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_two_batch_axes():
+    scenes = [single(make_scene(seed=seed, count=9, views=2, width=11, height=9)) for seed in range(4)]
+    together = stacked(*scenes)
+
+    def two_axes(x: Tensor) -> Tensor:
+        return x.unflatten(0, (2, 2))
+
+    c = together.cameras
+    drawn = rasterize(together.gaussians.map(two_axes), two_axes(c.viewmats), two_axes(c.Ks), 11, 9, backend="triton")
+    assert drawn.colors.shape == (2, 2, 2, 3, 9, 11)
+    for i, scene in enumerate(scenes):
+        assert torch.equal(drawn.colors[i // 2, i % 2], scene.render(backend="triton").colors)
 
 
 def test_odd_beginnings_are_copied():
@@ -216,13 +317,14 @@ def test_pictures_and_gradients_of_several_sets(with_depth):
     assert_same_gradients(scene, **options)
 
 
-def test_hard_scene():
+@pytest.mark.parametrize("of_cameras", [False, True])
+def test_hard_scene(of_cameras):
     scene = single(hard_scene(seed=5, count=60, views=2, width=23, height=17))
     assert_same_pictures(
         scene.render(backend="triton", return_depth=True),
         scene.to(torch.float64).render(backend="torch", return_depth=True),
     )
-    assert_same_gradients(scene, of_cameras=True)
+    assert_same_gradients(scene, of_cameras)
 
 
 def test_lists_that_overflow_draw_the_same():
@@ -264,8 +366,13 @@ def test_nothing_to_see_is_background():
     for s in unseen:
         rendering = s.render(backend="triton", background=0.25, return_depth=True)
         assert (rendering.colors == 0.25).all() and (rendering.alphas == 0).all() and (rendering.depths == 0).all()
-        for name, value in gradients(lambda s: s.render(backend="triton", return_depth=True), s).items():
-            assert (value == 0).all(), name
+        for cameras in (None, s.cameras):  # with and without gradients of their own
+
+            def render(x: Scene, cameras=cameras) -> Rendering:
+                return Scene(x.gaussians, cameras or x.cameras).render(backend="triton", return_depth=True)
+
+            for name, value in gradients(render, s).items():
+                assert (value == 0).all(), name
 
 
 def test_other_precisions_are_drawn_in_single():

@@ -27,17 +27,18 @@ from torch import Tensor
 from core.render import projection
 from core.render.kernels.launch import Launcher
 from core.render.kernels.rows import (
-    BUCKETS,
     LOG2_OPACITY,
     MEAN_X,
     MEAN_Y,
     NOT_DRAWN,
+    OCTAVES,
     ROW,
     DepthOrder,
     P,
     Q,
     R,
     bucket_of,
+    octave_bits,
 )
 from smpl_renderer.errors import InputError
 
@@ -46,10 +47,11 @@ logger = logging.getLogger(__name__)
 MARK_BLOCK = 64  # splats per program, which takes as long as its largest splat
 WORD_BLOCK = 256  # words of bits that a program of `_list_kernel` reads at a time
 LIST_BLOCK = 32  # splats at a time; more would take registers from other cells' programs
-MAX_BITS_BYTES = 2**27  # what the bits of all cells may take; larger cells take fewer
-MAX_CELL_TILES = 16  # along a cell's side
+MAX_BITS_BYTES = 2**27  # what the bits of all cells may take before cells are made larger
 HEADROOM = 1.25  # of a learned capacity, over the most that was seen
-MAX_SLOTS = 2**31 - 1  # lists are indexed with 32 bits
+MAX_LEARNED = 2**29  # slots: 2 GB
+MAX_SLOTS = 2**31 - 1024  # lists are indexed with 32 bits, also a little past their end
+MAX_COUNT = 65535 * MARK_BLOCK  # splats of a view: programs along a grid's second axis
 
 CROWD = tl.constexpr(512)  # splats of a bucket that are too many to go through one by one, time and again
 LOG2_ALPHA_MIN = tl.constexpr(math.log2(projection.ALPHA_MIN))
@@ -123,7 +125,7 @@ def _ellipse(splat, lines, TILE: tl.constexpr):
 @triton.jit(do_not_specialize=["count", "words", "columns", "lines"])
 def _mark_kernel(
     rows, keys, ends, sizes, heads, nexts, ranks, bits, slots, used, crowded, count, words, columns, lines,
-    HAS_RANKS: tl.constexpr, CELL: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_RANKS: tl.constexpr, OCTAVE_BITS: tl.constexpr, CELL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write each splat to its place in the order, and set its bit in the cells, `columns` x `lines` in a view."""
     view = tl.program_id(0).to(tl.int64)
@@ -135,7 +137,7 @@ def _mark_kernel(
         rank = tl.load(ranks + first + n, mask, 0)
     else:
         key = tl.load(keys + first + n, mask, NOT_DRAWN)
-        bucket = view * BUCKETS + bucket_of(key)
+        bucket = view * (OCTAVES << OCTAVE_BITS) + bucket_of(key, OCTAVE_BITS)
         size = tl.load(sizes + bucket)
         rank = tl.load(ends + bucket) - size - first.to(tl.int32)
         rank += tl.where(key == NOT_DRAWN, tl.load(nexts + first + n, mask, 0), 0)
@@ -261,11 +263,15 @@ class _Experience:
     """What has been learned of pictures of one kind: from the first of them, and from those that took it by surprise.
 
     A call says what surprised it in the host's memory, behind everybody's back, also as part of a CUDA graph; the next
-    call reads that, and nobody waits.
+    call reads that, and nobody waits. (A graph goes on as it was recorded.)
+
+    Args:
+        capacity: Slots for lists, to begin with.
+        limit: The most that is ever learned; more than that is drawn the slow way.
     """
 
-    def __init__(self, capacity: int, on_cuda: bool) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, limit: int, on_cuda: bool) -> None:
+        self.capacity, self.limit = capacity, limit
         self.is_learned = False
         self.is_crowded = False
         """Whether many splats are so near to each other in depth that sorting them is the quicker way."""
@@ -274,7 +280,7 @@ class _Experience:
     def learn(self, used: int) -> bool:
         """Take in what a call needed; whether that was within the capacity."""
         sufficed = used <= self.capacity
-        self.capacity = max(4096, math.ceil(used * HEADROOM / 1024) * 1024)
+        self.capacity = min(max(4096, math.ceil(used * HEADROOM / 1024) * 1024), self.limit)
         self.is_learned = True
         return sufficed
 
@@ -282,17 +288,27 @@ class _Experience:
         """Look whether an earlier call was surprised."""
         self.is_crowded = self.is_crowded or bool(self.crowded)
         used = int(self.overflow)
-        if used > self.capacity:
-            message = "lists of %d entries passed the capacity of %d: a call drew all of them, but slowly"
-            logger.warning(message, used, self.capacity)
+        if not used:
+            return
+        self.overflow.zero_()
+        message = "lists of %d entries passed the capacity of %d: a call drew all of them, but slowly"
+        logger.warning(message, used, self.capacity)
+        if self.capacity < min(used, self.limit):
             self.learn(used)
-            self.overflow.zero_()
 
 
-@functools.cache
-def _experience(device: torch.device, num_views: int, count: int, width: int, height: int, tile: int) -> _Experience:
-    """One for each kind of picture."""
-    return _Experience(4096 + 16 * num_views * count, device.type == "cuda")
+@functools.cache  # for good: a CUDA graph may write to it at any time
+def _experience(
+    device: torch.device, num_views: int, count: int, width: int, height: int, tile: int, capacity: int | None
+) -> _Experience:
+    """One for each kind of picture; with a capacity chosen by the caller, nothing is left to learn about that."""
+    on_cuda, total_rows = device.type == "cuda", num_views * count
+    if capacity is None:
+        limit = max(4096, min(MAX_LEARNED, MAX_SLOTS - total_rows))
+        return _Experience(min(4096 + 16 * total_rows, limit), limit, on_cuda)
+    experience = _Experience(capacity, capacity, on_cuda)
+    experience.is_learned = True
+    return experience
 
 
 def bin_tiles(
@@ -309,9 +325,9 @@ def bin_tiles(
         capacity: Slots for the lists; by default learned from earlier calls of the same sizes.
     """
     num_views, count = rows.shape[:-2].numel(), rows.shape[-2]
-    if capacity is not None:
-        return _list_tiles(rows, order, width, height, tile, _Experience(capacity, rows.is_cuda))
-    experience = _experience(rows.device, num_views, count, width, height, tile)
+    if capacity is not None and capacity < 0:
+        raise ValueError(f"capacity must be a number of slots or None, got {capacity}")
+    experience = _experience(rows.device, num_views, count, width, height, tile, capacity)
     if experience.is_learned:
         experience.update()
         return _list_tiles(rows, order, width, height, tile, experience)
@@ -321,17 +337,26 @@ def bin_tiles(
     return lists if experience.learn(int(lists.used)) else _list_tiles(rows, order, width, height, tile, experience)
 
 
+def _cell_side(num_views: int, count: int, num_tiles: int) -> int:
+    """Tiles along a cell's side: two, or more where the bits of so many cells (of `num_tiles` a view) would take much.
+
+    Larger cells have fewer bits, but reserve more slots for each splat; the bound is where these outweigh them.
+    """
+    side, bits_bytes = 2, num_views * num_tiles * count // 8
+    while bits_bytes > MAX_BITS_BYTES * side**2 and 16 * (2 * side) ** 4 <= num_tiles:
+        side *= 2
+    return side
+
+
 def _list_tiles(
     rows: Tensor, order: DepthOrder, width: int, height: int, tile: int, experience: _Experience
 ) -> TileLists:
     num_views, count, capacity = rows.shape[:-2].numel(), rows.shape[-2], experience.capacity
     columns, lines, total_rows, words = -(-width // tile), -(-height // tile), num_views * count, -(-count // 32)
-    side = 2
-    while side < MAX_CELL_TILES and 4 * words * num_views * columns * lines > MAX_BITS_BYTES * side * side:
-        side *= 2
+    side = _cell_side(num_views, count, columns * lines)
     cell_columns, cell_lines = -(-columns // side), -(-lines // side)
     num_cells, num_tiles = num_views * cell_columns * cell_lines, num_views * columns * lines
-    if max(total_rows + capacity, num_tiles) > MAX_SLOTS:
+    if max(total_rows + capacity, num_tiles, 3 * width * height) > MAX_SLOTS or count > MAX_COUNT:
         raise InputError(
             f"{num_views} views of {count} Gaussians at {width} x {height} are too many for one call; draw fewer"
         )
@@ -348,7 +373,7 @@ def _list_tiles(
         (num_views, triton.cdiv(count, MARK_BLOCK)),
         *(rows, order.keys, *chains, bits, slots, used, experience.crowded),
         *(count, words, cell_columns, cell_lines),
-        constants=(has_ranks, tile * side, MARK_BLOCK),
+        constants=(has_ranks, octave_bits(count), tile * side, MARK_BLOCK),
     )
     _launch_list(
         (num_cells,),

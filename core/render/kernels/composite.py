@@ -14,13 +14,12 @@ from torch import Tensor
 from core.render import projection
 from core.render.kernels.bin import TileLists
 from core.render.kernels.launch import Launcher, aligned
-from core.render.kernels.rows import BLUE, DEPTH, GREEN, RED, ROW
+from core.render.kernels.rows import BLUE, GREEN, LN_2, RED, ROW
 
 ALPHA_MIN = tl.constexpr(projection.ALPHA_MIN)
 ALPHA_MAX = tl.constexpr(projection.ALPHA_MAX)
 STOP = tl.constexpr(1e-4)
-LN_2 = tl.constexpr(0.6931471805599453)
-TWO_LN_2 = tl.constexpr(2 * 0.6931471805599453)
+TWO_LN_2 = tl.constexpr(2 * LN_2.value)
 
 # Splats at a time, and registers for each thread of the one warp: with all that they would take, too few warps fit.
 FORWARD_CHUNK, FORWARD_REGISTERS = 32, 128
@@ -91,6 +90,13 @@ def _passed(passing, alpha, K: tl.constexpr):
 
 
 @triton.jit
+def _odds(alpha):
+    """alpha / (1 - alpha); a division would take three times as many instructions."""
+    root = tl.rsqrt(1 - alpha)
+    return alpha * root * root
+
+
+@triton.jit
 def _last_row(values, K: tl.constexpr):
     return tl.sum(tl.where(tl.arange(0, K)[:, None] == K - 1, values, 0.0), 0)
 
@@ -104,7 +110,8 @@ def _fwd_kernel(
 
         sum_k (T_(k-1) - T_k) c_k = T_0 c_1 + sum_k T_k (c_(k+1) - c_k),    c_(K+1) = 0,
 
-    for which neither weights nor a division are needed.
+    for which neither weights nor a division are needed. That suits colours, of which neighbours differ by less than
+    one; depths, which may be of any size, are summed up with their weights.
     """
     tl.store(overflow, tl.load(used), (tl.program_id(0) == 0) & (tl.load(used) > capacity))
     view, first, last, center_x, center_y, pixel_x, pixel_y, index, inside = _find_tile(
@@ -116,9 +123,9 @@ def _fwd_kernel(
     live = first < last
     while live:
         part_0, part_1, part_2, _, exists = _load_rows(slots, rows, first, last, K)
-        _, next_1, next_2, _, has_next = _load_rows(slots, rows, first + 1, tl.minimum(last, first + K), K)
+        _, _, next_2, _, has_next = _load_rows(slots, rows, first + 1, tl.minimum(last, first + K), K)
         x, y, p, q = _split4(part_0, K)
-        r, log2_opacity, _, _ = _split4(part_1, K)
+        r, log2_opacity, z, _ = _split4(part_1, K)
         log2_opacity = tl.where(exists, log2_opacity, float("-inf"))
         _, alpha = _alphas(x - center_x, y - center_y, p, q, r, log2_opacity, pixel_x, pixel_y)
         passed = _passed(passing, alpha, K)
@@ -130,9 +137,7 @@ def _fwd_kernel(
         green += passing * tl.load(row + GREEN) + tl.sum(passed * green_step[:, None], 0)
         blue += passing * tl.load(row + BLUE) + tl.sum(passed * blue_step[:, None], 0)
         if WITH_DEPTH:
-            step = tl.where(has_next, next_1, 0.0) - tl.where(exists, part_1, 0.0)
-            _, _, depth_step, _ = _split4(step, K)
-            depth += passing * tl.load(row + DEPTH) + tl.sum(passed * depth_step[:, None], 0)
+            depth += tl.sum(_odds(alpha) * passed * z[:, None], 0)
         passing = _last_row(passed, K)
         first += K
         live = (first < last) & (tl.max(passing, 0) > STOP)
@@ -147,13 +152,6 @@ def _fwd_kernel(
     if WITH_DEPTH:
         depth = tl.where(alpha > 0, depth / tl.where(alpha > 0, alpha, 1.0), 0.0)
         tl.store(depths + view * area + index, depth, inside)
-
-
-@triton.jit
-def _odds(alpha):
-    """alpha / (1 - alpha); a division would take three times as many instructions."""
-    root = tl.rsqrt(1 - alpha)
-    return alpha * root * root
 
 
 @triton.jit
@@ -283,7 +281,10 @@ def composite(
     height: int,
     with_depth: bool,
 ) -> tuple[Float[Tensor, "*views 3 H W"], Float[Tensor, "*views 1 H W"], Float[Tensor, "*views 1 H W"] | None]:
-    """Colours on the background, alphas and, if asked for, mean depths: the same at every run."""
+    """Colours on the background, alphas and, if asked for, mean depths.
+
+    They are the same at every run, as long as the lists suffice.
+    """
     views, count = rows.shape[:-2], rows.shape[-2]
     colors = rows.new_empty(*views, 3, height, width)
     alphas = rows.new_empty(*views, 1, height, width)

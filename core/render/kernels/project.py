@@ -15,13 +15,14 @@ from core.render import projection
 from core.render.kernels.launch import Launcher
 from core.render.kernels.rows import (
     BLUE,
-    BUCKETS,
     DEPTH,
     GREEN,
+    LN_2,
     LOG2_OPACITY,
     MEAN_X,
     MEAN_Y,
     NOT_DRAWN,
+    OCTAVES,
     RED,
     ROW,
     ROW_WORDS,
@@ -31,7 +32,9 @@ from core.render.kernels.rows import (
     Q,
     R,
     bucket_of,
+    octave_bits,
 )
+from smpl_renderer.kernels.words import load3, store3
 
 BLOCK = 64  # Gaussians per program
 
@@ -41,13 +44,6 @@ DILATION = tl.constexpr(projection.DILATION)
 ALPHA_MIN = tl.constexpr(projection.ALPHA_MIN)
 MARGIN = tl.constexpr(projection.FRUSTUM_MARGIN)
 UNIT = tl.constexpr(WHITENER_UNIT)
-LN_2 = tl.constexpr(0.6931471805599453)
-
-
-@triton.jit
-def _load3(pointers, mask):
-    """Three adjacent words; 0 where masked."""
-    return tl.load(pointers, mask, 0.0), tl.load(pointers + 1, mask, 0.0), tl.load(pointers + 2, mask, 0.0)
 
 
 @triton.jit
@@ -81,7 +77,7 @@ def _load_camera(viewmats, Ks, view):
 def _load_rotation(quats, i, mask):
     """The unit quaternion (w, x, y, z), the length it had, and its matrix."""
     w = tl.load(quats + i * 4, mask, 1.0)
-    x, y, z = _load3(quats + i * 4 + 1, mask)
+    x, y, z = load3(quats + i * 4 + 1, mask)
     length = tl.maximum(tl.sqrt(w * w + x * x + y * y + z * z), 1e-12)
     w, x, y, z = w / length, x / length, y / length, z / length
     matrix = (
@@ -132,7 +128,7 @@ def _covariance(u0, u1, u2, v0, v1, v2):
 @triton.jit(do_not_specialize=["count", "num_cameras", "width", "height"])
 def _fwd_kernel(
     means, quats, scales, opacities, colors, viewmats, Ks, rows, keys, sizes, heads, nexts,
-    count, num_cameras, width, height, BLOCK: tl.constexpr,
+    count, num_cameras, width, height, OCTAVE_BITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     view = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -142,10 +138,10 @@ def _fwd_kernel(
     rotation, _, intrinsics = camera
     fx, fy, cx, cy = intrinsics
 
-    mean_x, mean_y, mean_z = _load3(means + i * 3, mask)
+    mean_x, mean_y, mean_z = load3(means + i * 3, mask)
     in_front, z, tan_x, tan_y, bent_x, bent_y = _center(camera, mean_x, mean_y, mean_z, width, height)
     _, _, m = _load_rotation(quats, i, mask)
-    s0, s1, s2 = _load3(scales + i * 3, mask)
+    s0, s1, s2 = load3(scales + i * 3, mask)
     _, u0, v0 = _image_of_axis(rotation, m[0], m[3], m[6], s0, fx / z, fy / z, bent_x, bent_y)
     _, u1, v1 = _image_of_axis(rotation, m[1], m[4], m[7], s1, fx / z, fy / z, bent_x, bent_y)
     _, u2, v2 = _image_of_axis(rotation, m[2], m[5], m[8], s2, fx / z, fy / z, bent_x, bent_y)
@@ -153,7 +149,7 @@ def _fwd_kernel(
 
     opacity = tl.load(opacities + i, mask, 0.0)
     drawn = in_front & (opacity >= ALPHA_MIN)
-    red, green, blue = _load3(colors + i * 3, mask)
+    red, green, blue = load3(colors + i * 3, mask)
     row = rows + (view * count + n) * ROW
     tl.store(row + MEAN_X, fx * tan_x + cx, mask)
     tl.store(row + MEAN_Y, fy * tan_y + cy, mask)
@@ -161,9 +157,10 @@ def _fwd_kernel(
     tl.store(row + Q, uv * -UNIT / (sigma_y * area), mask)
     tl.store(row + R, 1.0 / sigma_y * UNIT, mask)
     tl.store(row + LOG2_OPACITY, tl.where(drawn, tl.log2(tl.maximum(opacity, ALPHA_MIN)), float("-inf")), mask)
-    tl.store(row + RED, red, mask)
-    tl.store(row + GREEN, green, mask)
-    tl.store(row + BLUE, blue, mask)
+    # What is not drawn may have any colour, and a picture of too many splats still looks at it.
+    tl.store(row + RED, tl.where(drawn, red, 0.0), mask)
+    tl.store(row + GREEN, tl.where(drawn, green, 0.0), mask)
+    tl.store(row + BLUE, tl.where(drawn, blue, 0.0), mask)
     tl.store(row + DEPTH, z, mask)
 
     m = viewmats + view * 16 + 8
@@ -175,7 +172,7 @@ def _fwd_kernel(
     )
     key = tl.where(drawn, depth.to(tl.int64, bitcast=True), NOT_DRAWN)
     tl.store(keys + view * count + n, key, mask)
-    bucket = view * BUCKETS + bucket_of(key)
+    bucket = view * (OCTAVES << OCTAVE_BITS) + bucket_of(key, OCTAVE_BITS)
     arrival = tl.atomic_add(sizes + bucket, 1, mask, sem="relaxed")
     head = tl.atomic_xchg(heads + bucket, n + 1, mask & drawn, sem="relaxed")
     tl.store(nexts + view * count + n, tl.where(drawn, head, arrival), mask)
@@ -191,9 +188,9 @@ def _bwd_kernel(
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = n < count
     i = subject * count + n
-    mean_x, mean_y, mean_z = _load3(means + i * 3, mask)
+    mean_x, mean_y, mean_z = load3(means + i * 3, mask)
     quat, length, m = _load_rotation(quats, i, mask)
-    s0, s1, s2 = _load3(scales + i * 3, mask)
+    s0, s1, s2 = load3(scales + i * 3, mask)
     zero = tl.zeros([BLOCK], tl.float32)
     gm_x, gm_y, gm_z = zero, zero, zero  # of the mean
     g00, g10, g20, g01, g11, g21, g02, g12, g22 = zero, zero, zero, zero, zero, zero, zero, zero, zero  # of scaled axes
@@ -213,11 +210,11 @@ def _bwd_kernel(
 
         g_row = g_rows + (view * count + n) * ROW
         g_log2_opacity += tl.load(g_row + LOG2_OPACITY, mask, 0.0)
-        red, green, blue = _load3(g_row + RED, mask)
+        red, green, blue = load3(g_row + RED, mask)
         g_red, g_green, g_blue = g_red + red, g_green + green, g_blue + blue
 
         # Whitener p = sigma_y / area, q = -uv / (sigma_y area), r = 1 / sigma_y, to uv, vv and the determinant area^2.
-        g_p, g_q, g_r = _load3(g_row + P, mask)
+        g_p, g_q, g_r = load3(g_row + P, mask)
         g_p, g_q, g_r = g_p * UNIT, g_q * UNIT, g_r * UNIT
         p, q, r = sigma_y / area, -uv / (sigma_y * area), 1 / sigma_y
         g_uv = -g_q * r / area
@@ -246,12 +243,12 @@ def _bwd_kernel(
         g02, g12, g22 = g02 + d_x, g12 + d_y, g22 + d_z
         view += 1
 
-    _store3(g_means + i * 3, gm_x, gm_y, gm_z, mask)
-    _store3(g_colors + i * 3, g_red, g_green, g_blue, mask)
+    store3(g_means + i * 3, gm_x, gm_y, gm_z, mask)
+    store3(g_colors + i * 3, g_red, g_green, g_blue, mask)
     # Those below ALPHA_MIN have gradient 0 in the table; the bound keeps 0 / 0 away.
     opacity = tl.maximum(tl.load(opacities + i, mask, 1.0), ALPHA_MIN)
     tl.store(g_opacities + i, g_log2_opacity / (opacity * LN_2), mask)
-    _store3(
+    store3(
         g_scales + i * 3,
         g00 * m[0] + g10 * m[3] + g20 * m[6],
         g01 * m[1] + g11 * m[4] + g21 * m[7],
@@ -268,23 +265,16 @@ def _bwd_kernel(
     g_z = 2 * (w * (g10 - g01) + x * (g02 + g20) + y * (g12 + g21) - 2 * z * (g00 + g11))
     along = w * g_w + x * g_x + y * g_y + z * g_z  # the length of a quaternion does not matter
     tl.store(g_quats + i * 4, (g_w - w * along) / length, mask)
-    _store3(
+    store3(
         g_quats + i * 4 + 1, (g_x - x * along) / length, (g_y - y * along) / length, (g_z - z * along) / length, mask
     )
 
 
 @triton.jit
-def _axis_gradient(view_rotation, g_u, g_v, gain_x, gain_y, tan_x, tan_y):
+def _axis_gradient(view_rotation, g_u, g_v, gain_x, gain_y, bent_x, bent_y):
     """Adjoint of `_image_of_axis`, to the scaled axis in the world."""
     g_x, g_y = gain_x * g_u, gain_y * g_v
-    return _turn_back(view_rotation, g_x, g_y, -tan_x * g_x - tan_y * g_y)
-
-
-@triton.jit
-def _store3(pointers, x, y, z, mask):
-    tl.store(pointers, x, mask)
-    tl.store(pointers + 1, y, mask)
-    tl.store(pointers + 2, z, mask)
+    return _turn_back(view_rotation, g_x, g_y, -bent_x * g_x - bent_y * g_y)
 
 
 _launch_fwd, _launch_bwd = (Launcher(kernel, num_warps=2) for kernel in (_fwd_kernel, _bwd_kernel))
@@ -303,13 +293,14 @@ def project(
     rows = viewmats.new_empty(*views, count, ROW_WORDS)
     keys = torch.empty(*views, count, dtype=torch.int64, device=viewmats.device)
     nexts = torch.empty(*views, count, dtype=torch.int32, device=viewmats.device)
-    sizes, heads = torch.zeros(2, num_views, BUCKETS.value, dtype=torch.int32, device=viewmats.device)
+    bits = octave_bits(count)
+    sizes, heads = torch.zeros(2, num_views, OCTAVES.value << bits, dtype=torch.int32, device=viewmats.device)
     g = gaussians
     _launch_fwd(
         (num_views, triton.cdiv(count, BLOCK)),
         *(g.means, g.quats, g.scales, g.opacities, g.colors, viewmats, Ks, rows, keys, sizes, heads, nexts),
         *(count, num_cameras, width, height),
-        constants=(BLOCK,),
+        constants=(bits, BLOCK),
     )
     return rows, DepthOrder(keys, sizes, heads, nexts)
 

@@ -34,10 +34,13 @@ BLUE = tl.constexpr(10)
 
 ROW_WORDS = 12
 
+LN_2 = tl.constexpr(0.6931471805599453)
 NOT_DRAWN = tl.constexpr(2**63 - 1)
-OCTAVE_BITS = tl.constexpr(13)  # 2^13 buckets between a depth and its double: a quarter of a millimetre at 2 m
-FIRST_BUCKET = tl.constexpr((127 - 4) << 13)  # 2^-4 m; nearer ones go along
-BUCKETS = tl.constexpr(10 << 13)  # up to 2^6 m; farther ones go along
+OCTAVES = tl.constexpr(
+    10
+)  # doublings of depth, from 2^-4 m on; what is nearer or farther goes along with the outermost
+FIRST_OCTAVE = tl.constexpr(127 - 4)  # as the exponent of a float
+
 WHITENER_UNIT = math.sqrt(math.log2(math.e) / 2)
 
 
@@ -47,14 +50,15 @@ class DepthOrder:
 
     `keys` says it all, and can be sorted. The rest spares that: splats of similar depth are in one bucket, each bucket
     a chain of them, so that a splat comes after those of earlier buckets and, in its own, after those of smaller keys,
-    of which there are few.
+    of which there are few. (Where there are many, as in a scene in millimetres, all of it beyond the last octave,
+    sorting is quicker, and what is done after the first drawing; see `_Experience` in `bin.py`.)
     """
 
     keys: Int[Tensor, "*views N"]
     """See `depth_keys_reference`."""
-    sizes: Int[Tensor, "V BUCKETS"] | None = None
+    sizes: Int[Tensor, "V buckets"] | None = None
     """Splats in each bucket."""
-    heads: Int[Tensor, "V BUCKETS"] | None = None
+    heads: Int[Tensor, "V buckets"] | None = None
     """The first splat of each bucket's chain, counted from 1; 0 if there is none."""
     nexts: Int[Tensor, "*views N"] | None = None
     """The next splat in the chain, likewise; for those not drawn, which have no chain, their place among these."""
@@ -73,12 +77,21 @@ def depth_keys_reference(
     return torch.where(rows[..., LOG2_OPACITY.value].isfinite(), depths.view(torch.int64), NOT_DRAWN.value)
 
 
+def octave_bits(count: int) -> int:
+    """The logarithm of how many buckets divide an octave of depth: for `count` splats about as many.
+
+    With 2^13 of them, a bucket is a quarter of a millimetre deep at 2 m.
+    """
+    return min(13, max(4, count.bit_length() - 1))
+
+
 @triton.jit
-def bucket_of(keys):
-    """Which of a view's `BUCKETS` a key belongs to; the last is for those not drawn."""
+def bucket_of(keys, OCTAVE_BITS: tl.constexpr):
+    """Which of a view's OCTAVES * 2^OCTAVE_BITS buckets a key belongs to; the last is for those not drawn."""
     depth = keys.to(tl.float64, bitcast=True).to(tl.float32)
-    bucket = (depth.to(tl.int32, bitcast=True) >> (23 - OCTAVE_BITS)) - FIRST_BUCKET
-    return tl.where(keys == NOT_DRAWN, BUCKETS - 1, tl.minimum(tl.maximum(bucket, 0), BUCKETS - 2))
+    bucket = (depth.to(tl.int32, bitcast=True) >> (23 - OCTAVE_BITS)) - (FIRST_OCTAVE << OCTAVE_BITS)
+    last: tl.constexpr = (OCTAVES << OCTAVE_BITS) - 1
+    return tl.where(keys == NOT_DRAWN, last, tl.minimum(tl.maximum(bucket, 0), last - 1))
 
 
 def project_rows_reference(
@@ -102,6 +115,6 @@ def project_rows_reference(
         torch.where(drawn, log2_opacities, -math.inf)[..., None],
         splats.depths[..., None],
         splats.depths.new_zeros(*shape, 1),
-        per_camera.colors.expand(*shape, 3),
+        torch.where(drawn[..., None], per_camera.colors, 0.0),
     ]
     return torch.nn.functional.pad(torch.cat(columns, -1), (0, ROW_WORDS - 11))
