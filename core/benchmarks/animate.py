@@ -135,7 +135,7 @@ def skin_avatar(body: BodyModel, count: int) -> Avatar:
 
 
 def random_poses(body: BodyModel, count: int, seed: int) -> BodyParams:
-    """People who stand about the origin, turned anyhow, arms lowered, all joints bent a little, elbows and knees more."""
+    """People who stand about the origin, turned anyhow, arms lowered, joints bent a little, elbows and knees more."""
     generator = torch.Generator().manual_seed(seed)
     bend = 0.12 * torch.randn(count, 23, 3, generator=generator)
     for name, axis, angle in (
