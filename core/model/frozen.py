@@ -5,8 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-MAX_RECORDINGS = 16
-"""Shapes of input for which a CUDA graph is kept; all share their memory."""
+from core.model.recorded import Recorder
 
 
 class FrozenCopy:
@@ -14,19 +13,21 @@ class FrozenCopy:
 
     The network itself keeps its float32 weights and its names for them. The copy follows them when they are loaded
     or changed in place; what moves them to another place or trains them must `clear` it or, simply, run the network.
+    So must what changes them in place through `p.data`, which no counter shows.
 
     Attributes:
-        record: Play the launches of a shape of input that comes again from a CUDA graph: for small networks, whose
-            launches take longer than their work.
+        recorder: Plays the launches of a kind of input that comes again, if enabled: for small networks, whose
+            launches take longer than their work. It is not by default.
     """
 
     def __init__(self):
-        self.record = False
+        self.recorder = Recorder()
+        self.recorder.enabled = False
         self.clear()
 
     def __deepcopy__(self, memo: dict) -> "FrozenCopy":
         twin = type(self)()
-        twin.record = self.record
+        twin.recorder = copy.deepcopy(self.recorder, memo)
         return twin
 
     def __reduce__(self) -> tuple:
@@ -36,7 +37,7 @@ class FrozenCopy:
         self._network: nn.Module | None = None
         self._pairs: list[tuple[dict, str, Tensor]] = []  # where a parameter is, under which name, and its copy
         self._state: list[tuple[int, int]] = []
-        self._seen: dict[tuple[int, ...], Recording | None] = {}
+        self.recorder.clear()
 
     def serves(self, network: nn.Module, x: Tensor) -> bool:
         """Whether the copy gives all that a call is to give: bfloat16 is asked for, and no gradients."""
@@ -51,15 +52,18 @@ class FrozenCopy:
         lowered = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
         return lowered and not (x.requires_grad and torch.is_grad_enabled())
 
-    @torch.no_grad()
     def __call__(self, network: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
         """`network.maps(x)`; the results belong to the caller."""
-        with torch.autocast(x.device.type, enabled=False):
+        # What outlives a call is no tensor of inference mode, which could not be used outside of it.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             self._follow(network)
             x = x.to(torch.bfloat16)
-            if not self.record or torch.cuda.is_current_stream_capturing():
-                return self._network.maps(x, fused=True)
-            return self._replay(x)
+            if self.recorder.serves(x):
+                return self.recorder(self._network, self._maps, x)
+            return self._maps(x)
+
+    def _maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self._network.maps(x, fused=True)
 
     def _follow(self, network: nn.Module) -> None:
         """Bring the copy up to date; as long as nothing changes that is a look at each parameter's counter."""
@@ -77,40 +81,13 @@ class FrozenCopy:
         return [place[name] for place, name, _ in self._pairs]
 
     def _make(self, network: nn.Module) -> None:
-        with torch.inference_mode(False):
-            self._network = copy.deepcopy(network).to(memory_format=torch.channels_last).requires_grad_(False)
-            for module in self._network.modules():
-                if isinstance(module, (nn.Conv2d, nn.Linear)):
-                    module.to(torch.bfloat16)  # norms stay exact: they are small, and read as float32
+        self._network = copy.deepcopy(network).to(memory_format=torch.channels_last).requires_grad_(False)
+        for module in self._network.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.to(torch.bfloat16)  # norms stay exact: they are small, and read as float32
         self._pairs = [
             (own._parameters, name, lowered)
             for own, twin in zip(network.modules(), self._network.modules(), strict=True)
             for name, lowered in twin._parameters.items()
             if lowered is not None
         ]
-
-    def _replay(self, x: Tensor) -> tuple[Tensor, ...]:
-        shape = tuple(x.shape)
-        if shape not in self._seen:
-            if len(self._seen) < MAX_RECORDINGS:
-                self._seen[shape] = None  # a shape that never comes again is not worth a recording
-            return self._network.maps(x, fused=True)
-        if self._seen[shape] is None:
-            pool = next((r.graph.pool() for r in self._seen.values() if r is not None), None)
-            self._seen[shape] = Recording(self._network, x, pool)
-        return self._seen[shape](x)
-
-
-class Recording:
-    """A CUDA graph of a network's `maps` for one shape of input."""
-
-    def __init__(self, network: nn.Module, x: Tensor, pool: tuple[int, int] | None):
-        self._input = x.clone()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-            self._outputs = network.maps(self._input, fused=True)
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        self._input.copy_(x)
-        self.graph.replay()
-        return tuple(output.clone() for output in self._outputs)

@@ -12,8 +12,11 @@ from core.ops.dispatch import kernels_take
 
 logger = logging.getLogger(__name__)
 
-MAX_RECORDINGS = 12
-"""Kinds of input for which there is a recording; all others run as usual."""
+MAX_RECORDINGS = 16
+"""Kinds of input for which there is a recording; all others run as usual. As many others are remembered."""
+
+Outputs = Tensor | tuple[Tensor, ...]
+"""Of a function: several only where no gradients are wanted."""
 
 
 class Recorder:
@@ -54,12 +57,13 @@ class Recorder:
         self._parameters: list[nn.Parameter] = []
         self._seen: dict[tuple, Recording | None] = {}
         self._pass: weakref.ref[Pass] | None = None
+        self._is_full = False
 
     def serves(self, x: Tensor) -> bool:
         """Whether a call with x may be recorded: kernels on a CUDA device, and no other recording under way."""
         return self.enabled and kernels_take(x) and not torch.cuda.is_current_stream_capturing()
 
-    def __call__(self, module: nn.Module, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, function: Callable[..., Outputs], *tensors: Tensor) -> Outputs:
         """`function(*tensors)`, which uses parameters and buffers of the module."""
         self._follow(module)
         parameters = self._parameters
@@ -73,20 +77,20 @@ class Recorder:
             torch.is_inference_mode_enabled(),
         )
         if kind not in self._seen:
-            if len(self._seen) < MAX_RECORDINGS:
-                self._seen[kind] = None  # what never comes again is not worth a recording
+            self._remember(kind)  # what never comes again is not worth a recording
             return function(*tensors)
         if self._pass is not None and self._pass() is not None:
             return function(*tensors)
-        if self._seen[kind] is None:
+        if self._seen[kind] is None and self._has_room():
             try:
                 self._seen[kind] = self._record(function, tensors, wanted)
             except torch.OutOfMemoryError:
-                logger.warning("no memory is left to record the graph's launches; going on without, which is slower")
+                logger.warning("no memory is left to record a network's launches; going on without, which is slower")
                 self.enabled = False
                 self.clear()
-                return function(*tensors)
-        recording = self._seen[kind]
+        recording = self._seen.get(kind)
+        if recording is None:
+            return function(*tensors)
         if not any(wanted):
             return recording.play(tensors)
         return _Play.apply(recording, self, len(tensors), *tensors, *parameters)
@@ -119,7 +123,20 @@ class Recorder:
             own = (x for x in tensors if isinstance(x, nn.Parameter))
             self._parameters = list(dict.fromkeys(own))  # shared ones once
 
-    def _record(self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...], wanted: list[bool]) -> "Recording":
+    def _remember(self, kind: tuple) -> None:
+        waiting = [own for own, recording in self._seen.items() if recording is None]
+        if len(waiting) >= MAX_RECORDINGS:
+            del self._seen[waiting[0]]
+        self._seen[kind] = None
+
+    def _has_room(self) -> bool:
+        has_room = sum(recording is not None for recording in self._seen.values()) < MAX_RECORDINGS
+        if not (has_room or self._is_full):
+            logger.info("more than %d kinds of input come again; the others go without a recording", MAX_RECORDINGS)
+        self._is_full = not has_room
+        return has_room
+
+    def _record(self, function: Callable[..., Outputs], tensors: tuple[Tensor, ...], wanted: list[bool]) -> "Recording":
         pool = next((r.pool for r in self._seen.values() if r is not None), None)
         if not any(wanted):
             return Recording(function, tensors, [], wanted, pool)
@@ -149,7 +166,7 @@ class Recording:
 
     def __init__(
         self,
-        function: Callable[..., Tensor],
+        function: Callable[..., Outputs],
         tensors: tuple[Tensor, ...],
         parameters: list[nn.Parameter],
         wanted: list[bool],
@@ -170,7 +187,7 @@ class Recording:
             if self._targets:
                 self._record_backward()
 
-    def _warm_up(self, function: Callable[..., Tensor]) -> None:
+    def _warm_up(self, function: Callable[..., Outputs]) -> None:
         """Compile what has not run yet, which a capture does not allow."""
         output = function(*self._inputs)
         if self._targets:
@@ -183,9 +200,11 @@ class Recording:
             self._gradients = torch.autograd.grad(self._output, self._targets, self._cotangent, allow_unused=True)
         self._output = self._output.detach()  # and with it goes what was kept for the backward pass
 
-    def play(self, tensors: tuple[Tensor, ...]) -> Tensor:
+    def play(self, tensors: tuple[Tensor, ...]) -> Outputs:
         torch._foreach_copy_([x.detach() for x in self._inputs], [x.detach() for x in tensors])
         self._forward.replay()
+        if isinstance(self._output, tuple):
+            return tuple(x.detach().clone() for x in self._output)
         return self._output.detach().clone()
 
     def play_backward(self, cotangent: Tensor) -> list[Tensor | None]:

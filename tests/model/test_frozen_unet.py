@@ -1,12 +1,16 @@
 """A U-Net whose weights do not train: its copy in bfloat16, which must follow them and cost nobody anything."""
 
+import contextlib
 import copy
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from model_rig import TEST_UNET
 
+from core.model import recorded
 from core.model.decode import RAW_CHANNELS
+from core.model.recorded import Recorder
 from core.model.unet import INPUT_CHANNELS, UNet
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -95,14 +99,59 @@ def test_a_copied_network_has_a_copy_of_its_own(unet, x):
     assert torch.equal(run(unet, x)[0], old)
 
 
+@pytest.fixture
+def recording(unet, monkeypatch):
+    """Without a CUDA device, recordings that give the results of when they were made, whatever their input."""
+    unet.frozen.recorder.enabled = True
+    if DEVICE == "cpu":
+        monkeypatch.setattr(Recorder, "serves", lambda self, x: self.enabled)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", MagicMock)
+        monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: contextlib.nullcontext())
+
+
+def test_recordings_of_inference_mode_serve_outside_of_it(unet, x, recording):
+    with torch.inference_mode():
+        for _ in range(3):
+            inside = run(unet, x.clone())
+    with torch.no_grad():
+        outside = run(unet, x)
+    assert [r is not None for r in unet.frozen.recorder._seen.values()] == [True]
+    assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
+
+
+def test_without_memory_it_goes_on_without_recordings(unet, x, recording, monkeypatch, caplog):
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(recorded, "Recording", fail)
+    first, second = run(unet, x), run(unet, x)
+    assert not unet.frozen.recorder.enabled and "no memory is left" in caplog.text
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 @pytest.mark.gpu
 def test_recorded_calls_equal_launched_ones_for_every_shape(unet, x):
     inputs = [x, x[:1], x[:, :1], x + 1]
     launched = [run(unet, i) for i in inputs]
-    unet.frozen.record = True
+    unet.frozen.recorder.enabled = True
     for _ in range(3):
         recorded = [run(unet, i) for i in inputs]
     for a, b in zip(recorded, launched, strict=True):
         assert all(torch.equal(s, t) for s, t in zip(a, b, strict=True))
     unet.conv_out.bias.add_(1)
     torch.testing.assert_close(run(unet, x)[0].float(), launched[0][0].float() + 1, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.gpu
+def test_recordings_follow_weights_that_are_loaded_or_move(unet, x):
+    unet.frozen.recorder.enabled = True
+    for _ in range(3):
+        run(unet, x)
+    torch.manual_seed(1)
+    unet.load_state_dict(UNet(TEST_UNET, RAW_CHANNELS).state_dict())
+    loaded = run(unet, x)[0]
+    expected = unet.maps(x, fused=False)[0]
+    assert (loaded - expected).norm() < 0.02 * expected.norm()
+    unet.to("cpu").to(DEVICE)
+    for _ in range(3):
+        assert torch.equal(run(unet, x)[0], loaded)

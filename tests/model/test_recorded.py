@@ -167,6 +167,92 @@ def test_no_more_recordings_than_there_is_room_for(module, inputs, played):
     assert len(played) == recorded.MAX_RECORDINGS
 
 
+def test_kinds_that_never_come_again_take_no_room(module, inputs, played):
+    recorder, (x, table) = Recorder(), inputs
+    for size in range(1, 3 * recorded.MAX_RECORDINGS):
+        recorder(module, module.run, x, table.repeat(size))
+    assert len(recorder._seen) <= recorded.MAX_RECORDINGS
+    for _ in range(2):
+        recorder(module, module.run, x, table[:2]).sum().backward()
+    assert len(played) == 1
+
+
+def test_kinds_without_room_are_mentioned_once(module, inputs, played, caplog):
+    recorder, (x, table) = Recorder(), inputs
+    with torch.no_grad(), caplog.at_level(logging.INFO):
+        for size in range(1, recorded.MAX_RECORDINGS + 4):
+            for _ in range(3):
+                recorder(module, module.run, x, table.repeat(size))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"more than {recorded.MAX_RECORDINGS} kinds of input come again; the others go without a recording"
+    ]
+
+
+def test_recordings_of_inference_mode_serve_nobody_else(module, inputs, played):
+    recorder = Recorder()
+    for context in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+        with context():
+            for _ in range(3):
+                out = recorder(module, module.run, *inputs)
+        assert torch.equal(out, module.run(*inputs))
+    assert len(played) == 5  # with gradients, one pass at a time
+    out.sum().backward()
+
+
+def test_several_results_belong_to_the_caller(module, inputs, played):
+    recorder = Recorder()
+    with torch.no_grad():
+        first, second, third = (recorder(module, lambda x: (x.sin(), x.cos()), inputs[0]) for _ in range(3))
+    assert len(played) == 2
+    for a, b, c in zip(first, second, third, strict=True):
+        b.zero_()
+        assert torch.equal(a, c)
+
+
+@pytest.fixture
+def process_group():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+class Recorded(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.recorder = module, Recorder()
+
+    def forward(self, *inputs):
+        return self.recorder(self, self.module.run, *inputs)
+
+
+def test_data_parallel_training_sums_up_and_exchanges_recorded_gradients(module, inputs, played, process_group):
+    module.unused.requires_grad_(False)
+    twin, exchanges = copy.deepcopy(module), []
+    parallel = nn.parallel.DistributedDataParallel(Recorded(module), gradient_as_bucket_view=True)
+
+    def exchange(state, bucket):
+        exchanges.append(bucket.index())
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    parallel.register_comm_hook(None, exchange)
+    for step in range(4):
+        for network in (module, twin):
+            network.zero_grad()
+        with parallel.no_sync():
+            parallel(*inputs).sum().backward()
+        assert len(exchanges) == step
+        parallel(*inputs).sum().backward()
+        assert len(exchanges) == step + 1
+        for _ in range(2):
+            twin.run(*inputs).sum().backward()
+        for name, parameter in twin.named_parameters():
+            if parameter.grad is not None:
+                torch.testing.assert_close(module.get_parameter(name).grad, parameter.grad)
+    assert len(played) == 7  # all but the first
+
+
 def test_without_memory_it_goes_on_without_recordings(module, inputs, monkeypatch, caplog):
     def fail(*_):
         raise torch.OutOfMemoryError
@@ -289,3 +375,48 @@ def test_gradients_of_several_passes_add_up(body, table):
             network(keys, ties).square().sum().backward()  # in single precision
     for a, b in zip(*(network.parameters() for network in pairs), strict=True):
         assert relative_error(a.grad, b.grad) < 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("change", ["load", "move"])
+def test_new_weights_take_effect(body, table, change):
+    network, _ = make_network(table, enabled=True)
+    keys, ties = random_edges(body, 2000, seed=0)
+    with torch.no_grad():
+        for _ in range(3):
+            before = network(keys, ties)
+        other = {name: 1.5 * x if x.is_floating_point() else x for name, x in network.state_dict().items()}
+        if change == "move":
+            network.to("cpu").to("cuda")
+        network.load_state_dict(other)
+        actual = [network(keys, ties) for _ in range(3)]
+        network.recorder.enabled = False
+        expected = network(keys, ties)
+    assert relative_error(expected, before) > 0.1
+    assert all(relative_error(x, expected) < 1e-4 for x in actual)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_an_evaluation_between_forward_and_backward_changes_no_gradient(body, table, context):
+    network, _ = make_network(table, enabled=True)
+    (keys, ties), (others, other_ties) = random_edges(body, 2000, seed=0), random_edges(body, 2030, seed=1)
+
+    def gradients(evaluate):
+        network.zero_grad()
+        loss = network(keys, ties).square().mean()
+        if evaluate:
+            with context():
+                network(others, other_ties)
+        loss.backward()
+        return [p.grad.clone() for p in network.parameters()]
+
+    network.recorder.enabled = False
+    expected = gradients(False)
+    network.recorder.enabled = True
+    with context():
+        for _ in range(3):
+            network(others, other_ties)
+    for _ in range(3):
+        actual = gradients(True)
+    assert all(relative_error(a, b) < 1e-4 for a, b in zip(actual, expected, strict=True))
