@@ -24,6 +24,10 @@ LOOK_EVERY = 2.0
 """Seconds between two looks at the store."""
 PATIENCE = 40.0
 """Seconds of silence after which a process is taken to be gone."""
+PATIENCE_AT_FIRST = 300.0
+"""The same for one that has not been heard of at all: reading Python's modules over a slow network takes its time."""
+TIME_TO_CONNECT = 10.0
+"""Seconds that a process which fails at once waits for the store, to say so to the others."""
 FAILURE, DONE = "failure", "done"
 
 
@@ -64,12 +68,14 @@ class Watch(threading.Thread):
         self.connect, self.rank, self.leave = connect, rank, leave or _leave
         self.others = [other for other in range(processes) if other != rank]
         self._store: Store | None = None
-        self._over = threading.Event()
+        self._connected, self._over = threading.Event(), threading.Event()
         self._heard: dict[int, tuple[bytes, float]] = {}  # the last sign of life of each other process, and when
 
     def run(self) -> None:
         try:
             self._store = self.connect()
+            self._heard = {other: (b"", time.monotonic()) for other in self.others}
+            self._connected.set()
             beat = 0
             while not self._over.wait(LOOK_EVERY):
                 beat += 1
@@ -80,6 +86,7 @@ class Watch(threading.Thread):
                 return
         except RuntimeError:  # torch's DistNetworkError and others: nobody answers any more
             reason = "the process that started the run is gone"
+            self._connected.set()  # there is nothing to wait for
         if not self._over.is_set():
             sys.stderr.write(f"\nerror: {reason}; process {self.rank} stops\n")
             get_error_handler().record_exception(InputError(reason))  # for `scripts/launch.py`
@@ -89,6 +96,7 @@ class Watch(threading.Thread):
         """Let the others and the launcher know why this process fails, and leave."""
         self._over.set()
         get_error_handler().record_exception(reason)  # for `scripts/launch.py`
+        self._connected.wait(TIME_TO_CONNECT)
         self._write(FAILURE, f"process {self.rank} failed: {' '.join(str(reason).split())}")
         self.leave(status)
 
@@ -102,6 +110,7 @@ class Watch(threading.Thread):
     def finish(self) -> None:
         """This process needs the others no more, nor they it."""
         self._over.set()
+        self.join(TIME_TO_CONNECT)  # its last sign of life must not come after this
         self._write(f"{self.rank}", DONE)
 
     def _look(self) -> str | None:
@@ -109,13 +118,13 @@ class Watch(threading.Thread):
         if self._store.check([FAILURE]):
             return self._store.get(FAILURE).decode()
         for other in self.others:
-            if not self._store.check([f"{other}"]):
-                continue  # not here yet
-            sign, now = self._store.get(f"{other}"), time.monotonic()
-            if sign != self._heard.get(other, (b"", 0.0))[0]:
+            sign = self._store.get(f"{other}") if self._store.check([f"{other}"]) else b""
+            (before, since), now = self._heard[other], time.monotonic()
+            patience = PATIENCE if sign else PATIENCE_AT_FIRST
+            if sign != before:
                 self._heard[other] = (sign, now)
-            elif sign != DONE.encode() and now - self._heard[other][1] > PATIENCE:
-                return f"process {other} has given no sign of life for {PATIENCE:.0f} s"
+            elif sign != DONE.encode() and now - since > patience:
+                return f"process {other} has given no sign of life for {patience:.0f} s"
         return None
 
     def _write(self, key: str, value: str) -> None:
