@@ -36,6 +36,8 @@ def main(
 ) -> None:
     """Write the people of a folder again, with smaller pictures. A run that was interrupted goes on where it was.
 
+    Captures that cannot be used are named at the end (exit status 2), when all others are packed and listed.
+
     Args:
         root: Folder of captures; where it has a human list, only the list's people, views and poses are packed.
         out: Folder of the copy.

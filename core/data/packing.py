@@ -9,7 +9,7 @@ off.
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context
@@ -18,7 +18,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from core.data.cameras_io import read_json
 from core.data.crops import FILTER, read_picture
 from core.data.human_list import HumanEntry
 from core.data.mvhumannet import IMAGE_FOLDERS, MASK_FOLDERS, Capture
@@ -26,6 +28,9 @@ from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
 logger = logging.getLogger(__name__)
+
+SETTINGS_NAME = "packing.json"
+"""Beside the packed captures: how they were made."""
 
 CAMERA_FILES = ("camera_intrinsics.json", "camera_extrinsics.json", "camera_scale.pkl", "body.json")
 
@@ -41,6 +46,9 @@ def pack_dataset(
 ) -> None:
     """Write packed copies of subjects, and `human.json` last. Those that are there already stay.
 
+    A capture that cannot be used does not keep the others from being packed: a warning says at once what is wrong with
+    it, `human.json` leaves it out, and the error at the end names all such captures. Packing again tries them again.
+
     Args:
         subjects: With the views and poses to pack.
         out: Folder of the copies.
@@ -50,23 +58,86 @@ def pack_dataset(
         body: A body model file; by default it is found by the capture's fingerprint.
         workers: Processes that pack one subject each; 0 uses this one.
     Raises:
-        InputError: If a capture cannot be used at all, or would be written onto itself.
+        InputError: If captures could not be used, after the others are packed; or if they would be written onto
+            themselves or beside copies that were made with other settings, before anything is.
     """
     for entry in subjects:
         if (out / entry.subject).resolve() == entry.path.resolve():
             raise InputError(f"--out {out}: holds the originals; name another folder")
+    _keep_settings(subjects, out, height=height, quality=quality, every=every)
     todo = [entry for entry in subjects if not (out / entry.subject).is_dir()]
     pack = partial(pack_subject, out=out, height=height, quality=quality, every=every, body=body)
+    broken = set()
+    with tqdm(total=len(todo), desc="pack", unit="person") as bar, logging_redirect_tqdm():
+        for entry, error in _attempts(pack, todo, workers):
+            bar.update()
+            if error is not None:
+                logger.warning("not packed: %s: %s", entry.path, error)
+                broken.add(entry.subject)
+    _write_list([entry for entry in subjects if entry.subject not in broken], out)
+    if broken:
+        raise InputError(
+            f"{len(broken)} of {len(subjects)} captures could not be packed, each for the reason above: "
+            f"{', '.join(sorted(broken))}; mend them and pack again, or train on the others, which human.json names"
+        )
+
+
+def _attempts(
+    pack: Callable[[HumanEntry], None], todo: Sequence[HumanEntry], workers: int
+) -> Iterator[tuple[HumanEntry, InputError | None]]:
+    """Pack each subject, and say of each whether it could be used. Whatever else goes wrong ends all."""
     if workers == 0:
-        for entry in tqdm(todo, desc="pack", unit="person"):
-            pack(entry)
-    else:
-        with ProcessPoolExecutor(
-            workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            futures = [pool.submit(pack, entry) for entry in todo]
-            for future in tqdm(as_completed(futures), total=len(todo), desc="pack", unit="person"):
-                future.result()
+        for entry in todo:
+            yield entry, _error_of(partial(pack, entry))
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        entries = {pool.submit(pack, entry): entry for entry in todo}
+        try:
+            for future in as_completed(entries):
+                yield entries[future], _error_of(future.result)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # a full disk, say: those that wait need not find it too
+
+
+def _error_of(call: Callable[[], None]) -> InputError | None:
+    try:
+        call()
+    except InputError as error:
+        return error
+    return None
+
+
+def _keep_settings(subjects: Sequence[HumanEntry], out: Path, **settings: object) -> None:
+    """Note down how the copies in a folder are made, or refuse to add others to them."""
+    path = out / SETTINGS_NAME
+    views, poses = subjects[0].views, subjects[0].poses
+    settings |= {"views": None if views is None else list(views), "poses": None if poses is None else list(poses)}
+    if path.is_file():
+        earlier = read_json(path)
+        for name, value in settings.items():
+            if earlier.get(name) != value:
+                raise InputError(
+                    f"--out {out}: holds copies that were made with {name} {_short(earlier.get(name))}, not "
+                    f"{_short(value)}; use the same again, or name another folder"
+                )
+        return
+    if there := [entry.subject for entry in subjects if (out / entry.subject).exists()]:
+        raise InputError(f"--out {out}: holds {there[0]}, but no {SETTINGS_NAME} says how made; name another folder")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def _short(value: object) -> str:
+    """A setting, and of a long list only how many it has."""
+    if value is None:
+        return "all"
+    return ", ".join(map(str, value[:3])) + f" ... ({len(value)})" if isinstance(value, list) else str(value)
+
+
+def _write_list(subjects: Sequence[HumanEntry], out: Path) -> None:
+    """`human.json`, by which training takes these subjects and no others."""
+    if not subjects:
+        return
     record: dict[str, list[str]] = {"human_id": [entry.subject for entry in subjects]}
     if subjects[0].views is not None:
         record["view_id_list"] = list(subjects[0].views)
@@ -122,7 +193,7 @@ def _reduced(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """An RGBA picture at a smaller size. PIL weighs colours by alpha, so that no background reaches the person."""
     factor = image.height // size[1]
     if image.size == (factor * size[0], factor * size[1]):
-        return image.reduce(factor)
+        return image.reduce(factor)  # as the loader's JPEG decoder halves pictures
     return image.resize(size, FILTER)
 
 

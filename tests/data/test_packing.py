@@ -100,3 +100,49 @@ def test_the_script_goes_on_and_never_touches_the_originals(root, tmp_path):
     assert kept.stat().st_mtime_ns == before
     with pytest.raises(InputError, match="holds the originals"):
         pack_dataset(find_subjects(root), root)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_capture_keeps_no_other_from_being_packed(root, workers, tmp_path, caplog):
+    originals, out = tmp_path / "captures", tmp_path / "packed"
+    for name in ("209001", "209003", "209004"):
+        shutil.copytree(root / "209001", originals / name)
+    (originals / "209001" / "camera_scale.pkl").unlink()
+    (originals / "209003" / "camera_extrinsics.json").write_text("{")
+    with pytest.raises(InputError, match=r"2 of 3 captures could not be packed.*: 209001, 209003; mend them"):
+        pack_dataset(find_subjects(originals), out, height=64, workers=workers)
+    assert f"not packed: {originals / '209003'}" in caplog.text and "camera_extrinsics.json" in caplog.text
+    assert [entry.subject for entry in find_subjects(out)] == ["209004"]
+    assert json.loads((out / "human.json").read_text())["human_id"] == ["209004"]
+
+    for name in ("209001", "209003"):
+        shutil.copytree(root / "209001", originals / name, dirs_exist_ok=True)
+    kept = (out / "209004" / "camera_scale.pkl").stat().st_mtime_ns
+    pack_dataset([HumanEntry(originals / name) for name in ("209001", "209003", "209004")], out, height=64)
+    assert json.loads((out / "human.json").read_text())["human_id"] == ["209001", "209003", "209004"]
+    assert (out / "209004" / "camera_scale.pkl").stat().st_mtime_ns == kept
+
+
+def test_what_is_no_fault_of_a_capture_ends_packing_at_once(root, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.data.packing.pack_subject", full)
+    with pytest.raises(OSError, match="No space left"):
+        pack_dataset(find_subjects(root), tmp_path / "packed")
+    assert not (tmp_path / "packed" / "human.json").exists()
+
+
+def test_copies_of_other_settings_do_not_mix(root, tmp_path):
+    entries = [HumanEntry(entry.path, views=None, poses=(5,)) for entry in find_subjects(root)]
+    pack_dataset(entries[:1], tmp_path, height=64)
+    for name, value in (("height", 32), ("quality", 90), ("every", 2)):
+        with pytest.raises(InputError, match=f"made with {name} [0-9]+, not {value}; use the same again"):
+            pack_dataset(entries, tmp_path, **{"height": 64, name: value})
+    with pytest.raises(InputError, match=r"made with poses 5 .*, not all"):
+        pack_dataset([HumanEntry(entry.path) for entry in entries], tmp_path, height=64)
+    pack_dataset(entries, tmp_path, height=64)  # the same: the second is added
+    assert [entry.subject for entry in find_subjects(tmp_path)] == ["209001", "209002"]
+    (tmp_path / "packing.json").unlink()
+    with pytest.raises(InputError, match=r"holds 209001, but no packing\.json"):
+        pack_dataset(entries, tmp_path, height=64)
