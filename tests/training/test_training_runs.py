@@ -102,6 +102,14 @@ def test_connectivity_comes_from_a_file_if_one_is_named(options, body, flat_pict
     assert torch.equal(trainer.model.graph.neighbors, connectivity.neighbors.flip(1))
 
 
+@pytest.mark.parametrize("record", [True, False])
+def test_recordings_can_be_left_out(options, flat_pictures, tmp_path, record):
+    first = Trainer(replace(options, steps=1, stage="frame", workspace=tmp_path / "frame"))
+    save_checkpoint(tmp_path / "unet.safetensors", first.model)
+    model = Trainer(replace(options, stage="graph", init=tmp_path / "unet.safetensors", record=record)).model
+    assert model.graph.recorder.enabled is model.unet.frozen.recorder.enabled is record
+
+
 def test_resuming_with_another_network_is_refused(options, flat_pictures):
     Trainer(replace(options, steps=1)).run()
     other = replace(options.model, graph=replace(options.model.graph, layers=2))
