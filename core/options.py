@@ -156,7 +156,7 @@ class TrainOptions:
     clip: float = 1.0
     """Largest norm of the gradient."""
     max_bad_steps: int = 20
-    """A step whose loss or gradient is not finite is skipped; after more than this many the run ends and names samples."""
+    """A step whose loss or gradient is not finite is skipped; more of them than this end the run."""
     frame_weight: float = 0.0
     """In stage `joint`: weight of the rendering loss of the single-frame Gaussians."""
     log_every: int = 20

@@ -23,11 +23,13 @@ def check_options(options: TrainOptions) -> None:
 
 
 def course(options: TrainOptions, processes: int) -> tuple[TrainOptions, int]:
-    """What decides how a run goes on: not how its persons are shared out or read, nor what is written where."""
+    """What decides how a run goes on: not how its persons are shared out or read, how memory is used, nor what is written
+    where."""
     persons = options.batch_size * options.accumulate * processes
     intervals = {name: 1 for name in COUNTS if name != "steps"} | {"keep": 1}
     data = replace(options.data, num_workers=0)
-    return replace(options, data=data, resume="auto", workspace=Path(), **intervals), persons
+    memory = {"record": True, "checkpoint_unet": False}
+    return replace(options, data=data, resume="auto", workspace=Path(), **intervals, **memory), persons
 
 
 def check_agreement(views: list[tuple[int, list[str]]]) -> None:

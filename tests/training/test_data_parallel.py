@@ -25,10 +25,24 @@ from pathlib import Path
 import torch
 from core.io.options_json import options_from_json
 from core.options import TrainOptions
+from core.training import engine
 from core.training.engine import Trainer
+from core.training.step import TrainingStep
 from core.training.watch import run_together
 
 MODE = sys.argv[2] if sys.argv[2:] else ""
+RANK = int(os.environ["RANK"])
+
+class BadLoss(TrainingStep):
+    calls = 0
+
+    def forward(self, *args):
+        loss, report = super().forward(*args)
+        self.calls += 1
+        is_bad = MODE == "bad loss" and RANK == 1 and self.calls == 2
+        return (loss + float("nan"), report + float("nan")) if is_bad else (loss, report)
+
+engine.TrainingStep = BadLoss
 
 class Killed(Trainer):
     def _train_step(self, done):
@@ -120,6 +134,16 @@ def test_two_processes_killed_while_saving_resume_exactly(options, tmp_path):
     assert repeated.step == 2 and not any(options.workspace.glob(".state_*"))
     for name, tensor in last.model.items():
         assert torch.equal(tensor, repeated.model[name]), name
+
+
+@pytest.mark.slow
+def test_a_loss_of_one_process_that_is_not_finite_is_skipped_by_all(options, tmp_path):
+    """Its gradients are finite: the other process learns of it by what they are made of it."""
+    done = launch(replace(options, steps=3, save_every=3, validation=0), tmp_path, "bad loss")
+    assert done.returncode == 0 and "skipped step 2" in done.stderr, done.stderr[-3000:]
+    state = load_run_state(find_run_states(options.workspace)[-1])
+    assert state.bad_steps == 1 and all(tensor.isfinite().all() for tensor in state.model.values())
+    assert {int(moments["step"]) for moments in state.optimizer["state"].values()} == {2}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from core.cameras import Cameras
 from core.data.types import Frames, Sample, collate
 from core.options import DataOptions, TrainOptions
 from core.training import run_state
-from core.training.checks import check_agreement
+from core.training.checks import check_agreement, course
 from core.training.loading import on_device
 from core.training.logs import RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer
@@ -99,6 +100,14 @@ def test_processes_that_see_different_things_are_refused():
         check_agreement([(3, ["a"]), (0, ["a"])])
     with pytest.raises(InputError, match="different captures"):
         check_agreement([(3, ["a"]), (3, ["b"])])
+
+
+def test_what_makes_another_run_of_it():
+    options = TrainOptions(batch_size=4)
+    same = replace(options, batch_size=1, accumulate=2, record=False, checkpoint_unet=True, save_every=7, log_every=1)
+    assert course(same, 2) == course(options, 1)
+    for other in (replace(options, lr=1.0), replace(options, weight_decay=1.0), replace(options, batch_size=2)):
+        assert course(other, 1) != course(options, 1)
 
 
 def frames_of(value: int) -> Frames:
