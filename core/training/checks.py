@@ -23,8 +23,7 @@ def check_options(options: TrainOptions) -> None:
 
 
 def course(options: TrainOptions, processes: int) -> tuple[TrainOptions, int]:
-    """What decides how a run goes on: not how its persons are shared out or read, how memory is used, nor what is written
-    where."""
+    """What decides how a run goes on: not how persons are shared out or read, what saves memory, or what is written."""
     persons = options.batch_size * options.accumulate * processes
     intervals = {name: 1 for name in COUNTS if name != "steps"} | {"keep": 1}
     data = replace(options.data, num_workers=0)
