@@ -22,6 +22,7 @@ def require() -> None:
     if missing:
         _leave("missing " + ", ".join(missing))
     wait_asleep()
+    fuse_products()
 
 
 def wait_asleep() -> None:
@@ -31,6 +32,14 @@ def wait_asleep() -> None:
     lasts until the spinning thread's time slice is over: drawing a picture took 20 times as long.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def fuse_products() -> None:
+    """Let Triton round a product and a sum once, as it always did and as our kernels are timed; before it is imported.
+
+    From Triton 3.10 on that has to be asked for, and 3.9 warns of it.
+    """
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 
 def _leave(reason: str) -> None:

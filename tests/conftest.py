@@ -2,9 +2,10 @@
 
 import os
 
-from core.environment import wait_asleep
+from core.environment import fuse_products, wait_asleep
 
 wait_asleep()
+fuse_products()
 
 import pytest
 import torch

@@ -192,7 +192,7 @@ def _bwd_kernel(
         ranges, used, count, capacity, width, height, TILE
     )
     area = width * height
-    inside = inside & (first < last)  # most tiles are empty, and need not look at their pixels
+    inside = inside & (first + 0 * index < last)  # most tiles are empty, and need not look at their pixels
     picture = view * 3 * area + index
     g_red = tl.load(g_colors + picture, inside, 0.0)
     g_green = tl.load(g_colors + picture + area, inside, 0.0)
