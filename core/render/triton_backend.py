@@ -29,6 +29,7 @@ from smpl_renderer.errors import InputError
 TILE = 8  # pixels along a tile's side
 
 
+@torch.compiler.disable  # there is nothing in here to compile, and Dynamo stumbles over launches
 def rasterize(
     gaussians: Gaussians,
     viewmats: Float[Tensor, "*batch C 4 4"],

@@ -269,6 +269,19 @@ def test_depths_of_a_far_background_leave_near_ones_alone():
     assert ((actual.depths - expected.depths).abs() / expected.depths.clamp_min(1))[seen].max() < 1e-4
 
 
+def test_compiled_code_may_draw():
+    scene = single(make_scene(seed=13, count=9, width=9, height=8))
+
+    def brightness(means: Tensor) -> Tensor:
+        return 2 * scene.with_gaussians(means=means * 1).render(backend="triton").colors.mean()
+
+    means = scene.gaussians.means.clone().requires_grad_()
+    compiled = torch.compile(brightness, backend="eager")  # what Dynamo makes of it, without a code generator
+    loss, other = brightness(means), compiled(means)
+    torch.testing.assert_close(loss, other)
+    torch.testing.assert_close(torch.autograd.grad(loss, means), torch.autograd.grad(other, means))
+
+
 @pytest.mark.parametrize("of_cameras", [False, True])
 def test_gradient_of_the_background(of_cameras):
     scene = single(make_scene(seed=12, count=15, views=2, width=13, height=9))

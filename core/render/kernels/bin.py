@@ -275,6 +275,7 @@ class _Experience:
         self.is_learned = False
         self.is_crowded = False
         """Whether many splats are so near to each other in depth that sorting them is the quicker way."""
+        self._reported = 0
         self.overflow, self.crowded = (torch.zeros(1, dtype=torch.int64, pin_memory=on_cuda) for _ in range(2))
 
     def learn(self, used: int) -> bool:
@@ -291,8 +292,10 @@ class _Experience:
         if not used:
             return
         self.overflow.zero_()
-        message = "lists of %d entries passed the capacity of %d: a call drew all of them, but slowly"
-        logger.warning(message, used, self.capacity)
+        if used > self._reported:
+            message = "lists of %d entries passed the capacity of %d: a call drew all of them, but slowly"
+            logger.warning(message, used, self.capacity)
+            self._reported = used
         if self.capacity < min(used, self.limit):
             self.learn(used)
 
