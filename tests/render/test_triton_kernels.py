@@ -124,6 +124,7 @@ def listed(scene: Scene, tile: int, by_sorting: bool = False) -> tuple[Tensor, l
     lists = bin_tiles(rows, DepthOrder(order.keys) if by_sorting else order, c.width, c.height, tile)
     assert int(lists.used) <= lists.capacity
     slots = lists.slots.tolist()
+    assert sorted(slots[: order.keys.numel()]) == list(range(order.keys.numel()))  # every splat has a place of its own
     return rows.double(), [slots[first:last] for first, last in lists.ranges.tolist()]
 
 
