@@ -30,6 +30,7 @@ from core.lpips import load_lpips
 from core.model.hgg import HumanGaussianGraph
 from core.options import TrainOptions
 from core.training.checks import check_agreement, check_options, course
+from core.training.collapse import CollapseWatch
 from core.training.loading import data_stamp, held_out_batches, on_device, training_batches
 from core.training.logs import COLUMNS, RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer, restore_optimizer, set_lr
@@ -131,6 +132,7 @@ class Trainer:
         check_agreement(gather_object([(self.step, [entry.subject for entry in training])]))
         self.clock = Stopwatch(0.0 if state is None else state.seconds)
         self.log = RunLog(options.workspace, self.step) if self.accelerator.is_main_process else None
+        self.collapse_watch = CollapseWatch(options)
         batches = training_batches(
             self.dataset,
             options,
@@ -253,6 +255,7 @@ class Trainer:
         self._check_finite(rows)
         if self.log is not None:
             self.log.steps(rows)
+            self.collapse_watch.look(rows)
             memory = self._memory()
             rate = bar.format_dict["rate"] or float("nan")
             self.log.rates(self.step, {"steps_per_second": rate, "memory_gb": memory})

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 from pathlib import Path
 
 from jaxtyping import Float
@@ -61,11 +62,25 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 
 def _append(path: Path, rows: list[dict[str, float]]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if is_new:
-            writer.writeheader()
+    """Add rows to a file. A column that it lacks, as an earlier version wrote it, is NaN in its old rows."""
+    columns = []
+    if path.exists():
+        with path.open(newline="") as file:
+            columns = next(csv.reader(file), [])
+    added = [name for name in rows[0] if name not in columns]
+    if not added:
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, columns, restval=math.nan).writerows(rows)
+        return
+    earlier = read_rows(path) if path.exists() else []
+    with atomic_path(path) as temporary:
+        _write(temporary, [*columns, *added], [*earlier, *rows])
+
+
+def _write(path: Path, columns: list[str], rows: list[dict[str, float]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval=math.nan)
+        writer.writeheader()
         writer.writerows(rows)
 
 
@@ -78,4 +93,4 @@ def _truncate(path: Path, last_step: int) -> None:
         path.unlink()
         return
     with atomic_path(path) as temporary:
-        _append(temporary, rows)
+        _write(temporary, list(rows[0]), rows)

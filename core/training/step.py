@@ -14,10 +14,12 @@ from core.metrics import psnr
 from core.model.hgg import FrameGaussians, HumanGaussianGraph
 from core.options import DataOptions, TrainOptions
 from core.render import Rendering, rasterize
+from core.training.collapse import coverage_and_contrast
 from smpl_renderer.body_model import BodyModel
 
-TERMS = ("loss", "psnr", "rgb", "alpha", "lpips", "ssim", "tie", "frame")
-"""What a step reports, in this order: the loss, PSNR in dB, and the unweighted terms; NaN for what it does not have."""
+TERMS = ("loss", "psnr", "rgb", "alpha", "lpips", "ssim", "tie", "frame", "coverage", "contrast")
+"""What a step reports, in this order: the loss, PSNR in dB, the unweighted terms, and what tells whether anything is
+drawn (`core.training.collapse`); NaN for what it does not have."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ class TrainingStep(nn.Module):
         rendering = self._draw(gaussians, targets)
         photographs = targets.images, targets.alphas
         terms = reconstruction_loss(rendering.colors, rendering.alphas, *photographs, self.options.loss, lpips)
-        return terms | {"psnr": psnr(rendering.colors.detach(), targets.images).mean()}
+        seen = coverage_and_contrast(rendering.colors, rendering.alphas, *photographs)
+        return terms | {"psnr": psnr(rendering.colors.detach(), targets.images).mean()} | seen
 
     def _draw(self, gaussians: Gaussians, targets: Frames) -> Rendering:
         return render_frames(gaussians, targets, self.options.backend)
