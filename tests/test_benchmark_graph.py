@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from core.benchmarks.graph import tied_gaussians
@@ -12,6 +13,7 @@ from core.benchmarks.graph import tied_gaussians
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
 
+@pytest.mark.slow
 def test_graph_prints_tables_and_writes_numbers(tmp_path):
     out = tmp_path / "timings.json"
     job = ["--queries", 1, 2, "--features", 16, "--layers", 1, "--frames", 2, "--gaussians", 20, "--dtypes", "fp32"]

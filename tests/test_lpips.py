@@ -94,6 +94,7 @@ def test_weights_are_found_in_the_folder_and_checked(tmp_path):
 
 
 @pytest.mark.parametrize("size", [16, 48])
+@pytest.mark.slow
 def test_kernels_equal_the_definition(size):
     pytest.importorskip("triton")
     device = "cuda" if torch.cuda.is_available() else "cpu"

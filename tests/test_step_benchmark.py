@@ -34,6 +34,7 @@ def test_people_stand_in_the_pictures_and_inputs_come_first(options):
 
 
 @pytest.mark.parametrize(("stage", "missing"), [("joint", set()), ("frame", {"graph", "head", "second look"})])
+@pytest.mark.slow
 def test_all_parts_of_a_step_are_timed(options, stage, missing):
     options = replace(options, data=replace(options.data, target_frames=1, novel_frames=0), batch_size=1)
     timing = time_step("smallest", stage, options, repeats=1, device=CPU)

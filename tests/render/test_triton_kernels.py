@@ -187,6 +187,7 @@ def test_depths_are_compared_in_double_precision(by_sorting):
         assert (depths[splats].diff() >= 0).all()
 
 
+@pytest.mark.slow
 def test_a_crowd_at_one_depth_is_sorted_from_the_next_call_on():
     scene = make_scene(count=600, width=13, height=11, size=0.1)
     scene = single(scene.with_gaussians(means=0 * scene.gaussians.means))

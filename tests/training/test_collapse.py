@@ -164,6 +164,7 @@ def test_skipped_steps_do_not_count(said):
 
 
 @pytest.mark.parametrize("opacity_logit, warnings", [(2.0, 0), (-20.0, 1)])
+@pytest.mark.slow
 def test_a_run_warns_once_if_its_head_is_transparent(options, monkeypatch, caplog, opacity_logit, warnings):
     monkeypatch.setattr(decode, "OPACITY_LOGIT", opacity_logit)
     options = replace(options, steps=3 * WINDOW, log_every=WINDOW, save_every=100, validation=0)

@@ -29,6 +29,7 @@ def changed(trainer: Trainer, before: dict[str, torch.Tensor]) -> set[str]:
     return {name.split(".")[0] for name, parameter in parameters if not torch.equal(parameter, before[name])}
 
 
+@pytest.mark.slow
 def test_the_stages_train_their_parts(options, tmp_path):
     """First the U-Net on single frames, then the graph on top of it, then all."""
     quick = replace(options, steps=2)
@@ -70,6 +71,7 @@ def test_a_run_leaves_a_checkpoint_and_its_story(options, caplog):
     assert "2 persons to train on, 1 held out" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_the_losses_of_one_that_was_not_interrupted(options, tmp_path, flat_pictures):
     """With accumulation, dropout, dropped views and a worker: all that a step depends on is restored."""
     options = replace(options, accumulate=2, data=replace(options.data, num_workers=1))
