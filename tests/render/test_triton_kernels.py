@@ -227,6 +227,7 @@ def test_a_capacity_chosen_by_the_caller_stays_and_what_passes_it_is_reported(ca
         triton_backend.rasterize(g, c.viewmats, c.Ks, 17, 11, torch.ones(3, device=DEVICE), False, capacity=-1)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # NumPy, in the interpreter
 @pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_ends_and_harms_nobody_elses_gradient(name, value):
@@ -243,6 +244,7 @@ def test_what_is_not_finite_ends_and_harms_nobody_elses_gradient(name, value):
         assert grads[key][others].isfinite().all(), key
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # NumPy, in the interpreter
 def test_a_padded_gaussian_may_hold_anything():
     scene = single(make_scene(seed=10, count=14, views=1, width=13, height=9))
     g = scene.gaussians.map(torch.clone)
