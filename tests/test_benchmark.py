@@ -21,6 +21,7 @@ def benchmark(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_render_prints_a_table_and_writes_numbers(tmp_path):
     out = tmp_path / "timings.json"
     job = ("--gaussians", 20, 30, "--views", 2, "--size", 16, "--repeats", 1, "--device", "cpu")
@@ -39,6 +40,7 @@ def test_render_prints_a_table_and_writes_numbers(tmp_path):
     assert f"{datetime.date.today()}" in result.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_backend_that_does_not_exist_is_one_line():
     result = benchmark("--backends", "opengl", "--gaussians", 20, "--size", 16, "--device", "cpu")
     assert result.returncode == 2

@@ -259,6 +259,7 @@ def test_what_is_not_there_is_named(options, change, named, capsys):
     assert not options.workspace.exists()
 
 
+@pytest.mark.slow
 def test_command_line(captures):
     """The program itself: one line, status 2, no traceback."""
     arguments = [captures / "209801", "--checkpoint", "no_such.safetensors", "--device", "cpu"]

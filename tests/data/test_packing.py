@@ -87,6 +87,7 @@ def test_only_what_the_list_names_and_what_has_a_fit_is_packed(root, body, tmp_p
     }
 
 
+@pytest.mark.slow
 def test_the_script_goes_on_and_never_touches_the_originals(root, tmp_path):
     script = [sys.executable, str(REPOSITORY / "scripts" / "prepare_data.py"), "--root", str(root), "--height", "64"]
     done = subprocess.run(
