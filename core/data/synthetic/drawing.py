@@ -8,14 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.cameras import Cameras
-from core.data.synthetic.patterns import cloth_color
+from core.data.synthetic.materials import MATERIALS, material_color
 from core.data.synthetic.people import Light, Person
-from core.data.synthetic.skin import hair_color, shoe_color, skin_color
 from core.data.synthetic.surfaces import Surface
 from smpl_renderer.mesh_rasterizer import rasterize_fragments
 from smpl_renderer.types import PosedBody
 
-MATERIALS = ("skin", "bottom", "top", "jacket", "shoes", "hair")
 _LIGHT_DIRECTIONS = 24
 _LIGHT_MAP = 112
 """Pixels of the depth maps that tell which way a vertex is open to the light."""
@@ -110,7 +108,7 @@ def draw_views(
     for index, name in enumerate(MATERIALS):
         chosen = torch.nonzero(materials == index)[:, 0]
         if len(chosen):
-            albedo[chosen] = _albedo(scene.person, name, paint[chosen], scene.paint)
+            albedo[chosen] = material_color(scene.person, name, paint[chosen])
     display = (albedo * light).clamp(1e-6, 1) ** (1 / 2.2)
 
     wide = width * samples
@@ -122,20 +120,6 @@ def draw_views(
     sums.index_add_(0, coarse, torch.cat([display, torch.ones_like(display[:, :1])], -1))
     sums = (sums / samples**2).reshape(count, height, width, 4)
     return sums[..., :3], sums[..., 3]
-
-
-def _albedo(person: Person, material: str, paint: Tensor, all_paint: Tensor) -> Tensor:
-    if material == "skin":
-        return skin_color(person.skin, paint)
-    if material == "top":
-        return cloth_color(person.top_pattern, paint)
-    if material == "jacket":
-        return cloth_color(person.jacket_pattern, paint)
-    if material == "bottom":
-        return cloth_color(person.bottom_pattern, paint)
-    if material == "hair":
-        return hair_color(person.hair_color, paint)
-    return shoe_color(person.shoe_color, paint, float(all_paint[:, 1].min()))
 
 
 def _vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
