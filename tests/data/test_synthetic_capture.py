@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from core.data.synthetic import GENERATOR_VERSION, CaptureOptions, default_frames, write_capture, write_dataset
-from core.data.synthetic.capture import LANDMARKS, body_params
 from core.data.synthetic.contact_sheet import write_contact_sheet
 from core.data.synthetic.drawing import draw_views, make_scene
+from core.data.synthetic.fits import LANDMARKS, body_params
 from core.data.synthetic.motion import LIMITS, sample_motion
 from core.data.synthetic.people import person_surfaces, sample_person
 from core.data.synthetic.rigs import FRONT_AZIMUTH_24, make_rig

@@ -7,30 +7,34 @@ import multiprocessing
 import pickle
 import shutil
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 from tqdm import tqdm
 
 from core.data.synthetic.drawing import Scene, draw_views, make_scene
-from core.data.synthetic.motion import Motion, joint_rotations
-from core.data.synthetic.people import Person, person_surfaces, sample_person
+from core.data.synthetic.fits import body_params, noisy_fits, write_fits
+from core.data.synthetic.people import person_surfaces, sample_person
+from core.data.synthetic.photographs import expose, matte, sample_looks, sample_noise
 from core.data.synthetic.rigs import Rig, make_rig
 from core.data.synthetic.seeding import random_stream
 from core.data.synthetic.surfaces import rest_body
 from smpl_renderer.body_model import STANDIN_BODY, BodyModel, load_body
+from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
-from smpl_renderer.types import BodyParams, PosedBody
+from smpl_renderer.types import PosedBody
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 """Changes whenever the same seed gives other pictures. Captures and the checkpoints trained on them carry it."""
 
 PAPER_FRAMES = (55, 155, 305, 455, 505, 705, 755, 805, 855, 905)
@@ -39,11 +43,6 @@ FIRST_SUBJECT = 209_000
 """Synthetic people are numbered outside of the real range (100001-104780, 200001-204367)."""
 MAX_UNWRITTEN = 64
 """Pictures that may wait for being written: a GPU draws faster than JPEGs are packed, and memory would fill up."""
-# `joints[24:]` of a `smpl_param` file are these vertices.
-LANDMARKS = (
-    *(332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787, 2746, 2319, 2445, 2556, 2673),
-    *(6191, 5782, 5905, 6016, 6133),
-)
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,11 @@ class CaptureOptions:
     quality: int = 92
     """Of the JPEG files."""
     compact: bool = False
-    """Spend more time on packing the masks."""
+    """Spend more time on packing pictures and masks."""
+    camera_noise: bool = True
+    """Each camera has its own exposure, white balance, tone curve, blur and noise; else all are ideal."""
+    soft_masks: bool = True
+    """Masks have the wide, uneven edges of matting; else they are the exact coverage."""
     fit_noise: float = 0.0
     """Deviation of the noise on the stored fits, in radians; metres and shape get a share of it."""
     smpl_param: bool = True
@@ -116,19 +119,44 @@ def write_dataset(
                 write_capture(root / name, index, options, body=body, device=device)
                 bar.update()
         else:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, context) as pool:
-                jobs = [pool.submit(_write_one, root / name, i, options, body_file, device) for name, i in todo.items()]
-                for job in as_completed(jobs):
-                    job.result()
-                    bar.update()
+            jobs = ((root / name, index, options, body_file, device) for name, index in todo.items())
+            _write_in_processes(list(jobs), min(workers, len(todo)), device, bar)
     # All that are there: a set may be made in parts.
     _write_human_list(root, sorted(stamp.parent.name for stamp in root.glob("[!.]*/body.json")), options, spelling)
 
 
-def _write_one(folder: Path, index: int, options: CaptureOptions, body_file: Path, device: str) -> None:
-    """What a worker process does: one capture, on one thread."""
+def _write_in_processes(jobs: list[tuple], workers: int, device: str, bar: tqdm) -> None:
+    if not jobs:
+        return
+    context = multiprocessing.get_context("spawn")
+    started = context.Value("i", 0)
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(device, started)) as pool:
+        try:
+            for job in as_completed([pool.submit(_write_one, *arguments) for arguments in jobs]):
+                job.result()
+                bar.update()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process that wrote captures was stopped, most likely for want of memory; take fewer --workers "
+                "(captures that are whole stay)"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_worker(device: str, started) -> None:
+    """Workers take turns with the GPUs that are there."""
     torch.set_num_threads(1)
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    if device == "cuda":
+        torch.cuda.set_device(number % torch.cuda.device_count())
+
+
+def _write_one(folder: Path, index: int, options: CaptureOptions, body_file: Path, device: str) -> None:
+    """What a worker process does: one capture."""
     write_capture(folder, index, options, body=_worker_body(body_file), device=device)
 
 
@@ -170,38 +198,6 @@ def is_current(folder: Path, index: int, options: CaptureOptions, body: BodyMode
     return all(stamp.get(key) == value for key, value in expected.items())
 
 
-def body_params(
-    body: BodyModel, person: Person, motion: Motion, frames: tuple[int, ...], front_azimuth: float
-) -> BodyParams:
-    """Shape and poses of a capture in the raw world, feet on the floor (z = 0), batch axis over frames."""
-    poses, roots, places = [], [], []
-    for frame in frames:
-        angles = motion.angles(frame)
-        x, y, drift = motion.place(frame)
-        pose = joint_rotations(angles)
-        azimuth = np.deg2rad(front_azimuth - angles["heading"] + drift)
-        forward = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
-        up = np.array([0.0, 0.0, -1.0])
-        standing = Rotation.from_matrix(np.stack([np.cross(up, forward), up, forward], 1))
-        roots.append((standing * Rotation.from_rotvec(pose[0])).as_rotvec())
-        poses.append(pose[1:].reshape(-1))
-        places.append([x, y, 0.0])
-    count = len(frames)
-    params = BodyParams(
-        betas=torch.tensor(person.betas).expand(count, -1),
-        global_orient=torch.from_numpy(np.stack(roots)).float(),
-        body_pose=torch.from_numpy(np.stack(poses)).float(),
-        transl=torch.zeros(count, 3),
-        scale=torch.ones(count),
-    )
-    posed = body(params)
-    shift = torch.tensor(places, dtype=torch.float32)
-    shift[:, :2] -= posed.joints[:, 0, :2]
-    # The lowest point stands on the floor, on the sole of its shoe.
-    shift[:, 2] = -posed.vertices[..., 2].amax(1) - person.shoes.sole
-    return BodyParams(params.betas, params.global_orient, params.body_pose, shift, params.scale)
-
-
 def write_capture(folder: Path, index: int, options: CaptureOptions, *, body: BodyModel, device: str = "cpu") -> None:
     """Write one person's capture; the folder appears when it is whole.
 
@@ -220,11 +216,15 @@ def write_capture(folder: Path, index: int, options: CaptureOptions, *, body: Bo
     with torch.no_grad():
         params = body_params(body, person, person.motion, options.frames, rig.front_azimuth)
         posed = body(params)
+    fits = params
+    if options.fit_noise > 0:
+        stream = random_stream(options.seed, options.split, index, "fit")
+        fits = noisy_fits(params, options.frames, options.fit_noise, stream)
     with atomic_path(folder) as target, ThreadPoolExecutor(2) as writers:
         target.mkdir()
         _write_cameras(target, rig, long_center=index % 3 == 0)
         jobs = _write_pictures(target, scene, rig, posed, options, writers)
-        _write_fits(target, body, _noisy(params, options, index), options)
+        write_fits(target, body, fits, options.frames, smpl_param=options.smpl_param, points=options.points)
         for job in jobs:
             job.result()
         if options.holes:
@@ -241,43 +241,72 @@ def _write_cameras(folder: Path, rig: Rig, long_center: bool) -> None:
 
 
 def _write_pictures(folder, scene: Scene, rig: Rig, posed: PosedBody, options, writers) -> list[Future]:
-    device = scene.points.device
-    cameras = rig.cameras().to(device)
     for kind in ("images_lr", "fmask_lr"):
         for name in rig.names:
             (folder / kind / name).mkdir(parents=True)
-    # A GPU draws all cameras at once; a CPU one at a time, which stays in its cache.
-    groups = [slice(None)] if device.type == "cuda" else [slice(i, i + 1) for i in range(len(rig.names))]
     jobs = deque()
     for position, frame in enumerate(options.frames):
-        with torch.no_grad():
-            body = posed[position]
-            moment = scene.pose(
-                PosedBody(*(x.to(device) for x in (body.vertices, body.joints, body.shaped, body.vertex_transforms)))
-            )
-            for group in groups:
-                colors, alphas = draw_views(scene, moment, cameras[group], options.samples)
-                colors = _with_background(colors, alphas, scene.person.light.background, options.background)
-                colors, alphas = (x.mul(255).round().to(torch.uint8).cpu().numpy() for x in (colors, alphas))
-                for name, color, alpha in zip(rig.names[group], colors, alphas):
-                    if len(jobs) == MAX_UNWRITTEN:
-                        jobs.popleft().result()
-                    jobs.append(writers.submit(_write_view, folder, name, frame, color, alpha, options))
+        for names, colors, alphas in draw_pictures(scene, rig, posed[position], frame, options):
+            for name, color, alpha in zip(names, colors, alphas):
+                if len(jobs) == MAX_UNWRITTEN:
+                    jobs.popleft().result()
+                jobs.append(writers.submit(_write_view, folder, name, frame, color, alpha, options))
     return list(jobs)
 
 
-def _with_background(colors: Tensor, alphas: Tensor, background, keep: bool) -> Tensor:
-    """The studio's wall in a box around the person, black farther away, as in the released pictures."""
-    if not keep:
-        return colors
-    height, width = alphas.shape[1:]
-    wall = torch.tensor(background, device=colors.device)
-    shade = torch.linspace(1.05, 0.8, height, device=colors.device)[:, None, None]
-    margin = width // 16
+@torch.no_grad()
+def draw_pictures(
+    scene: Scene, rig: Rig, posed: PosedBody, frame: int, options: CaptureOptions
+) -> Iterator[tuple[tuple[str, ...], UInt8[np.ndarray, "C H W 3"], UInt8[np.ndarray, "C H W"]]]:
+    """Draw one moment in all cameras of a rig: names of some of the cameras, pictures and masks, as files hold them.
+
+    Args:
+        scene: The person, on the device that draws.
+        rig: The cameras.
+        posed: The body of that moment, on the CPU.
+        frame: Image id; the noise depends on it.
+        options: Those of the capture.
+    """
+    device, person = scene.points.device, scene.person
+    stream = (options.seed, options.split, person.index)
+    moment = scene.pose(
+        PosedBody(*(x.to(device) for x in (posed.vertices, posed.joints, posed.shaped, posed.vertex_transforms)))
+    )
+    cameras = rig.cameras().to(device)
+    # A GPU draws all cameras at once; a CPU one at a time, which stays in its cache.
+    groups = [slice(None)] if device.type == "cuda" else [slice(i, i + 1) for i in range(len(rig.names))]
+    for group in groups:
+        names = rig.names[group]
+        colors, alphas = draw_views(scene, moment, cameras[group], options.samples)
+        box = _box(alphas)
+        if options.background:
+            colors = colors + (1 - alphas[..., None]) * _wall(person.light.background, *alphas.shape[1:], device)
+        if options.camera_noise or options.soft_masks:
+            looks = sample_looks(*stream, names, device)
+            noise = sample_noise(*stream, names, frame)
+            if options.camera_noise:
+                colors = expose(colors, looks, noise.grain)
+            if options.soft_masks:
+                alphas = matte(alphas, looks, noise)
+        # Black farther away, as in the released pictures.
+        yield names, _bytes(colors * box[..., None]), _bytes(alphas)
+
+
+def _bytes(values: Tensor) -> np.ndarray:
+    return values.clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
+
+
+def _wall(color: tuple[float, float, float], height: int, width: int, device) -> Float[Tensor, "H W 3"]:
+    """The studio behind a person."""
+    shade = torch.linspace(1.05, 0.8, height, device=device)[:, None, None]
+    return (shade * torch.tensor(color, device=device)).clamp(0, 1).expand(-1, width, -1)
+
+
+def _box(alphas: Float[Tensor, "C H W"]) -> Bool[Tensor, "C H W"]:
+    """The rectangle around the person in each picture, with a margin."""
+    margin = alphas.shape[2] // 16
     rows, columns = alphas.amax(2) > 0, alphas.amax(1) > 0
-    box = _dilated(rows, margin)[:, :, None] & _dilated(columns, margin)[:, None, :]
-    behind = (box[..., None] * (shade * wall)).clamp(0, 1)
-    return colors + (1 - alphas[..., None]) * behind
+    return _dilated(rows, margin)[:, :, None] & _dilated(columns, margin)[:, None, :]
 
 
 def _dilated(marked: Tensor, margin: int) -> Tensor:
@@ -290,77 +319,11 @@ def _dilated(marked: Tensor, margin: int) -> Tensor:
 
 def _write_view(folder: Path, camera: str, frame: int, color, alpha, options: CaptureOptions) -> None:
     picture = folder / "images_lr" / camera / f"{frame:04d}_img.jpg"
-    Image.fromarray(color).save(picture, quality=options.quality, optimize=True, progressive=True)
+    # Colours at full resolution: halved, as is usual, they would cost 3 dB. Progressive files are slow to read.
+    how = {"quality": options.quality, "subsampling": 0, "optimize": True, "progressive": options.compact}
+    Image.fromarray(color).save(picture, **how)
     mask = folder / "fmask_lr" / camera / f"{frame:04d}_img_fmask.png"
     Image.fromarray(alpha).save(mask, compress_level=9 if options.compact else 4)
-
-
-def _noisy(params: BodyParams, options: CaptureOptions, index: int) -> BodyParams:
-    """Fits as an optimiser would have found them: a little off."""
-    if options.fit_noise == 0:
-        return params
-    rng = random_stream(options.seed, options.split, index, "fit")
-
-    def shaken(x: Tensor, share: float) -> Tensor:
-        return x + torch.from_numpy(rng.normal(0, share * options.fit_noise, x.shape)).to(x)
-
-    betas = shaken(params.betas[:1], 3.0).expand_as(params.betas)
-    return BodyParams(
-        betas=betas,
-        global_orient=shaken(params.global_orient, 0.3),
-        body_pose=shaken(params.body_pose, 1.0),
-        transl=shaken(params.transl, 0.1),
-        scale=params.scale,
-    )
-
-
-def _write_fits(folder: Path, body: BodyModel, params: BodyParams, options: CaptureOptions) -> None:
-    with torch.no_grad():
-        posed = body(params)
-    fits = folder / "optimized_smpl_points"
-    fits.mkdir()
-    for position, frame in enumerate(options.frames):
-        one = params[position]
-        record = {
-            "pose": [torch.cat([one.global_orient, one.body_pose]).tolist()],
-            "betas": [one.betas.tolist()],
-            "translation": one.transl.tolist(),
-            "scale": float(one.scale),
-        }
-        (fits / f"{frame:04d}.json").write_text(json.dumps(record))
-        if options.points:
-            _write_points(fits / f"{frame:04d}.ply", posed.vertices[position].numpy())
-        if options.smpl_param:
-            path = folder / "smpl_param" / f"{frame // 5 - 1:06d}.pkl"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(pickle.dumps(_smpl_record(body, one, posed[position]), protocol=4))
-
-
-def _write_points(path: Path, vertices: np.ndarray) -> None:
-    """An ASCII point cloud in HGG's world: (x, y, z) of the raw world becomes (x, z, -y)."""
-    swapped = np.stack([vertices[:, 0], vertices[:, 2], -vertices[:, 1]], 1)
-    header = ["ply", "format ascii 1.0", f"element vertex {len(swapped)}"]
-    header += [f"property float {axis}" for axis in "xyz"] + ["end_header"]
-    lines = [" ".join(f"{value:.6f}" for value in row) for row in swapped]
-    path.write_text("\n".join(header + lines) + "\n")
-
-
-def _smpl_record(body: BodyModel, params: BodyParams, posed: PosedBody) -> dict:
-    """The content of a `smpl_param` file."""
-    rotvecs = torch.cat([params.global_orient, params.body_pose]).reshape(-1, 3).numpy()
-    rotations = torch.from_numpy(Rotation.from_rotvec(rotvecs).as_matrix()).float()[None]
-    # Clones: a slice would drag the whole tensor's storage into the file.
-    return {
-        "global_orient": rotations[:, :1].clone(),
-        "body_pose": rotations[:, 1:].clone(),
-        "full_pose": rotations,
-        "betas": params.betas[None].clone(),
-        "vertices": posed.vertices[None].clone(),
-        "joints": torch.cat([posed.joints, posed.vertices[list(LANDMARKS)]])[None],
-        "faces": body.faces.numpy().astype(np.uint32),
-        "transl": None,
-        "v_shaped": None,
-    }
 
 
 def _punch_holes(folder: Path, rig: Rig, options: CaptureOptions) -> None:
