@@ -3,16 +3,15 @@
 import copy
 from collections import OrderedDict
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch.utils.data import Dataset
 
-from core.cameras import Cameras
-from core.data.crops import Window, center_window, person_window, read_window, window_cameras
-from core.data.fits import posed_vertices
+from core.data.crops import Window, read_window, window_cameras
 from core.data.human_list import HumanEntry
 from core.data.mvhumannet import Capture
 from core.data.subject_frame import to_subject_frame
@@ -25,6 +24,8 @@ from smpl_renderer.types import BodyParams
 
 OPEN_CAPTURES = 128
 """Captures whose file lists a worker keeps; some MB each at MVHumanNet's size."""
+OPEN_READY_CAPTURES = 4096
+"""The same for captures with ready crops; some 100 kB each, and no open file."""
 
 Pictures = dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]
 """RGB and alpha (uint8) by image id and camera name."""
@@ -70,28 +71,16 @@ def read_frames(
     Raises:
         InputError: If a camera, frame, fit or file is missing or broken.
     """
-    pictures = {} if pictures is None else pictures
     fits = BodyParams.stack([capture.fit(frame, body) for frame in frame_ids])
     cameras = capture.cameras(view_names)
     first_center = capture.cameras([first_view]).centers[0]
-    windows = _windows(fits, body, cameras, crop)
-    if windows is None:
-        frames = ", ".join(f"{frame:04d}" for frame in frame_ids)
-        raise InputError(
-            f"{capture.path}: a fit of the frames {frames} reaches behind a camera; check the fits and camera_scale.pkl"
-        )
-
-    cropped = []
-    images, alphas = (
-        np.empty((len(frame_ids), len(view_names), channels, image_size, image_size), np.uint8) for channels in (3, 1)
-    )
-    for f, (frame, row) in enumerate(zip(frame_ids, windows, strict=True)):
-        cropped.append(window_cameras(cameras, row, image_size))
-        for c, (view, window) in enumerate(zip(view_names, row, strict=True)):
-            if (frame, view) not in pictures:
-                pictures[frame, view] = read_window(*capture.files(view, frame), capture.size, window, image_size)
-            rgb, alphas[f, c, 0] = pictures[frame, view]
-            images[f, c] = rgb.transpose(2, 0, 1)
+    if capture.ready is not None:
+        windows, images, alphas = capture.ready.read(frame_ids, view_names, crop, image_size)
+    else:
+        windows = [capture.windows(frame, view_names, crop, body) for frame in frame_ids]
+        pictures = {} if pictures is None else pictures
+        images, alphas = _read_pictures(capture, frame_ids, view_names, windows, image_size, pictures)
+    cropped = [window_cameras(cameras, row, image_size) for row in windows]
     stacked = replace(
         cropped[0],
         viewmats=torch.stack([c.viewmats for c in cropped]),
@@ -104,6 +93,25 @@ def read_frames(
         cameras=in_subject.to(torch.float32),
         body=params.to(torch.float32),
     )
+
+
+def _read_pictures(
+    capture: Capture,
+    frame_ids: list[int],
+    view_names: list[str],
+    windows: list[list[Window]],
+    image_size: int,
+    pictures: Pictures,
+) -> tuple[UInt8[np.ndarray, "F C 3 S S"], UInt8[np.ndarray, "F C 1 S S"]]:
+    """Cut pictures and their alphas out of the capture's files, each once."""
+    shape = len(frame_ids), len(view_names)
+    images, alphas = (np.empty((*shape, channels, image_size, image_size), np.uint8) for channels in (3, 1))
+    for (f, frame), (c, view) in product(enumerate(frame_ids), enumerate(view_names)):
+        if (frame, view) not in pictures:
+            pictures[frame, view] = read_window(*capture.files(view, frame), capture.size, windows[f][c], image_size)
+        rgb, alphas[f, c, 0] = pictures[frame, view]
+        images[f, c] = rgb.transpose(2, 0, 1)
+    return images, alphas
 
 
 class HumanDataset(Dataset[Sample]):
@@ -136,7 +144,7 @@ class HumanDataset(Dataset[Sample]):
                 f"may exceed it by at most input_frames ({options.input_frames})"
             )
         self.options, self.subjects, self.split, self.seed = options, list(subjects), split, seed
-        body = Capture(subjects[0].path).body(options.body) if body is None else body
+        body = self._open(0).body(options.body) if body is None else body
         self.body = copy.deepcopy(body).cpu()  # the model's own copy may move to a GPU, where workers cannot follow
         self._captures: OrderedDict[int, Capture] = OrderedDict()
         self._moved: dict[int, list[str]] = {}
@@ -176,16 +184,23 @@ class HumanDataset(Dataset[Sample]):
     def _capture(self, index: int) -> Capture:
         """Open a subject, without the cameras that were moved after the calibration."""
         if index not in self._captures:
-            capture = Capture(self.subjects[index].path)
-            if index in self._moved:
-                capture.leave_out(self._moved[index])
-            elif self.options.verify:
-                self._moved[index] = capture.verify(self.body)
+            capture = self._open(index)
+            if capture.ready is not None:
+                limit = OPEN_READY_CAPTURES
+            else:
+                limit = OPEN_CAPTURES
+                if index in self._moved:
+                    capture.leave_out(self._moved[index])
+                elif self.options.verify:
+                    self._moved[index] = capture.verify(self.body)
             self._captures[index] = capture
-            if len(self._captures) > OPEN_CAPTURES:
+            if len(self._captures) > limit:
                 self._captures.popitem(last=False)
         self._captures.move_to_end(index)
         return self._captures[index]
+
+    def _open(self, index: int) -> Capture:
+        return Capture(self.subjects[index].path, ready=(self.options.crop, self.options.image_size))
 
     def _usable(self, capture: Capture, entry: HumanEntry) -> tuple[list[str], list[int]]:
         """Cameras and frames to draw from: those of the human list, if it names any that are there."""
@@ -223,22 +238,6 @@ class HumanDataset(Dataset[Sample]):
         if at_random and self.split == "train" and len(cameras) >= len(options.input_views):
             return _shuffled(cameras, generator)[: len(options.input_views)]
         return choose_input_views(capture, options.input_views, cameras, first_frame, self.body)
-
-
-def _windows(fits: BodyParams, body: BodyModel, cameras: Cameras, crop: str) -> list[list[Window]] | None:
-    """The window of every frame [F] and camera [C]; None if the person is not in front of all cameras."""
-    if crop == "center":
-        return [[center_window(cameras.width, cameras.height)] * len(cameras.Ks)] * len(fits.scale)
-    if crop != "person":
-        raise InputError(f"crop must be `center` or `person`, got `{crop}`")
-    vertices = posed_vertices(fits, body)
-    rows = []
-    for points in vertices:
-        pixels, depths = cameras.project(points.expand(len(cameras.Ks), -1, 3))
-        if depths.min() <= 0:
-            return None
-        rows.append([person_window(p) for p in pixels])
-    return rows
 
 
 def _generator(*key: int) -> torch.Generator:

@@ -60,8 +60,8 @@ def read_fit(path: Path, body: BodyModel) -> BodyParams:
 
 def rest_pelvis(body: BodyModel, betas: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch 3"]:
     """The root joint of the shaped rest pose, about which `global_orient` turns; on the device of `betas`."""
-    shaped = body.shape_vertices(betas.to(body.v_template))
-    return body.rest_joints(shaped)[..., 0, :].to(betas)
+    template, dirs = body.joint_template[:3].to(betas), body.joint_dirs[:3, : betas.shape[-1]].to(betas)
+    return template + betas @ dirs.mT  # without the vertices that the joints are regressed from: this is called often
 
 
 @torch.no_grad()

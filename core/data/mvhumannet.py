@@ -19,8 +19,17 @@ from jaxtyping import UInt8
 
 from core.cameras import Cameras
 from core.data.cameras_io import Calibration, read_calibration, read_json
-from core.data.crops import read_picture
-from core.data.fits import FIT_FOLDER, REFIT_FOLDER, BodyMismatch, find_fits, numbered_files, read_fit
+from core.data.crops import Window, center_window, person_window, read_picture
+from core.data.fits import (
+    FIT_FOLDER,
+    REFIT_FOLDER,
+    BodyMismatch,
+    find_fits,
+    numbered_files,
+    posed_vertices,
+    read_fit,
+)
+from core.data.ready_crops import find_ready_crops, sizes_ready
 from core.data.silhouettes import Agreement, silhouette_agreements
 from smpl_renderer.body_model import BodyModel, find_body
 from smpl_renderer.errors import InputError
@@ -43,17 +52,20 @@ class Capture:
 
     Args:
         path: The subject's folder.
+        ready: Crop and size of the pictures that will be read (`DataOptions`). Where they are ready (`ready_crops.py`),
+            the cameras, frames and fits are those of the ready ones, and nothing else of the capture is used.
     Raises:
         InputError: If the folder or a camera file is missing or broken, or no camera has pictures.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, ready: tuple[str, int] | None = None):
         self.path = Path(path)
         if not self.path.is_dir():
             raise InputError(f"{self.path}: no such folder; name a subject's folder in MVHumanNet's layout")
         self.subject = self.path.resolve().name
         self._calibration: Calibration = read_calibration(self.path)
-        self._folders = self._camera_folders()
+        self.ready = None if ready is None else find_ready_crops(self.path, *ready)
+        self._folders = self._camera_folders() if self.ready is None else {}
         self._pictures: dict[str, dict[int, tuple[Path, Path]]] = {}
         self._read_fits: dict[tuple[int, str], BodyParams] = {}
         self._checked_bodies: set[str] = set()
@@ -89,7 +101,8 @@ class Capture:
     @property
     def camera_names(self) -> list[str]:
         """Usable cameras: calibrated, with folders of pictures and masks, and not left out."""
-        return [name for name in self._folders if name not in self._left_out]
+        names = self._folders if self.ready is None else self.ready.cameras
+        return [name for name in names if name not in self._left_out]
 
     def cameras(self, names: list[str]) -> Cameras:
         """Cameras [C] of the whole calibrated picture in the raw world, float64.
@@ -103,12 +116,12 @@ class Capture:
 
     def frames_of(self, camera: str) -> list[int]:
         """Image ids of which this camera has a picture and a mask."""
-        return sorted(self._pictures_of(camera))
+        return sorted(self._pictures_of(camera) if self.ready is None else self.ready.frames_of(camera))
 
     @property
     def frame_ids(self) -> list[int]:
         """Image ids that some usable camera has a picture of, with or without a fit."""
-        return sorted({frame for name in self.camera_names for frame in self._pictures_of(name)})
+        return sorted({frame for name in self.camera_names for frame in self.frames_of(name)})
 
     @cached_property
     def fits(self) -> dict[int, Path]:
@@ -117,9 +130,9 @@ class Capture:
 
     def complete_frames(self, cameras: list[str]) -> list[int]:
         """Image ids that have a fit, and a picture and a mask in each of these cameras."""
-        frames = set(self.fits)
+        frames = set(self.fits if self.ready is None else self.ready.frames)
         for name in cameras:
-            frames &= self._pictures_of(name).keys()
+            frames.intersection_update(self.frames_of(name))
         return sorted(frames)
 
     def files(self, camera: str, frame: int) -> tuple[Path, Path]:
@@ -154,6 +167,8 @@ class Capture:
         Raises:
             InputError: If there is none, or it is broken or belongs to another body.
         """
+        if self.ready is not None:
+            return self.ready.fit(frame, self.body() if body is None else body)
         if frame not in self.fits:
             raise InputError(
                 f"{self.path}: frame {frame:04d} has no fit: neither {REFIT_FOLDER}/{frame:04d}.json nor "
@@ -170,6 +185,29 @@ class Capture:
             self._check_body(frame, body)
             self._read_fits[key] = read_fit(self.fits[frame], body)
         return self._read_fits[key]
+
+    def windows(self, frame: int, names: list[str], crop: str, body: BodyModel) -> list[Window]:
+        """The windows that a crop (`center` or `person`) takes from the pictures of a frame in these cameras.
+
+        Raises:
+            InputError: If the fit is missing, broken, or not in front of all cameras.
+        """
+        cameras = self.cameras(names)
+        if crop == "center":
+            return [center_window(*self.size)] * len(names)
+        if crop != "person":
+            raise InputError(f"crop must be `center` or `person`, got `{crop}`")
+        vertices = posed_vertices(self.fit(frame, body), body)
+        windows = []
+        for camera in range(len(names)):  # one by one: a window must not depend on which others are asked for
+            pixels, depths = cameras[camera].project(vertices)
+            if depths.min() <= 0:
+                raise InputError(
+                    f"{self.path}: the fit of frame {frame:04d} reaches behind camera {names[camera]}; check the fit "
+                    "and camera_scale.pkl"
+                )
+            windows.append(person_window(pixels))
+        return windows
 
     def _check_body(self, frame: int, body: BodyModel) -> None:
         """Refits often come without vertices: then MVHumanNet's own fit tells, once, whether this is the body."""
@@ -266,6 +304,11 @@ class Capture:
                 folders[name] = (images, masks)
             else:
                 without.append(name)
+        if not folders and (ready := sizes_ready(self.path)):
+            raise InputError(
+                f"{self.path}: holds no pictures but ready crops, {', '.join(ready)}; train with --data.crop and "
+                "--data.image-size of these, name the originals, or pack them again with the crop and size wanted"
+            )
         if not folders:
             raise InputError(
                 f"{self.path}: none of its {len(without)} calibrated cameras has pictures; expected "

@@ -1,9 +1,12 @@
-"""Packed copies of captures: the same people in the same layout, with pictures of the size that training takes.
+"""Packed copies of captures: the same people, with pictures as training takes them.
 
-A packed capture is a capture: K stays stated for the calibrated size, and the loader scales it to the files as ever.
-What takes time in the original is decoding 1224 x 1024 pixels of which a quarter are kept. Only frames with a fit are
-packed, and of a human list only its views and poses; cameras that were moved are left out, so that `data.verify` can be
-off.
+There are two kinds. Smaller pictures: the copy is a capture in MVHumanNet's layout; K stays stated for the calibrated
+size, and the loader scales it to the files as ever. What takes time in the original is decoding 1224 x 1024 pixels of
+which a quarter are kept. Ready crops (`ready_crops.py`): nothing is decoded any more, but they serve one crop and size
+only. A folder may hold both, and crops of several sizes.
+
+Only frames with a fit are packed, and of a human list only its views and poses; cameras that were moved are left out,
+so that `data.verify` can be off.
 """
 
 import json
@@ -14,23 +17,27 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.data.cameras_io import read_json
-from core.data.crops import FILTER, read_picture
+from core.data.crops import FILTER, Window, read_picture, read_window
 from core.data.human_list import HumanEntry
 from core.data.mvhumannet import IMAGE_FOLDERS, MASK_FOLDERS, Capture
+from core.data.ready_crops import crops_path, write_ready_crops
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
+from smpl_renderer.types import BodyParams
 
 logger = logging.getLogger(__name__)
 
 SETTINGS_NAME = "packing.json"
-"""Beside the packed captures: how they were made."""
+"""Beside the packed captures: how they were made. That of ready crops is `packing_<crop>_<size>.json`."""
 
 CAMERA_FILES = ("camera_intrinsics.json", "camera_extrinsics.json", "camera_scale.pkl", "body.json")
 
@@ -42,9 +49,10 @@ def pack_dataset(
     quality: int = 95,
     every: int = 1,
     body: Path | None = None,
+    verify: bool = True,
     workers: int = 0,
 ) -> None:
-    """Write packed copies of subjects, and `human.json` last. Those that are there already stay.
+    """Write packed copies of subjects with smaller pictures, and `human.json` last. Those that are there already stay.
 
     A capture that cannot be used does not keep the others from being packed: a warning says at once what is wrong with
     it, `human.json` leaves it out, and the error at the end names all such captures. Packing again tries them again.
@@ -56,17 +64,71 @@ def pack_dataset(
         quality: Of the JPEG files, whose colours keep the full resolution.
         every: Pack every n-th of the frames.
         body: A body model file; by default it is found by the capture's fingerprint.
+        verify: Leave out cameras that were moved; synthetic captures have none.
         workers: Processes that pack one subject each; 0 uses this one.
     Raises:
         InputError: If captures could not be used, after the others are packed; or if they would be written onto
-            themselves or beside copies that were made with other settings, before anything is.
+            themselves or each other, or beside copies that were made with other settings, before anything is.
     """
+    _check_place(subjects, out)
+    _keep_settings(subjects, out, SETTINGS_NAME, height=height, quality=quality, every=every)
+    todo = [entry for entry in subjects if not (out / entry.subject / IMAGE_FOLDERS[0]).is_dir()]
+    pack = partial(pack_subject, out=out, height=height, quality=quality, every=every, body=body, verify=verify)
+    _pack_all(pack, subjects, todo, out, workers)
+
+
+def pack_crops(
+    subjects: Sequence[HumanEntry],
+    out: Path,
+    crop: Literal["center", "person"],
+    size: int,
+    every: int = 1,
+    body: Path | None = None,
+    verify: bool = True,
+    workers: int = 0,
+) -> None:
+    """Write ready crops of subjects, as `pack_dataset` writes smaller pictures; into the same folder, if wanted.
+
+    Args:
+        subjects: With the views and poses to pack.
+        out: Folder of the copies.
+        crop: As in `DataOptions`.
+        size: Of the pictures, in pixels: `DataOptions.image_size`.
+        every: Pack every n-th of the frames.
+        body: A body model file; by default it is found by the capture's fingerprint.
+        verify: As in `pack_dataset`.
+        workers: Processes that pack one subject each; 0 uses this one.
+    Raises:
+        InputError: As `pack_dataset`.
+    """
+    _check_place(subjects, out)
+    _keep_settings(subjects, out, f"packing_{crop}_{size}.json", every=every)
+    todo = [
+        entry for entry in subjects if not crops_path(out / entry.subject, crop, size).with_suffix(".npz").is_file()
+    ]
+    pack = partial(pack_subject_crops, out=out, crop=crop, size=size, every=every, body=body, verify=verify)
+    _pack_all(pack, subjects, todo, out, workers)
+
+
+def _check_place(subjects: Sequence[HumanEntry], out: Path) -> None:
     for entry in subjects:
         if (out / entry.subject).resolve() == entry.path.resolve():
             raise InputError(f"--out {out}: holds the originals; name another folder")
-    _keep_settings(subjects, out, height=height, quality=quality, every=every)
-    todo = [entry for entry in subjects if not (out / entry.subject).is_dir()]
-    pack = partial(pack_subject, out=out, height=height, quality=quality, every=every, body=body)
+    names = [entry.subject for entry in subjects]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"{', '.join(sorted(twice))}: in more than one folder; give people other names, or pack apart")
+    if len({(entry.views, entry.poses) for entry in subjects}) > 1:
+        raise InputError("the folders have human lists with different views or poses; pack them apart")
+
+
+def _pack_all(
+    pack: Callable[[HumanEntry], None],
+    subjects: Sequence[HumanEntry],
+    todo: Sequence[HumanEntry],
+    out: Path,
+    workers: int,
+) -> None:
+    """Pack what is to do, and list the subjects that are packed then."""
     broken = set()
     with tqdm(total=len(todo), desc="pack", unit="person") as bar, logging_redirect_tqdm():
         for entry, error in _attempts(pack, todo, workers):
@@ -107,9 +169,9 @@ def _error_of(call: Callable[[], None]) -> InputError | None:
     return None
 
 
-def _keep_settings(subjects: Sequence[HumanEntry], out: Path, **settings: object) -> None:
+def _keep_settings(subjects: Sequence[HumanEntry], out: Path, name: str, **settings: object) -> None:
     """Note down how the copies in a folder are made, or refuse to add others to them."""
-    path = out / SETTINGS_NAME
+    path = out / name
     views, poses = subjects[0].views, subjects[0].poses
     settings |= {"views": None if views is None else list(views), "poses": None if poses is None else list(poses)}
     if path.is_file():
@@ -121,8 +183,9 @@ def _keep_settings(subjects: Sequence[HumanEntry], out: Path, **settings: object
                     f"{_short(value)}; use the same again, or name another folder"
                 )
         return
-    if there := [entry.subject for entry in subjects if (out / entry.subject).exists()]:
-        raise InputError(f"--out {out}: holds {there[0]}, but no {SETTINGS_NAME} says how made; name another folder")
+    is_ours = name != SETTINGS_NAME and any(out.glob("packing*.json"))  # crops may be added to copies
+    if not is_ours and (there := [entry.subject for entry in subjects if (out / entry.subject).exists()]):
+        raise InputError(f"--out {out}: holds {there[0]}, but no {name} says how made; name another folder")
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
@@ -147,15 +210,21 @@ def _write_list(subjects: Sequence[HumanEntry], out: Path) -> None:
         temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
-def pack_subject(entry: HumanEntry, out: Path, height: int, quality: int, every: int, body: Path | None = None) -> None:
+def pack_subject(
+    entry: HumanEntry,
+    out: Path,
+    height: int,
+    quality: int,
+    every: int = 1,
+    body: Path | None = None,
+    verify: bool = True,
+) -> None:
     """Write the packed copy of one subject, whole or not at all; see `pack_dataset`."""
     capture = Capture(entry.path)
     model = capture.body(body)
-    capture.verify(model)
-    names = [name for name in capture.camera_names if entry.views is None or name in entry.views]
-    names = names or capture.camera_names  # a list for the other rig
-    frames = [frame for frame in capture.frame_ids if frame in capture.fits]
-    frames = [frame for frame in frames if entry.poses is None or frame in entry.poses][::every]
+    if verify:
+        capture.verify(model)
+    names, frames = _chosen(capture, entry, every)
     with atomic_path(out / entry.subject) as folder:
         for name in names:
             for frame in sorted({*frames} & {*capture.frames_of(name)}):
@@ -164,9 +233,55 @@ def pack_subject(entry: HumanEntry, out: Path, height: int, quality: int, every:
             capture.fit(frame, model)  # whatever is wrong with it is said now
             fit = capture.fits[frame]
             _copy(fit, folder / fit.parent.name / fit.name)
-        for name in CAMERA_FILES:
-            if (entry.path / name).exists():
-                _copy(entry.path / name, folder / name)
+        _copy_cameras(entry, folder)
+
+
+def pack_subject_crops(
+    entry: HumanEntry, out: Path, crop: str, size: int, every: int = 1, body: Path | None = None, verify: bool = True
+) -> None:
+    """Write the ready crops of one subject, whole or not at all; see `pack_crops`."""
+    capture = Capture(entry.path)
+    model = capture.body(body)
+    if verify:
+        capture.verify(model)
+    names, frames = _chosen(capture, entry, every)
+
+    def pictures() -> Iterator[tuple[Window, np.ndarray, np.ndarray] | None]:
+        for frame in frames:
+            for name, window in zip(names, capture.windows(frame, names, crop, model)):
+                yield _cut(capture, name, frame, window, size)
+
+    def write(folder: Path) -> None:
+        fits = BodyParams.stack([capture.fit(frame, model) for frame in frames])
+        write_ready_crops(crops_path(folder, crop, size), crop, size, names, frames, fits, model, pictures())
+
+    if (out / entry.subject).is_dir():  # of crops of another size, or of smaller pictures
+        write(out / entry.subject)
+        return
+    with atomic_path(out / entry.subject) as folder:
+        write(folder)
+        _copy_cameras(entry, folder)
+
+
+def _chosen(capture: Capture, entry: HumanEntry, every: int) -> tuple[list[str], list[int]]:
+    """Cameras and frames to pack."""
+    names = [name for name in capture.camera_names if entry.views is None or name in entry.views]
+    names = names or capture.camera_names  # a list for the other rig
+    frames = [frame for frame in capture.frame_ids if frame in capture.fits]
+    return names, [frame for frame in frames if entry.poses is None or frame in entry.poses][::every]
+
+
+def _cut(
+    capture: Capture, camera: str, frame: int, window: Window, size: int
+) -> tuple[Window, np.ndarray, np.ndarray] | None:
+    """A window of a picture, or None if there is none. One that cannot be read is left out, with a warning."""
+    if frame not in capture.frames_of(camera):
+        return None
+    try:
+        return window, *read_window(*capture.files(camera, frame), capture.size, window, size)
+    except InputError as error:
+        logger.warning("left out: %s", error)
+        return None
 
 
 def _pack_picture(capture: Capture, camera: str, frame: int, folder: Path, height: int, quality: int) -> None:
@@ -195,6 +310,12 @@ def _reduced(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     if image.size == (factor * size[0], factor * size[1]):
         return image.reduce(factor)  # as the loader's JPEG decoder halves pictures
     return image.resize(size, FILTER)
+
+
+def _copy_cameras(entry: HumanEntry, folder: Path) -> None:
+    for name in CAMERA_FILES:
+        if (entry.path / name).exists():
+            _copy(entry.path / name, folder / name)
 
 
 def _copy(source: Path, target: Path) -> None:

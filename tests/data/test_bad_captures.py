@@ -328,7 +328,7 @@ def test_person_behind_a_camera(folder, body):
     fit = standing(1)
     fit.transl[0] += 30
     write_refit(folder / "optimized_smpl_points/0010.json", fit)
-    with pytest.raises(InputError, match=r"209001: a fit of the frames 0010 reaches behind a camera"):
+    with pytest.raises(InputError, match=r"209001: the fit of frame 0010 reaches behind camera"):
         load_frames(Capture(folder), body, [10], [FRONT], FRONT, 32, "person")
 
 

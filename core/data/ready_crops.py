@@ -1,0 +1,213 @@
+"""Ready crops: the pictures of a capture as training takes them, cut out, on white, and not compressed.
+
+    <subject>/crops/<crop>_<size>.npy    RGB and alpha, uint8 [F, C, 4, size, size]
+    <subject>/crops/<crop>_<size>.npz    their frames, cameras and windows, and the fits; without it there are none
+
+They are exactly what the loader would cut from the pictures that they were made of, so that nothing is left to do but
+to copy bytes. `core.data.packing` writes them.
+"""
+
+import zipfile
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+
+from core.data.crops import PERSON_MARGIN, Window
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.errors import InputError
+from smpl_renderer.files import atomic_path
+from smpl_renderer.types import BodyParams
+
+CROPS_FOLDER = "crops"
+VERSION = 1
+"""Of the files, and of how pictures are cut and resampled (`crops.read_window`)."""
+
+
+@dataclass(frozen=True)
+class ReadyCrops:
+    """What is known of the ready crops of one capture, F frames and C cameras; the pictures stay in their file."""
+
+    path: Path
+    """Of the pictures."""
+    cameras: list[str]
+    frames: list[int]
+    present: Bool[np.ndarray, "F C"]
+    """Which pictures there are; captures have holes."""
+    windows: Float[np.ndarray, "F C 3"]
+    """Left, top and side, in pixels of the calibrated picture."""
+    fits: BodyParams
+    """Batch axis F, in the raw world, float64."""
+    body: str
+    """Fingerprint of the body that the fits are for, and around which windows were laid."""
+
+    def frames_of(self, camera: str) -> list[int]:
+        """Image ids of which this camera has a picture."""
+        return [frame for frame, there in zip(self.frames, self.present[:, self._columns[camera]]) if there]
+
+    def fit(self, frame: int, body: BodyModel) -> BodyParams:
+        """The fit of a frame; no batch axes, in the raw world, float64.
+
+        Raises:
+            InputError: If there is none, or it is for another body.
+        """
+        if frame not in self._rows:
+            raise InputError(f"{self.path}: has no frame {frame:04d}; choose another, or pack the capture again")
+        if body.fingerprint != self.body:
+            raise InputError(
+                f"{self.path}: made with the body {self.body}, not with {body.name} ({body.fingerprint}); name that "
+                "body, or pack the capture again"
+            )
+        return self.fits[self._rows[frame]]
+
+    def read(
+        self, frames: list[int], cameras: list[str], crop: str, size: int
+    ) -> tuple[list[list[Window]], UInt8[np.ndarray, "f c 3 S S"], UInt8[np.ndarray, "f c 1 S S"]]:
+        """Windows, pictures and alphas of some of the frames and cameras.
+
+        Args:
+            frames: Image ids.
+            cameras: Names.
+            crop: What the caller takes them for,
+            size: and their size in pixels; both must be these crops' own.
+        Raises:
+            InputError: If one is not there, or the file is cut short.
+        """
+        if self.path != crops_path(self.path.parents[1], crop, size):
+            raise ValueError(f"{self.path.name} holds no crop `{crop}` of {size} pixels; open the capture for that")
+        shape = len(frames), len(cameras)
+        windows = np.empty((*shape, 3))
+        images, alphas = (np.empty((*shape, channels, size, size), np.uint8) for channels in (3, 1))
+        with self.path.open("rb", buffering=0) as file:  # not mapped: one copy, no page faults, no open files
+            for f, c in np.ndindex(shape):
+                place = self._place(frames[f], cameras[c])
+                windows[f, c] = self.windows[place]
+                file.seek(self._offset + (place[0] * len(self.cameras) + place[1]) * 4 * size * size)
+                if file.readinto(images[f, c]) + file.readinto(alphas[f, c]) != 4 * size * size:
+                    raise InputError(f"{self.path}: is cut short; delete it and pack the capture again")
+        return [[Window(*window) for window in row] for row in windows.tolist()], images, alphas
+
+    def _place(self, frame: int, camera: str) -> tuple[int, int]:
+        row, column = self._rows.get(frame), self._columns.get(camera)
+        if row is None or column is None or not self.present[row, column]:
+            raise InputError(f"{self.path}: camera {camera} has no frame {frame:04d}; choose others, or pack again")
+        return row, column
+
+    @cached_property
+    def _rows(self) -> dict[int, int]:
+        return {frame: i for i, frame in enumerate(self.frames)}
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.cameras)}
+
+    @cached_property
+    def _offset(self) -> int:
+        """Where the pictures begin in their file."""
+        return np.load(self.path, mmap_mode="r").offset
+
+
+def crops_path(folder: Path, crop: str, size: int) -> Path:
+    """Where a subject folder has the pictures of its ready crops; beside them, as `.npz`, the rest."""
+    return folder / CROPS_FOLDER / f"{crop}_{size}.npy"
+
+
+def sizes_ready(folder: Path) -> list[str]:
+    """Which crops a subject folder has ready, as `person at 256 px`."""
+    names = sorted(path.stem.rpartition("_") for path in (folder / CROPS_FOLDER).glob("[a-z]*_*.npz"))
+    return [f"{crop} at {size} px" for crop, _, size in names]
+
+
+def find_ready_crops(folder: Path, crop: str, size: int) -> ReadyCrops | None:
+    """The ready crops of a subject folder, if it has these.
+
+    Raises:
+        InputError: If they cannot be read, or were made by another version or with another margin.
+    """
+    path = crops_path(folder, crop, size)
+    record = path.with_suffix(".npz")
+    if not record.is_file():
+        return None
+    try:
+        with np.load(record, allow_pickle=False) as archive:
+            values = {name: archive[name] for name in archive.files}
+        made = int(values["version"]), float(values["margin"])
+        fits = {field.name: torch.from_numpy(values[field.name]) for field in fields(BodyParams)}
+        crops = ReadyCrops(
+            path=path,
+            cameras=values["cameras"].tolist(),
+            frames=values["frames"].tolist(),
+            present=values["present"],
+            windows=values["windows"],
+            fits=BodyParams(**fits),
+            body=str(values["body"]),
+        )
+        pictures = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{record}: cannot be read ({error}); delete it and pack the capture again") from error
+    if made != (VERSION, _margin(crop)):
+        raise InputError(
+            f"{record}: made as version {made[0]} with margin {made[1]}, now it is {VERSION} with {_margin(crop)}; "
+            "delete it and pack the capture again"
+        )
+    if pictures.shape != (*crops.present.shape, 4, size, size) or pictures.dtype != np.uint8:
+        raise InputError(f"{path}: does not belong to {record.name}; delete both and pack the capture again")
+    return crops
+
+
+def write_ready_crops(
+    path: Path,
+    crop: str,
+    size: int,
+    cameras: list[str],
+    frames: list[int],
+    fits: BodyParams,
+    body: BodyModel,
+    pictures: Iterable[tuple[Window, UInt8[np.ndarray, "S S 3"], UInt8[np.ndarray, "S S"]] | None],
+) -> None:
+    """Write the pictures, and last the file that tells that both are whole.
+
+    Args:
+        path: Of the pictures, see `crops_path`.
+        crop: `center` or `person`.
+        size: Of the pictures.
+        cameras: The C cameras.
+        frames: The F image ids.
+        fits: Batch axis F, in the raw world.
+        body: The body of the fits.
+        pictures: F x C windows with their pictures and alphas, cameras fastest; None where there is none.
+    """
+    present = np.zeros((len(frames), len(cameras)), bool)
+    windows = np.full((len(frames), len(cameras), 3), np.nan)
+    nothing = bytes(4 * size * size)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (*present.shape, 4, size, size)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for place, picture in zip(np.ndindex(present.shape), pictures, strict=True):
+            if picture is None:
+                file.write(nothing)
+                continue
+            window, image, alpha = picture
+            present[place], windows[place] = True, astuple(window)
+            file.write(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            file.write(np.ascontiguousarray(alpha))
+    with atomic_path(path.with_suffix(".npz")) as temporary:
+        np.savez(
+            temporary,
+            version=VERSION,
+            margin=_margin(crop),
+            cameras=cameras,
+            frames=frames,
+            present=present,
+            windows=windows,
+            body=body.fingerprint,
+            **{field.name: getattr(fits, field.name).numpy() for field in fields(BodyParams)},
+        )
+
+
+def _margin(crop: str) -> float:
+    return PERSON_MARGIN if crop == "person" else 0.0

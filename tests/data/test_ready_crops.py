@@ -1,0 +1,184 @@
+"""Ready crops: samples drawn from them are those of the originals, to the bit; and what is missing or stale is said."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_capture import FRONT_LEFT_BACK_RIGHT, TinyCapture
+
+from core.data import ready_crops
+from core.data.dataset import HumanDataset, load_frames
+from core.data.human_list import HumanEntry, find_subjects
+from core.data.mvhumannet import Capture
+from core.data.packing import pack_crops, pack_dataset
+from core.data.types import Sample
+from core.options import DataOptions
+from smpl_renderer.errors import InputError
+
+FRAMES = (5, 10, 15, 20, 25)
+OPTIONS = DataOptions(
+    crop="person", image_size=48, input_frames=3, target_frames=3, novel_frames=1, target_views=5, verify=False
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, body):
+    """Two subjects of six cameras with noise as pictures; the second's files are of another size."""
+    folder = tmp_path_factory.mktemp("captures")
+    rng = np.random.default_rng(0)
+    for subject, size in (("209001", (306, 256)), ("209002", (350, 293))):
+        TinyCapture(image_size=size, frames=FRAMES, num_cameras=6).write(folder / subject, body)
+        for picture in folder.glob(f"{subject}/images_lr/*/*.jpg"):
+            Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8)).save(picture)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("packed") / "crops"
+    pack_crops(find_subjects(root), out, "person", 48)
+    return out
+
+
+def assert_equal(a: Sample, b: Sample) -> None:
+    assert a.names == b.names
+    tensors = [[], []]
+    for sample, collected in zip((a, b), tensors):
+        for frames in (sample.inputs, sample.targets):
+            frames.map(collected.append)
+    assert all(torch.equal(x, y) for x, y in zip(*tensors, strict=True))
+
+
+@pytest.mark.parametrize("crop", ["person", "center"])
+def test_samples_are_those_of_the_originals_to_the_bit(root, body, crop, tmp_path):
+    pack_crops(find_subjects(root), tmp_path / "packed", crop, 48)
+    options = replace(OPTIONS, crop=crop)
+    original, ready = (HumanDataset(options, find_subjects(x), body=body) for x in (root, tmp_path / "packed"))
+    for epoch, index in ((0, 0), (3, 0), (3, 1)):
+        assert_equal(original.sample(epoch, index), ready.sample(epoch, index))
+    assert ready._capture(0).ready is not None
+
+
+def test_nothing_is_decoded_or_posed(packed, body, monkeypatch):
+    dataset = HumanDataset(OPTIONS, find_subjects(packed), body=body)
+    monkeypatch.setattr("core.data.dataset.read_window", None)
+    monkeypatch.setattr("smpl_renderer.body_model.BodyModel.forward", None)
+    assert dataset.sample(0, 1).inputs.images.float().std() > 0
+
+
+def test_holes_stay_holes(root, body, tmp_path):
+    copy = tmp_path / "captures" / "209001"
+    shutil.copytree(root / "209001", copy)
+    names = Capture(copy).camera_names
+    (copy / "images_lr" / names[1] / "0010_img.jpg").unlink()
+    (copy / "images_lr" / names[2] / "0015_img.jpg").write_bytes(b"no picture")
+    (copy / "smpl_param" / "000004.pkl").unlink()
+    pack_crops([HumanEntry(copy)], tmp_path / "packed", "person", 48)
+    ready = Capture(tmp_path / "packed" / "209001", ready=("person", 48))
+    assert ready.frame_ids == [5, 10, 15, 20] and ready.frames_of(names[1]) == [5, 15, 20]
+    assert ready.complete_frames(names[:3]) == [5, 20]
+    load_frames(ready, body, [5, 20], names[:3], names[0], 48, "person")
+    for frame, camera in ((10, names[1]), (15, names[2]), (25, names[0]), (5, "77777777")):
+        with pytest.raises(InputError, match=r"has no frame|camera 77777777 is not in"):
+            load_frames(ready, body, [5, frame], [camera], names[0], 48, "person")
+
+
+def test_views_and_poses_of_the_list(root, body, tmp_path):
+    names = Capture(root / "209001").camera_names
+    pack_crops([HumanEntry(root / "209001", tuple(names[:5]), (5, 10, 15, 20))], tmp_path, "person", 32, every=2)
+    ready = Capture(tmp_path / "209001", ready=("person", 32))
+    assert ready.camera_names == names[:5] and ready.frame_ids == [5, 15]
+    assert json.loads((tmp_path / "human.json").read_text())["view_id_list"] == names[:5]
+
+
+def test_other_sizes_are_read_from_pictures_if_there_are_any(root, body, packed, tmp_path):
+    with pytest.raises(InputError, match="holds no pictures but ready crops, person at 48 px; train with"):
+        HumanDataset(replace(OPTIONS, image_size=64), find_subjects(packed), body=body).sample(0, 0)
+    with pytest.raises(InputError, match="holds no pictures but ready crops"):
+        Capture(packed / "209001")  # as an evaluation opens it
+
+    pack_dataset(find_subjects(root), tmp_path, height=128)
+    before = load_frames(Capture(tmp_path / "209001"), body, [5], list(FRONT_LEFT_BACK_RIGHT), "22327091", 64, "person")
+    pack_crops(find_subjects(root), tmp_path, "person", 48)
+    pack_crops(find_subjects(root), tmp_path, "person", 32)
+    for size in (32, 48, 64):
+        dataset = HumanDataset(replace(OPTIONS, image_size=size), find_subjects(tmp_path), body=body)
+        assert (dataset._capture(0).ready is None) == (size == 64)
+        assert dataset[0].inputs.images.shape[-1] == size
+    after = load_frames(Capture(tmp_path / "209001"), body, [5], list(FRONT_LEFT_BACK_RIGHT), "22327091", 64, "person")
+    assert torch.equal(before.images, after.images)
+
+
+def test_going_on_packs_what_is_missing(root, packed, tmp_path):
+    shutil.copytree(packed, tmp_path / "packed")
+    out = tmp_path / "packed"
+    first, second = (ready_crops.crops_path(out / name, "person", 48) for name in ("209001", "209002"))
+    second.with_suffix(".npz").unlink()  # as if it had been killed before the last file
+    second.write_bytes(b"half")
+    kept = first.stat().st_mtime_ns
+    pack_crops(find_subjects(root), out, "person", 48, workers=2)
+    assert first.stat().st_mtime_ns == kept
+    assert second.read_bytes() == ready_crops.crops_path(packed / "209002", "person", 48).read_bytes()
+    with pytest.raises(InputError, match="made with every 1, not 2"):
+        pack_crops(find_subjects(root), out, "person", 48, every=2)
+
+
+def test_folders_of_others_are_not_added_to(root, tmp_path):
+    shutil.copytree(root, tmp_path / "others")
+    with pytest.raises(InputError, match=r"holds 209001, but no packing_person_48\.json says how made"):
+        pack_crops(find_subjects(root), tmp_path / "others", "person", 48)
+    with pytest.raises(InputError, match="209001, 209002: in more than one folder"):
+        pack_crops(find_subjects(root) * 2, tmp_path / "packed", "person", 48)
+    with pytest.raises(InputError, match="different views or poses"):
+        entries = [HumanEntry(root / "209001"), HumanEntry(root / "209002", poses=(5,))]
+        pack_crops(entries, tmp_path / "packed", "person", 48)
+
+
+def test_broken_captures_are_named_at_the_end(root, tmp_path, caplog):
+    shutil.copytree(root, tmp_path / "captures")
+    (tmp_path / "captures/209001/camera_scale.pkl").unlink()
+    with pytest.raises(InputError, match=r"1 of 2 captures could not be packed.*209001"):
+        pack_crops(find_subjects(tmp_path / "captures"), tmp_path / "packed", "person", 48)
+    assert [entry.subject for entry in find_subjects(tmp_path / "packed")] == ["209002"]
+
+
+def test_stale_and_damaged_crops_are_refused(packed, body, tmp_path, monkeypatch):
+    shutil.copytree(packed, tmp_path / "packed")
+    folder = tmp_path / "packed" / "209001"
+    pictures = ready_crops.crops_path(folder, "person", 48)
+
+    def read():
+        load_frames(
+            Capture(folder, ready=("person", 48)), body, [25], [*FRONT_LEFT_BACK_RIGHT], "22327091", 48, "person"
+        )
+
+    read()
+    monkeypatch.setattr(ready_crops, "PERSON_MARGIN", 0.4)
+    with pytest.raises(InputError, match=r"person_48\.npz: made as version 1 with margin .*, now it is 1 with 0\.4"):
+        read()
+    monkeypatch.undo()
+    whole = pictures.read_bytes()
+    pictures.write_bytes(whole[:-48])
+    with pytest.raises(InputError, match="person_48"):
+        read()
+    np.save(pictures, np.zeros((1, 2, 4, 48, 48), np.uint8))
+    with pytest.raises(InputError, match=r"does not belong to person_48\.npz"):
+        read()
+    pictures.write_bytes(whole)
+    record = pictures.with_suffix(".npz")
+    record.write_bytes(record.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"person_48\.npz: cannot be read"):
+        read()
+
+
+def test_crops_of_another_body(packed, body):
+    capture = Capture(packed / "209001", ready=("person", 48))
+    other = replace(capture.ready, body="0123")
+    with pytest.raises(InputError, match=f"made with the body 0123, not with {body.name}"):
+        other.fit(5, body)
+    with pytest.raises(ValueError, match=r"person_48\.npy holds no crop `person` of 64 pixels"):
+        load_frames(capture, body, [5], ["22327091"], "22327091", 64, "person")
