@@ -78,6 +78,9 @@ class DataOptions:
     """Supervising views of every target frame; the input views first (as in the paper), then random others."""
     random_input_views: float = 0.0
     """Share of training samples whose input views are random cameras instead of `input_views`."""
+    fit_noise: float = 0.0
+    """Noise on the fits of the input frames in training, in radians (those of the target frames stay as they are): 0.02
+    is visible. Real fits are off, and a network that has only seen true ones trusts them too much."""
     num_workers: int = 4
     body: Path | None = None
     """A body model file; by default it is found by the capture's fingerprint."""

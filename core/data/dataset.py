@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from torch.utils.data import Dataset
 
 from core.data.crops import Window, read_window, window_cameras
+from core.data.fit_noise import noisy_fits
 from core.data.human_list import HumanEntry
 from core.data.mvhumannet import Capture
 from core.data.subject_frame import to_subject_frame
@@ -175,8 +176,12 @@ class HumanDataset(Dataset[Sample]):
 
         pictures: Pictures = {}
         shared = (input_views[0], options.image_size, options.crop, pictures)
+        inputs = read_frames(capture, self.body, shown, input_views, *shared)
+        if options.fit_noise > 0 and self.split == "train":
+            noise = _generator(self.seed, epoch, index, 1)  # one of its own: nothing else is drawn differently
+            inputs = replace(inputs, body=noisy_fits(inputs.body, options.fit_noise, self.body, noise))
         return Sample(
-            inputs=read_frames(capture, self.body, shown, input_views, *shared),
+            inputs=inputs,
             targets=read_frames(capture, self.body, targets, target_views, *shared),
             names=[f"{entry.subject}/{','.join(f'{frame:04d}' for frame in shown)}"],
         )
