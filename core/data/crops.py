@@ -18,7 +18,7 @@ from torch import Tensor
 from core.cameras import Cameras
 from smpl_renderer.errors import InputError
 
-PERSON_MARGIN = 0.15
+PERSON_MARGIN = 0.08
 """Room left around the projected body in a `person` crop, on each side, as a share of the body's longer side: for hair
 and clothes."""
 
