@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -19,37 +20,62 @@ from core.metrics import psnr, psnr_in_box, quantize, ssim
 logger = logging.getLogger(__name__)
 
 OURS = "ours"
+LPIPS_NETS = {"lpips": "vgg", "lpips_alex": "alex"}
 LPIPS_AT_ONCE = 4  # pictures: VGG's activations of one of 512 px take 0.4 GB
 
 Scores = dict[str, float | None]
 """Metrics by name, means over pictures; None for what could not be measured."""
 
+Moments = Iterable[tuple[str, Frames]]
+"""Photographs to compare with, and the split they belong to: one moment [C], or several [P, C], at a time."""
+
+Draw = Callable[[Frames], dict[str, Float[Tensor, "*moments C 3 H W"]]]
+"""What each method makes of these moments from these cameras."""
+
 
 class Judge:
-    """The metrics, with LPIPS where its weights are found."""
+    """The metrics, with LPIPS where its weights are found.
 
-    def __init__(self, device: torch.device):
-        self.lpips: dict[str, LPIPS | None] = {}
-        for name, net in (("lpips", "vgg"), ("lpips_alex", "alex")):
-            model = load_lpips(net)
+    Args:
+        metrics: Which kinds of LPIPS are wanted, names of `LPIPS_NETS`.
+        at_once: Pictures that LPIPS takes in one go.
+    """
+
+    def __init__(self, device: torch.device, metrics: Iterable[str] = tuple(LPIPS_NETS), at_once: int = LPIPS_AT_ONCE):
+        self.at_once = at_once
+        self.lpips: dict[str, LPIPS | None] = dict.fromkeys(LPIPS_NETS)
+        for name in metrics:
+            model = load_lpips(LPIPS_NETS[name])
             self.lpips[name] = None if model is None else model.to(device)
 
-    def __call__(self, predicted: Float[Tensor, "n 3 H W"], target: Frames) -> list[Scores]:
-        """Scores of each picture; `target` is one moment [C = n]."""
-        predicted, images = quantize(predicted), target.images
+    def __call__(self, predicted: Float[Tensor, "*moments C 3 H W"], target: Frames) -> list[Scores]:
+        """Scores of each picture, moment by moment."""
+        predicted, images, alphas = (x.flatten(0, -4) for x in (quantize(predicted), target.images, target.alphas))
         columns = {
             "psnr": psnr(predicted, images),
-            "psnr_box": psnr_in_box(predicted, images, target.alphas),
+            "psnr_box": psnr_in_box(predicted, images, alphas),
             "ssim": ssim(predicted, images),
         }
         for name, model in self.lpips.items():
             if model is None:
                 columns[name] = None
                 continue
-            pairs = zip(predicted.split(LPIPS_AT_ONCE), images.split(LPIPS_AT_ONCE))
+            pairs = zip(predicted.split(self.at_once), images.split(self.at_once))
             columns[name] = torch.cat([model(*pair) for pair in pairs])
         lists = {name: [None] * len(images) if c is None else c.tolist() for name, c in columns.items()}
         return [dict(zip(lists, row)) for row in zip(*lists.values())]
+
+
+def measure(methods: Iterable[str], moments: Moments, draw: Draw, judge: Judge) -> dict[str, dict[str, Scores]]:
+    """Scores by method and split, means over pictures. A split without moments has no scores."""
+    scores: dict[str, dict[str, list[Scores]]] = {method: {split: [] for split in SPLITS} for method in methods}
+    for split, target in moments:
+        for method, predicted in draw(target).items():
+            scores[method][split] += judge(predicted, target)
+    return {
+        method: {split: mean_metrics(items) if items else {} for split, items in splits.items()}
+        for method, splits in scores.items()
+    }
 
 
 def evaluate(subject: Subject, judge: Judge) -> dict[str, dict[str, Scores]]:
@@ -58,23 +84,25 @@ def evaluate(subject: Subject, judge: Judge) -> dict[str, dict[str, Scores]]:
     Novel views: the observed poses, from cameras that the model has not seen. Novel poses: held-out moments, from the
     same cameras. A split without frames has no scores, nor has any if no camera is left beside the input views.
     """
-    session, plan = subject.session, subject.plan
-    paints = paint(subject.inputs, session.body)
-    scores: dict[str, dict[str, list[Scores]]] = {m: {s: [] for s in SPLITS} for m in (OURS, *paints)}
+    body = subject.session.body
+    paints = paint(subject.inputs, body)
+
+    def draw(target: Frames) -> dict[str, Float[Tensor, "C 3 H W"]]:
+        pictures = {OURS: subject.render(target.body, target.cameras)}
+        return pictures | render_painted(paints, body, target.body, target.cameras)
+
+    return measure((OURS, *paints), _moments(subject), draw, judge)
+
+
+def _moments(subject: Subject) -> Iterator[tuple[str, Frames]]:
+    """The protocol's moments of a subject, read one by one."""
+    plan, protocol = subject.plan, subject.session.protocol
     moments = [(split, frame) for split, frames in zip(SPLITS, _frames(plan)) for frame in frames]
     if not plan.target_views:
         logger.warning("%s: nothing to measure, because all of its cameras are input views", subject.name)
         moments = []
     for split, frame in tqdm(moments, desc=f"{subject.name}: evaluate", unit="pose"):
-        target = subject.frames([frame], plan.target_views, session.protocol.image_size, session.protocol.crop)[0]
-        pictures = {OURS: subject.render(target.body, target.cameras)}
-        pictures |= render_painted(paints, session.body, target.body, target.cameras)
-        for method, predicted in pictures.items():
-            scores[method][split] += judge(predicted, target)
-    return {
-        method: {split: mean_metrics(items) if items else {} for split, items in splits.items()}
-        for method, splits in scores.items()
-    }
+        yield split, subject.frames([frame], plan.target_views, protocol.image_size, protocol.crop)[0]
 
 
 def protocol_record(subject: Subject) -> dict:

@@ -66,10 +66,15 @@ def open_subject(session: Session, path: Path) -> Subject:
         moments.append(load_frames(capture, session.body, [frame], *arguments)[0])
     inputs = Frames.stack(moments).to(session.device)
     with tqdm(total=1, desc=f"{capture.subject}: make avatar", unit="avatar") as bar:
-        with session.autocast():
-            avatar = session.model(Frames.stack([inputs])).avatar[0]
+        avatar = make_avatar(session, inputs)
         bar.update()
     return Subject(session, capture, plan, inputs, avatar)
+
+
+def make_avatar(session: Session, inputs: Frames) -> Avatar:
+    """The avatar of one person from the moments [F, C] that the network is shown."""
+    with session.autocast():
+        return session.model(Frames.stack([inputs])).avatar[0]
 
 
 def _as_asked(plan: ResolvedProtocol, observed: tuple[int, ...] | None) -> ResolvedProtocol:

@@ -1,0 +1,90 @@
+"""One JSON file a row: what was measured, when, of what, with which settings and on what machine."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.benchmarks.common import PACKAGES
+from core.inference.options import REPOSITORY
+from core.results.bench import Measured
+from smpl_renderer.errors import InputError
+from smpl_renderer.files import atomic_path
+
+Record = dict[str, Any]
+"""`row`, `settings` (what must be equal for a record to stand), `commit`, `data`, `date`, `device`, `versions`, and the
+fields of `Measured`."""
+
+
+def record_path(folder: Path, row: str) -> Path:
+    return folder / f"{row}.json"
+
+
+def read_record(folder: Path, row: str) -> Record | None:
+    """The record of a row, if there is one.
+
+    Raises:
+        InputError: If the file is none.
+    """
+    path = record_path(folder, row)
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not a JSON file ({error}); delete it, and the row is measured again") from error
+    if not isinstance(record, dict) or not {"row", "settings", "metrics"} <= record.keys():
+        raise InputError(f"{path}: no record of results; delete it, and the row is measured again")
+    return record
+
+
+def write_record(
+    folder: Path, row: str, settings: dict, measured: Measured, *, device: torch.device, data: str, commit: str | None
+) -> None:
+    """Write the record of a row, whole or not at all."""
+    record = {
+        "row": row,
+        "commit": commit or current_commit(),
+        "data": data,
+        "date": f"{datetime.date.today():%Y-%m-%d}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": versions(),
+        **asdict(measured),
+        "settings": settings,
+    }
+    with atomic_path(record_path(folder, row)) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def is_current(record: Record | None, settings: dict) -> bool:
+    """Whether a record was made with these settings."""
+    return record is not None and record["settings"] == json.loads(json.dumps(settings))
+
+
+def versions() -> dict[str, str]:
+    """Of Python, PyTorch, and what else is installed that numbers may depend on."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def current_commit() -> str:
+    """Of the repository, with a plus where files differ from it; `unknown` in a copy without history."""
+    try:
+        words = [
+            subprocess.run(["git", "-C", str(REPOSITORY), *command], capture_output=True, text=True, check=True).stdout
+            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return words[0].strip() + ("+" if words[1].strip() else "")

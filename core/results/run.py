@@ -1,0 +1,73 @@
+"""The loop over rows: what is there stays, what fails does not stop the others."""
+
+import gc
+import logging
+import sys
+
+import torch
+
+from core.results.bench import Bench
+from core.results.options import ResultsOptions
+from core.results.records import is_current, read_record, write_record
+from core.results.rows import ROWS, choose_rows
+from core.results.table import read_records, results_page, write_page
+from smpl_renderer.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def measure_rows(options: ResultsOptions) -> list[str]:
+    """Measure the rows that were asked for and are not there, and write the table after each.
+
+    Returns:
+        The names of the rows that failed.
+    Raises:
+        InputError: If a row is unknown.
+    """
+    folder, bench = options.out, Bench(options)
+    failed = []
+    for row in choose_rows(options.rows):
+        try:
+            settings = row.settings(bench)
+            if not options.again and is_current(read_record(folder, row.name), settings):
+                logger.info("%s: is there", row.name)
+                continue
+            logger.info("%s: %s", row.name, row.title)
+            measured = row.measure(bench)
+        # A row may fail in any way, and others are worth measuring: all are named at the end, with exit status 1.
+        except InputError as error:
+            logger.error("%s failed: %s", row.name, error)
+            failed.append(row.name)
+        except Exception:
+            logger.exception("%s failed", row.name)
+            failed.append(row.name)
+        else:
+            origin = {"device": bench.device, "data": bench.data, "commit": options.commit}
+            write_record(folder, row.name, settings, measured, **origin)
+            write_page(folder)
+            logger.info("%s: %s", row.name, _summary(measured.metrics["mean"]))
+        _tidy()
+    logger.info("wrote %s", write_page(folder))
+    sys.stdout.write(results_page(read_records(folder)))
+    return failed
+
+
+def list_rows(options: ResultsOptions) -> str:
+    """A line for each row: its group, and when it was measured."""
+    lines = []
+    for row in ROWS:
+        record = read_record(options.out, row.name)
+        state = "-" if record is None else f"{record['date']}, {record['commit']}"
+        lines.append(f"{row.name:14} {row.group:10} {state:24} {row.title}")
+    return "\n".join(lines) + "\n"
+
+
+def _summary(mean: dict[str, dict[str, float]]) -> str:
+    return ", ".join(f"{split.replace('_', ' ')} {scores['psnr']:.2f} dB" for split, scores in mean.items() if scores)
+
+
+def _tidy() -> None:
+    """Give back what a row held on the GPU: the next one may need it, and so may another process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,261 @@
+"""docs/results.md from the records: the table, what follows from it, and where each row comes from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.inference.report import DECIMALS, METRICS, SPLITS, mean_metrics
+from core.results.records import Record, read_record
+from core.results.rows import ROWS, Row
+from smpl_renderer.errors import InputError
+from smpl_renderer.files import atomic_path
+
+HEADINGS = {"psnr": "PSNR ↑", "psnr_box": "in box ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "lpips_alex": "Alex ↓"}
+MARKS = "<!-- results -->", "<!-- /results -->"
+
+INTRODUCTION = """# Results
+
+On the test people of the synthetic benchmark, whom no training has seen. The avatar is made from 4 input views x 8
+observed frames. *View*: the observed poses from the other cameras. *Pose*: two held-out poses, from the same cameras.
+Predictions are rounded to 8 bits and composed on white, like the ground truth, which is drawn from textured meshes.
+Numbers are means over pictures, then over people. *In box* is PSNR inside the person's box, *LPIPS* has the weights of
+VGG and *Alex* those of AlexNet. *Avatar ms* is the median time from pictures on the device to the avatar, *Gaussians*
+how many of it are not transparent. A dash is what has not been measured.
+"""
+
+AGAIN = """## Measure it again
+
+```bash
+python scripts/results.py --root benchmark --checkpoint model.safetensors    # all rows; goes on where it was stopped
+python scripts/results.py --rows ablations       # a group of rows, or rows by their names; --list shows them
+python scripts/results.py --table-only           # this file, from docs/results/*.json
+```
+
+A row that is there with the same settings (data, checkpoint or training, pictures) stays; `--again` measures it anew.
+Two processes, on a GPU each, may measure different rows into the same folder. The ablations are trained by the script
+itself (`--ablation-steps`, `--preset`), in `--workspace`, and go on there after an interruption.
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A number that follows from records, beside what is aimed at."""
+
+    what: str
+    value: float | None
+    target: float
+    unit: str
+    decimals: int = 2
+    less_is_better: bool = False
+
+    def cells(self) -> list[str]:
+        value = "-" if self.value is None else f"{self.value:.{self.decimals}f} {self.unit}".strip()
+        sign = "≤" if self.less_is_better else "≥"
+        return [self.what, value, f"{sign} {self.target:g} {self.unit}".strip(), self._verdict()]
+
+    def _verdict(self) -> str:
+        if self.value is None:
+            return "-"
+        return "yes" if (self.value <= self.target if self.less_is_better else self.value >= self.target) else "no"
+
+
+Records = dict[str, Record]
+"""By the names of their rows; rows that have not been measured are missing."""
+
+
+def read_records(folder: Path) -> Records:
+    """All rows that have been measured."""
+    found = {row.name: read_record(folder, row.name) for row in ROWS}
+    return {name: record for name, record in found.items() if record is not None}
+
+
+def mean_of(records: Records, row: str, split: str, metric: str, people: Iterable[str] | None = None) -> float | None:
+    """A row's metric, mean over all of its people or over the named ones; None if that was not measured."""
+    if row not in records:
+        return None
+    metrics = records[row]["metrics"]
+    if people is None:
+        return metrics["mean"][split].get(metric)
+    subjects = [metrics["subjects"].get(name, {}).get(split) for name in people]
+    return mean_metrics(subjects).get(metric) if subjects and all(subjects) else None
+
+
+def findings(records: Records) -> list[Finding]:
+    """What the records say about the targets."""
+    found = []
+    for split, targets in zip(SPLITS, ((30.0, 0.965, 0.045), (29.0, 0.96, 0.05))):
+        name = split.replace("_", " ")
+        psnr, ssim, lpips = (mean_of(records, "ours", split, metric) for metric in ("psnr", "ssim", "lpips"))
+        found.append(Finding(f"{name}, PSNR", psnr, targets[0], "dB"))
+        found.append(Finding(f"{name}, SSIM", ssim, targets[1], "", 3))
+        found.append(Finding(f"{name}, LPIPS", lpips, targets[2], "", 3, less_is_better=True))
+
+    baseline = mean_of(records, "one-frame", "novel_pose", "psnr")
+    for row, title in (("graph", "equal steps, no second look"), ("ours-256", "our model")):
+        gain = _minus(mean_of(records, row, "novel_pose", "psnr"), baseline)
+        found.append(Finding(f"over the paper's baseline, novel pose ({title})", gain, 3.0, "dB"))
+    found.append(
+        Finding("1 input view x 8 frames, novel view", mean_of(records, "views-1", "novel_view", "psnr"), 27.0, "dB")
+    )
+    people = list(records["optimum"]["metrics"]["subjects"]) if "optimum" in records else []
+    among = f"{len(people)} people" if people else "some people"
+    best, ours = (mean_of(records, row, "novel_pose", "psnr", people) for row in ("optimum", "ours"))
+    found.append(Finding(f"below the per-person optimum, novel pose ({among})", _minus(best, ours), 3.0, "dB", 2, True))
+    for split in SPLITS:
+        low, ours, best = (
+            mean_of(records, row, split, "psnr_box", people) for row in ("mean-color", "ours", "optimum")
+        )
+        share = None if None in (low, ours, best) or best == low else 100 * (ours - low) / (best - low)
+        what = f"of the gap from painted mean colour to that optimum closed, in box, {split.replace('_', ' ')}"
+        found.append(Finding(what, share, 60.0, "%", 0))
+    return found
+
+
+def results_page(records: Records) -> str:
+    """All of docs/results.md."""
+    ours = ["ours", "mean-color", "vertex-color", "optimum"]
+    inputs = ["views-1", "views-2", "frames-1", "frames-2", "frames-4", "ours"]
+    ablations = [row.name for row in ROWS if row.group == "ablations"]
+    return "\n".join(
+        [
+            INTRODUCTION,
+            "## Against the targets\n",
+            _markdown(["", "measured", "target", "met"], [finding.cells() for finding in findings(records)]),
+            f"## The model and its bounds, pictures of {_sizes(records, ours)}\n",
+            _section(records, ours, {"ours": "ours, 4 x 8"}),
+            f"## Fewer inputs: views x frames, pictures of {_sizes(records, inputs)}\n",
+            "All rows are measured by the same pictures, those of all 8 observed frames, however few are shown.\n",
+            _section(records, inputs, {"ours": "4 x 8"}),
+            f"## Ablations, pictures of {_sizes(records, ablations)}\n",
+            _ablation_note(records),
+            _section(records, [*ablations, "ours-256"], {}, METRICS[:-1], versus="graph"),
+            "## Person by person: ours\n",
+            _people(records),
+            "## Where the rows come from\n",
+            _provenance(records),
+            AGAIN,
+        ]
+    )
+
+
+def short_table(records: Records) -> str:
+    """For the README: PSNR, SSIM and LPIPS of novel poses and views, of rows that have been measured."""
+    metrics = ("psnr", "ssim", "lpips")
+    header = ["", *(f"{s.split('_')[1]} {HEADINGS[m]}" for s in SPLITS for m in metrics)]
+    lines = [
+        [row.title, *(_number(mean_of(records, row.name, split, m), m) for split in SPLITS for m in metrics)]
+        for row in ROWS
+        if row.name in records and row.group != "inputs"
+    ]
+    return _markdown(header, lines)
+
+
+def write_page(folder: Path) -> Path:
+    """Write the page beside the folder of records: docs/results -> docs/results.md."""
+    path = folder.with_suffix(".md")
+    page = results_page(read_records(folder))
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def write_excerpt(readme: Path, folder: Path) -> None:
+    """Put the short table between the marks of a file.
+
+    Raises:
+        InputError: If it has no such marks.
+    """
+    text = readme.read_text(encoding="utf-8")
+    start, end = (text.find(mark) for mark in MARKS)
+    if not 0 <= start < end:
+        raise InputError(f"{readme}: has no lines {MARKS[0]} and {MARKS[1]}; put them where the table shall go")
+    table = short_table(read_records(folder))
+    with atomic_path(readme) as temporary:
+        temporary.write_text(f"{text[:start]}{MARKS[0]}\n{table}{text[end:]}", encoding="utf-8")
+
+
+def _section(
+    records: Records, names: list[str], titles: dict[str, str], metrics: Iterable[str] = METRICS, versus: str = ""
+) -> str:
+    """Rows with both splits, Gaussians and time; with `versus` also by how many dB novel poses differ from that row."""
+    metrics = list(metrics)
+    words = [f"{s.split('_')[1]} {HEADINGS[m]}" if m == "psnr" else HEADINGS[m] for s in SPLITS for m in metrics]
+    own = {row.name: row.title for row in ROWS} | titles
+    reference = mean_of(records, versus, "novel_pose", "psnr") if versus else None
+    lines = []
+    for name in names:
+        line = [own[name], *(_number(mean_of(records, name, split, m), m) for split in SPLITS for m in metrics)]
+        if versus:
+            line.append(_signed(_minus(mean_of(records, name, "novel_pose", "psnr"), reference)))
+        record = records.get(name, {})
+        lines.append([*line, _rounded(record.get("gaussians"), 0), _rounded(record.get("avatar_ms"), 1)])
+    return _markdown(["", *words, *(["pose, dB"] if versus else []), "Gaussians", "avatar ms"], lines)
+
+
+def _ablation_note(records: Records) -> str:
+    steps = sorted({str(r["steps"]) for name, r in records.items() if _row(name).group == "ablations"})
+    trained = f"{' or '.join(steps)} steps" if steps else "equal steps"
+    return (
+        f"Each trained from nothing for {trained}, with the same seed and data, and without the second look but where "
+        "it is named. *Pose, dB* is the difference from the full graph. The last row is our model, which was trained "
+        "for longer.\n"
+    )
+
+
+def _people(records: Records) -> str:
+    subjects = records["ours"]["metrics"]["subjects"] if "ours" in records else {}
+    words = [f"{s.split('_')[1]} {HEADINGS[m]}" if m == "psnr" else HEADINGS[m] for s in SPLITS for m in METRICS]
+    lines = [
+        [name, *(_number(splits[split].get(m), m) for split in SPLITS for m in METRICS)]
+        for name, splits in subjects.items()
+    ]
+    return _markdown(["", *words], lines)
+
+
+def _provenance(records: Records) -> str:
+    header = ["row", "steps", "training min", "commit", "data", "device", "PyTorch", "date"]
+    lines = [
+        [
+            name,
+            _rounded(r["steps"], 0),
+            _rounded(r["train_minutes"], 1),
+            *(r["commit"], r["data"], r["device"], r["versions"]["torch"], r["date"]),
+        ]
+        for name, r in records.items()
+    ]
+    warnings = []
+    if len({r["data"] for r in records.values()}) > 1:
+        warnings.append("**Rows are of different data and cannot be compared; measure the older ones again.**\n")
+    if len({r["settings"]["checkpoint"] for r in records.values() if "checkpoint" in r["settings"]}) > 1:
+        warnings.append("**Rows of our model are of different checkpoints; measure the older ones again.**\n")
+    return "\n".join([*warnings, _markdown(header, lines)])
+
+
+def _row(name: str) -> Row:
+    return next(row for row in ROWS if row.name == name)
+
+
+def _sizes(records: Records, names: list[str]) -> str:
+    sizes = sorted({records[name]["settings"]["image_size"] for name in names if name in records})
+    return " and ".join(f"{size} px" for size in sizes) or "the benchmark"
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _number(value: float | None, metric: str) -> str:
+    return _rounded(value, min(3, DECIMALS[metric]))
+
+
+def _rounded(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"
+
+
+def _markdown(header: list[str], lines: list[list[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"

@@ -1,0 +1,52 @@
+"""Measure the table of results: python scripts/results.py --root benchmark --checkpoint model.safetensors"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from core.environment import require
+
+require()
+
+import logging
+
+import tyro
+
+from core.cli import run
+from core.results.curves import write_curves
+from core.results.options import ResultsOptions
+from core.results.pictures import write_pictures
+from core.results.run import list_rows, measure_rows
+from core.results.table import write_excerpt, write_page
+
+logger = logging.getLogger("results")
+
+
+def main(options: ResultsOptions) -> None:
+    """Do what was asked for; exit status 1 if a row failed."""
+    if options.curves:
+        write_curves(options.curves, options.out or Path("docs/curves"))
+        return
+    if options.pictures:
+        write_pictures(options, options.out or Path("docs/images"))
+        return
+    options = replace(options, out=options.out or Path("docs/results"))
+    if options.list:
+        print(list_rows(options), end="")
+        return
+    failed = []
+    if options.table_only:
+        logger.info("wrote %s", write_page(options.out))
+    else:
+        failed = measure_rows(options)
+    if options.readme is not None:
+        write_excerpt(options.readme, options.out)
+    if failed:
+        logger.error("failed: %s; the others are measured, run this again for these", ", ".join(failed))
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    run(lambda: main(tyro.cli(ResultsOptions, config=(tyro.conf.FlagCreatePairsOff,))))
