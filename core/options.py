@@ -135,7 +135,7 @@ class TrainOptions:
     compile: bool = False
     """Compile the U-Net (CUDA): minutes at the start, faster steps afterwards."""
     record: bool = True
-    """Play recordings (CUDA graphs) of the frozen U-Net and of the graph: faster steps, but they hold memory."""
+    """Play recordings (CUDA graphs) of the U-Net and of the graph: faster steps, but they hold memory."""
     attention: Literal["sdpa", "xformers"] = "sdpa"
     """Whose kernels the U-Net's attention runs on CUDA: PyTorch's, or those of `xformers` where it is installed."""
     checkpoint_unet: bool = False

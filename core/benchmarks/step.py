@@ -215,6 +215,7 @@ class Job:
         model = HumanGaussianGraph(options.model, body).to(device)
         model.unet.to(memory_format=torch.channels_last)
         model.unet.frozen.recorder.enabled = options.record and stage in ("graph", "avatar")
+        model.unet.recorder.enabled = options.record and stage in ("joint", "frame")
         model.graph.recorder.enabled = options.record
         # Times do not depend on the weights, so random ones serve where the published ones are not.
         lpips = (load_lpips() or LPIPS()).to(device) if options.loss.lpips > 0 else None

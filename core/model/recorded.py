@@ -2,7 +2,7 @@
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,7 +16,7 @@ MAX_RECORDINGS = 16
 """Kinds of input for which there is a recording; all others run as usual. As many others are remembered."""
 
 Outputs = Tensor | tuple[Tensor, ...]
-"""Of a function: several only where no gradients are wanted."""
+"""Of a function."""
 
 
 class Recorder:
@@ -27,9 +27,9 @@ class Recorder:
     twice over. A recording reads parameters and buffers where they are: changes in place take effect, and those that
     move them let all recordings go. Results and gradients belong to the caller.
 
-    Recordings share one pool of memory, in which all lives that a forward pass keeps for its backward pass; nobody
-    else can use it meanwhile. There is room for one pass: a second one, before the first is done with, runs as usual,
-    and so does what another CUDA graph captures.
+    Recordings share one pool of memory, in which all lives that a forward pass keeps for its backward pass, and one
+    buffer for each parameter's gradient; nobody else can use it meanwhile. There is room for one pass: a second one,
+    before the first is done with, runs as usual, and so does what another CUDA graph captures.
 
     The function must launch the same kernels at every call: no random numbers, no look at the contents of a tensor.
     Hooks of modules within do not run.
@@ -55,6 +55,7 @@ class Recorder:
         self._places: list[tuple[dict, str]] = []  # of parameters and buffers
         self._state: list[int] = []
         self._parameters: list[nn.Parameter] = []
+        self._gradients: dict[nn.Parameter, Tensor] = {}  # where backward passes leave those of parameters
         self._seen: dict[tuple, Recording | None] = {}
         self._pass: weakref.ref[Pass] | None = None
         self._is_full = False
@@ -140,8 +141,12 @@ class Recorder:
         pool = next((r.pool for r in self._seen.values() if r is not None), None)
         if not any(wanted):
             return Recording(function, tensors, [], wanted, pool)
+        for parameter, own in zip(self._parameters, wanted[len(tensors) :], strict=True):
+            if own and parameter not in self._gradients:
+                self._gradients[parameter] = torch.empty_like(parameter)
+        buffers = [self._gradients.get(parameter) for parameter in self._parameters]
         with self._stand_ins() as parameters:
-            return Recording(function, tensors, parameters, wanted, pool)
+            return Recording(function, tensors, parameters, wanted, pool, buffers)
 
     @contextmanager
     def _stand_ins(self) -> Iterator[list[nn.Parameter]]:
@@ -171,9 +176,12 @@ class Recording:
         parameters: list[nn.Parameter],
         wanted: list[bool],
         pool: tuple[int, int] | None,
+        buffers: Sequence[Tensor | None] = (),
     ):
         self._inputs = [x.detach().clone().requires_grad_(own) for x, own in zip(tensors, wanted)]
         self._wanted = wanted
+        # Gradients of parameters are as large for every kind of input, and wait in the same place.
+        self._buffers = [x for x, own in zip(buffers, wanted[len(tensors) :]) if own]
         self._targets = [x for x, own in zip((*self._inputs, *parameters), wanted) if own]
         device = tensors[0].device
         # Autocast must lower the weights within the recording, at each replay anew: nothing from its cache.
@@ -182,7 +190,9 @@ class Recording:
             self._warm_up(function)
             self._forward = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._forward, pool=pool, capture_error_mode="thread_local"):
-                self._output = function(*self._inputs)
+                output = function(*self._inputs)
+            self._is_single = isinstance(output, Tensor)
+            self._outputs = (output,) if self._is_single else output
             self.pool = self._forward.pool()
             if self._targets:
                 self._record_backward()
@@ -191,25 +201,31 @@ class Recording:
         """Compile what has not run yet, which a capture does not allow."""
         output = function(*self._inputs)
         if self._targets:
-            torch.autograd.grad(output, self._targets, torch.zeros_like(output), allow_unused=True)
+            outputs = (output,) if isinstance(output, Tensor) else output
+            torch.autograd.grad(outputs, self._targets, [*map(torch.zeros_like, outputs)], allow_unused=True)
 
     def _record_backward(self) -> None:
-        self._cotangent = torch.ones_like(self._output)
+        self._cotangents = [*map(torch.ones_like, self._outputs)]
+        inputs = len(self._targets) - len(self._buffers)
         self._backward = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._backward, pool=self.pool, capture_error_mode="thread_local"):
-            self._gradients = torch.autograd.grad(self._output, self._targets, self._cotangent, allow_unused=True)
-        self._output = self._output.detach()  # and with it goes what was kept for the backward pass
+            gradients = torch.autograd.grad(self._outputs, self._targets, self._cotangents, allow_unused=True)
+            found = [(b, g) for b, g in zip(self._buffers, gradients[inputs:], strict=True) if g is not None]
+            if found:
+                torch._foreach_copy_(*map(list, zip(*found)))
+        parameters = [None if g is None else b for b, g in zip(self._buffers, gradients[inputs:])]
+        self._gradients = [*gradients[:inputs], *parameters]
+        self._outputs = tuple(x.detach() for x in self._outputs)  # and with them goes what the backward pass needed
 
     def play(self, tensors: tuple[Tensor, ...]) -> Outputs:
         torch._foreach_copy_([x.detach() for x in self._inputs], [x.detach() for x in tensors])
         self._forward.replay()
-        if isinstance(self._output, tuple):
-            return tuple(x.detach().clone() for x in self._output)
-        return self._output.detach().clone()
+        outputs = tuple(x.detach().clone() for x in self._outputs)
+        return outputs[0] if self._is_single else outputs
 
-    def play_backward(self, cotangent: Tensor) -> list[Tensor | None]:
+    def play_backward(self, cotangents: Sequence[Tensor]) -> list[Tensor | None]:
         """Gradients of all inputs and all parameters; None where none is wanted, or there is none."""
-        self._cotangent.copy_(cotangent)
+        torch._foreach_copy_(self._cotangents, list(cotangents))
         self._backward.replay()
         own = iter(torch._foreach_mul([g for g in self._gradients if g is not None], 1))  # copies, in few launches
         found = iter([g if g is None else next(own) for g in self._gradients])
@@ -224,6 +240,6 @@ class _Play(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, cotangent):
+    def backward(ctx, *cotangents):
         ctx.recorder.end(ctx.own)
-        return None, None, None, *ctx.recording.play_backward(cotangent)
+        return None, None, None, *ctx.recording.play_backward(cotangents)

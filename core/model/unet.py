@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.model.attention import MultiViewAttention, check_attention, norm_of, normalize
 from core.model.frozen import FrozenCopy
+from core.model.recorded import Recorder
 from core.ops.residual_sum import residual_sum
 from core.options import UNetOptions
 from smpl_renderer.errors import InputError
@@ -81,6 +82,7 @@ class UNet(nn.Module):
         recompute: Keep only the inputs of layers for the backward pass, and compute what is between them again.
         reference: Always run the plain operations.
         frozen: The copy that runs on CUDA in bfloat16 while no parameter requires a gradient.
+        recorder: Plays the launches of a network that is trained, if enabled; it is not by default.
     """
 
     def __init__(self, options: UNetOptions, out_channels: int):
@@ -90,6 +92,8 @@ class UNet(nn.Module):
         self.options = options
         self.recompute = self.reference = False
         self.frozen = FrozenCopy()
+        self.recorder = Recorder()
+        self.recorder.enabled = False
         self.conv_in = nn.Conv2d(INPUT_CHANNELS, down[0], 3, padding=1)
 
         channels, skips = down[0], [down[0]]
@@ -128,7 +132,12 @@ class UNet(nn.Module):
         fused = x.is_cuda and not self.reference and not torch.compiler.is_compiling() and kernels_wanted()
         if fused and self.frozen.serves(self, x):
             return self.frozen(self, x)
+        if fused and not self.recompute and self.recorder.serves(x):
+            return self.recorder(self, self._fused_maps, x)
         return self.maps(x, fused)
+
+    def _fused_maps(self, x: Float[Tensor, "B C 9 H W"]) -> tuple[Tensor, Tensor]:
+        return self.maps(x, fused=True)
 
     def maps(
         self, x: Float[Tensor, "B C 9 H W"], fused: bool
@@ -171,6 +180,7 @@ class UNet(nn.Module):
             if isinstance(module, MultiViewAttention):
                 module.kernels = kernels
         self.frozen.clear()
+        self.recorder.clear()
 
     def _apply(self, *arguments, **settings) -> "UNet":
         self.frozen.clear()  # its memory, too, is to move

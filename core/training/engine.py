@@ -202,6 +202,7 @@ class Trainer:
         # Its launches take the host longer than their work takes the device; one recording for each number of frames
         # and views that are shown.
         model.unet.frozen.recorder.enabled = options.record and options.stage == "graph"
+        model.unet.recorder.enabled = options.record and options.stage != "graph"
         model.graph.recorder.enabled = options.record
         if options.compile:
             model.unet.compile()

@@ -209,6 +209,35 @@ def test_several_results_belong_to_the_caller(module, inputs, played):
         assert torch.equal(a, c)
 
 
+def test_several_results_have_gradients(module, inputs, played):
+    recorder, (x, table) = Recorder(), inputs
+
+    def run(x):
+        y = module.first(x)
+        return y.sin(), y.cos(), 2 * x
+
+    def gradients(results):
+        return torch.autograd.grad(3 * results[0].sum() + results[1].sum(), [x, *module.first.parameters()])
+
+    for _ in range(2):  # the cotangents of a recording are ones until they are copied, and zeros for what is unused
+        results = recorder(module, run, x)
+        actual = gradients(results)
+    assert len(played) == 1 and all(torch.equal(a, b) for a, b in zip(results, run(x), strict=True))
+    recording = next(filter(None, recorder._seen.values()))
+    assert [c.unique().tolist() for c in recording._cotangents] == [[3.0], [1.0], [0.0]]
+    assert len(actual) == 3
+
+
+def test_gradients_of_all_kinds_of_input_wait_in_one_place(module, inputs, played):
+    recorder, (x, table) = Recorder(), inputs
+    for size in (1, 2):
+        for _ in range(2):
+            recorder(module, module.run, x, table.repeat(size)).sum().backward()
+    first, second = filter(None, recorder._seen.values())
+    weights = zip(first._gradients[1:], second._gradients[1:], strict=True)
+    assert all(a is b for a, b in weights) and first._gradients[0] is not second._gradients[0]
+
+
 @pytest.fixture
 def process_group():
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)

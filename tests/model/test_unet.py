@@ -69,9 +69,12 @@ def test_options_that_contradict_each_other_are_refused(wrong):
         UNet(UNetOptions(**options), RAW_CHANNELS)
 
 
-def outputs_and_gradients(unet: UNet, x: torch.Tensor, fused: bool) -> list[torch.Tensor]:
-    """Raw numbers, features, and the gradients that random slopes in both give to every parameter."""
-    outputs = unet.maps(x, fused)
+def outputs_and_gradients(unet: UNet, x: torch.Tensor, fused: bool | None) -> list[torch.Tensor]:
+    """Raw numbers, features, and the gradients that random slopes in both give to every parameter.
+
+    By plain or fused operations, or (None) by whatever the network chooses.
+    """
+    outputs = unet(x) if fused is None else unet.maps(x, fused)
     generator = torch.Generator().manual_seed(1)
     slopes = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
     return [*outputs, *torch.autograd.grad(outputs, list(unet.parameters()), slopes)]
@@ -158,6 +161,23 @@ def test_fused_operations_equal_the_plain_ones_on_a_gpu(name):
     for a, b, e in zip(lowered, plain_lowered, plain, strict=True):
         # As far from float32 as plain bfloat16 is.
         assert (a - e).norm() < 1.5 * (b - e).norm() + 0.01 * e.norm()
+
+
+@pytest.mark.gpu
+def test_recorded_training_gives_the_same():
+    torch.manual_seed(0)
+    unet = UNet(MODELS["demo"].unet, RAW_CHANNELS).cuda().to(memory_format=torch.channels_last)
+    unet.recorder.enabled = True
+    for step in range(8):  # two kinds of input, each as usual, recorded, and played
+        x = torch.randn(2, 1 + step % 2, INPUT_CHANNELS, 256, 256, device="cuda")
+        with torch.autocast("cuda", torch.bfloat16):
+            expected, actual = (outputs_and_gradients(unet, x, fused) for fused in (True, None))
+        for a, e in zip(actual, expected, strict=True):
+            assert (a - e).norm() < 0.02 * e.norm()  # sums in bfloat16, in another order
+        with torch.no_grad():
+            for parameter in unet.parameters():
+                parameter += 1e-3 * torch.randn_like(parameter)
+    assert sum(recording is not None for recording in unet.recorder._seen.values()) == 2
 
 
 @pytest.mark.gpu
