@@ -116,5 +116,5 @@ def test_people_are_sound_and_repeatable(body, index):
         np.testing.assert_allclose(surface.anchor_weights.sum(1), 1, atol=1e-9)
         # No layer is far from the body: nothing exploded.
         beside = (surface.anchor_weights[..., None] * shape.points[surface.anchors]).sum(1)
-        if surface.material not in ("bottom", "hair"):
+        if surface.material not in ("bottom", "hair", "hat", "glasses"):
             assert np.linalg.norm(surface.points - beside, axis=1).max() < 0.12

@@ -1,4 +1,4 @@
-"""Clothes and shoes as meshes: offset from the body and cut along clean lines, or hung around it.
+"""Clothes as meshes: offset from the body and cut along clean lines, or hung around it.
 
 Where a garment ends is given on the mean body (metres, see `RestBody.template`), so that it fits every shape: the neck
 is at y = 0.28, the waist at -0.05, the crotch at -0.36, the knees at -0.65, the ankles at -1.09; arms lie along x at
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from core.data.synthetic.patterns import neckline_height
-from core.data.synthetic.surfaces import RestBody, Surface, cut_surface, drape, offset_points, vertex_normals
+from core.data.synthetic.surfaces import RestBody, Surface, cut_surface, drape, offset_points, tube_faces
 from core.data.synthetic.waves import sample_waves
 
 SKIN_GAP = 0.004
@@ -35,6 +35,10 @@ class Top:
     loft: float
     """How far it stands off the body, in metres."""
     tucked: bool = False
+    style: str = "t-shirt"
+    """See `wardrobe.sample_pattern`."""
+    collar: str = ""
+    """`shirt`, `hood`, or none."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,6 @@ class Skirt:
     """Metres outwards per metre downwards."""
     pleats: int
     pleat_depth: float
-
-
-@dataclass(frozen=True)
-class Shoes:
-    """Shoes or boots."""
-
-    top: float
-    """Height y of the rim."""
-    sole: float
-    """Thickness in metres."""
 
 
 def smoothstep(x, start: float, end: float):
@@ -154,40 +148,6 @@ def _room_between_legs(body: RestBody) -> np.ndarray:
     return np.where(on_leg, room, 1.0)
 
 
-def make_shoes(body: RestBody, shoes: Shoes) -> Surface:
-    """Shells without toes, on flat soles."""
-    template = body.template
-    points = offset_points(body, np.full(len(template), 0.006))
-    for side in (1, -1):
-        _close_toes(body, points, (side * template[:, 0] > 0) & (template[:, 1] < -1.05))
-    foot = smoothstep(template[:, 1], -1.08, -1.11)[:, None]
-    for _ in range(8):
-        points = points + 0.6 * foot * (body.average @ points - points)
-    points = points + foot * 0.006 * vertex_normals(points, body.faces)
-    foot = template[:, 1] < shoes.top + 0.05
-    ground = body.points[:, 1].min() - shoes.sole
-    # Soles: whatever is near the ground becomes flat, with a nearly vertical edge.
-    above = template[:, 1] - template[:, 1].min()
-    points[:, 1] = np.where(foot, ground + (points[:, 1] - ground) * smoothstep(above, 0.008, 0.03), points[:, 1])
-    return cut_surface(
-        body, points, template[:, 1] - shoes.top + 0.25 * np.maximum(template[:, 2] - 0.09, 0), "shoes", 0.03
-    )
-
-
-def _close_toes(body: RestBody, points: np.ndarray, foot: np.ndarray) -> None:
-    """Pull what lies between the toes out to where the toes end, in place, so that they melt into one."""
-    template = body.template[foot]
-    center = points[foot][(template[:, 2] > 0.12) & (template[:, 2] < 0.18)].mean(0)
-    arms = points[foot] - center
-    radius = np.linalg.norm(arms, axis=-1)
-    directions = arms / radius[:, None]
-    # A mean over directions nearby that favours what is farthest out.
-    weight = np.exp(40 * (directions @ directions.T - 1) + (radius - radius.max()) / 0.012)
-    outline = (weight * radius).sum(1) / weight.sum(1)
-    share = smoothstep(template[:, 2], 0.13, 0.18)
-    points[foot] = center + directions * (radius + share * np.maximum(outline - radius, 0))[:, None]
-
-
 def template_height_to_shaped(body: RestBody, y: np.ndarray) -> np.ndarray:
     """Where a height of the mean body is on this person."""
     order = np.argsort(body.template[:, 1])
@@ -254,15 +214,6 @@ def _polar_radius(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
     away = np.abs((at - angle[:, None] + np.pi) % (2 * np.pi) - np.pi)
     radius = np.where(away < 0.12, np.linalg.norm(points, axis=-1), 0).max(1)
     return np.where(radius > 0, radius, np.median(radius[radius > 0]))
-
-
-def tube_faces(rows: int, columns: int, closed: bool = True) -> np.ndarray:
-    """Triangles between rings of vertices, from top to bottom, whose columns run from +z over +x."""
-    row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns if closed else columns - 1), indexing="ij")
-    a = (row * columns + column).ravel()
-    b = (row * columns + (column + 1) % columns).ravel()
-    c, d = a + columns, b + columns
-    return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)])
 
 
 def vertex_on_joint(body: RestBody, joint: int) -> int:

@@ -5,8 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from core.data.synthetic.garments import HEAD, smoothstep, tube_faces, vertex_on_joint
-from core.data.synthetic.surfaces import RestBody, Surface, cut, cut_surface, drape, offset_points
+from core.data.synthetic.garments import HEAD, smoothstep, vertex_on_joint
+from core.data.synthetic.surfaces import (
+    RestBody,
+    Surface,
+    cut,
+    cut_surface,
+    drape,
+    normalized,
+    offset_points,
+    sweep,
+    tube_faces,
+)
 from core.data.synthetic.waves import sample_waves
 
 SKULL = np.array([0.0, 0.44, 0.085])
@@ -22,22 +32,28 @@ class Hair:
     """A hair style."""
 
     style: str
-    """`bald`, `short`, `bob` or `long`."""
+    """`bald`; `buzz`, `short`, `curly`, `ponytail`, `bun`, which follow the skull; `bob`, `long`, which hang down."""
     volume: float
     """Thickness over the skull in metres."""
     length: float
-    """Height y where it ends (bob, long)."""
+    """Height y where it ends (bob, long, ponytail)."""
     opening: float
     """Half angle of the face's opening in degrees (bob, long)."""
     parting: float
     """Where the parting is: x in metres."""
+    fringe: float = 0.0
+    """How far hair that follows the skull comes down into the forehead, in metres."""
 
 
-def make_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surface | None:
+HANGING = ("bob", "long")
+
+
+def make_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> list[Surface]:
     if hair.style == "bald":
-        return None
-    if hair.style == "short":
-        return _short_hair(body, hair, rng)
+        return []
+    if hair.style not in HANGING:
+        tail = [_tail(body, hair, rng)] if hair.style in ("ponytail", "bun") else []
+        return [_cropped_hair(body, hair, rng), *tail]
     columns = 72
     skull = _skull_vertices(body)
     center = SKULL + (body.points[skull] - body.template[skull]).mean(0)
@@ -48,18 +64,62 @@ def make_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surface |
     template = _shell(body.template, SKULL, angle, elevations, drops, np.zeros(1)).reshape(-1, 3)
     uneven = sample_waves(rng, 0.05, (1, 3, 1), count=12).on_array(template).reshape(-1, columns)
     points = _shell(body.points, center, angle, elevations, drops, hair.volume * (1 + 0.15 * uneven)).reshape(-1, 3)
-    return _tie(body, points, template, _opening(hair, template), columns)
+    return [_tie(body, points, template, _opening(hair, template), columns)]
 
 
-def _short_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surface:
+def _cropped_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surface:
     """Hair that follows the skull: thick on top, thin towards the hairline."""
     template = body.template
     level = hair_covers(hair, template)
-    uneven = sample_waves(rng, 0.04, count=12).on_array(template)
-    loft = 0.003 + hair.volume * (1 + 0.2 * uneven) * smoothstep(-level, 0.0, 0.07)
+    curly = hair.style == "curly"
+    uneven = sample_waves(rng, 0.026 if curly else 0.04, count=12).on_array(template)
+    loft = 0.003 + hair.volume * (1 + 0.2 * uneven) * smoothstep(-level, 0.0, 0.03 if curly else 0.07)
+    if hair.style == "short":
+        # Combed away from the parting, it lies flat beside it and stands up on the wide side.
+        wide = -np.sign(hair.parting) * (template[:, 0] - hair.parting)
+        loft = loft * (1 - 0.6 * np.exp(-((wide / 0.012) ** 2)) + 0.35 * smoothstep(wide, 0.0, 0.04))
     floor = np.full(len(template), 0.003)
-    clearance = drape(body, floor, np.where(level < 0, loft, 0.003), smoothing=2)
+    clearance = drape(body, floor, np.where(level < 0, loft, 0.003), smoothing=1 if curly else 2)
     return cut_surface(body, offset_points(body, clearance), level, "hair")
+
+
+def _tail(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surface:
+    """A ponytail or a bun on the back of the head."""
+    skull = _skull_vertices(body)
+    shift = (body.points[skull] - body.template[skull]).mean(0)
+    share = np.linspace(0, 1, 14)
+    if hair.style == "bun":
+        height = 0.47 + 1.2 * hair.fringe
+        path = np.array([0, height, -0.012]) + np.linspace(-0.042, 0.042, 14)[:, None] * [0, 0.35, -0.94]
+        radii = np.sqrt(np.maximum(1 - (2 * share - 1) ** 2, 0.002)) * 0.042
+    else:
+        root = np.array([0, 0.475, -0.005])
+        fall = np.maximum(root[1] - hair.length, 0.1)
+        drop = 0.01 * np.sin(np.pi * share) - fall * share**1.6
+        path = root + np.stack([0 * share, drop, -0.085 * np.sin(1.9 * share)], -1)
+        radii = 0.03 * np.interp(share, [0, 0.08, 0.35, 0.8, 1], [0.6, 0.5, 1.0, 0.8, 0.15])
+    rings = np.stack([radii, 0.9 * radii], -1)
+    template, faces = sweep(path, rings, up=(0.9, 0, 0.1), sides=14)
+    uneven = sample_waves(rng, 0.03, count=8).on_array(template)
+    template = template + 0.003 * uneven[:, None] * normalized(template - np.repeat(path, 14, 0))
+    points = template + shift
+    on_back = 0.7 * smoothstep(template[:, 1], 0.36, 0.2)
+    trunk = _back_vertices(body)
+    beside = trunk[cKDTree(body.points[trunk]).query(points)[1]]
+    return Surface(
+        points=points,
+        paint=template,
+        faces=faces,
+        anchors=np.stack([np.full(len(points), vertex_on_joint(body, HEAD)), beside], -1),
+        anchor_weights=np.stack([1 - on_back, on_back], -1),
+        two_sided=np.ones(len(faces), bool),
+        material="hair",
+    )
+
+
+def _back_vertices(body: RestBody) -> np.ndarray:
+    template = body.template
+    return np.nonzero((template[:, 1] < 0.3) & (template[:, 2] < 0.06) & (np.abs(template[:, 0]) < 0.16))[0]
 
 
 def hair_covers(hair: Hair, template: np.ndarray) -> np.ndarray:
@@ -67,10 +127,11 @@ def hair_covers(hair: Hair, template: np.ndarray) -> np.ndarray:
     x, y = np.abs(template[:, 0]), template[:, 1]
     if hair.style == "bald":
         return np.ones(len(template))
-    if hair.style == "short":
+    if hair.style not in HANGING:
         ear = np.minimum(x - 0.0765, 0.44 - y)
         elsewhere = np.maximum(0.3 - y, x - 0.2)
-        return np.maximum.reduce([_hairline(template) - y, ear, elsewhere])
+        fringe = hair.fringe * smoothstep(_angle_from_front(template), 70, 35)
+        return np.maximum.reduce([_hairline(template) - fringe - y, ear, elsewhere])
     scalp = np.where((x > 0.0745) & (y > 0.35), -1.0, 0.41 - y)
     return np.maximum(_opening(hair, template), scalp)
 
@@ -152,9 +213,7 @@ def _tie(body: RestBody, points, template, level, columns) -> Surface:
     points = (weights[..., None] * points[pairs]).sum(1)
     template = (weights[..., None] * template[pairs]).sum(1)
     on_back = smoothstep(template[:, 1], 0.33, 0.2)
-    trunk = np.nonzero(
-        (body.template[:, 1] < 0.3) & (body.template[:, 2] < 0.06) & (np.abs(body.template[:, 0]) < 0.16)
-    )[0]
+    trunk = _back_vertices(body)
     beside = trunk[cKDTree(body.points[trunk]).query(points)[1]]
     anchors = np.stack([np.full(len(points), vertex_on_joint(body, HEAD)), beside], -1)
     return Surface(

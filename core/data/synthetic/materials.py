@@ -1,28 +1,46 @@
 """What every layer of a person is coloured with."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from core.data.synthetic.accessories import Hat
+from core.data.synthetic.fabrics import fabric_color
 from core.data.synthetic.patterns import cloth_color
 from core.data.synthetic.people import Person
-from core.data.synthetic.skin import hair_color, shoe_color, skin_color
+from core.data.synthetic.skin import hair_color, shoe_color, skin_color, sock_color
 
-MATERIALS = ("skin", "bottom", "top", "jacket", "shoes", "hair")
+MATERIALS = ("skin", "bottom", "top", "jacket", "shoes", "socks", "hair", "hat", "glasses")
 """Names of the layers' materials (`Surface.material`)."""
-_GROUND = -1.166
-"""Height of the sole on the mean body."""
 
 
 def material_color(person: Person, material: str, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
     """Linear colour of a person's layer at points of the mean body."""
-    if material == "skin":
-        return skin_color(person.skin, paint)
-    if material == "top":
-        return cloth_color(person.top_pattern, paint)
-    if material == "jacket":
-        return cloth_color(person.jacket_pattern, paint)
-    if material == "bottom":
-        return cloth_color(person.bottom_pattern, paint)
-    if material == "hair":
-        return hair_color(person.hair_color, paint)
-    return shoe_color(person.shoe_color, paint, _GROUND)
+    outfit = person.outfit
+    match material:
+        case "skin":
+            return skin_color(person.skin, paint)
+        case "top":
+            return cloth_color(outfit.top_pattern, paint)
+        case "jacket":
+            return cloth_color(outfit.jacket_pattern, paint)
+        case "bottom":
+            return cloth_color(outfit.bottom_pattern, paint)
+        case "hair":
+            return hair_color(person.hair_color, paint)
+        case "socks":
+            return sock_color(outfit.shoe_color, paint)
+        case "hat":
+            return _hat_color(outfit.hat, paint)
+        case "glasses":
+            return paint.new_tensor(outfit.glasses.frame).expand_as(paint)
+        case "shoes":
+            return shoe_color(outfit.shoe_color, paint)
+    raise ValueError(f"material must be one of {', '.join(MATERIALS)}, got {material!r}")
+
+
+def _hat_color(hat: Hat, paint: Tensor) -> Tensor:
+    x, y, z = paint.unbind(-1)
+    crown = fabric_color(hat.fabric, paint, y, 0.09 * torch.atan2(x, z - 0.085))
+    # The brim's paint lies far below.
+    return torch.where((y < hat.line + hat.cuff)[:, None], paint.new_tensor(hat.brim), crown)

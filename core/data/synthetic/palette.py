@@ -4,8 +4,7 @@ import colorsys
 
 import numpy as np
 
-from core.data.synthetic.patterns import Color, Pattern, Print
-from core.data.synthetic.waves import sample_waves
+from core.data.synthetic.fabrics import Color
 
 # Display RGB from light to dark.
 _SKIN = (
@@ -18,28 +17,6 @@ _HAIR = (
 )
 _HAIR_SHARES = (0.26, 0.22, 0.17, 0.12, 0.08, 0.06, 0.04, 0.03, 0.02)
 _IRIS = ((0.25, 0.15, 0.09), (0.36, 0.24, 0.13), (0.30, 0.40, 0.25), (0.35, 0.50, 0.62), (0.45, 0.50, 0.52))
-_WORDS = (
-    "HGG",
-    "A1",
-    "42",
-    "GO",
-    "XL",
-    "7",
-    "R2",
-    "NO",
-    "LAB",
-    "9K",
-    "OK",
-    "UP",
-    "88",
-    "SKY",
-    "M",
-    "ZOO",
-    "Q",
-    "B6",
-    "13",
-)
-_SHAPES = ("<disc>", "<ring>", "<star>", "<heart>", "<band>", "<chevron>")
 
 
 def linear(color) -> Color:
@@ -83,7 +60,7 @@ def cloth_color_sample(rng: np.random.Generator) -> np.ndarray:
     )
 
 
-def cloth_pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cloth_colors(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Three colours that can be told apart, display values."""
     first = cloth_color_sample(rng)
     others = []
@@ -99,53 +76,3 @@ def shoe_colors(rng: np.random.Generator) -> tuple[Color, Color, Color]:
     upper = cloth_color_sample(rng) if rng.random() < 0.6 else np.full(3, rng.choice([0.06, 0.1, 0.9]))
     sole = np.full(3, rng.choice([0.08, 0.2, 0.85, 0.92]))
     return linear(upper), linear(sole), linear(np.full(3, 0.9 if upper.mean() < 0.5 else 0.12))
-
-
-def sample_pattern(rng: np.random.Generator, layout: str, edges: dict[str, float]) -> Pattern:
-    """The look of a garment; trousers are mostly plain, tops mostly not."""
-    kinds = ("plain", "stripes", "checks", "dots", "camouflage", "melange", "blocks", "halves", "gradient", "zigzag")
-    shares = {
-        "top": (0.25, 0.24, 0.12, 0.08, 0.06, 0.07, 0.07, 0.03, 0.04, 0.04),
-        "legs": (0.5, 0.06, 0.07, 0.02, 0.07, 0.22, 0.0, 0.03, 0.03, 0.0),
-        "skirt": (0.34, 0.16, 0.18, 0.12, 0.03, 0.05, 0.0, 0.0, 0.08, 0.04),
-    }[layout]
-    kind = str(rng.choice(kinds, p=np.array(shares) / np.sum(shares)))
-    colors = tuple(linear(color) for color in cloth_pair(rng))
-    size = {"camouflage": 0.09, "melange": 0.03}.get(kind, 0.1)
-    is_top = layout == "top"
-    plain = kind in ("plain", "melange", "gradient", "blocks", "halves", "stripes")
-    prints = _sample_prints(rng) if is_top and plain and rng.random() < 0.55 else ()
-    return Pattern(
-        kind=kind,
-        colors=colors,
-        period=_period(rng, kind),
-        duty=float(rng.uniform(0.25, 0.6)) if kind not in ("blocks", "gradient") else float(rng.uniform(-1, 1)),
-        angle=float(rng.choice([0, 90, 45, -30], p=[0.6, 0.2, 0.1, 0.1])) if kind == "stripes" else 0.0,
-        waves=sample_waves(rng, size) if kind in ("camouflage", "melange") else None,
-        folds=sample_waves(rng, 0.1, (1.0, 1.8, 1.0), 8),
-        grain=sample_waves(rng, 0.03, count=12),
-        sleeves=linear(cloth_color_sample(rng)) if is_top and rng.random() < 0.15 else None,
-        trim=linear(cloth_color_sample(rng)) if is_top and rng.random() < 0.3 else None,
-        placket=bool(is_top and rng.random() < 0.2),
-        prints=prints,
-        layout=layout,
-        edges=edges,
-    )
-
-
-def _period(rng: np.random.Generator, kind: str) -> float:
-    if kind in ("blocks", "gradient"):
-        return 0.1
-    low, high = {"dots": (0.035, 0.07), "zigzag": (0.05, 0.1)}.get(kind, (0.03, 0.1))
-    return float(rng.uniform(low, high))
-
-
-def _sample_prints(rng: np.random.Generator) -> tuple[Print, ...]:
-    prints = []
-    for back in (False, True):
-        if rng.random() < (0.85 if not back else 0.45):
-            text = str(rng.choice(_WORDS)) if rng.random() < 0.55 else str(rng.choice(_SHAPES))
-            width = float(rng.uniform(0.1, 0.22))
-            center = (float(rng.uniform(-0.02, 0.02)), float(rng.uniform(0.06, 0.12)))
-            prints.append(Print(text, linear(cloth_color_sample(rng)), center, width, back))
-    return tuple(prints)

@@ -8,20 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.data.synthetic import garments
-from core.data.synthetic.garments import Shoes, Skirt, Top, Trousers
+from core.data.synthetic.accessories import make_collar, make_glasses, make_hat
+from core.data.synthetic.faces import Face
+from core.data.synthetic.footwear import Shoes, footwear_height, footwear_hides, make_footwear
 from core.data.synthetic.hair import Hair, hair_covers, make_hair
 from core.data.synthetic.motion import Motion, sample_motion
-from core.data.synthetic.palette import (
-    hair_colors,
-    iris_color,
-    linear,
-    sample_pattern,
-    shoe_colors,
-    skin_tone,
-)
-from core.data.synthetic.patterns import Pattern
+from core.data.synthetic.outfits import Outfit, sample_outfit
+from core.data.synthetic.palette import cloth_color_sample, hair_colors, iris_color, linear, skin_tone
 from core.data.synthetic.seeding import random_stream
-from core.data.synthetic.skin import HairColor, ShoeColor, Skin
+from core.data.synthetic.skin import HairColor, Skin
 from core.data.synthetic.surfaces import RestBody, Surface
 from core.data.synthetic.waves import sample_waves
 from smpl_renderer.body_model import BodyModel
@@ -55,17 +50,13 @@ class Person:
     skin: Skin
     hair: Hair
     hair_color: HairColor
-    top: Top
-    top_pattern: Pattern
-    jacket: Top | None
-    jacket_pattern: Pattern
-    trousers: Trousers | None
-    skirt: Skirt | None
-    bottom_pattern: Pattern
-    shoes: Shoes
-    shoe_color: ShoeColor
+    outfit: Outfit
     light: Light
     motion: Motion
+
+    @property
+    def shoes(self) -> Shoes:
+        return self.outfit.shoes
 
     def checksum(self) -> str:
         """Sixteen digits that change when any drawn number does."""
@@ -75,41 +66,23 @@ class Person:
 
 def sample_person(body: BodyModel, seed: int, split: str, index: int) -> Person:
     """Draw a person; depends on nothing but the arguments."""
-    outfit = random_stream(seed, split, index, "outfit")
     colors = random_stream(seed, split, index, "colors")
-    top, trousers, skirt, is_dress = _sample_outfit(outfit)
-    jacket = _sample_jacket(outfit, top) if outfit.random() < 0.16 else None
-    if jacket is not None and skirt is not None:
-        # It would have to lie on the flare.
-        jacket = dataclasses.replace(jacket, hem=skirt.waist - 0.02)
-    bottom_layout = "legs" if skirt is None else "skirt"
-    top_pattern = sample_pattern(colors, "top", {"hem": top.hem, "sleeve": top.sleeve, "neck": top.neck})
-    if is_dress:
-        bottom_pattern = dataclasses.replace(top_pattern, layout="skirt", prints=(), placket=False, trim=None)
-    else:
-        bottom_pattern = sample_pattern(colors, bottom_layout, {})
-    if top.v_depth > 0:
-        # The trim follows a round neckline only, and a print would be cut.
-        edges = {name: edge for name, edge in top_pattern.edges.items() if name != "neck"}
-        top_pattern = dataclasses.replace(top_pattern, edges=edges, prints=())
-    hair_root, hair_tip = hair_colors(colors)
+    outfit = sample_outfit(random_stream(seed, split, index, "outfit"), colors, split)
+    hair = _sample_hair(random_stream(seed, split, index, "hair"))
+    if outfit.hat is not None and hair.style not in ("bald", "buzz"):
+        # Whatever is under it lies flat.
+        hair = dataclasses.replace(hair, style="short", volume=0.008, fringe=0.0)
+    root, tip = hair_colors(colors)
+    parting = hair.parting if hair.style == "short" else None
     return Person(
         index=index,
         betas=_sample_betas(body, random_stream(seed, split, index, "shape")),
-        skin=_sample_skin(random_stream(seed, split, index, "skin"), hair_root),
-        hair=_sample_hair(random_stream(seed, split, index, "hair")),
-        hair_color=HairColor(hair_root, hair_tip, sample_waves(colors, 0.009, (0.6, 5.0, 0.6), 16)),
-        top=top,
-        top_pattern=top_pattern,
-        jacket=jacket,
-        jacket_pattern=dataclasses.replace(sample_pattern(colors, "top", {}), prints=(), trim=None, placket=False),
-        trousers=trousers,
-        skirt=skirt,
-        bottom_pattern=bottom_pattern,
-        shoes=Shoes(top=float(outfit.choice([-1.085, -1.07, -0.98, -0.9], p=[0.4, 0.35, 0.15, 0.1])), sole=0.016),
-        shoe_color=ShoeColor(*shoe_colors(colors), float(colors.uniform(0.012, 0.028)), bool(colors.random() < 0.6)),
+        skin=_sample_skin(random_stream(seed, split, index, "skin"), root),
+        hair=hair,
+        hair_color=HairColor(root, tip, sample_waves(colors, 0.009, (0.6, 5.0, 0.6), 16), parting),
+        outfit=outfit,
         light=_sample_light(random_stream(seed, split, index, "light")),
-        motion=sample_motion(random_stream(seed, split, index, "motion"), skirt is not None),
+        motion=sample_motion(random_stream(seed, split, index, "motion"), outfit.skirt is not None),
     )
 
 
@@ -125,66 +98,56 @@ def _sample_betas(body: BodyModel, rng: np.random.Generator) -> tuple[float, ...
 
 def _sample_skin(rng: np.random.Generator, hair_root) -> Skin:
     tone = skin_tone(rng)
-    lips = tuple((np.array(tone) * [0.92, 0.5, 0.52] * rng.uniform(0.85, 1.1)).tolist())
-    if rng.random() < 0.2:
-        lips = linear((rng.uniform(0.5, 0.75), rng.uniform(0.08, 0.25), rng.uniform(0.15, 0.3)))
-    brow = tuple((0.6 * np.minimum(np.array(hair_root), 0.15)).tolist())
     return Skin(
         tone=tone,
+        mottle=sample_waves(rng, 0.04, count=8),
+        face=_sample_face(rng, np.array(tone), np.array(hair_root)),
+        band=linear(cloth_color_sample(rng)) if rng.random() < 0.2 else None,
+    )
+
+
+def _sample_face(rng: np.random.Generator, tone: np.ndarray, hair_root: np.ndarray) -> Face:
+    lips = tuple((tone * [0.92, 0.5, 0.52] * rng.uniform(0.85, 1.1)).tolist())
+    made_up = rng.random() < 0.22
+    if made_up:
+        lips = linear((rng.uniform(0.45, 0.75), rng.uniform(0.08, 0.25), rng.uniform(0.12, 0.3)))
+    beard = "none"
+    if not made_up and rng.random() < 0.38:
+        beard = str(rng.choice(["stubble", "moustache", "goatee", "full"], p=[0.4, 0.12, 0.18, 0.3]))
+    hue = np.array([(0.25, 0.2, 0.35), (0.4, 0.25, 0.15), (0.2, 0.3, 0.4), (0.45, 0.2, 0.28)][rng.integers(4)])
+    return Face(
         lips=lips,
         iris=iris_color(rng),
-        brow=brow,
-        brow_weight=float(rng.uniform(0.8, 1.6)),
+        brow=tuple((0.6 * np.minimum(hair_root, 0.15)).tolist()),
+        brow_weight=float(rng.uniform(0.7, 1.7)),
+        brow_lift=float(rng.uniform(-0.0015, 0.0025)),
+        eye_size=float(rng.uniform(0.85, 1.25)),
+        mouth_width=float(rng.uniform(0.88, 1.15)),
+        lip_fullness=float(rng.uniform(0.75, 1.3)),
         blush=float(rng.uniform(0.1, 0.5)),
-        stubble=float(rng.uniform(0.2, 0.8)) if rng.random() < 0.22 else 0.0,
-        mottle=sample_waves(rng, 0.04, count=8),
+        beard=beard,
+        beard_weight=float(rng.uniform(0.3, 0.6) if beard == "stubble" else rng.uniform(0.8, 0.97)),
+        lids=linear(hue),
+        make_up=float(rng.uniform(0.4, 1.0)) if made_up else 0.0,
+        freckles=float(rng.uniform(0.4, 1.0)) if rng.random() < 0.15 else 0.0,
+        spots=sample_waves(rng, 0.0035, count=12),
     )
 
 
 def _sample_hair(rng: np.random.Generator) -> Hair:
-    style = str(rng.choice(["short", "bob", "long", "bald"], p=[0.5, 0.22, 0.22, 0.06]))
-    length = {"bob": rng.uniform(0.29, 0.36), "long": rng.uniform(0.1, 0.22)}.get(style, 0.33)
-    volume = rng.uniform(0.006, 0.022) if style == "short" else rng.uniform(0.01, 0.02)
-    return Hair(style, float(volume), float(length), float(rng.uniform(58, 74)), float(rng.uniform(-0.04, 0.04)))
-
-
-def _sample_outfit(rng: np.random.Generator) -> tuple[Top, Trousers | None, Skirt | None, bool]:
-    kind = rng.choice(["trousers", "shorts", "skirt", "dress"], p=[0.56, 0.17, 0.13, 0.14])
-    sleeve = float(rng.choice([0.15, rng.uniform(0.27, 0.36), 0.44, 0.64], p=[0.12, 0.42, 0.1, 0.36]))
-    loft = float(rng.choice([0.007, 0.016, 0.03], p=[0.35, 0.4, 0.25]))
-    neck = float(rng.choice([0.284, 0.262, 0.325], p=[0.6, 0.25, 0.15]))
-    v_depth = float(rng.uniform(0.05, 0.13)) if neck < 0.3 and rng.random() < 0.3 else 0.0
-    tucked = kind in ("skirt", "dress") or rng.random() < 0.2
-    hem = -0.14 if tucked else float(rng.uniform(-0.3, -0.14))
-    top = Top(hem, sleeve, neck, v_depth, 0.0, loft if not tucked else min(loft, 0.014), bool(tucked))
-    waist = float(rng.uniform(-0.1, -0.04))
-    if kind in ("skirt", "dress"):
-        length = float(rng.uniform(-0.85, -0.5))
-        flare = float(rng.uniform(0.05, 0.35))
-        pleats = int(rng.integers(6, 20))
-        return top, None, Skirt(waist, length, flare, pleats, float(rng.uniform(0.0, 0.02))), kind == "dress"
-    if kind == "shorts":
-        length, cut_loft = float(rng.uniform(-0.64, -0.44)), float(rng.uniform(0.008, 0.03))
-        return top, Trousers(waist, length, cut_loft, float(rng.uniform(0, 0.02))), None, False
-    length = float(rng.choice([-1.06, rng.uniform(-1.06, -0.95)], p=[0.7, 0.3]))
-    cut_loft = float(rng.choice([0.006, 0.013, 0.026], p=[0.35, 0.4, 0.25]))
-    return (
-        top,
-        Trousers(waist, length, cut_loft, float(rng.choice([0.0, 0.02, 0.045], p=[0.5, 0.35, 0.15]))),
-        None,
-        False,
-    )
-
-
-def _sample_jacket(rng: np.random.Generator, top: Top) -> Top:
-    """Worn open, over what is there already."""
-    return Top(
-        hem=float(rng.uniform(-0.34, -0.1)),
-        sleeve=float(max(rng.choice([0.15, 0.62], p=[0.2, 0.8]), top.sleeve)),
-        neck=0.29,
-        v_depth=0.0,
-        opening=float(rng.uniform(0.02, 0.07)),
-        loft=float(rng.uniform(0.012, 0.028)),
+    styles = {"short": 0.3, "buzz": 0.1, "curly": 0.12, "ponytail": 0.12, "bun": 0.07}
+    styles |= {"bob": 0.13, "long": 0.11, "bald": 0.05}
+    style = str(rng.choice(list(styles), p=list(styles.values())))
+    lengths = {"bob": (0.29, 0.36), "long": (0.08, 0.22), "ponytail": (0.12, 0.34)}
+    volumes = {"buzz": (0.001, 0.003), "short": (0.008, 0.026), "curly": (0.025, 0.06), "ponytail": (0.004, 0.01)}
+    low, high = volumes.get(style, (0.006, 0.012) if style == "bun" else (0.01, 0.02))
+    return Hair(
+        style=style,
+        volume=float(rng.uniform(low, high)),
+        length=float(rng.uniform(*lengths.get(style, (0.33, 0.33)))),
+        opening=float(rng.uniform(58, 74)),
+        parting=float(rng.choice([-1, 1]) * rng.uniform(0.012, 0.045)),
+        fringe=float(rng.choice([0.0, rng.uniform(0.005, 0.03)])) if style in ("short", "curly", "bun") else 0.0,
     )
 
 
@@ -208,46 +171,55 @@ def _sample_light(rng: np.random.Generator) -> Light:
 def person_surfaces(person: Person, body: RestBody, seed: int, split: str) -> list[Surface]:
     """All layers of a person, from the skin outwards."""
     rng = random_stream(seed, split, person.index, "folds")
-    template = body.template
-    count = len(template)
-    gap = np.full(count, garments.SKIN_GAP)
-    top_level = garments.top_level(person.top, template)
-    hidden = [top_level]
-    surfaces = []
-    if person.trousers is not None:
-        bottom_level = garments.trousers_level(person.trousers, template)
-        if person.top.tucked:
-            top, top_clearance = garments.make_top(body, person.top, gap, rng)
-            floor = np.where(top_level < 0.05, top_clearance + garments.LAYER_GAP, gap)
-            bottom, bottom_clearance = garments.make_trousers(body, person.trousers, floor, rng)
-        else:
-            bottom, bottom_clearance = garments.make_trousers(body, person.trousers, gap, rng)
-            floor = np.where(bottom_level < 0.02, bottom_clearance + garments.LAYER_GAP, gap)
-            top, top_clearance = garments.make_top(body, person.top, floor, rng)
-        hidden.append(bottom_level)
-    else:
-        top, top_clearance = garments.make_top(body, person.top, gap, rng)
-        waist = np.abs(template[:, 1] - person.skirt.waist) < 0.04
-        stand_off = float(top_clearance[waist & (np.abs(template[:, 0]) < 0.25)].max()) + garments.LAYER_GAP
-        bottom = garments.make_skirt(body, person.skirt, stand_off, rng)
-        bottom_level = np.maximum(template[:, 1] - person.skirt.waist, -0.4 - template[:, 1])
-        bottom_level = np.where(np.abs(template[:, 0]) < 0.25, bottom_level, 1.0)
-        bottom_clearance = np.full(count, stand_off)
-        hidden.append(bottom_level)
-    surfaces += [bottom, top]
-    if person.jacket is not None:
-        over_top, over_bottom = top_level < 0.03, bottom_level < 0.03
-        floor = np.maximum(np.where(over_top, top_clearance, 0), np.where(over_bottom, bottom_clearance, 0))
-        jacket, _ = garments.make_top(body, person.jacket, floor + garments.LAYER_GAP, rng, "jacket")
-        surfaces.append(jacket)
-        hidden.append(garments.top_level(person.jacket, template))
-    surfaces.append(garments.make_shoes(body, person.shoes))
-    hidden.append(template[:, 1] - person.shoes.top)
+    template, outfit = body.template, person.outfit
+    surfaces, hidden, clearance = _lower_and_top(outfit, body, rng)
+    if outfit.jacket is not None:
+        jacket, clearance = garments.make_top(body, outfit.jacket, clearance + garments.LAYER_GAP, rng, "jacket")
+        surfaces += [jacket, *make_collar(body, outfit.jacket, clearance, "jacket")]
+        hidden.append(garments.top_level(outfit.jacket, template))
+    if outfit.jacket is None or outfit.jacket.collar == "":
+        surfaces += make_collar(body, outfit.top, clearance, "top")
+    surfaces += make_footwear(body, outfit.shoes)
+    hidden.append(footwear_hides(outfit.shoes, template))
     hair = make_hair(body, person.hair, rng)
-    if hair is not None:
-        surfaces.append(hair)
+    if hair:
+        surfaces += hair
         hidden.append(hair_covers(person.hair, template))
+    if outfit.hat is not None:
+        surfaces += make_hat(body, outfit.hat, person.hair.volume if hair else 0.0)
+    if outfit.glasses is not None:
+        surfaces.append(make_glasses(body, outfit.glasses))
     return [_visible_skin(body, np.min(hidden, axis=0)), *surfaces]
+
+
+def _lower_and_top(
+    outfit: Outfit, body: RestBody, rng: np.random.Generator
+) -> tuple[list[Surface], list[np.ndarray], np.ndarray]:
+    """Trousers or skirt and the top: layers, where they hide the skin (negative), how far they stand off it [V]."""
+    template, top, trousers, skirt = body.template, outfit.top, outfit.trousers, outfit.skirt
+    gap = np.full(len(template), garments.SKIN_GAP)
+    top_level = garments.top_level(top, template)
+    if skirt is not None:
+        surface, clearance = garments.make_top(body, top, gap, rng)
+        waist = np.abs(template[:, 1] - skirt.waist) < 0.04
+        stand_off = float(clearance[waist & (np.abs(template[:, 0]) < 0.25)].max()) + garments.LAYER_GAP
+        bottom = garments.make_skirt(body, skirt, stand_off, rng)
+        bottom_level = np.where(np.abs(template[:, 0]) < 0.25, template[:, 1] - skirt.waist, 1.0)
+        bottom_level = np.maximum(bottom_level, min(-0.4, skirt.length + 0.08) - template[:, 1])
+        bottom_clearance = np.full(len(template), stand_off)
+    else:
+        bottom_level = garments.trousers_level(trousers, template)
+        shod = np.where(template[:, 1] < footwear_height(outfit.shoes) + 0.03, 0.012, garments.SKIN_GAP)
+        if top.tucked:
+            surface, clearance = garments.make_top(body, top, gap, rng)
+            under = np.where(top_level < 0.05, clearance + garments.LAYER_GAP, shod)
+            bottom, bottom_clearance = garments.make_trousers(body, trousers, under, rng)
+        else:
+            bottom, bottom_clearance = garments.make_trousers(body, trousers, shod, rng)
+            under = np.where(bottom_level < 0.02, bottom_clearance + garments.LAYER_GAP, gap)
+            surface, clearance = garments.make_top(body, top, under, rng)
+    over = np.maximum(np.where(top_level < 0.03, clearance, 0), np.where(bottom_level < 0.03, bottom_clearance, 0))
+    return [bottom, surface], [top_level, bottom_level], over
 
 
 def _visible_skin(body: RestBody, level: np.ndarray) -> Surface:

@@ -182,3 +182,45 @@ def cut_surface(
         two_sided=near_rim[faces].any(1),
         material=material,
     )
+
+
+def sweep(
+    path: Float[np.ndarray, "R 3"], radii: Float[np.ndarray, "R 2"], up: tuple[float, float, float], sides: int = 10
+) -> tuple[Float[np.ndarray, "M 3"], Int[np.ndarray, "F 3"]]:
+    """A tube along a path, seen from outside.
+
+    Args:
+        path: Middle of each ring; nowhere parallel to `up`.
+        radii: Half widths of each ring, across `up` and along it.
+        up: Which way the second radius goes, roughly.
+        sides: Points of a ring.
+    """
+    tangents = normalized(np.gradient(path, axis=0))
+    across = normalized(np.cross(np.asarray(up), tangents))
+    upward = np.cross(tangents, across)
+    turn = 2 * np.pi * np.arange(sides) / sides
+    ring = np.cos(turn)[None, :, None] * (radii[:, :1] * across)[:, None]
+    ring = ring + np.sin(turn)[None, :, None] * (radii[:, 1:] * upward)[:, None]
+    return (path[:, None] + ring).reshape(-1, 3), tube_faces(len(path), sides)[:, ::-1]
+
+
+def tube_faces(rows: int, columns: int, closed: bool = True) -> Int[np.ndarray, "F 3"]:
+    """Triangles between rings of vertices, from top to bottom, whose columns run from +z over +x."""
+    row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns if closed else columns - 1), indexing="ij")
+    a = (row * columns + column).ravel()
+    b = (row * columns + (column + 1) % columns).ravel()
+    c, d = a + columns, b + columns
+    return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)])
+
+
+def tied_surface(
+    points: Float[np.ndarray, "M 3"],
+    paint: Float[np.ndarray, "M 3"],
+    faces: Int[np.ndarray, "F 3"],
+    anchors: Int[np.ndarray, " M"] | int,
+    material: str,
+) -> Surface:
+    """A layer each point of which one body vertex carries."""
+    anchors = np.broadcast_to(anchors, len(points))
+    weights, two_sided = np.ones((len(points), 1)), np.ones(len(faces), bool)
+    return Surface(points, paint, faces, anchors[:, None], weights, two_sided, material)
