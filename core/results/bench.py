@@ -1,6 +1,5 @@
 """What the rows share: the test people, the networks, the metrics; and measuring avatars by them."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,6 @@ import torch
 
 from core.avatar import Avatar, pose_skin, render_avatar
 from core.benchmarks.common import median_ms
-from core.data.human_list import find_subjects
 from core.data.types import Frames
 from core.device import pick_device
 from core.inference.evaluation import LPIPS_AT_ONCE, LPIPS_NETS, OURS, Draw, Judge, Scores, measure
@@ -19,6 +17,7 @@ from core.inference.report import Metrics, summarise
 from core.inference.session import Session, open_session
 from core.inference.subject import make_avatar
 from core.model.heads import unpose_gaussians
+from core.results.data_id import data_id
 from core.results.options import ResultsOptions
 from core.results.people import TEST_PROTOCOL, People
 
@@ -85,7 +84,7 @@ class Bench:
 
     @cached_property
     def data(self) -> str:
-        """Which data this is."""
+        """Which data this is (`core.results.data_id`)."""
         return data_id(self.train, self.test)
 
     @cached_property
@@ -173,19 +172,3 @@ def bind_one_frame(session: Session, inputs: Frames) -> Avatar:
 def mean_gaussians(avatars: list[Avatar]) -> float:
     """How many Gaussians of an avatar are not fully transparent."""
     return sum(int((avatar.opacities > 0).sum()) for avatar in avatars) / len(avatars)
-
-
-def data_id(train: Path, test: Path) -> str:
-    """Which data this is: a hash of the captures' names and of what the test people's files say about their making.
-
-    Raises:
-        InputError: If there are no test people.
-    """
-    digest = hashlib.sha256()
-    for entry in find_subjects(test):
-        record = entry.path / "body.json"  # has seed and options of a synthetic person
-        record = record if record.is_file() else entry.path / "camera_extrinsics.json"
-        digest.update(f"test/{entry.subject}".encode() + record.read_bytes())
-    for entry in find_subjects(train) if train.is_dir() else []:
-        digest.update(f"train/{entry.subject}".encode())
-    return digest.hexdigest()[:16]

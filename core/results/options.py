@@ -14,9 +14,9 @@ class ResultsOptions:
     root: Path = Path("benchmark")
     """The benchmark: captures to train on in <root>/train, the test people in <root>/test."""
     checkpoint: Path = SHIPPED_CHECKPOINT
-    """The trained network of the rows `ours`, `inputs` and `bounds`."""
+    """The trained network of all rows but the ablations."""
     rows: tuple[str, ...] = ()
-    """Names of rows, or of groups of them (ours, inputs, bounds, ablations); by default all."""
+    """Names of rows, or of groups of them (model, inputs, bounds, ablations); by default all."""
     out: Path | None = None
     """Where records go, one JSON file a row (docs/results), the table beside them (docs/results.md); with --curves,
     where these go (docs/curves); with --pictures, where those go (docs/images)."""

@@ -121,8 +121,8 @@ class OptimumRow:
 
 
 ROWS: tuple[Row, ...] = (
-    CheckpointRow("ours", "ours", "ours"),
-    CheckpointRow("ours-256", "ours", "ours, measured as the ablations", like_ablations=True),
+    CheckpointRow("ours", "model", "ours"),
+    CheckpointRow("ours-256", "model", "ours, measured as the ablations", like_ablations=True),
     *(CheckpointRow(f"views-{n}", "inputs", f"{n} x 8", Shown(views=n)) for n in (1, 2)),
     *(CheckpointRow(f"frames-{n}", "inputs", f"4 x {n}", Shown(frames=n)) for n in (1, 2, 4)),
     PaintedRow("mean-color", "mean colour of the inputs painted on the body", "mean_color"),
@@ -130,7 +130,7 @@ ROWS: tuple[Row, ...] = (
     OptimumRow("optimum", "the same Gaussians optimised per person on the target pictures"),
     *ABLATIONS,
 )
-GROUPS = ("ours", "inputs", "bounds", "ablations")
+GROUPS = ("model", "inputs", "bounds", "ablations")
 
 
 def choose_rows(names: tuple[str, ...]) -> list[Row]:

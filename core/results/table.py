@@ -98,7 +98,7 @@ def findings(records: Records) -> list[Finding]:
         Finding("1 input view x 8 frames, novel view", mean_of(records, "views-1", "novel_view", "psnr"), 27.0, "dB")
     )
     people = list(records["optimum"]["metrics"]["subjects"]) if "optimum" in records else []
-    among = f"{len(people)} people" if people else "some people"
+    among = f"{len(people)} {'person' if len(people) == 1 else 'people'}" if people else "some people"
     best, ours = (mean_of(records, row, "novel_pose", "psnr", people) for row in ("optimum", "ours"))
     found.append(Finding(f"below the per-person optimum, novel pose ({among})", _minus(best, ours), 3.0, "dB", 2, True))
     for split in SPLITS:
