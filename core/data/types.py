@@ -1,10 +1,12 @@
 """What the data hands to the model: pictures, cameras and fits of one person, every frame in its own subject frame."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from core.cameras import Cameras
 from smpl_renderer.types import BodyParams
@@ -62,8 +64,8 @@ class Frames:
         return Frames(_keep(self.images, indices, axis), _keep(self.alphas, indices, axis), cameras, self.body)
 
     @staticmethod
-    def stack(items: "list[Frames]") -> "Frames":
-        """Join along a new first axis: moments to a sequence, or persons to a batch."""
+    def stack(items: "list[Frames]", join: Callable[[list[Tensor]], Tensor] = torch.stack) -> "Frames":
+        """Join along a new first axis: moments to a sequence, or persons to a batch. `join` does it with pictures."""
         first = items[0].cameras
         cameras = Cameras(
             torch.stack([i.cameras.viewmats for i in items]),
@@ -72,8 +74,8 @@ class Frames:
             first.height,
         )
         return Frames(
-            torch.stack([i.images for i in items]),
-            torch.stack([i.alphas for i in items]),
+            join([i.images for i in items]),
+            join([i.alphas for i in items]),
             cameras,
             BodyParams.stack([i.body for i in items]),
         )
@@ -88,6 +90,10 @@ class Sample:
     names: list[str]
     """For messages: one `subject/frames` per person."""
 
+    def map(self, fn) -> "Sample":
+        """Apply `fn` to every tensor."""
+        return Sample(self.inputs.map(fn), self.targets.map(fn), self.names)
+
     def to(self, device, non_blocking: bool = False) -> "Sample":
         return Sample(self.inputs.to(device, non_blocking), self.targets.to(device, non_blocking), self.names)
 
@@ -97,7 +103,7 @@ class Sample:
 
     def pin_memory(self) -> "Sample":
         """The same in page-locked memory, from which a GPU is filled while it works (a DataLoader calls this)."""
-        return Sample(self.inputs.map(torch.Tensor.pin_memory), self.targets.map(torch.Tensor.pin_memory), self.names)
+        return self.map(lambda x: torch.as_tensor(x).pin_memory())
 
 
 def _keep(tensor: torch.Tensor, indices: list[int], axis: int) -> torch.Tensor:
@@ -106,9 +112,13 @@ def _keep(tensor: torch.Tensor, indices: list[int], axis: int) -> torch.Tensor:
 
 
 def collate(samples: list[Sample]) -> Sample:
-    """Join persons into a batch (the `collate_fn` of a DataLoader)."""
+    """Join persons into a batch (the `collate_fn` of a DataLoader).
+
+    In a worker the pictures are joined in memory that it shares with the main process: `default_collate` of tensors is
+    `torch.stack` there, and saves copying them once more.
+    """
     return Sample(
-        Frames.stack([s.inputs for s in samples]),
-        Frames.stack([s.targets for s in samples]),
+        Frames.stack([s.inputs for s in samples], default_collate),
+        Frames.stack([s.targets for s in samples], default_collate),
         [name for s in samples for name in s.names],
     )
