@@ -19,7 +19,7 @@ import torch
 import tyro
 
 from core.cli import run
-from core.data.synthetic import FIRST_SUBJECT, CaptureOptions, default_frames, write_dataset
+from core.data.synthetic import FIRST_SUBJECT, CaptureOptions, default_frames, default_workers, shard, write_dataset
 from core.data.synthetic.contact_sheet import write_contact_sheet
 from core.device import DeviceName, pick_device
 from smpl_renderer.body_model import STANDIN_BODY
@@ -30,6 +30,7 @@ def main(
     out: Path = Path("synthetic"),
     subjects: int = 12,
     first_subject: int = FIRST_SUBJECT + 1,
+    part: str = "0/1",
     seed: int = 0,
     split: str = "train",
     rig: Literal["24", "48"] = "24",
@@ -41,6 +42,8 @@ def main(
     samples: int = 2,
     quality: int = 92,
     compact: bool = False,
+    camera_noise: bool = True,
+    soft_masks: bool = True,
     fit_noise: float = 0.0,
     points: bool = False,
     holes: bool = False,
@@ -56,6 +59,7 @@ def main(
         out: Folder of the set; one folder per person and `human.json` are written there.
         subjects: How many people.
         first_subject: The first one's id; also chooses the person, so that a set can be made in parts.
+        part: Only every n-th of these people, from the i-th on, for `i/n`: 0/2 on one machine, 1/2 on another.
         seed: Other seeds give other people.
         split: People of different splits share nothing (`train`, `val`, `test`, or any word).
         rig: MVHumanNet's ring of 16 cameras, or its three rings of 16.
@@ -67,14 +71,16 @@ def main(
         samples: Samples along each side of a pixel; 2 makes 4 a pixel.
         quality: Of the JPEG files.
         compact: Smaller files, but slower to write.
+        camera_noise: Each camera has its own colours, blur and noise; else all are ideal.
+        soft_masks: Masks have edges like those of matting; else they are exact.
         fit_noise: Noise on the stored fits, in radians (0.02 is visible); 0 stores the truth.
         points: Also write `optimized_smpl_points/*.ply`.
         holes: Leave out and damage what real captures lack, to test a loader.
         human_keys: Keys of `human.json`: `view_id_list`, `pose_id_list`; or `view_id`, `pose_id`.
         body: The body model; the shipped stand-in by default.
-        device: Where pictures are drawn.
-        workers: Processes that write one person each; 0 uses this one, -1 as many as there are processors.
-        contact_sheet: Also write a picture with all people.
+        device: Where pictures are drawn; with several workers, on all GPUs that are there.
+        workers: Processes that write one person each; 0 uses this one, -1 as many as the machine bears.
+        contact_sheet: Also write a picture with the people, at most 48 of them.
     """
     frame_ids = frames or default_frames(poses)
     if any(frame < 5 or frame % 5 for frame in frame_ids):
@@ -96,14 +102,17 @@ def main(
         samples=samples,
         quality=quality,
         compact=compact,
+        camera_noise=camera_noise,
+        soft_masks=soft_masks,
         fit_noise=fit_noise,
         points=points,
         holes=holes,
     )
     chosen = pick_device(device)
     names = {str(first_subject + i): first_subject - FIRST_SUBJECT + i for i in range(subjects)}
+    names = shard(names, part)
     if workers < 0:
-        workers = min(os.cpu_count() or 1, subjects)
+        workers = default_workers(len(names), str(chosen))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(workers, 1)))
     write_dataset(out, names, options, device=str(chosen), workers=workers, body_file=body, spelling=human_keys)
     if contact_sheet is not None:

@@ -10,15 +10,19 @@ from core.data.synthetic.capture import (
     CaptureOptions,
     default_frames,
     write_capture,
-    write_dataset,
 )
+from core.data.synthetic.sets import CaptureSet, default_workers, shard, write_dataset, write_datasets
 
 __all__ = [
     "FIRST_SUBJECT",
     "GENERATOR_VERSION",
     "PAPER_FRAMES",
     "CaptureOptions",
+    "CaptureSet",
     "default_frames",
+    "default_workers",
+    "shard",
     "write_capture",
     "write_dataset",
+    "write_datasets",
 ]

@@ -1,16 +1,12 @@
 """Captures of synthetic people on disk, in MVHumanNet's layout."""
 
-import functools
 import json
-import logging
-import multiprocessing
 import pickle
 import shutil
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from core.data.synthetic.drawing import Scene, draw_views, make_scene
 from core.data.synthetic.fits import body_params, noisy_fits, write_fits
@@ -27,12 +22,9 @@ from core.data.synthetic.photographs import expose, matte, sample_looks, sample_
 from core.data.synthetic.rigs import Rig, make_rig
 from core.data.synthetic.seeding import random_stream
 from core.data.synthetic.surfaces import rest_body
-from smpl_renderer.body_model import STANDIN_BODY, BodyModel, load_body
-from smpl_renderer.errors import InputError
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.files import atomic_path
-from smpl_renderer.types import PosedBody
-
-logger = logging.getLogger(__name__)
+from smpl_renderer.types import BodyParams, PosedBody
 
 GENERATOR_VERSION = "2"
 """Changes whenever the same seed gives other pictures. Captures and the checkpoints trained on them carry it."""
@@ -88,95 +80,6 @@ def default_frames(count: int) -> tuple[int, ...]:
     return PAPER_FRAMES if count == len(PAPER_FRAMES) else tuple(5 + 50 * i for i in range(count))
 
 
-def write_dataset(
-    root: Path,
-    subjects: dict[str, int],
-    options: CaptureOptions,
-    *,
-    device: str = "cpu",
-    workers: int = 0,
-    body_file: Path = STANDIN_BODY,
-    spelling: str = "list",
-) -> None:
-    """Write captures of several people and `human.json`; captures that are there already stay.
-
-    Args:
-        root: Folder of the set.
-        subjects: Subject id -> index of the person that it shows.
-        device: Where pictures are drawn: `cpu`, `cuda`.
-        workers: Processes that each write whole captures; 0 uses this one.
-        body_file: The body model; the stand-in by default.
-        spelling: Keys of `human.json`: `list` (`view_id_list`, `pose_id_list`) or `short` (`view_id`, `pose_id`).
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    body = load_body(body_file)
-    todo = {name: i for name, i in subjects.items() if not is_current(root / name, i, options, body)}
-    if len(todo) < len(subjects):
-        logger.info("%s: %d of %d captures are there already", root, len(subjects) - len(todo), len(subjects))
-    with tqdm(total=len(todo), desc="synthetic captures", unit="person", disable=not todo) as bar:
-        if workers == 0:
-            for name, index in todo.items():
-                write_capture(root / name, index, options, body=body, device=device)
-                bar.update()
-        else:
-            jobs = ((root / name, index, options, body_file, device) for name, index in todo.items())
-            _write_in_processes(list(jobs), min(workers, len(todo)), device, bar)
-    # All that are there: a set may be made in parts.
-    _write_human_list(root, sorted(stamp.parent.name for stamp in root.glob("[!.]*/body.json")), options, spelling)
-
-
-def _write_in_processes(jobs: list[tuple], workers: int, device: str, bar: tqdm) -> None:
-    if not jobs:
-        return
-    context = multiprocessing.get_context("spawn")
-    started = context.Value("i", 0)
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(device, started)) as pool:
-        try:
-            for job in as_completed([pool.submit(_write_one, *arguments) for arguments in jobs]):
-                job.result()
-                bar.update()
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a process that wrote captures was stopped, most likely for want of memory; take fewer --workers "
-                "(captures that are whole stay)"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _start_worker(device: str, started) -> None:
-    """Workers take turns with the GPUs that are there."""
-    torch.set_num_threads(1)
-    with started.get_lock():
-        number = started.value
-        started.value += 1
-    if device == "cuda":
-        torch.cuda.set_device(number % torch.cuda.device_count())
-
-
-def _write_one(folder: Path, index: int, options: CaptureOptions, body_file: Path, device: str) -> None:
-    """What a worker process does: one capture."""
-    write_capture(folder, index, options, body=_worker_body(body_file), device=device)
-
-
-@functools.cache
-def _worker_body(body_file: Path) -> BodyModel:
-    return load_body(body_file)
-
-
-def _write_human_list(root: Path, subjects: list[str], options: CaptureOptions, spelling: str) -> None:
-    suffix = {"list": "_list", "short": ""}[spelling]
-    rig = make_rig(options.rig, options.width, options.height, np.random.default_rng(0), options.cameras)
-    content = {
-        "human_id": subjects,
-        f"view_id{suffix}": list(rig.names),
-        f"pose_id{suffix}": [f"{frame:04d}" for frame in options.frames],
-    }
-    with atomic_path(root / "human.json") as path:
-        path.write_text(json.dumps(content, indent=1))
-
-
 def _stamp(index: int, options: CaptureOptions, body: BodyModel) -> dict:
     """What `body.json` holds: the body that the fits belong to, and what made the capture."""
     return {
@@ -198,37 +101,59 @@ def is_current(folder: Path, index: int, options: CaptureOptions, body: BodyMode
     return all(stamp.get(key) == value for key, value in expected.items())
 
 
+@dataclass(frozen=True)
+class Staged:
+    """A person in front of the cameras."""
+
+    scene: Scene
+    rig: Rig
+    params: BodyParams
+    """The true fits, raw world, batch axis over the capture's frames."""
+    posed: PosedBody
+    """Bodies of these, on the CPU."""
+
+
+@torch.no_grad()
+def stage(index: int, options: CaptureOptions, body: BodyModel, device: str = "cpu") -> Staged:
+    """Everything about a capture that is the same for all of its pictures; arguments as in `write_capture`."""
+    person = sample_person(body, options.seed, options.split, index)
+    shape = rest_body(body, np.array(person.betas))
+    surfaces = person_surfaces(person, shape, options.seed, options.split)
+    rig = capture_rig(index, options)
+    params = body_params(body, person, person.motion, options.frames, rig.front_azimuth)
+    return Staged(make_scene(person, surfaces, torch.device(device)), rig, params, body(params))
+
+
+def capture_rig(index: int, options: CaptureOptions) -> Rig:
+    """The cameras of a person's capture."""
+    rng = random_stream(options.seed, options.split, index, "rig")
+    return make_rig(options.rig, options.width, options.height, rng, options.cameras)
+
+
 def write_capture(folder: Path, index: int, options: CaptureOptions, *, body: BodyModel, device: str = "cpu") -> None:
     """Write one person's capture; the folder appears when it is whole.
 
     Args:
         folder: The subject's folder; its name is the subject's id.
         index: Which person of the seed and split.
+        options: How it is made.
         body: On the CPU.
         device: Where pictures are drawn.
     """
-    person = sample_person(body, options.seed, options.split, index)
-    shape = rest_body(body, np.array(person.betas))
-    surfaces = person_surfaces(person, shape, options.seed, options.split)
-    scene = make_scene(person, surfaces, torch.device(device))
-    rng = random_stream(options.seed, options.split, index, "rig")
-    rig = make_rig(options.rig, options.width, options.height, rng, options.cameras)
-    with torch.no_grad():
-        params = body_params(body, person, person.motion, options.frames, rig.front_azimuth)
-        posed = body(params)
-    fits = params
+    staged = stage(index, options, body, device)
+    fits = staged.params
     if options.fit_noise > 0:
-        stream = random_stream(options.seed, options.split, index, "fit")
-        fits = noisy_fits(params, options.frames, options.fit_noise, stream)
+        rng = random_stream(options.seed, options.split, index, "fit")
+        fits = noisy_fits(fits, options.frames, options.fit_noise, rng)
     with atomic_path(folder) as target, ThreadPoolExecutor(2) as writers:
         target.mkdir()
-        _write_cameras(target, rig, long_center=index % 3 == 0)
-        jobs = _write_pictures(target, scene, rig, posed, options, writers)
+        _write_cameras(target, staged.rig, long_center=index % 3 == 0)
+        jobs = _write_pictures(target, staged, options, writers)
         write_fits(target, body, fits, options.frames, smpl_param=options.smpl_param, points=options.points)
         for job in jobs:
             job.result()
         if options.holes:
-            _punch_holes(target, rig, options)
+            _punch_holes(target, staged.rig, options)
         # Last: its presence tells that the capture is whole.
         (target / "body.json").write_text(json.dumps(_stamp(index, options, body), indent=1))
 
@@ -240,13 +165,13 @@ def _write_cameras(folder: Path, rig: Rig, long_center: bool) -> None:
     (folder / "camera_scale.pkl").write_bytes(pickle.dumps(rig.camera_scale, protocol=4))
 
 
-def _write_pictures(folder, scene: Scene, rig: Rig, posed: PosedBody, options, writers) -> list[Future]:
+def _write_pictures(folder: Path, staged: Staged, options, writers) -> list[Future]:
     for kind in ("images_lr", "fmask_lr"):
-        for name in rig.names:
+        for name in staged.rig.names:
             (folder / kind / name).mkdir(parents=True)
     jobs = deque()
-    for position, frame in enumerate(options.frames):
-        for names, colors, alphas in draw_pictures(scene, rig, posed[position], frame, options):
+    for frame in options.frames:
+        for names, colors, alphas in draw_pictures(staged, frame, options):
             for name, color, alpha in zip(names, colors, alphas):
                 if len(jobs) == MAX_UNWRITTEN:
                     jobs.popleft().result()
@@ -256,22 +181,20 @@ def _write_pictures(folder, scene: Scene, rig: Rig, posed: PosedBody, options, w
 
 @torch.no_grad()
 def draw_pictures(
-    scene: Scene, rig: Rig, posed: PosedBody, frame: int, options: CaptureOptions
+    staged: Staged, frame: int, options: CaptureOptions
 ) -> Iterator[tuple[tuple[str, ...], UInt8[np.ndarray, "C H W 3"], UInt8[np.ndarray, "C H W"]]]:
-    """Draw one moment in all cameras of a rig: names of some of the cameras, pictures and masks, as files hold them.
+    """Draw one moment in all cameras of the rig: names of some of the cameras, pictures and masks, as files hold them.
 
     Args:
-        scene: The person, on the device that draws.
-        rig: The cameras.
-        posed: The body of that moment, on the CPU.
-        frame: Image id; the noise depends on it.
-        options: Those of the capture.
+        staged: From `stage`, with these options.
+        frame: Image id, one of the options'.
+        options: How it is made.
     """
+    scene, rig = staged.scene, staged.rig
     device, person = scene.points.device, scene.person
     stream = (options.seed, options.split, person.index)
-    moment = scene.pose(
-        PosedBody(*(x.to(device) for x in (posed.vertices, posed.joints, posed.shaped, posed.vertex_transforms)))
-    )
+    posed = staged.posed[options.frames.index(frame)]
+    moment = scene.pose(PosedBody(**{f.name: getattr(posed, f.name).to(device) for f in fields(PosedBody)}))
     cameras = rig.cameras().to(device)
     # A GPU draws all cameras at once; a CPU one at a time, which stays in its cache.
     groups = [slice(None)] if device.type == "cuda" else [slice(i, i + 1) for i in range(len(rig.names))]

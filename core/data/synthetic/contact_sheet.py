@@ -6,9 +6,13 @@ from PIL import Image
 
 from smpl_renderer.files import atomic_path
 
+STACKED = 16
 
-def write_contact_sheet(path: Path, subjects: list[Path], views: int = 4, poses: int = 3, height: int = 160) -> None:
-    """Write a sheet with one row of pictures per person, on white.
+
+def write_contact_sheet(
+    path: Path, subjects: list[Path], views: int = 4, poses: int = 3, height: int = 160, people: int = 48
+) -> None:
+    """Write a sheet with a strip of pictures per person, on white; strips are stacked in columns of up to 16.
 
     Args:
         path: The picture, `.png` or `.jpg`.
@@ -16,14 +20,16 @@ def write_contact_sheet(path: Path, subjects: list[Path], views: int = 4, poses:
         views: Cameras of each person, evenly chosen.
         poses: Moments of each person, evenly chosen.
         height: Of each picture in pixels.
+        people: At most so many people, evenly chosen.
     """
-    rows = [[_tile(image, height) for image in _chosen(subject, views, poses)] for subject in subjects]
-    width = max(sum(tile.width for tile in row) for row in rows)
-    sheet = Image.new("RGB", (width, height * len(rows)), "white")
-    for index, row in enumerate(rows):
-        left = 0
-        for tile in row:
-            sheet.paste(tile, (left, index * height))
+    strips = [[_tile(image, height) for image in _chosen(s, views, poses)] for s in _spread(subjects, people)]
+    width = max(sum(tile.width for tile in strip) for strip in strips)
+    rows = min(len(strips), STACKED)
+    sheet = Image.new("RGB", (width * -(-len(strips) // rows), height * rows), "white")
+    for index, strip in enumerate(strips):
+        left = index // rows * width
+        for tile in strip:
+            sheet.paste(tile, (left, index % rows * height))
             left += tile.width
     with atomic_path(path) as temporary:
         sheet.save(temporary)
@@ -35,7 +41,8 @@ def _chosen(subject: Path, views: int, poses: int) -> list[Path]:
 
 
 def _spread(items: list[Path], count: int) -> list[Path]:
-    return [items[i * len(items) // count] for i in range(min(count, len(items)))]
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _tile(image: Path, height: int) -> Image.Image:

@@ -114,7 +114,7 @@ def expose(colors: Float[Tensor, "C H W 3"], looks: CameraLooks, places: list[in
 def matte(coverage: Float[Tensor, "C H W"], looks: CameraLooks, noise: PictureNoise) -> Float[Tensor, "C H W"]:
     """Cut people out as matting does: a ramp of 1 to 3 pixels, a little too wide or too narrow, here and there wrong.
 
-    What is further than that from an edge stays exactly 0 or 1.
+    What is further than that from an edge stays as it is.
     """
     height, width = coverage.shape[1:]
     nodes = (height // MATTE_CELL + 2, width // MATTE_CELL + 2)

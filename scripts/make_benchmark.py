@@ -1,0 +1,85 @@
+"""Make the synthetic benchmark, 430 people in three splits: python scripts/make_benchmark.py --out benchmark
+
+Everybody who runs this gets the same people; configs/benchmark.json says who they are. A run that was interrupted goes
+on where it was: captures that are whole stay.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from core.environment import require
+
+require()
+
+import dataclasses
+import logging
+import os
+
+import torch
+import tyro
+
+from core.cli import run
+from core.data.synthetic import default_workers, shard, write_datasets
+from core.data.synthetic.benchmark import check_parameters, check_pictures, read_benchmark, updated, write_benchmark
+from core.data.synthetic.contact_sheet import write_contact_sheet
+from core.device import DeviceName, pick_device
+from smpl_renderer.body_model import STANDIN_BODY, load_body
+from smpl_renderer.errors import InputError
+
+logger = logging.getLogger("make_benchmark")
+CONFIG = Path(__file__).parents[1] / "configs" / "benchmark.json"
+
+
+def main(
+    out: Path = Path("benchmark"),
+    splits: tuple[str, ...] = (),
+    part: str = "0/1",
+    config: Path = CONFIG,
+    device: DeviceName = "auto",
+    workers: int = -1,
+    contact_sheet: bool = False,
+    check: bool = False,
+    update: bool = False,
+) -> None:
+    """Write the benchmark's captures, one folder with `human.json` per split, and check them.
+
+    Args:
+        out: Folder of the benchmark.
+        splits: Only these (`train`, `val`, `test`); all by default.
+        part: Only every n-th person, from the i-th on, for `i/n`: 0/2 on one machine, 1/2 on another.
+        config: What the benchmark is.
+        device: Where pictures are drawn; with several workers, on all GPUs that are there.
+        workers: Processes that write one person each; 0 uses this one, -1 as many as the machine bears.
+        contact_sheet: Also write `<split>.png` with some of the people.
+        check: Draw nothing: check that people and cameras are the benchmark's, and the pictures that are there.
+        update: Draw no captures: write checksums and means of this version of the program into the config.
+    """
+    benchmark = read_benchmark(config)
+    chosen = list(splits or benchmark.splits)
+    unknown = [name for name in chosen if name not in benchmark.splits]
+    if unknown:
+        raise InputError(f"--splits {' '.join(unknown)}: must be among {' '.join(benchmark.splits)}")
+    body, drawn_on = load_body(STANDIN_BODY), str(pick_device(device))
+    if update:
+        write_benchmark(config, updated(benchmark, body, drawn_on))
+        logger.info("%s holds the benchmark of this version", config)
+        return
+    check_parameters(benchmark, chosen, body)
+    sets = [dataclasses.replace(s, subjects=shard(s.subjects, part)) for s in benchmark.sets(out, chosen)]
+    if not check:
+        if workers < 0:
+            workers = default_workers(sum(len(s.subjects) for s in sets), drawn_on)
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(workers, 1)))
+        write_datasets(sets, device=drawn_on, workers=workers)
+    logger.info(
+        "people and cameras are the benchmark's, and so are %d pictures", check_pictures(benchmark, chosen, out)
+    )
+    if contact_sheet:
+        for s in sets:
+            write_contact_sheet(out / f"{s.options.split}.png", [s.root / name for name in s.subjects])
+
+
+if __name__ == "__main__":
+    run(lambda: tyro.cli(main))
