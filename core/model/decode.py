@@ -18,14 +18,17 @@ from smpl_renderer.rotations import matrix_to_quat, quat_multiply
 
 RAW_CHANNELS = 14
 
-DEPTH_RANGE = 1.0
-"""Metres before and behind the pelvis within which a pixel's Gaussian lies."""
+DEPTH_RANGE = 0.4
+"""Metres before and behind the surface of the posed body within which a pixel's Gaussian lies."""
 PIXEL_RANGE = 1.0
 """Pixels of the splat map by which a Gaussian may leave its pixel's ray."""
 PIXEL_SIGMA = 0.6
 """Initial standard deviation of a pixel's Gaussian, in pixels of the splat map."""
-OFFSET_RANGE = 0.1
-"""Metres along each axis by which a query moves its Gaussian away from where it starts on the skin."""
+OFFSET_RANGE = 0.25
+"""Metres along each axis by which a query may move its Gaussian away from where it starts on the skin: skirts hang that
+far from the thighs."""
+OFFSET_UNIT = 0.1
+"""Metres by which small raw numbers move it."""
 REFINE_RANGE = 0.05
 """Metres along each axis by which the residual head moves a Gaussian."""
 MAX_SCALE_FACTOR = 12.0
@@ -64,14 +67,16 @@ class RawGaussians:
 def decode_pixels(
     raw: Float[Tensor, "*batch 14 S S"],
     cameras: Cameras,
+    start_depths: Float[Tensor, "*batch S S"],
     colors: Float[Tensor, "*batch 3 S S"],
     foreground: Bool[Tensor, "*batch S S"],
 ) -> Gaussians:
-    """Gaussians of splat maps: each lies near the ray of its pixel, at a depth relative to that of the world's origin.
+    """Gaussians of splat maps: each lies near the ray of its pixel, at a depth relative to where it starts.
 
     Args:
         raw: One row of raw numbers for each pixel.
-        cameras: Of pictures as large as the splat map, in a world whose origin is the pelvis (the subject frame).
+        cameras: Of pictures as large as the splat map.
+        start_depths: In metres (camera z); see `core.model.depths`.
         colors: The input's colours, which the Gaussians start from.
         foreground: Gaussians elsewhere get opacity 0.
     Returns:
@@ -79,8 +84,7 @@ def decode_pixels(
     """
     numbers = RawGaussians.split(raw.movedim(-3, -1))
     origins, directions = cameras.rays()
-    pelvis_depth = cameras.viewmats[..., 2, 3, None, None]
-    depths = pelvis_depth + DEPTH_RANGE * torch.tanh(numbers.position[..., 0])
+    depths = start_depths + DEPTH_RANGE * torch.tanh(numbers.position[..., 0])
     focal = cameras.Ks[..., 0, 0, None, None]
     pixel_size = (depths.clamp_min(0.1) / focal)[..., None]  # metres
     aside = PIXEL_RANGE * pixel_size * torch.tanh(numbers.position[..., 1:])
@@ -123,7 +127,7 @@ def decode_on_skin(raw: Float[Tensor, "*batch N 14"], start: Placement, **identi
         identity: The avatar's `vertex_ids`, `betas` and `body`.
     """
     numbers = RawGaussians.split(raw)
-    moves = OFFSET_RANGE * torch.tanh(numbers.position)
+    moves = OFFSET_RANGE * torch.tanh(numbers.position * (OFFSET_UNIT / OFFSET_RANGE))
     return Avatar(
         offsets=start.offsets + torch.einsum("nij,...nj->...ni", start.axes, moves),
         quats=quat_multiply(start.quats, numbers.rotations),

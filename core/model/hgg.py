@@ -20,6 +20,7 @@ from core.avatar import Avatar, Skin, at_vertices, pose_skin
 from core.data.types import Frames
 from core.gaussians import Gaussians
 from core.model.decode import RAW_CHANNELS, decode_pixels
+from core.model.depths import surface_depths
 from core.model.graph import BodyGraph, LateCount, Ties, tie
 from core.model.heads import ResidualHead, VertexHead, unpose_gaussians
 from core.model.nearest import nearest_vertices
@@ -39,7 +40,7 @@ KEY_NUMBERS = 3 + 3 + 3 + 1
 """What a key holds besides the U-Net's features: offset from the vertex, direction to the camera, colour, opacity."""
 OFFSET_UNIT = 0.1
 MAX_KEY_OFFSET = 0.3
-"""Metres: the scale of the offsets in keys, and where they end (a depth may be off by a metre before training)."""
+"""Metres: the scale of the offsets in keys, and where they end."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ class HumanGaussianGraph(nn.Module):
         with torch.autocast(raw.device.type, enabled=False):
             batch = inputs.images.shape[:2]
             cameras = inputs.cameras.resized(size, size)
-            gaussians = decode_pixels(raw.unflatten(0, batch), cameras, resample_area(inputs.images, size), foreground)
+            depths = surface_depths(skin.body.vertices, self.body.faces, cameras)
+            colors = resample_area(inputs.images, size)
+            gaussians = decode_pixels(raw.unflatten(0, batch), cameras, depths, colors, foreground)
             mask = foreground.flatten(2)
             gaussians = gaussians.map(lambda x: x.flatten(2, 3))  # all views of a moment
             towards_camera = cameras.centers.repeat_interleave(size * size, 2) - gaussians.means

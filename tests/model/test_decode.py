@@ -28,11 +28,15 @@ def cameras():
     return cameras.cropped(torch.tensor([0.0, 1.0, -1.0, 0.5]), torch.tensor([0.0, 0.0, 2.0, 1.0]), SIZE, SIZE)
 
 
+START = 2.5
+"""Metres: the depth at which all pixels of these tests start."""
+
+
 def decode(raw, cameras, foreground=None):
     colors = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     if foreground is None:
         foreground = torch.ones(4, SIZE, SIZE, dtype=torch.bool)
-    return decode_pixels(raw, cameras, colors, foreground), colors
+    return decode_pixels(raw, cameras, torch.full((4, SIZE, SIZE), START), colors, foreground), colors
 
 
 def pixel_centres():
@@ -40,16 +44,15 @@ def pixel_centres():
     return torch.stack([x, y], -1).flatten(0, 1)
 
 
-def test_raw_zeros_lie_on_their_rays_at_the_pelvis(cameras):
+def test_raw_zeros_lie_on_their_rays_where_they_start(cameras):
     gaussians, colors = decode(torch.zeros(4, RAW_CHANNELS, SIZE, SIZE), cameras)
     pixels, depths = cameras.project(gaussians.means)
     torch.testing.assert_close(pixels, pixel_centres().expand(4, -1, -1), rtol=0, atol=1e-4)
-    pelvis_depth = cameras.project(torch.zeros(4, 1, 3))[1]
-    torch.testing.assert_close(depths, pelvis_depth.expand_as(depths))
+    torch.testing.assert_close(depths, torch.full_like(depths, START))
     # Starting colours are the input's, up to the clamp of the logit.
     torch.testing.assert_close(gaussians.colors, colors.flatten(2).mT, rtol=0, atol=1.1e-3)
-    # A Gaussian fills about its pixel: at 2.6 m and a focal length of 1.1 * 8 pixels these are 0.295 m wide.
-    torch.testing.assert_close(gaussians.scales, torch.full_like(gaussians.scales, 0.6 * 2.6 / 8.8))
+    # A Gaussian fills about its pixel: at 2.5 m and a focal length of 1.1 * 8 pixels these are 0.284 m wide.
+    torch.testing.assert_close(gaussians.scales, torch.full_like(gaussians.scales, 0.6 * START / 8.8))
 
 
 def test_positions_are_depth_and_a_shift_within_a_pixel(cameras):
@@ -57,7 +60,7 @@ def test_positions_are_depth_and_a_shift_within_a_pixel(cameras):
     raw[:, 0], raw[:, 1], raw[:, 2] = 50.0, 50.0, -50.0
     gaussians, _ = decode(raw, cameras)
     pixels, depths = cameras.project(gaussians.means)
-    torch.testing.assert_close(depths, torch.full_like(depths, 2.6 + DEPTH_RANGE))
+    torch.testing.assert_close(depths, torch.full_like(depths, START + DEPTH_RANGE))
     shift = torch.tensor([PIXEL_RANGE, -PIXEL_RANGE])
     torch.testing.assert_close(pixels, (pixel_centres() + shift).expand(4, -1, -1), rtol=0, atol=1e-4)
 
