@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from core.render import available_backends
 from core.training.engine import Trainer
@@ -22,7 +23,9 @@ def final_loss(options, backend: str) -> float:
         save_every=50,
         workspace=options.workspace / backend,
     )
-    Trainer(options).run()
+    # Rounding to TF32 makes a difference of 1e-6 one of 1e-3 again at every step.
+    with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True, benchmark=False):
+        Trainer(options).run()
     losses = [row["loss"] for row in read_rows(options.workspace / "log.csv")]
     assert len(losses) == 50 and sum(losses[-5:]) < 0.95 * sum(losses[:5])
     return sum(losses[-5:]) / 5
@@ -32,4 +35,5 @@ def test_fifty_steps_from_one_seed_end_alike(options, record_property):
     """Pictures of two backends differ by some 1e-5, which steps carry on: within 2 % of each other after fifty."""
     losses = {name: final_loss(options, name) for name in available_backends()}
     record_property("losses", losses)
+    print(losses)
     assert losses == pytest.approx(dict.fromkeys(losses, losses["torch"]), rel=0.02)
