@@ -16,7 +16,8 @@ from core.data.human_list import HumanEntry, find_subjects
 from core.data.mvhumannet import Capture
 from core.data.packing import pack_crops, pack_dataset
 from core.data.types import Sample
-from core.options import DataOptions
+from core.options import DataOptions, TrainOptions
+from core.training.loading import training_batches
 from smpl_renderer.errors import InputError
 
 FRAMES = (5, 10, 15, 20, 25)
@@ -182,3 +183,17 @@ def test_crops_of_another_body(packed, body):
         other.fit(5, body)
     with pytest.raises(ValueError, match=r"person_48\.npy holds no crop `person` of 64 pixels"):
         load_frames(capture, body, [5], ["22327091"], "22327091", 64, "person")
+
+
+def test_batches_of_workers_are_those_of_this_process(packed, body):
+    dataset = HumanDataset(OPTIONS, find_subjects(packed), body=body)
+    here, there = (
+        training_batches(
+            dataset, TrainOptions(data=replace(OPTIONS, num_workers=n), batch_size=2), 0, 1, start=3, pin_memory=False
+        )
+        for n in (0, 2)
+    )
+    for _ in range(3):
+        a, b = next(here), next(there)
+        assert_equal(a, b)
+        assert b.inputs.images.shape[:3] == (2, 3, 4) and b.inputs.body.transl.dtype == torch.float32
