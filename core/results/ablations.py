@@ -137,11 +137,11 @@ def _preset(options: ResultsOptions) -> TrainOptions:
 
 ABLATIONS = (
     Ablation("graph", "full graph: L = 3, vertex head"),
+    Ablation("one-frame", "paper's baseline: one frame's Gaussians on the body, no graph", frame_stage, bind_one_frame),
     Ablation("no-intra", "without intra-node attention", graph_option(intra=False)),
     Ablation("no-inter", "without inter-node attention", graph_option(inter=False)),
     Ablation("layers-1", "L = 1", graph_option(layers=1)),
     Ablation("layers-6", "L = 6", graph_option(layers=6)),
-    Ablation("residual-head", "residual head", graph_option(head="residual")),
     Ablation("second-look", "with the second look", with_second_look),
-    Ablation("one-frame", "paper's baseline: one frame's Gaussians on the body, no graph", frame_stage, bind_one_frame),
+    Ablation("residual-head", "residual head", graph_option(head="residual")),
 )

@@ -24,7 +24,10 @@ def write_curves(workspaces: tuple[Path, ...], out: Path) -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("learning curves are drawn by matplotlib, which is missing: pip install matplotlib")
-    runs = {workspace.resolve().name: learning_curve(workspace) for workspace in workspaces}
+    names = [workspace.resolve().name for workspace in workspaces]
+    if len(set(names)) < len(names):
+        names = [str(workspace) for workspace in workspaces]
+    runs = {name: learning_curve(workspace) for name, workspace in zip(names, workspaces)}
     out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / "curves.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")

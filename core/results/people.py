@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,5 +104,13 @@ class People:
         return self._kept[key]
 
 
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(32, os.cpu_count() or 1))
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that each compute on one core, or those of PyTorch would multiply with them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)

@@ -86,7 +86,7 @@ def options(benchmark_root, checkpoint, tmp_path, monkeypatch) -> ResultsOptions
         workspace=tmp_path / "workspace",
         image_size=48,
         preset="tiny-test",
-        ablation_steps=2,
+        ablation_steps=1,
         optimum_people=1,
         optimum_steps=3,
         device="cpu",

@@ -70,7 +70,7 @@ def test_ablations_differ_in_one_thing(options):
     bench = Bench(options)
     base = ablations.base_options(bench)
     assert base.model.graph.layers == 3 and not base.model.second_look and base.validation == 0
-    assert (base.steps, base.seed, base.max_minutes) == (2, 0, None)
+    assert (base.steps, base.seed, base.max_minutes) == (1, 0, None)
     changed = {}
     for row in ablations.ABLATIONS:
         own, full = (ablations.comparable(o) for o in (row.change(base), base))
@@ -109,7 +109,7 @@ def test_all_rows_and_resuming(options, caplog):
         assert (own["avatar_ms"] is None) == (is_painted or name == "optimum")
         is_trained = name in {row.name for row in ablations.ABLATIONS}
         assert (own["train_minutes"] is not None) == is_trained
-        assert own["steps"] == (None if is_painted else 2 if is_trained else 3)
+        assert own["steps"] == (None if is_painted else 1 if is_trained else 3)
     # The avatar has one Gaussian a vertex; those of a frame are one a pixel, and only on the person.
     assert records["graph"]["gaussians"] == 6890 and records["one-frame"]["gaussians"] < 4 * 16 * 16
     assert list(records["optimum"]["metrics"]["subjects"]) == ["209900"]
@@ -126,7 +126,7 @@ def test_all_rows_and_resuming(options, caplog):
     caplog.clear()
     assert measure_rows(replace(options, rows=("ablations",))) == []
     assert record(options, "no-inter")["metrics"] == records["no-inter"]["metrics"]
-    assert record(options, "no-inter")["steps"] == 2
+    assert record(options, "no-inter")["steps"] == 1
 
 
 def test_other_settings_are_measured_anew(options):
