@@ -171,7 +171,9 @@ class TrainOptions:
     checkpoint_dtype: Literal["float32", "float16"] = "float32"
     """Numbers in `model.safetensors`; run states are always exact."""
     validation: int = 2
-    """Subjects at the end of the list that are held out."""
+    """Subjects that are held out: the last ones of the list, or the first ones of `validation_root`."""
+    validation_root: Path | None = None
+    """Another folder of captures to hold out; then all of `data.root` is trained on."""
 
 
 TINY_UNET = UNetOptions(
@@ -211,6 +213,40 @@ MODELS: dict[str, ModelOptions] = {
 }
 
 _DEMO_LOSS = LossOptions(alpha=0.5, ssim=0.05, lpips=0.0)
+
+_DEMO_GPU = TrainOptions(
+    data=DataOptions(
+        root=Path("benchmark/crops/train"),
+        crop="person",
+        image_size=256,
+        min_input_views=1,
+        input_frames=8,
+        min_input_frames=1,
+        target_frames=4,
+        novel_frames=2,
+        target_views=6,
+        random_input_views=0.3,
+        fit_noise=0.01,
+        num_workers=12,
+        verify=False,
+    ),
+    validation_root=Path("benchmark/crops/val"),
+    model=MODELS["demo"],
+    loss=replace(_DEMO_LOSS, tie=0.04, lpips=0.05, lpips_size=128, lpips_from=0.5),
+    device="cuda",
+    steps=20_000,
+    max_minutes=10.0,
+    batch_size=4,
+    lr=6e-4,
+    warmup=0.03,
+    weight_decay=0.01,
+    log_every=50,
+    image_every=4000,
+    eval_every=4000,
+    save_every=4000,
+    checkpoint_dtype="float16",
+    validation=8,
+)
 
 PRESETS: dict[str, tuple[str, TrainOptions]] = {
     "tiny": (
@@ -252,37 +288,23 @@ PRESETS: dict[str, tuple[str, TrainOptions]] = {
         ),
     ),
     "demo-gpu": (
-        "The shipped demo checkpoint: about ten minutes on one large GPU, on a synthetic set.",
-        TrainOptions(
-            data=DataOptions(
-                root=Path("synthetic"),
-                crop="person",
-                image_size=256,
-                min_input_views=1,
-                input_frames=4,
-                min_input_frames=1,
-                target_frames=4,
-                novel_frames=2,
-                target_views=6,
-                random_input_views=0.3,
-                num_workers=14,
-                verify=False,
-            ),
-            model=MODELS["demo"],
-            loss=replace(_DEMO_LOSS, tie=0.04, lpips=0.05, lpips_size=128, lpips_from=0.5),
-            device="cuda",
-            steps=20_000,
-            max_minutes=10.0,
-            batch_size=4,
-            lr=6e-4,
-            warmup=0.03,
-            weight_decay=0.01,
-            log_every=50,
-            image_every=1000,
-            eval_every=2000,
-            save_every=2000,
-            checkpoint_dtype="float16",
-            validation=8,
+        "The shipped checkpoint, first part: about ten minutes on one large GPU, on crops of 256 px.",
+        _DEMO_GPU,
+    ),
+    "demo-gpu-512": (
+        "The shipped checkpoint, second part: some minutes at 512 px. Needs --init.",
+        replace(
+            _DEMO_GPU,
+            data=replace(_DEMO_GPU.data, root=Path("benchmark/train"), image_size=512, num_workers=24),
+            validation_root=Path("benchmark/val"),
+            loss=replace(_DEMO_GPU.loss, lpips_size=256, lpips_from=0.0),
+            steps=4_000,
+            max_minutes=4.0,
+            batch_size=3,
+            lr=1.5e-4,
+            warmup=0.05,
+            eval_every=1000,
+            save_every=1000,
         ),
     ),
 }

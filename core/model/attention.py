@@ -76,7 +76,7 @@ def _as_maps(tokens: Float[Tensor, "B CHW D"], like: Float[Tensor, "BC D H W"]) 
 
 
 def check_attention(kernels: str) -> None:
-    """Refuse kernels that are not among `ATTENTIONS` or not installed.
+    """Refuse kernels that are not among `ATTENTIONS`, not installed, or not built for this GPU and PyTorch.
 
     Raises:
         InputError: If they are not.
@@ -90,3 +90,12 @@ def check_attention(kernels: str) -> None:
             raise InputError(
                 f"attention xformers cannot be loaded ({error}); see requirements-cuda.txt, or choose sdpa"
             ) from error
+        if torch.cuda.is_available():
+            probe = torch.zeros(1, 8, 1, 32, device="cuda", dtype=torch.bfloat16)
+            try:
+                attend(probe, probe, probe, kernels)
+            except NotImplementedError as error:
+                raise InputError(
+                    "attention xformers has no kernels for this GPU, or was built for another PyTorch or CUDA; "
+                    "`python -m xformers.info` says which; see requirements-cuda.txt, or choose sdpa"
+                ) from error

@@ -18,8 +18,8 @@ def surface_depths(
     """Depth (camera z) of the body's surface at each pixel; without gradients.
 
     Every face that looks at the camera stands for a point at its middle, and a pixel takes the nearest of its points:
-    no mesh need be drawn, and no back shows through between the points of a front. Pixels without a point (gaps, clothes
-    and hair) take the mean depth of those around them, and far from the body that of the world's origin.
+    no mesh need be drawn, and no back shows through between the points of a front. Pixels without a point (gaps,
+    clothes, hair) take the mean depth of those around them, and far from the body that of the world's origin.
 
     Args:
         vertices: Of posed bodies, in the world of the cameras.

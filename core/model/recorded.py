@@ -12,8 +12,9 @@ from core.ops.dispatch import kernels_take
 
 logger = logging.getLogger(__name__)
 
-MAX_RECORDINGS = 16
-"""Kinds of input for which there is a recording; all others run as usual. As many others are remembered."""
+MAX_RECORDINGS = 48
+"""Kinds of input for which there is a recording: 1 to 8 frames of 1 to 4 views, and then some. All others run as usual,
+and as many of them are remembered."""
 
 Outputs = Tensor | tuple[Tensor, ...]
 """Of a function."""

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.data.dataset import HumanDataset
-from core.data.human_list import find_subjects, split_subjects
 from core.device import pick_device
 from core.io.checkpoint import load_weights, read_metadata, save_checkpoint
 from core.io.options_json import options_from_json, options_to_json
@@ -31,7 +30,7 @@ from core.model.hgg import HumanGaussianGraph
 from core.options import TrainOptions
 from core.training.checks import check_agreement, check_options, course
 from core.training.collapse import CollapseWatch
-from core.training.loading import data_stamp, held_out_batches, on_device, training_batches
+from core.training.loading import choose_subjects, data_stamp, held_out_batches, on_device, training_batches
 from core.training.logs import COLUMNS, RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer, restore_optimizer, set_lr
 from core.training.order import mixed_seed
@@ -107,7 +106,7 @@ class Trainer:
         # Every process draws differently (dropout); the weights are those of the main process.
         set_seed(mixed_seed(options.seed, self.accelerator.process_index) % 2**32)
 
-        training, held_out = split_subjects(find_subjects(options.data.root), options.validation)
+        training, held_out = choose_subjects(options)
         self.dataset = HumanDataset(options.data, training, "train", options.seed)
         self.held_out = None
         if held_out:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from core.data.cameras_io import read_json
 from core.data.dataset import HumanDataset
-from core.data.human_list import HumanEntry
+from core.data.human_list import HumanEntry, find_subjects, split_subjects
 from core.data.types import Sample, collate
 from core.options import TrainOptions
 from core.training.order import EndlessBatches, Key
@@ -25,6 +25,14 @@ class KeyedSamples(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         return self.dataset.sample(*key)
+
+
+def choose_subjects(options: TrainOptions) -> tuple[list[HumanEntry], list[HumanEntry]]:
+    """Whom to train on, and who is held out."""
+    subjects = find_subjects(options.data.root)
+    if options.validation_root is None:
+        return split_subjects(subjects, options.validation)
+    return subjects, find_subjects(options.validation_root)[: options.validation]
 
 
 def training_batches(

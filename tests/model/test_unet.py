@@ -146,6 +146,19 @@ def test_attention_that_is_not_there_is_refused(unet, monkeypatch):
         unet.use_attention("xformers")
 
 
+def test_xformers_that_was_built_for_another_pytorch_is_refused(unet, monkeypatch):
+    def missing(*_):
+        raise NotImplementedError("No operator found")
+
+    ops = SimpleNamespace(memory_efficient_attention=missing)
+    monkeypatch.setitem(sys.modules, "xformers", SimpleNamespace(ops=ops))
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)  # there is no such device here
+    with pytest.raises(InputError, match="another PyTorch or CUDA"):
+        unet.use_attention("xformers")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["demo", "tiny"])
 def test_fused_operations_equal_the_plain_ones_on_a_gpu(name):
