@@ -190,7 +190,7 @@ DEMO_UNET = UNetOptions(
     down_channels=(16, 32, 64, 128, 192),
     down_attention=(False, False, False, True, True),
     up_channels=(192, 128, 80),
-    up_attention=(True, True, False),
+    up_attention=(True, False, False),
     layers_per_block=1,
 )
 
