@@ -216,7 +216,7 @@ _DEMO_LOSS = LossOptions(alpha=0.5, ssim=0.05, lpips=0.0)
 
 _DEMO_GPU = TrainOptions(
     data=DataOptions(
-        root=Path("benchmark/crops/train"),
+        root=Path("benchmark/crops"),
         crop="person",
         image_size=256,
         min_input_views=1,
@@ -230,7 +230,6 @@ _DEMO_GPU = TrainOptions(
         num_workers=12,
         verify=False,
     ),
-    validation_root=Path("benchmark/crops/val"),
     model=MODELS["demo"],
     loss=replace(_DEMO_LOSS, tie=0.04, lpips=0.05, lpips_size=128, lpips_from=0.5),
     device="cuda",
@@ -245,7 +244,7 @@ _DEMO_GPU = TrainOptions(
     eval_every=4000,
     save_every=4000,
     checkpoint_dtype="float16",
-    validation=8,
+    validation=20,
 )
 
 PRESETS: dict[str, tuple[str, TrainOptions]] = {
@@ -298,6 +297,7 @@ PRESETS: dict[str, tuple[str, TrainOptions]] = {
             data=replace(_DEMO_GPU.data, root=Path("benchmark/train"), image_size=512, num_workers=24),
             validation_root=Path("benchmark/val"),
             loss=replace(_DEMO_GPU.loss, lpips_size=256, lpips_from=0.0),
+            validation=8,
             steps=4_000,
             max_minutes=4.0,
             batch_size=3,
