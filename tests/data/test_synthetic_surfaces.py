@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 
 from core.data.synthetic import garments
+from core.data.synthetic.fabrics import KINDS, Fabric, fabric_color
+from core.data.synthetic.footwear import Shoes, make_footwear
 from core.data.synthetic.garments import Skirt, Top, Trousers
 from core.data.synthetic.people import person_surfaces, sample_person
-from core.data.synthetic.surfaces import cut, drape, offset_points, rest_body
+from core.data.synthetic.surfaces import cut, drape, offset_points, rest_body, sweep
+from core.data.synthetic.wardrobe import EVERYDAY, PLAIN_KINDS, UNSEEN
+from core.data.synthetic.waves import sample_waves
 
 T_SHIRT = Top(hem=-0.2, sleeve=0.3, neck=0.284, v_depth=0.0, opening=0.0, loft=0.016)
 
@@ -118,3 +123,69 @@ def test_people_are_sound_and_repeatable(body, index):
         beside = (surface.anchor_weights[..., None] * shape.points[surface.anchors]).sum(1)
         if surface.material not in ("bottom", "hair", "hat", "glasses"):
             assert np.linalg.norm(surface.points - beside, axis=1).max() < 0.12
+
+
+def test_shoes_enclose_the_feet(shape):
+    """Convex outlines that face outwards; no toe sticks out of them."""
+    for surface in make_footwear(shape, Shoes("shoes", top=-1.08, sole=0.02))[1:]:
+        corners = surface.points[surface.faces]
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+        side = np.sign(surface.points[:, 0].mean())
+        toes = shape.points[
+            (shape.template[:, 2] > 0.17) & (side * shape.template[:, 0] > 0) & (shape.points[:, 1] < -1)
+        ]
+        beyond = np.einsum("fc,fpc->fp", normals, toes - corners[:, :1])
+        assert len(toes) > 50 and beyond.max() < 0
+
+
+@pytest.mark.parametrize("path", [[[0, 0, 0], [0, 0, 1], [0, 0.4, 2]], [[0, 0, 0], [1, 0, 0.2], [2, 0, 0]]])
+def test_tubes_face_outwards(path):
+    points, faces = sweep(np.array(path, float), np.full((3, 2), 0.2), up=(0, 1, 0))
+    corners = points[faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    middle = np.repeat(np.array(path, float), 10, 0)[faces].mean(1)
+    assert ((corners.mean(1) - middle) * normals).sum(1).min() > 0
+
+
+def worn(person) -> tuple[set, set]:
+    """Kinds of fabric that have a figure, and what is printed, anywhere on a person."""
+    outfit = person.outfit
+    patterns = [p for p in (outfit.top_pattern, outfit.jacket_pattern, outfit.bottom_pattern) if p is not None]
+    fabrics = [f for p in patterns for f in (p.fabric, p.sleeves, p.back) if f is not None]
+    fabrics += [outfit.hat.fabric] if outfit.hat is not None else []
+    return {f.kind for f in fabrics} - set(PLAIN_KINDS), {item.text for p in patterns for item in p.prints}
+
+
+def test_nobody_else_wears_what_test_people_wear(body):
+    """Over hundreds of people: all that has a figure is either the test people's or everybody else's."""
+    people = {s: [worn(sample_person(body, 3, s, i)) for i in range(300)] for s in ("train", "val", "test")}
+    kinds, prints = ({s: set().union(*(w[k] for w in worns)) for s, worns in people.items()} for k in (0, 1))
+    for seen in (kinds, prints):
+        assert not seen["test"] & (seen["train"] | seen["val"])
+    assert kinds["train"] == kinds["val"] == set(EVERYDAY.kinds) and kinds["test"] == set(UNSEEN.kinds)
+    for split, wardrobe in (("train", EVERYDAY), ("test", UNSEEN)):
+        assert prints[split] == {*wardrobe.words, *(f"<{shape}>" for shape in wardrobe.shapes)}
+        assert sum(bool(k) or bool(p) for k, p in people[split]) > 200, "most people wear something that has a figure"
+    assert len(UNSEEN.kinds) >= 4 and set(UNSEEN.words).isdisjoint(EVERYDAY.words)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fabrics_are_periodic_and_in_range(kind):
+    """What repeats does so after two periods along and around; colours stay within the fabric's own."""
+    rng = np.random.default_rng(2)
+    waves = sample_waves(rng, 0.05)
+    colors = ((0.1, 0.2, 0.3), (0.8, 0.7, 0.2), (0.4, 0.9, 0.6))
+    fabric = Fabric(kind, colors, period=0.11, duty=0.4, waves=waves)
+    u, v = torch.from_numpy(rng.uniform(-0.4, 0.4, (2, 4000)))
+    paint = torch.stack([v, u, 0 * u], -1)
+    color = fabric_color(fabric, paint, u, v)
+    assert color.shape == (4000, 3)
+    low, high = torch.tensor(colors, dtype=u.dtype).aminmax(dim=0)
+    assert (color >= low - 1e-6).all() and (color <= high + 1e-6).all()
+    if kind != "plain":
+        assert color.std(0).max() > 0.02
+    if kind in ("stripes", "checks", "dots", "zigzag", "ripples", "argyle", "tartan"):
+        for du, dv in ((0.22, 0.0), (0.0, 0.22)):
+            again = fabric_color(fabric, paint, u + du, v + dv)
+            assert (again - color).abs().mean() < 1e-3

@@ -100,28 +100,29 @@ def make_hat(body: RestBody, hat: Hat, hair: float) -> list[Surface]:
     clearance = drape(body, loft, loft, smoothing=12)
     surfaces = [cut_surface(body, offset_points(body, clearance), level, "hat")]
     if hat.style == "cap":
-        surfaces.append(_brim(body, hat, hair))
+        crown = surfaces[0]
+        surfaces.append(_brim(body, crown.points[np.abs(crown.paint[:, 1] - hat.line) < 1e-6]))
     return surfaces
 
 
-def _brim(body: RestBody, hat: Hat, hair: float) -> Surface:
-    """Half of a crescent before the forehead."""
-    rim = (np.abs(body.template[:, 1] - hat.line) < 0.02) & (np.abs(body.template[:, 0]) < 0.2)
-    angle = np.deg2rad(np.linspace(-62, 62, 25))
+def _brim(body: RestBody, rim: np.ndarray) -> Surface:
+    """Half of a crescent before the forehead, from a cap's rim [R, 3] on."""
+    angle = np.deg2rad(np.linspace(-70, 70, 29))
     direction = np.stack([np.sin(angle), np.cos(angle)], -1)
-    outline = body.points[rim][:, [0, 2]]
-    center = outline.mean(0)
-    radius = ((outline - center) @ direction.T).max(0) + hair + 0.004
-    level = body.points[rim, 1].mean()
+    center = rim[:, [0, 2]].mean(0)
+    around = np.arctan2(rim[:, 0] - center[0], rim[:, 2] - center[1])
+    order = np.argsort(around)
+    radius = np.interp(angle, around[order], np.linalg.norm(rim[order][:, [0, 2]] - center, axis=1)) - 0.002
+    level = np.interp(angle, around[order], rim[order, 1]) + 0.002
     rows = []
     for share in np.linspace(0, 1, 6):
-        x, z = (radius * (1 - 0.06 * share))[:, None].T * direction.T
+        x, z = radius * (1 - 0.06 * share) * direction.T
         y = level - share * (0.022 + 0.012 * np.sin(angle) ** 2)
         rows.append(np.stack([center[0] + x, y, center[1] + z + 0.075 * share * np.cos(angle) ** 0.6], -1))
     points = np.concatenate(rows)
     # All of it lies below the hat's line where it is painted, and has one colour.
     paint = points * [1, 0, 1]
-    return tied_surface(points, paint, tube_faces(6, 25, closed=False), vertex_on_joint(body, HEAD), "hat")
+    return tied_surface(points, paint, tube_faces(6, 29, closed=False), vertex_on_joint(body, HEAD), "hat")
 
 
 def make_glasses(body: RestBody, glasses: Glasses) -> Surface:

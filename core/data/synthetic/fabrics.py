@@ -74,7 +74,7 @@ def _denim(fabric, colors, u, v, paint):
     x, y, z = paint.unbind(-1)
     leg = torch.exp(-((x.abs() - 0.12) / 0.05).square() - ((y + 0.5) / 0.22).square())
     seat = torch.exp(-((x.abs() - 0.09) / 0.06).square() - ((y + 0.24) / 0.08).square()) * (z < 0.0)
-    worn = 0.16 * fabric.waves(paint) + 0.12 * bands(u + v, 0.006, 0.5) + 0.55 * torch.maximum(leg * (z > 0.04), seat)
+    worn = 0.2 + 0.07 * fabric.waves(paint) + 0.5 * torch.maximum(leg * (z > 0.04), seat)
     return mix(colors[0], colors[1], worn.clamp(0, 1))
 
 
@@ -145,7 +145,7 @@ def _ripples(fabric, colors, u, v, paint):
 def _argyle(fabric, colors, u, v, paint):
     """Diamonds with thin lines across."""
     period = fabric.period
-    a, b = u + 1.4 * v, u - 1.4 * v
+    a, b = u + 1.5 * v, u - 1.5 * v
     diamonds = torch.sin(a * (np.pi / period)) * torch.sin(b * (np.pi / period))
     lines = torch.maximum(bands(a + period / 2, period, 0.07), bands(b + period / 2, period, 0.07))
     return mix(mix(colors[0], colors[1], step(diamonds, 0.08)), colors[2], 0.8 * lines)

@@ -93,7 +93,7 @@ def _beard(face: Face, color: Tensor, side: Tensor, y: Tensor, z: Tensor, spots:
         # It ends on the upper neck and before the ear.
         jaw = jaw * step(y - 0.296 - 0.15 * (0.13 - z).clamp(min=0), 2 * soft) * step(z - 0.098, 0.012)
         where = torch.maximum(jaw, 0.9 * lip)
-    hairs = 0.86 + 0.14 * torch.tanh(spots)
+    hairs = 0.92 + 0.08 * torch.tanh(spots)
     return mix(color, color.new_tensor(face.brow), face.beard_weight * (where * hairs).clamp(0, 1))
 
 

@@ -16,7 +16,6 @@ from core.data.synthetic.surfaces import (
     offset_points,
     tied_surface,
     tube_faces,
-    vertex_normals,
 )
 
 
@@ -35,7 +34,7 @@ class Shoes:
 
 
 def make_footwear(body: RestBody, shoes: Shoes) -> list[Surface]:
-    surfaces = _sandals(body, shoes) if shoes.kind == "sandals" else [_closed_shoes(body, shoes)]
+    surfaces = _sandals(body, shoes) if shoes.kind == "sandals" else _closed_shoes(body, shoes)
     if shoes.socks is not None:
         y = body.template[:, 1]
         level = np.maximum(y - shoes.socks, shoes.top - 0.03 - y)
@@ -58,7 +57,7 @@ def _sandals(body: RestBody, shoes: Shoes) -> list[Surface]:
     """A strap over the toes, one around the ankle, and a sole under each foot."""
     y, z = body.template[:, 1], body.template[:, 2]
     toes = np.maximum(np.abs(z - 0.14 - 0.3 * (y + 1.13)) - 0.02, y + 1.06)
-    ankle = np.abs(y + 1.085 + 0.35 * (z - 0.03)) - 0.011
+    ankle = np.maximum(np.abs(y + 1.085 + 0.35 * (z - 0.03)) - 0.011, z - 0.1)
     instep = np.maximum(np.maximum(np.abs(np.abs(body.template[:, 0]) - 0.142) - 0.009, y + 1.07), 0.08 - z)
     level = np.minimum(np.minimum(toes, ankle), np.maximum(instep, z - 0.14))
     points = offset_points(body, np.full(len(y), 0.005))
@@ -81,35 +80,26 @@ def _sandals(body: RestBody, shoes: Shoes) -> list[Surface]:
     return surfaces
 
 
-def _closed_shoes(body: RestBody, shoes: Shoes) -> Surface:
-    """Shells without toes, on flat soles."""
+def _closed_shoes(body: RestBody, shoes: Shoes) -> list[Surface]:
+    """A shaft around the ankle, and around each foot the convex outline of what is in it, on a flat sole."""
     template = body.template
-    points = offset_points(body, np.full(len(template), 0.006))
-    for side in (1, -1):
-        _close_toes(body, points, (side * template[:, 0] > 0) & (template[:, 1] < -1.05))
-    foot = smoothstep(template[:, 1], -1.08, -1.11)[:, None]
-    for _ in range(8):
-        points = points + 0.6 * foot * (body.average @ points - points)
-    points = points + foot * 0.006 * vertex_normals(points, body.faces)
+    points = offset_points(body, 0.006 + 0.003 * smoothstep(template[:, 1], -1.08, -1.11))
     foot = template[:, 1] < shoes.top + 0.05
     ground = body.points[:, 1].min() - shoes.sole
     # Soles: whatever is near the ground becomes flat, with a nearly vertical edge.
     above = template[:, 1] - template[:, 1].min()
-    points[:, 1] = np.where(foot, ground + (points[:, 1] - ground) * smoothstep(above, 0.008, 0.03), points[:, 1])
-    return cut_surface(
-        body, points, template[:, 1] - shoes.top + 0.25 * np.maximum(template[:, 2] - 0.09, 0), "shoes", 0.03
-    )
-
-
-def _close_toes(body: RestBody, points: np.ndarray, foot: np.ndarray) -> None:
-    """Pull what lies between the toes out to where the toes end, in place, so that they melt into one."""
-    template = body.template[foot]
-    center = points[foot][(template[:, 2] > 0.12) & (template[:, 2] < 0.18)].mean(0)
-    arms = points[foot] - center
-    radius = np.linalg.norm(arms, axis=-1)
-    directions = arms / radius[:, None]
-    # A mean over directions nearby that favours what is farthest out.
-    weight = np.exp(40 * (directions @ directions.T - 1) + (radius - radius.max()) / 0.012)
-    outline = (weight * radius).sum(1) / weight.sum(1)
-    share = smoothstep(template[:, 2], 0.13, 0.18)
-    points[foot] = center + directions * (radius + share * np.maximum(outline - radius, 0))[:, None]
+    points[:, 1] = np.where(foot, ground + (points[:, 1] - ground) * smoothstep(above, 0.004, 0.016), points[:, 1])
+    # Painted by the height above the ground, so that the sole's border is level.
+    paint = np.stack([template[:, 0], template[:, 1].min() + points[:, 1] - ground, template[:, 2]], -1)
+    level = template[:, 1] - shoes.top + 0.25 * np.maximum(template[:, 2] - 0.09, 0)
+    shaft = np.maximum(level, -1.118 - template[:, 1])
+    surfaces = [cut_surface(body, points, shaft, "shoes", 0.03, paint)]
+    for side in (1, -1):
+        inside = np.nonzero((side * template[:, 0] > 0) & (template[:, 1] < -1.1))[0]
+        hull = ConvexHull(points[inside])
+        # Qhull leaves open which way a triangle turns.
+        a, b, c = (points[inside][hull.simplices[:, k]] for k in range(3))
+        turned = (np.cross(b - a, c - a) * hull.equations[:, :3]).sum(1) < 0
+        faces = np.where(turned[:, None], hull.simplices[:, ::-1], hull.simplices)
+        surfaces.append(tied_surface(points[inside], paint[inside], faces, inside, "shoes"))
+    return surfaces

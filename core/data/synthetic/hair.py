@@ -73,7 +73,8 @@ def _cropped_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surfa
     level = hair_covers(hair, template)
     curly = hair.style == "curly"
     uneven = sample_waves(rng, 0.026 if curly else 0.04, count=12).on_array(template)
-    loft = 0.003 + hair.volume * (1 + 0.2 * uneven) * smoothstep(-level, 0.0, 0.03 if curly else 0.07)
+    bumps = 0.24 if curly else 0.2
+    loft = 0.003 + hair.volume * (1 + bumps * uneven) * smoothstep(-level, 0.0, 0.045 if curly else 0.07)
     if hair.style == "short":
         # Combed away from the parting, it lies flat beside it and stands up on the wide side.
         wide = -np.sign(hair.parting) * (template[:, 0] - hair.parting)

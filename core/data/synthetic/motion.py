@@ -291,12 +291,11 @@ class Motion:
         return _catmull_rom(keys, position)
 
 
-def sample_motion(rng: np.random.Generator, skirt: bool = False) -> Motion:
-    """Draw what a person does, and their manner of doing it; skirts keep legs from going far."""
+def sample_motion(rng: np.random.Generator, stride: float = 1.0) -> Motion:
+    """Draw what a person does, and their manner of doing it; a `stride` below 1 keeps the legs from going far."""
     count = len(SEQUENCES)
     gains = {name: float(rng.uniform(0.8, 1.15)) for name in ANGLES if name != "heading"}
-    if skirt:
-        gains |= {name: 0.65 * gains[name] for name in ANGLES if name[2:] in ("hip", "knee", "ankle")}
+    gains |= {name: stride * gains[name] for name in ANGLES if name[2:] in ("hip", "knee", "ankle")}
     offsets = {name: float(rng.normal(0, 2.5)) for name in ANGLES if name != "heading"}
     return Motion(
         order=tuple(rng.permutation(count).tolist()),

@@ -77,7 +77,7 @@ def sample_outfit(cuts: np.random.Generator, colors: np.random.Generator, split:
         skirt=skirt,
         bottom_pattern=bottom_pattern,
         shoes=shoes,
-        shoe_color=_sample_shoe_color(colors),
+        shoe_color=_sample_shoe_color(colors, shoes),
         hat=_sample_hat(cuts, colors, split) if cuts.random() < 0.12 else None,
         glasses=_sample_glasses(cuts, colors) if cuts.random() < 0.16 else None,
     )
@@ -117,6 +117,8 @@ def _sample_garments(rng: np.random.Generator) -> tuple[Top, Trousers | None, Sk
     if kind in ("skirt", "dress"):
         length = float(rng.choice([rng.uniform(-0.6, -0.46), rng.uniform(-0.8, -0.6), rng.uniform(-1.02, -0.8)]))
         flare = float(rng.choice([rng.uniform(0.0, 0.05), rng.uniform(0.1, 0.35)], p=[0.3, 0.7]))
+        # No hem stands out farther than a crinoline's.
+        flare = min(flare, 0.15 / (waist - length))
         pleats, depth = int(rng.integers(6, 20)), float(rng.uniform(0.0, 0.02))
         return top, None, Skirt(waist, length, flare, pleats, depth), kind == "dress"
     if kind == "shorts":
@@ -157,9 +159,10 @@ def _sample_shoes(rng: np.random.Generator, bare_legs: bool) -> Shoes:
     return Shoes(kind, top, sole, socks if rng.random() < 0.7 else None)
 
 
-def _sample_shoe_color(rng: np.random.Generator) -> ShoeColor:
+def _sample_shoe_color(rng: np.random.Generator, shoes: Shoes) -> ShoeColor:
     upper, sole, detail = shoe_colors(rng)
     style = str(rng.choice(["laces", "stripe", "cap", "plain"], p=[0.4, 0.2, 0.2, 0.2]))
+    style = "plain" if shoes.kind == "sandals" else style
     ground = np.full(3, rng.choice([0.92, 0.1, 0.5])) if rng.random() < 0.6 else cloth_color_sample(rng)
     rings = cloth_color_sample(rng) if rng.random() < 0.4 else ground
     return ShoeColor(upper, sole, detail, float(rng.uniform(0.012, 0.028)), style, (linear(ground), linear(rings)))

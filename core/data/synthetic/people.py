@@ -1,8 +1,6 @@
 """Who a person is: shape, skin, hair, clothes and light, drawn from a seed; and the meshes that follow from it."""
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +9,12 @@ from core.data.synthetic import garments
 from core.data.synthetic.accessories import make_collar, make_glasses, make_hat
 from core.data.synthetic.faces import Face
 from core.data.synthetic.footwear import Shoes, footwear_height, footwear_hides, make_footwear
+from core.data.synthetic.garments import Skirt
 from core.data.synthetic.hair import Hair, hair_covers, make_hair
 from core.data.synthetic.motion import Motion, sample_motion
 from core.data.synthetic.outfits import Outfit, sample_outfit
 from core.data.synthetic.palette import cloth_color_sample, hair_colors, iris_color, linear, skin_tone
-from core.data.synthetic.seeding import random_stream
+from core.data.synthetic.seeding import digest, random_stream
 from core.data.synthetic.skin import HairColor, Skin
 from core.data.synthetic.surfaces import RestBody, Surface
 from core.data.synthetic.waves import sample_waves
@@ -60,8 +59,7 @@ class Person:
 
     def checksum(self) -> str:
         """Sixteen digits that change when any drawn number does."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(dataclasses.asdict(self))
 
 
 def sample_person(body: BodyModel, seed: int, split: str, index: int) -> Person:
@@ -73,17 +71,23 @@ def sample_person(body: BodyModel, seed: int, split: str, index: int) -> Person:
         # Whatever is under it lies flat.
         hair = dataclasses.replace(hair, style="short", volume=0.008, fringe=0.0)
     root, tip = hair_colors(colors)
+    curls = (0.013, (1.0, 1.0, 1.0)) if hair.style == "curly" else (0.009, (0.6, 5.0, 0.6))
     parting = hair.parting if hair.style == "short" else None
     return Person(
         index=index,
         betas=_sample_betas(body, random_stream(seed, split, index, "shape")),
         skin=_sample_skin(random_stream(seed, split, index, "skin"), root),
         hair=hair,
-        hair_color=HairColor(root, tip, sample_waves(colors, 0.009, (0.6, 5.0, 0.6), 16), parting),
+        hair_color=HairColor(root, tip, sample_waves(colors, *curls, 16), parting),
         outfit=outfit,
         light=_sample_light(random_stream(seed, split, index, "light")),
-        motion=sample_motion(random_stream(seed, split, index, "motion"), outfit.skirt is not None),
+        motion=sample_motion(random_stream(seed, split, index, "motion"), _stride(outfit.skirt)),
     )
+
+
+def _stride(skirt: Skirt | None) -> float:
+    """How far legs go in what is worn: long skirts let them go less far."""
+    return 1.0 if skirt is None else 0.65 - 0.4 * max(-0.65 - skirt.length, 0)
 
 
 def _sample_betas(body: BodyModel, rng: np.random.Generator) -> tuple[float, ...]:
@@ -139,7 +143,7 @@ def _sample_hair(rng: np.random.Generator) -> Hair:
     styles |= {"bob": 0.13, "long": 0.11, "bald": 0.05}
     style = str(rng.choice(list(styles), p=list(styles.values())))
     lengths = {"bob": (0.29, 0.36), "long": (0.08, 0.22), "ponytail": (0.12, 0.34)}
-    volumes = {"buzz": (0.001, 0.003), "short": (0.008, 0.026), "curly": (0.025, 0.06), "ponytail": (0.004, 0.01)}
+    volumes = {"buzz": (0.001, 0.003), "short": (0.008, 0.026), "curly": (0.018, 0.045), "ponytail": (0.004, 0.01)}
     low, high = volumes.get(style, (0.006, 0.012) if style == "bun" else (0.01, 0.02))
     return Hair(
         style=style,

@@ -165,8 +165,12 @@ def cut_surface(
     level: Float[np.ndarray, " V"],
     material: str,
     rim: float = np.inf,
+    paint: Float[np.ndarray, "V 3"] | None = None,
 ) -> Surface:
-    """A layer with the body's topology, cut along the zero line of `level`; its inside shows within `rim` of it."""
+    """A layer with the body's topology, cut along the zero line of `level`; its inside shows within `rim` of it.
+
+    It is painted by where its points are on the mean body, unless `paint` says otherwise.
+    """
     pairs, weights, faces = cut(body.faces, level)
 
     def blend(values):
@@ -175,7 +179,7 @@ def cut_surface(
     near_rim = (weights * level[pairs]).sum(1) > -rim
     return Surface(
         points=blend(points),
-        paint=blend(body.template),
+        paint=blend(body.template if paint is None else paint),
         faces=faces,
         anchors=pairs,
         anchor_weights=weights,

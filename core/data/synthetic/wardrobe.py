@@ -66,7 +66,7 @@ def sample_fabric(rng: np.random.Generator, wardrobe: Wardrobe, layout: str) -> 
     if kind == "denim":
         blue = np.array([0.16, 0.22, 0.36]) * rng.uniform(0.5, 1.7) if rng.random() < 0.75 else np.full(3, 0.14)
         colors = (blue, np.clip(1.5 * blue + 0.15, 0, 0.9), colors[2])
-    size = {"camouflage": 0.09, "melange": 0.03, "denim": 0.05, "splashes": 0.07, "leopard": 0.05, "marble": 0.12}
+    size = {"camouflage": 0.09, "melange": 0.03, "denim": 0.02, "splashes": 0.07, "leopard": 0.05, "marble": 0.12}
     around = LEG_ROUND if layout == "legs" else TRUNK_ROUND
     low, high = {"dots": (0.035, 0.08), "flowers": (0.06, 0.11), "stripes": (0.02, 0.11)}.get(kind, (0.04, 0.11))
     # An even number of repeats goes around, so that the pattern closes at the back.
