@@ -216,7 +216,7 @@ _DEMO_LOSS = LossOptions(alpha=0.5, ssim=0.05, lpips=0.0)
 
 _DEMO_GPU = TrainOptions(
     data=DataOptions(
-        root=Path("benchmark/crops"),
+        root=Path("benchmark/crops/train"),
         crop="person",
         image_size=256,
         min_input_views=1,
@@ -230,6 +230,7 @@ _DEMO_GPU = TrainOptions(
         num_workers=12,
         verify=False,
     ),
+    validation_root=Path("benchmark/crops/val"),
     model=MODELS["demo"],
     loss=replace(_DEMO_LOSS, tie=0.04, lpips=0.05, lpips_size=128, lpips_from=0.5),
     device="cuda",
