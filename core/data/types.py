@@ -111,14 +111,14 @@ def _keep(tensor: torch.Tensor, indices: list[int], axis: int) -> torch.Tensor:
     return torch.stack([tensor.select(axis, i) for i in indices], axis)
 
 
-def collate(samples: list[Sample]) -> Sample:
+def collate(samples: list[Sample], join: Callable[[list[Tensor]], Tensor] = default_collate) -> Sample:
     """Join persons into a batch (the `collate_fn` of a DataLoader).
 
-    In a worker the pictures are joined in memory that it shares with the main process: `default_collate` of tensors is
-    `torch.stack` there, and saves copying them once more.
+    `join` does it with pictures: in a worker, `default_collate` of tensors is `torch.stack` into memory that the worker
+    shares with the main process, which saves copying them once more.
     """
     return Sample(
-        Frames.stack([s.inputs for s in samples], default_collate),
-        Frames.stack([s.targets for s in samples], default_collate),
+        Frames.stack([s.inputs for s in samples], join),
+        Frames.stack([s.targets for s in samples], join),
         [name for s in samples for name in s.names],
     )

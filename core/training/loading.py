@@ -14,7 +14,11 @@ from core.data.human_list import HumanEntry, find_subjects, split_subjects
 from core.data.types import Sample, collate
 from core.options import TrainOptions
 from core.training.order import EndlessBatches, Key
+from core.training.shared_batches import SharedBatches, can_share_batches
 from smpl_renderer.errors import InputError
+
+PREFETCH = 2
+"""Batches that a worker may be ahead."""
 
 
 class KeyedSamples(Dataset[Sample]):
@@ -38,19 +42,26 @@ def choose_subjects(options: TrainOptions) -> tuple[list[HumanEntry], list[Human
 def training_batches(
     dataset: HumanDataset, options: TrainOptions, rank: int, processes: int, start: int, pin_memory: bool
 ) -> Iterator[Sample]:
-    """Endless packed batches for one process, from its batch number `start` on, on the CPU."""
+    """Endless packed batches for one process, from its batch number `start` on, on the CPU.
+
+    With `pin_memory` their pictures are page-locked, and may be written over when the next batch but one is asked for.
+    """
     order = EndlessBatches(len(dataset), options.batch_size, options.seed, rank, processes, start)
     workers = options.data.num_workers
+    shared = None
+    if pin_memory and workers and can_share_batches():
+        shared = SharedBatches(options, PREFETCH * workers + 3)
     loader = DataLoader(
         KeyedSamples(dataset),
         batch_sampler=order,
-        collate_fn=_parcel if workers else collate,
+        collate_fn=shared.collate if shared else _parcel if workers else collate,
         num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        pin_memory=pin_memory,
+        prefetch_factor=PREFETCH if workers else None,
+        pin_memory=pin_memory and shared is None,
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the training's generator
     )
-    return _in_own_words(iter(loader))
+    batches = iter(loader)  # forks the workers: page-locked memory and what CUDA keeps of it come after
+    return _in_own_words(shared.receive(batches, lock_pages=True) if shared else batches)
 
 
 def _parcel(samples: list[Sample]) -> Sample:
@@ -69,7 +80,8 @@ def held_out_batches(dataset: HumanDataset, options: TrainOptions, rank: int, pr
 def on_device(batches: Iterator[Sample], device: torch.device) -> Iterator[Sample]:
     """The same batches, in the same order, on the device; each travels while the one before it is in use.
 
-    On CUDA the copies run on a stream of their own, and the host never waits for them.
+    On CUDA the copies run on a stream of their own, and the host waits only for those that began a step ago: before it
+    asks for a batch that may be written over them (`training_batches`).
     """
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
@@ -90,9 +102,18 @@ def on_device(batches: Iterator[Sample], device: torch.device) -> Iterator[Sampl
 
         return replace(batch, inputs=batch.inputs.map(keep), targets=batch.targets.map(keep))
 
+    def sent() -> Iterator[tuple[Sample, torch.cuda.Event]]:
+        before = None
+        for batch in batches:
+            batch, arrival = send(batch)
+            yield batch, arrival
+            if before is not None:
+                before.synchronize()
+            before = arrival
+
     # `pairwise` asks for the batch after this one before it hands this one out.
-    for sent, _ in pairwise(chain(map(send, batches), [None])):
-        yield receive(*sent)
+    for pair, _ in pairwise(chain(sent(), [None])):
+        yield receive(*pair)
 
 
 def _in_own_words(batches: Iterator[Sample]) -> Iterator[Sample]:

@@ -1,0 +1,100 @@
+"""Batches in memory shared with workers: in order, unharmed for as long as they are promised to be, and going round."""
+
+import time
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from core.cameras import Cameras
+from core.data.types import Frames, Sample
+from core.options import DataOptions, TrainOptions
+from core.training.loading import on_device, training_batches
+from core.training.order import EndlessBatches
+from core.training.shared_batches import SharedBatches
+from smpl_renderer.types import BodyParams
+
+OPTIONS = TrainOptions(
+    data=DataOptions(image_size=4, input_views=("a", "b"), input_frames=2, target_frames=1, target_views=3),
+    batch_size=2,
+)
+LENGTH = 5
+
+
+def frames(value: int, count: int, views: int) -> Frames:
+    cameras = Cameras(torch.full((count, views, 4, 4), float(value)), torch.ones(count, views, 3, 3), 4, 4)
+    images = torch.full((count, views, 3, 4, 4), value % 256, dtype=torch.uint8)
+    return Frames(images, 255 - images[:, :, :1], cameras, BodyParams.zeros(count))
+
+
+class Numbered(Dataset):
+    """Samples that hold their key as a number; some take longer, so that workers get out of step."""
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        value = key[0] * LENGTH + key[1]
+        time.sleep(0.01 * (value % 3))
+        return Sample(frames(value, 2, 2), frames(value + 100, 1, 3), [str(value)])
+
+    sample = staticmethod(lambda epoch, index: Numbered()[epoch, index])
+
+    def __len__(self) -> int:
+        return LENGTH
+
+
+def check(batch: Sample, keys: list[tuple[int, int]]) -> None:
+    for i, (epoch, index) in enumerate(keys):
+        value = epoch * LENGTH + index
+        assert batch.names[i] == str(value)
+        for part, expected in ((batch.inputs, value), (batch.targets, value + 100)):
+            assert part.images.dtype == torch.uint8 and (part.images[i] == expected % 256).all()
+            assert (part.alphas[i] == 255 - expected % 256).all()
+            assert (part.cameras.viewmats[i] == expected).all()
+            assert part.body.body_pose.dtype == torch.float32 and part.body.body_pose.shape[-1] == 69
+
+
+def test_each_batch_stays_until_the_next_but_one_is_asked_for():
+    order = EndlessBatches(LENGTH, OPTIONS.batch_size, seed=0)
+    shared = SharedBatches(OPTIONS, count=2 * 2 + 2)
+    loader = DataLoader(Numbered(), batch_sampler=order, collate_fn=shared.collate, num_workers=2, prefetch_factor=2)
+    before = None
+    for batch, keys in islice(zip(shared.receive(iter(loader), lock_pages=False), order), 40):
+        check(batch, keys)
+        if before is not None:
+            time.sleep(0.005)  # workers are busy meanwhile
+            check(*before)
+        before = batch, keys
+    assert batch.inputs.images.shape == (2, 2, 2, 3, 4, 4) and batch.targets.alphas.shape == (2, 1, 3, 1, 4, 4)
+
+
+def test_the_training_has_two_pieces_and_the_others_go_round():
+    shared = SharedBatches(OPTIONS, count=4)
+    taken, places = [], []
+
+    def parcels():
+        for _ in range(12):
+            parcel = shared.collate([Numbered()[0, 1], Numbered()[0, 2]])
+            taken.append(parcel[0])
+            yield parcel
+
+    for batch in shared.receive(parcels(), lock_pages=False):
+        places.append(batch.inputs.images.data_ptr())
+        free = []
+        while not shared._free.empty():
+            free.append(shared._free.get())
+        assert sorted(free + taken[-2:]) == [0, 1, 2, 3]  # the last two are not for workers
+        for piece in free:
+            shared._free.put(piece)
+    assert len(set(places)) == 4 and places[:4] == places[4:8] == places[8:]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_on_the_gpu(workers):
+    options = replace(OPTIONS, data=replace(OPTIONS.data, num_workers=workers))
+    order = EndlessBatches(LENGTH, OPTIONS.batch_size, options.seed)
+    batches = training_batches(Numbered(), options, 0, 1, start=0, pin_memory=True)
+    for batch, keys in islice(zip(on_device(batches, torch.device("cuda")), order), 40):
+        torch.cuda._sleep(10_000_000)
+        check(batch.to("cpu"), keys)
