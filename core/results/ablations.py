@@ -114,6 +114,7 @@ def base_options(bench: Bench) -> TrainOptions:
         steps=steps,
         max_minutes=None,
         validation=0,
+        validation_root=None,
         save_every=max(1, steps // 3),
         image_every=steps,
         eval_every=steps,
