@@ -2,7 +2,7 @@
 # Train Human Gaussian Graph: bash train.sh [PRESET] [arguments of main.py]
 #
 # With MVHumanNet at ./mvhuman_24 (a link will do, see README.md), presets: tiny, small, big; default small.
-# Without it: the preset demo, on synthetic people that are made first in ./synthetic (once).
+# Without it: the preset demo, on synthetic people that are made first in ./synthetic (once). demo-gpu makes the benchmark's.
 # --help shows all options.
 # Runs on all visible GPUs (1, 2, 4 or 8 of them; choose with CUDA_VISIBLE_DEVICES), else on the CPU.
 set -euo pipefail
@@ -30,10 +30,28 @@ if [ -z "$preset" ]; then
         echo "no ./mvhuman_24 (see README.md, Data): training on synthetic people"
     fi
 fi
-if [[ "$preset" == demo* ]] && [ ! -f synthetic/human.json ]; then # written last, so that an interrupted run goes on
-    echo "making synthetic people in ./synthetic first, about a minute"
-    "$PYTHON" scripts/make_synthetic.py --out synthetic --subjects 26 --poses 6 --cameras 12 --width 306 --height 256
-fi
+has_root=false
+for argument in "$@"; do
+    case "$argument" in --data.root*) has_root=true ;; esac
+done
+# Lists of people are written last, so that an interrupted run goes on.
+case "$has_root $preset" in
+    "false demo")
+        if [ ! -f synthetic/human.json ]; then
+            echo "making synthetic people in ./synthetic first, about a minute"
+            "$PYTHON" scripts/make_synthetic.py --out synthetic --subjects 26 --poses 6 --cameras 12 --width 306 --height 256
+        fi
+        ;;
+    "false demo-gpu"*)
+        if [ ! -f benchmark/crops/val/human.json ]; then
+            echo "making the benchmark's people in ./benchmark first, some minutes on a GPU"
+            "$PYTHON" scripts/make_benchmark.py
+            for split in train val; do
+                "$PYTHON" scripts/prepare_data.py --root "benchmark/$split" --out "benchmark/crops/$split" --crop person --size 256 --no-verify
+            done
+        fi
+        ;;
+esac
 
 gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
 for count in 8 4 2; do
