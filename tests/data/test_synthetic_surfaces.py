@@ -8,6 +8,7 @@ from core.data.synthetic import garments
 from core.data.synthetic.fabrics import KINDS, Fabric, fabric_color
 from core.data.synthetic.footwear import Shoes, make_footwear
 from core.data.synthetic.garments import Skirt, Top, Trousers
+from core.data.synthetic.motion import LIMITS, RELAXED, SEQUENCES
 from core.data.synthetic.people import person_surfaces, sample_person
 from core.data.synthetic.surfaces import cut, drape, offset_points, rest_body, sweep
 from core.data.synthetic.wardrobe import EVERYDAY, PLAIN_KINDS, UNSEEN
@@ -189,3 +190,24 @@ def test_fabrics_are_periodic_and_in_range(kind):
         for du, dv in ((0.22, 0.0), (0.0, 0.22)):
             again = fabric_color(fabric, paint, u + du, v + dv)
             assert (again - color).abs().mean() < 1e-3
+
+
+def test_authored_poses_keep_to_the_limits():
+    """Nothing that was written down is clipped away before a person's own manner comes in."""
+    for sequence in SEQUENCES:
+        for key in sequence.keys:
+            for name, angle in {**RELAXED, **key}.items():
+                low, high = LIMITS[name]
+                assert low <= angle <= high, (sequence.name, name)
+
+
+def test_long_skirts_shorten_the_stride(body):
+    people = [sample_person(body, 1, "train", i) for i in range(60)]
+    knees = {}
+    for person in people:
+        skirt = person.outfit.skirt
+        kind = "trousers" if skirt is None else "long" if skirt.length < -0.8 else "short"
+        knees.setdefault(kind, []).append(
+            np.ptp([person.motion.angles(frame)["l_knee"] for frame in range(0, 1200, 5)])
+        )
+    assert np.mean(knees["long"]) < np.mean(knees["short"]) < np.mean(knees["trousers"])

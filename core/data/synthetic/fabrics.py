@@ -74,7 +74,7 @@ def _denim(fabric, colors, u, v, paint):
     x, y, z = paint.unbind(-1)
     leg = torch.exp(-((x.abs() - 0.12) / 0.05).square() - ((y + 0.5) / 0.22).square())
     seat = torch.exp(-((x.abs() - 0.09) / 0.06).square() - ((y + 0.24) / 0.08).square()) * (z < 0.0)
-    worn = 0.2 + 0.07 * fabric.waves(paint) + 0.5 * torch.maximum(leg * (z > 0.04), seat)
+    worn = 0.2 + 0.04 * fabric.waves(paint) + 0.5 * torch.maximum(leg * (z > 0.04), seat)
     return mix(colors[0], colors[1], worn.clamp(0, 1))
 
 

@@ -25,7 +25,9 @@ class Pattern:
 
     fabric: Fabric
     folds: Waves
-    """Creases, as light and shade."""
+    """How the cloth hangs, as light and shade."""
+    wrinkles: Waves
+    """Creases across limbs where they bend; for y along the limb."""
     grain: Waves
     """Fine unevenness of the colour."""
     layout: str = "top"
@@ -78,8 +80,11 @@ def cloth_color(pattern: Pattern, paint: Float[Tensor, "N 3"]) -> Float[Tensor, 
     result = result * (1 - 0.45 * _seams(pattern, x, y, z, on_sleeve, from_edge))[:, None]
     if pattern.closure:
         result = _closure(pattern, result, x, y, front & ~on_sleeve)
-    near = _near_bends(pattern.layout, x, y, on_sleeve)
-    shade = (1 + 0.04 * pattern.grain(paint)) * (1 + (0.05 + 0.12 * near) * torch.tanh(1.8 * pattern.folds(paint)))
+    shade = 1 + 0.035 * pattern.grain(paint) + 0.07 * torch.tanh(1.8 * pattern.folds(paint))
+    along_limb = torch.where(on_sleeve[:, None], torch.stack([y, x, z], -1), paint)
+    shade = shade + (0.015 + 0.13 * _near_bends(pattern.layout, x, y, on_sleeve)) * torch.tanh(
+        1.6 * pattern.wrinkles(along_limb)
+    )
     return (result * shade[:, None]).clamp(0, 1)
 
 

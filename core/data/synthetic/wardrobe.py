@@ -66,7 +66,10 @@ def sample_fabric(rng: np.random.Generator, wardrobe: Wardrobe, layout: str) -> 
     if kind == "denim":
         blue = np.array([0.16, 0.22, 0.36]) * rng.uniform(0.5, 1.7) if rng.random() < 0.75 else np.full(3, 0.14)
         colors = (blue, np.clip(1.5 * blue + 0.15, 0, 0.9), colors[2])
-    size = {"camouflage": 0.09, "melange": 0.03, "denim": 0.02, "splashes": 0.07, "leopard": 0.05, "marble": 0.12}
+    if kind == "melange":
+        # Yarns of one family, or it would look like camouflage.
+        colors = (colors[0], 0.65 * colors[0] + 0.35 * colors[1], colors[2])
+    size = {"camouflage": 0.09, "melange": 0.02, "denim": 0.02, "splashes": 0.07, "leopard": 0.05, "marble": 0.12}
     around = LEG_ROUND if layout == "legs" else TRUNK_ROUND
     low, high = {"dots": (0.035, 0.08), "flowers": (0.06, 0.11), "stripes": (0.02, 0.11)}.get(kind, (0.04, 0.11))
     # An even number of repeats goes around, so that the pattern closes at the back.
@@ -99,11 +102,11 @@ def sample_pattern(
     fabric = sample_fabric(rng, wardrobe, layout)
     prints = ()
     if is_top and style in ("t-shirt", "jumper", "hoodie") and rng.random() < 0.6:
-        prints = _sample_prints(rng, wardrobe)
+        prints = _sample_prints(rng, wardrobe, fabric)
     elif style in ("jacket", "coat", "shirt") and rng.random() < 0.3:
-        prints = _sample_prints(rng, wardrobe, front=False)
+        prints = _sample_prints(rng, wardrobe, fabric, front=False)
     elif layout == "legs" and rng.random() < 0.1:
-        prints = (_print(rng, wardrobe, (float(rng.choice([-0.12, 0.12])), -0.5), (0.06, 0.1), back=False),)
+        prints = (_print(rng, wardrobe, fabric, (float(rng.choice([-0.12, 0.12])), -0.5), (0.06, 0.1), back=False),)
     chance = rng.random
     closures = {"shirt": ("buttons", "buttons"), "jacket": ("zip", "buttons"), "coat": ("buttons", "zip")}
     pockets = {"hoodie": ("kangaroo",), "shirt": ("chest", "", "flaps"), "jacket": ("flaps", "", "chest")}
@@ -111,7 +114,8 @@ def sample_pattern(
     return Pattern(
         fabric=fabric,
         folds=sample_waves(rng, 0.1, (1.0, 1.8, 1.0), 8),
-        grain=sample_waves(rng, 0.03, count=8),
+        wrinkles=sample_waves(rng, 0.05, (2.5, 0.9, 2.5), 8),
+        grain=sample_waves(rng, 0.03, count=6),
         layout=layout,
         edges=edges,
         sleeves=sample_fabric(rng, wardrobe, "top") if is_top and chance() < 0.14 else None,
@@ -138,23 +142,34 @@ def _leather(rng: np.random.Generator) -> np.ndarray:
     return np.array([(0.1, 0.09, 0.09), (0.32, 0.2, 0.12), (0.5, 0.34, 0.2), (0.85, 0.83, 0.8)][rng.integers(4)])
 
 
-def _sample_prints(rng: np.random.Generator, wardrobe: Wardrobe, front: bool = True) -> tuple[Print, ...]:
+def _sample_prints(
+    rng: np.random.Generator, wardrobe: Wardrobe, fabric: Fabric, front: bool = True
+) -> tuple[Print, ...]:
     """A large print or a small logo in front; something else, often larger, on the back."""
     prints = []
     if front and rng.random() < 0.25:
-        prints.append(_print(rng, wardrobe, (0.075, 0.1), (0.04, 0.06), back=False))
+        prints.append(_print(rng, wardrobe, fabric, (0.075, 0.1), (0.04, 0.06), back=False))
     elif front:
         center = (float(rng.uniform(-0.02, 0.02)), float(rng.uniform(0.05, 0.11)))
-        prints.append(_print(rng, wardrobe, center, (0.1, 0.22), back=False))
+        prints.append(_print(rng, wardrobe, fabric, center, (0.1, 0.22), back=False))
         if rng.random() < 0.25:
-            prints.append(_print(rng, wardrobe, (0.0, center[1] - 0.13), (0.08, 0.2), back=False))
+            prints.append(_print(rng, wardrobe, fabric, (0.0, center[1] - 0.13), (0.08, 0.2), back=False))
     if rng.random() < (0.5 if front else 1.0):
-        prints.append(_print(rng, wardrobe, (0.0, float(rng.uniform(0.04, 0.1))), (0.14, 0.26), back=True))
+        prints.append(_print(rng, wardrobe, fabric, (0.0, float(rng.uniform(0.04, 0.1))), (0.14, 0.26), back=True))
     return tuple(prints)
 
 
 def _print(
-    rng: np.random.Generator, wardrobe: Wardrobe, center: tuple[float, float], widths: tuple[float, float], back: bool
+    rng: np.random.Generator,
+    wardrobe: Wardrobe,
+    fabric: Fabric,
+    center: tuple[float, float],
+    widths: tuple[float, float],
+    back: bool,
 ) -> Print:
+    """Something printed in a colour that stands out from the fabric's first."""
     text = str(rng.choice(wardrobe.words)) if rng.random() < 0.55 else f"<{rng.choice(wardrobe.shapes)}>"
-    return Print(text, linear(cloth_color_sample(rng)), center, float(rng.uniform(*widths)), back)
+    ground = np.asarray(fabric.colors[0]) ** (1 / 2.2)
+    while np.abs((color := cloth_color_sample(rng)) - ground).sum() < 0.7:
+        pass
+    return Print(text, linear(color), center, float(rng.uniform(*widths)), back)
