@@ -11,7 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from core.data.synthetic import GENERATOR_VERSION, CaptureOptions, default_frames, write_capture, write_dataset
+from core.data.synthetic import (
+    GENERATOR_VERSION,
+    PAPER_FRAMES,
+    CaptureOptions,
+    default_frames,
+    write_capture,
+    write_dataset,
+)
+from core.data.synthetic.capture import capture_rig, draw_pictures, stage
 from core.data.synthetic.contact_sheet import write_contact_sheet
 from core.data.synthetic.drawing import draw_views, make_scene
 from core.data.synthetic.fits import LANDMARKS, body_params
@@ -178,6 +186,58 @@ def test_noise_moves_the_fits_and_not_the_pictures(body, tmp_path):
     vertices = [read_fit(tmp_path / name, 5)["vertices"] for name in ("true", "noisy")]
     distance = (vertices[0] - vertices[1]).norm(dim=-1)
     assert 0.002 < distance.mean() < 0.08
+
+
+def test_ideal_cameras_and_masks_give_the_truth(body, tmp_path):
+    """Without noise, pictures are the mesh's colours, and masks its coverage: what evaluation could compare with."""
+    options = CaptureOptions(
+        cameras=1,
+        frames=(55,),
+        width=76,
+        height=64,
+        background=False,
+        camera_noise=False,
+        soft_masks=False,
+        quality=100,
+    )
+    write_capture(tmp_path / "1", 3, options, body=body)
+    staged = stage(3, options, body)
+    colors, alphas = draw_views(staged.scene, staged.scene.pose(staged.posed[0]), staged.rig.cameras())
+    picture = np.asarray(Image.open(tmp_path / "1/images_lr/22327091/0055_img.jpg"))
+    mask = np.asarray(Image.open(tmp_path / "1/fmask_lr/22327091/0055_img_fmask.png"))
+    assert np.abs(mask - 255 * alphas[0].numpy()).max() <= 0.5
+    assert np.abs(picture - 255 * colors[0].numpy()).mean() < 0.7  # rounding twice: to 8 bit, and by the codec
+
+
+def test_a_camera_s_picture_is_the_same_whoever_else_is_drawn(body):
+    staged = stage(3, OPTIONS, body)
+    alone = replace(staged, rig=staged.rig.subset(CAMERAS[1:]))
+    (_, color, mask), (_, expected, coverage) = (
+        next(draw_pictures(alone, 155, OPTIONS)),
+        list(draw_pictures(staged, 155, OPTIONS))[1],
+    )
+    assert np.array_equal(color, expected) and np.array_equal(mask, coverage)
+
+
+def test_people_are_in_the_picture_as_in_real_captures(body):
+    """The real ring shows a standing person in 83 % of the rows (a focal length of 1121 at 1224 x 1024, 2 m away)."""
+    cut, rows = [], []
+    for index in range(1, 9):
+        options = CaptureOptions(frames=PAPER_FRAMES[::3])
+        person = sample_person(body, options.seed, options.split, index)
+        rig = capture_rig(index, options)
+        with torch.no_grad():
+            posed = body(body_params(body, person, person.motion, options.frames, rig.front_azimuth))
+            pixels, depths = rig.cameras().project(
+                posed.vertices[:, None].expand(-1, 16, -1, -1).reshape(-1, 16, 6890, 3)
+            )
+        assert depths.min() > 0.8
+        outside = (pixels < 0) | (pixels > torch.tensor([612.0, 512.0]))
+        cut.append(outside.any(-1).float().mean(-1))
+        rows.append((pixels[..., 1].amax(-1) - pixels[..., 1].amin(-1)) / 512)
+    cut, rows = torch.stack(cut), torch.stack(rows)
+    assert cut.mean() < 0.02 and cut.max() < 0.3
+    assert 0.7 < rows.median() < 0.9
 
 
 def test_people_stand_on_the_floor_and_face_the_first_camera(body):

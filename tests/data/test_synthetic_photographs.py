@@ -8,9 +8,11 @@ import scipy.ndimage
 import torch
 
 from core.data.synthetic.photographs import (
+    _TABLE,
     READ_NOISE,
     CameraLooks,
     PictureNoise,
+    _deviates,
     blurred,
     expose,
     matte,
@@ -77,6 +79,13 @@ def test_looks_depend_on_the_camera_and_noise_on_the_picture():
         sample_noise(2, "val", 4, NAMES, 55),
     ]
     assert all(other.grain != sample_noise(1, "val", 4, NAMES, 55).grain for other in others)
+
+
+def test_pictures_larger_than_the_table_are_covered():
+    large = _deviates([7, 9], (2, _TABLE // 2 + 3), CPU)
+    assert large.shape == (2, 2, _TABLE // 2 + 3)
+    assert large.std() == pytest.approx(1, abs=0.01)
+    assert torch.equal(large[0, 0, 2:9], large[1, 0, :7])
 
 
 def test_colors_differ_by_a_few_percent():

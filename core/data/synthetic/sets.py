@@ -129,7 +129,7 @@ def _write_in_processes(jobs: list[tuple], workers: int, device: str, bar: tqdm)
                 "(captures that are whole stay)"
             ) from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # else all others would be written first
             raise
 
 
