@@ -54,14 +54,14 @@ def test_rates_count_what_came_in_the_time():
 
 
 @pytest.mark.slow
-def test_data_compares_three_loaders(root, tmp_path):
+def test_data_compares_four_loaders(root, tmp_path):
     out = tmp_path / "data.json"
     table = benchmark(
         "data", "--root", root, "--workers", 0, 1, "--image-size", 64, "--height", 256, "--seconds", 0.5, "--out", out
     )
     rows = json.loads(out.read_text())["data"]
     assert [(row["loader"], row["workers"]) for row in rows] == [
-        (x, n) for x in ("plain", "ours", "packed") for n in (0, 1)
+        (x, n) for x in ("plain", "ours", "packed", "ready") for n in (0, 1)
     ]
     assert all(row["samples_per_second"] > 0 and row["pictures"] == 32 for row in rows)
     assert "samples/s" in table

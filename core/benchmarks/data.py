@@ -1,4 +1,4 @@
-"""How many training samples a second come from captures: by a plain loader, by ours, and by ours from a packed copy."""
+"""How many training samples a second come from captures: by a plain loader, by ours, and by ours from packed copies."""
 
 import time
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ from core.data.crops import center_window
 from core.data.dataset import HumanDataset
 from core.data.human_list import find_subjects
 from core.data.mvhumannet import Capture
-from core.data.packing import pack_dataset
+from core.data.packing import pack_crops, pack_dataset
 from core.options import DataOptions, TrainOptions
 from core.training.loading import training_batches
 from core.training.order import EndlessBatches, Key
 from smpl_renderer.errors import InputError
 
-Loader = Literal["plain", "ours", "packed"]
+Loader = Literal["plain", "ours", "packed", "ready"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def data(
     Args:
         root: Captures to read; by default some synthetic people are made in a temporary folder.
         workers: Processes that read; 0 reads in this one.
-        crop: Of our loader. The plain one knows `center` only.
+        crop: Of our loader, and of the ready crops. The plain one knows `center` only.
         image_size: Pixels of the square pictures.
         width: Of the synthetic pictures' files.
         height: Of the synthetic pictures' files; the packed ones are half as high.
@@ -102,16 +102,24 @@ def data(
     timings = []
     with ExitStack() as stack:
         root = stack.enter_context(captures(root, people, width, height))
-        packed = Path(stack.enter_context(TemporaryDirectory(prefix="packed-"))) / "packed"
-        pack_dataset(find_subjects(root), packed, height=height // 2, workers=min(8, people))
+        copies = Path(stack.enter_context(TemporaryDirectory(prefix="packed-")))
+        folders: dict[Loader, Path] = {
+            "plain": root,
+            "ours": root,
+            "packed": copies / "packed",
+            "ready": copies / "ready",
+        }
+        processes = min(8, people)
+        pack_dataset(find_subjects(root), folders["packed"], height=height // 2, workers=processes)
+        pack_crops(find_subjects(root), folders["ready"], crop, image_size, workers=processes)
         options = DataOptions(root=root, crop=crop, image_size=image_size, verify=False)
-        cases = [(loader, count) for loader in ("plain", "ours", "packed") for count in workers]
+        cases = [(loader, count) for loader in folders for count in workers]
         for loader, count in tqdm(cases, desc="data", unit="case"):
-            folder = packed if loader == "packed" else root
-            own = replace(options, root=folder, num_workers=count)
+            own = replace(options, root=folders[loader], num_workers=count)
             pictures = own.target_frames * own.target_views
             rate = samples_per_second(batches(loader, own), count, seconds)
-            timings.append(DataTiming(loader, count, pictures, pictures * _kilobytes(folder), rate))
+            kilobytes = 4 * image_size**2 / 1000 if loader == "ready" else _kilobytes(own.root)
+            timings.append(DataTiming(loader, count, pictures, pictures * kilobytes, rate))
     print(
         report("data", ["loader", "workers", "pictures", "kB a sample", "samples/s"], timings, torch.device("cpu"), out)
     )
