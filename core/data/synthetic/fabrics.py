@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.data.synthetic.waves import Waves
+from core.data.synthetic.waves import Waves, constant
 
 Color = tuple[float, float, float]
 
@@ -57,7 +57,7 @@ def fabric_color(
     angle = np.deg2rad(fabric.angle)
     u = np.cos(angle) * along + np.sin(angle) * across
     v = -np.sin(angle) * along + np.cos(angle) * across
-    colors = [paint.new_tensor(color) for color in fabric.colors]
+    colors = [constant(color, paint) for color in fabric.colors]
     return KINDS[fabric.kind](fabric, colors, u, v, paint).expand(len(paint), 3)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.data.synthetic.fabrics import Color, mix, step
-from core.data.synthetic.waves import Waves
+from core.data.synthetic.waves import Waves, constant
 
 # Where a face's features are on the stand-in body's mean shape, in metres (x for the left half).
 EYE = (0.0305, 0.4186)
@@ -62,7 +62,7 @@ def _bump(a: Tensor, b: Tensor) -> Tensor:
 
 def _complexion(face: Face, tone: Tensor, color: Tensor, side: Tensor, y: Tensor, spots: Tensor) -> Tensor:
     """Cheeks and nose in the colour of blood, freckles, and shade where the skull lies deep."""
-    rosy = tone * tone.new_tensor([1.12, 0.8, 0.8])
+    rosy = tone * constant((1.12, 0.8, 0.8), tone)
     cheek = _bump((side - 0.042) / 0.02, (y - 0.385) / 0.018)
     nose = _bump(side / 0.014, (y - 0.382) / 0.014)
     color = mix(color, rosy, face.blush * (0.8 * cheek + 0.6 * nose))
@@ -94,7 +94,7 @@ def _beard(face: Face, color: Tensor, side: Tensor, y: Tensor, z: Tensor, spots:
         jaw = jaw * step(y - 0.296 - 0.15 * (0.13 - z).clamp(min=0), 2 * soft) * step(z - 0.098, 0.012)
         where = torch.maximum(jaw, 0.9 * lip)
     hairs = 0.92 + 0.08 * torch.tanh(spots)
-    return mix(color, color.new_tensor(face.brow), face.beard_weight * (where * hairs).clamp(0, 1))
+    return mix(color, constant(face.brow, color), face.beard_weight * (where * hairs).clamp(0, 1))
 
 
 def _mouth(face: Face, color: Tensor, side: Tensor, y: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def _mouth(face: Face, color: Tensor, side: Tensor, y: Tensor) -> Tensor:
     bow = 0.0022 * (1 - (side / 0.006 - 1).square().clamp(max=1))
     height = (0.0078 + bow) * face.lip_fullness
     mouth = 1 - ((side / half_width).square() + ((y - MOUTH_HEIGHT) / height).square()).sqrt()
-    lips = color.new_tensor(face.lips)
+    lips = constant(face.lips, color)
     color = mix(color, lips, 0.85 * step(mouth, 0.12))
     shine = _bump(side / 0.009, (y - MOUTH_HEIGHT + 0.0035) / 0.0018)
     color = mix(color, (1.5 * lips + 0.06).clamp(max=1), 0.4 * shine)
@@ -114,7 +114,7 @@ def _brows(face: Face, color: Tensor, side: Tensor, y: Tensor) -> Tensor:
     arch = BROW_HEIGHT + face.brow_lift + 0.003 * (1 - ((side - 0.034) / 0.018).square())
     brow = step(0.0024 * face.brow_weight * (1.25 - (side - 0.013) / 0.045) - (y - arch).abs(), 0.0012)
     brow = brow * step(side - 0.012, 0.003) * step(0.052 - side, 0.006)
-    return mix(color, color.new_tensor(face.brow), 0.85 * brow)
+    return mix(color, constant(face.brow, color), 0.85 * brow)
 
 
 def _eyes(face: Face, color: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -122,16 +122,16 @@ def _eyes(face: Face, color: Tensor, x: Tensor, y: Tensor) -> Tensor:
     lid = 1 - ((side / 0.0155).square() + (up / (0.0062 * face.eye_size)).square()).sqrt()
     upper = up > 0
     shadow = _bump(side / 0.017, (up - 0.007) / 0.005) * upper
-    color = mix(color, color.new_tensor(face.lids), 0.8 * face.make_up * shadow)
+    color = mix(color, constant(face.lids, color), 0.8 * face.make_up * shadow)
     lashes = (0.9 * step(lid + 0.12 + 0.12 * face.make_up, 0.1)) * upper
-    color = mix(color, color.new_tensor(face.brow) * 0.5, lashes)
+    color = mix(color, constant(face.brow, color) * 0.5, lashes)
     color = mix(color, color * (0.7 - 0.3 * face.make_up), step(lid + 0.1, 0.1) * ~upper)
-    white = color.new_tensor([0.72, 0.70, 0.68]).expand_as(color)
+    white = constant((0.72, 0.70, 0.68), color).expand_as(color)
     ball = white * (1 - 0.35 * step(up - 0.003, 0.004))[:, None]
     distance = (side.square() + up.square()).sqrt()
-    iris = color.new_tensor(face.iris) * (1 - 0.45 * step(distance - 0.0046, 0.0012))[:, None]
+    iris = constant(face.iris, color) * (1 - 0.45 * step(distance - 0.0046, 0.0012))[:, None]
     ball = mix(ball, iris, step(0.006 - distance, 0.0008))
-    ball = mix(ball, color.new_tensor([0.01, 0.01, 0.01]), step(0.0027 - distance, 0.0008))
+    ball = mix(ball, constant((0.01, 0.01, 0.01), color), step(0.0027 - distance, 0.0008))
     glint = ((x - EYE[0] * torch.sign(x) + 0.0018).square() + (up - 0.002).square()).sqrt()
-    ball = mix(ball, color.new_tensor([1.0, 1.0, 1.0]), 0.9 * step(0.0011 - glint, 0.0006))
+    ball = mix(ball, constant((1.0, 1.0, 1.0), color), 0.9 * step(0.0011 - glint, 0.0006))
     return mix(color, ball, step(lid, 0.1))

@@ -9,6 +9,7 @@ from core.data.synthetic.fabrics import fabric_color
 from core.data.synthetic.patterns import cloth_color
 from core.data.synthetic.people import Person
 from core.data.synthetic.skin import hair_color, shoe_color, skin_color, sock_color
+from core.data.synthetic.waves import constant
 
 MATERIALS = ("skin", "bottom", "top", "jacket", "shoes", "socks", "hair", "hat", "glasses")
 """Names of the layers' materials (`Surface.material`)."""
@@ -33,7 +34,7 @@ def material_color(person: Person, material: str, paint: Float[Tensor, "N 3"]) -
         case "hat":
             return _hat_color(outfit.hat, paint)
         case "glasses":
-            return paint.new_tensor(outfit.glasses.frame).expand_as(paint)
+            return constant(outfit.glasses.frame, paint).expand_as(paint)
         case "shoes":
             return shoe_color(outfit.shoe_color, paint)
     raise ValueError(f"material must be one of {', '.join(MATERIALS)}, got {material!r}")
@@ -43,4 +44,4 @@ def _hat_color(hat: Hat, paint: Tensor) -> Tensor:
     x, y, z = paint.unbind(-1)
     crown = fabric_color(hat.fabric, paint, y, 0.09 * torch.atan2(x, z - 0.085))
     # The brim's paint lies far below.
-    return torch.where((y < hat.line + hat.cuff)[:, None], paint.new_tensor(hat.brim), crown)
+    return torch.where((y < hat.line + hat.cuff)[:, None], constant(hat.brim, paint), crown)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.data.synthetic.fabrics import Color, Fabric, bands, fabric_color, mix, step
 from core.data.synthetic.prints import Print, print_mask
-from core.data.synthetic.waves import Waves
+from core.data.synthetic.waves import Waves, constant
 
 SHOULDER_SEAM = (0.185, 0.1, 0.2)
 """|x| of the seam between trunk and sleeve, how it tilts, and the height where it has that |x|."""
@@ -64,17 +64,17 @@ def cloth_color(pattern: Pattern, paint: Float[Tensor, "N 3"]) -> Float[Tensor, 
         behind = fabric_color(pattern.back, paint, along, across)
         result = torch.where((~front & ~on_sleeve)[:, None], behind, result)
     if pattern.yoke is not None:
-        result = mix(result, paint.new_tensor(pattern.yoke), step(y - 0.15 - 0.03 * front, 0.002) * ~on_sleeve)
+        result = mix(result, constant(pattern.yoke, paint), step(y - 0.15 - 0.03 * front, 0.002) * ~on_sleeve)
     if pattern.sleeves is not None:
         sleeves = fabric_color(pattern.sleeves, paint, along, across)
         result = torch.where(on_sleeve[:, None], sleeves, result)
     if pattern.side_stripe is not None:
-        result = mix(result, paint.new_tensor(pattern.side_stripe), _side_stripe(pattern.layout, x, y, z, on_sleeve))
+        result = mix(result, constant(pattern.side_stripe, paint), _side_stripe(pattern.layout, x, y, z, on_sleeve))
     for item in pattern.prints:
         side = ~front if item.back else front
-        result = mix(result, paint.new_tensor(item.color), print_mask(item, x, y) * (side & ~on_sleeve))
+        result = mix(result, constant(item.color, paint), print_mask(item, x, y) * (side & ~on_sleeve))
     if pattern.trim is not None:
-        result = mix(result, paint.new_tensor(pattern.trim), step(0.022 - from_edge, 0.001))
+        result = mix(result, constant(pattern.trim, paint), step(0.022 - from_edge, 0.001))
     if pattern.belt is not None:
         result = _belt(pattern, result, x, y, z)
     result = result * (1 - 0.45 * _seams(pattern, x, y, z, on_sleeve, from_edge))[:, None]
@@ -141,20 +141,20 @@ def _from_edge(pattern: Pattern, x: Tensor, y: Tensor, z: Tensor, on_sleeve: Ten
 
 def _belt(pattern: Pattern, color: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     below = pattern.edges["waist"] - y - 0.12 * (z - 0.03)
-    color = mix(color, color.new_tensor(pattern.belt), step(0.036 - below, 0.001))
+    color = mix(color, constant(pattern.belt, color), step(0.036 - below, 0.001))
     buckle = (z > 0.04) & (below < 0.04) & (x.abs() < 0.024) & ((below < 0.008) | (below > 0.029) | (x.abs() > 0.016))
-    return torch.where(buckle[:, None], color.new_tensor(_METAL), color)
+    return torch.where(buckle[:, None], constant(_METAL, color), color)
 
 
 def _closure(pattern: Pattern, color: Tensor, x: Tensor, y: Tensor, where: Tensor) -> Tensor:
     if pattern.closure == "zip":
         color = mix(color, 0.55 * color, step(0.012 - x.abs(), 0.001) * where)
         teeth = 0.6 + 0.4 * bands(y, 0.008, 0.5)
-        metal = color.new_tensor(_METAL) * teeth[:, None]
+        metal = constant(_METAL, color) * teeth[:, None]
         return torch.where((where & (x.abs() < 0.0035))[:, None], metal, color)
     color = color * (1 - 0.35 * step(0.0018 - (x.abs() - 0.016).abs(), 0.001) * where)[:, None]
     button = ((y / 0.075 - (y / 0.075).round()) * 0.075).square() + x.square() < 0.0065**2
-    return torch.where((button & where)[:, None], color.new_tensor(pattern.fabric.colors[2]), color)
+    return torch.where((button & where)[:, None], constant(pattern.fabric.colors[2], color), color)
 
 
 def _seams(pattern: Pattern, x: Tensor, y: Tensor, z: Tensor, on_sleeve: Tensor, from_edge: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.data.synthetic.fabrics import Color, mix, step
 from core.data.synthetic.faces import Face, face_color
-from core.data.synthetic.waves import Waves
+from core.data.synthetic.waves import Waves, constant
 
 _GROUND = -1.166
 """Height of the sole on the mean body."""
@@ -47,16 +47,16 @@ class ShoeColor:
 
 def skin_color(skin: Skin, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
     """Skin with its unevenness, a face, ears, and knuckles and knees a little redder."""
-    tone = paint.new_tensor(skin.tone)
+    tone = constant(skin.tone, paint)
     x, y, z = paint.unbind(-1)
     side = x.abs()
     color = tone * (1 + 0.035 * skin.mottle(paint))[:, None]
     hands = step(side - 0.72, 0.08) + torch.exp(-((y + 0.65) / 0.04).square()) * (z > 0.05)
-    color = mix(color, tone * tone.new_tensor([1.05, 0.82, 0.8]), 0.45 * hands)
+    color = mix(color, tone * constant((1.05, 0.82, 0.8), tone), 0.45 * hands)
     concha = torch.exp(-(((side - 0.078) / 0.006).square() + ((y - 0.41) / 0.013).square()))
     color = color * (1 - 0.35 * concha * ((z > 0.06) & (z < 0.1)))[:, None]
     if skin.band is not None:
-        color = mix(color, paint.new_tensor(skin.band), step(0.011 - (x - 0.665).abs(), 0.001))
+        color = mix(color, constant(skin.band, paint), step(0.011 - (x - 0.665).abs(), 0.001))
     on_face = torch.nonzero((z > 0.09) & (y > 0.28) & (y < 0.5) & (side < 0.09))[:, 0]
     if len(on_face):
         color[on_face] = face_color(skin.face, tone, color[on_face], paint[on_face])
@@ -66,7 +66,7 @@ def skin_color(skin: Skin, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
 def hair_color(hair: HairColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
     """Strands from crown to tip, a ring of gloss, and the parting."""
     share = ((0.5 - paint[:, 1]) / 0.25).clamp(0, 1)
-    color = mix(paint.new_tensor(hair.root).expand_as(paint), paint.new_tensor(hair.tip), share)
+    color = mix(constant(hair.root, paint).expand_as(paint), constant(hair.tip, paint), share)
     strands = hair.strands(paint)
     gloss = torch.exp(-((paint[:, 1] - 0.492 + 0.004 * strands) / 0.011).square())
     shade = (1 + 0.22 * strands) * (1 + 0.7 * gloss)
@@ -81,9 +81,9 @@ def shoe_color(shoes: ShoeColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "
     """Sole, upper, and what its style adds."""
     x, y, z = paint.unbind(-1)
     above = y - _GROUND
-    color = paint.new_tensor(shoes.upper).expand_as(paint)
+    color = constant(shoes.upper, paint).expand_as(paint)
     middle = x.abs() - 0.142
-    detail = paint.new_tensor(shoes.detail)
+    detail = constant(shoes.detail, paint)
     if shoes.style == "laces":
         on_top = (middle.abs() < 0.018) & (z > 0.09) & (z < 0.18) & (above > 0.035)
         stripes = ((z / 0.014) - (z / 0.014).round()).abs() < 0.22
@@ -96,10 +96,10 @@ def shoe_color(shoes: ShoeColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "
         color = mix(color, detail, step(z - 0.185, 0.002))
         color = mix(color, detail, step(0.005 - z, 0.002) * (above < 0.06))
     color = color * (1 - 0.3 * step(0.003 - (above - shoes.sole_height - 0.004).abs(), 0.001))[:, None]
-    return mix(color, paint.new_tensor(shoes.sole), step(shoes.sole_height - above, 0.001))
+    return mix(color, constant(shoes.sole, paint), step(shoes.sole_height - above, 0.001))
 
 
 def sock_color(shoes: ShoeColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
     y = paint[:, 1]
     rings = ((y / 0.05 - (y / 0.05).round()).abs() < 0.16).to(y)
-    return mix(paint.new_tensor(shoes.socks[0]), paint.new_tensor(shoes.socks[1]), rings)
+    return mix(constant(shoes.socks[0], paint), constant(shoes.socks[1], paint), rings)

@@ -1,11 +1,22 @@
 """Smooth random functions of space: unevenness, folds, strands, camouflage."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+def constant(values: tuple, like: Tensor) -> Tensor:
+    """Numbers beside another tensor, brought to its device once: every such copy waits for all work in flight there."""
+    return _on_device(values, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=2048)
+def _on_device(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -17,8 +28,8 @@ class Waves:
     phases: tuple[float, ...]
 
     def __call__(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
-        frequencies = points.new_tensor(self.frequencies)
-        phases = points.new_tensor(self.phases)
+        frequencies = constant(self.frequencies, points)
+        phases = constant(self.phases, points)
         return torch.sin(points @ frequencies.T + phases).sum(-1) * (2 / len(self.phases)) ** 0.5
 
     def on_array(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
