@@ -143,7 +143,7 @@ def test_same_seed_same_bytes(capture, body, tmp_path):
     assert all(other[name] != digest for name, digest in contents(capture).items() if "images_lr" in name)
 
 
-def test_a_set_resumes_and_lists_its_people(capture, body, tmp_path):
+def test_a_set_resumes_and_lists_its_people(tmp_path, monkeypatch):
     options = CaptureOptions(cameras=1, frames=(5,), width=38, height=32, smpl_param=False)
     write_dataset(tmp_path, {"209001": 1, "209002": 2}, options)
     lists = json.loads((tmp_path / "human.json").read_text())
@@ -158,7 +158,12 @@ def test_a_set_resumes_and_lists_its_people(capture, body, tmp_path):
     # Nothing half-written stays behind.
     assert {path.name for path in tmp_path.iterdir()} == {"209001", "209002", "human.json"}
     write_contact_sheet(tmp_path / "sheet.png", [first, second], height=24)
-    assert Image.open(tmp_path / "sheet.png").height == 48
+    tall = Image.open(tmp_path / "sheet.png")
+    monkeypatch.setattr("core.data.synthetic.contact_sheet.STACKED", 1)
+    write_contact_sheet(tmp_path / "sheet.png", [first, second], height=24)
+    wide = Image.open(tmp_path / "sheet.png")
+    assert (tall.height, wide.height, wide.width) == (48, 24, 2 * tall.width)
+    assert np.array_equal(np.asarray(tall)[24:], np.asarray(wide)[:, tall.width :])
 
 
 def test_holes(body, tmp_path):
@@ -206,7 +211,8 @@ def test_ideal_cameras_and_masks_give_the_truth(body, tmp_path):
     picture = np.asarray(Image.open(tmp_path / "1/images_lr/22327091/0055_img.jpg"))
     mask = np.asarray(Image.open(tmp_path / "1/fmask_lr/22327091/0055_img_fmask.png"))
     assert np.abs(mask - 255 * alphas[0].numpy()).max() <= 0.5
-    assert np.abs(picture - 255 * colors[0].numpy()).mean() < 0.7  # rounding twice: to 8 bit, and by the codec
+    # Rounded twice, to 8 bit and by the codec; with colours at half the resolution it would be 3.
+    assert np.abs(picture - 255 * colors[0].numpy())[mask > 0].mean() < 1
 
 
 def test_a_camera_s_picture_is_the_same_whoever_else_is_drawn(body):
