@@ -70,8 +70,9 @@ class Bench:
 
     @property
     def train(self) -> Path:
-        """Folder of the captures that ablations are trained on."""
-        return self.options.train or self.options.root / "train"
+        """Folder of the captures that ablations are trained on: ready crops, where `train.sh` has put them."""
+        crops, captures = (self.options.root / name for name in ("crops/train", "train"))
+        return self.options.train or (crops if crops.is_dir() else captures)
 
     @property
     def test(self) -> Path:

@@ -23,7 +23,7 @@ class ResultsOptions:
     workspace: Path = Path("workspace/results")
     """Where the trainings of the ablations keep checkpoints and logs."""
     train: Path | None = None
-    """Captures to train on, if not <root>/train: a packed copy, say."""
+    """Captures to train on, instead of <root>/crops/train (ready crops) or, without these, <root>/train."""
     image_size: int = 512
     """Pixels of the pictures by which --checkpoint is measured."""
     preset: str = "demo-gpu"

@@ -13,7 +13,7 @@ import torch
 import infer
 from core.data.types import Frames
 from core.inference.options import InferenceOptions
-from core.results import ablations, run
+from core.results import ablations
 from core.results.bench import Bench, Shown, bind_one_frame
 from core.results.data_id import data_id
 from core.results.records import read_record
@@ -241,6 +241,14 @@ def test_data_id_is_the_benchmarks_checksum_for_its_people_only(tmp_path, body):
     assert data_id(*where) != other
 
 
+def test_ready_crops_are_trained_on_where_there_are_any(options, tmp_path):
+    bench = Bench(replace(options, root=tmp_path))
+    assert bench.train == tmp_path / "train"
+    (tmp_path / "crops" / "train").mkdir(parents=True)
+    assert bench.train == tmp_path / "crops" / "train"
+    assert Bench(replace(options, train=tmp_path / "mine")).train == tmp_path / "mine"
+
+
 def made_up(row: str, view: float, pose: float, people=("a", "b")) -> dict:
     """A record of a row: PSNR as given, in the box 4 dB less, person b 1 dB above person a."""
 
@@ -417,4 +425,3 @@ def test_main_ends_with_status_1_when_a_row_failed(options, monkeypatch):
     assert left.value.code == 1
     monkeypatch.setattr(script, "measure_rows", lambda options: [])
     script.main(options)
-    assert run is not None
