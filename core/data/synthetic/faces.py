@@ -99,7 +99,7 @@ def _beard(face: Face, color: Tensor, side: Tensor, y: Tensor, z: Tensor, spots:
 
 def _mouth(face: Face, color: Tensor, side: Tensor, y: Tensor) -> Tensor:
     half_width = 0.0225 * face.mouth_width
-    bow = 0.0022 * (1 - (side / 0.006 - 1).square().clamp(max=1))
+    bow = 0.0022 * (1 - (side / 0.006 - 1).square().clamp(max=1)) * (y > MOUTH_HEIGHT)
     height = (0.0078 + bow) * face.lip_fullness
     mouth = 1 - ((side / half_width).square() + ((y - MOUTH_HEIGHT) / height).square()).sqrt()
     lips = constant(face.lips, color)
@@ -111,7 +111,7 @@ def _mouth(face: Face, color: Tensor, side: Tensor, y: Tensor) -> Tensor:
 
 
 def _brows(face: Face, color: Tensor, side: Tensor, y: Tensor) -> Tensor:
-    arch = BROW_HEIGHT + face.brow_lift + 0.003 * (1 - ((side - 0.034) / 0.018).square())
+    arch = BROW_HEIGHT + face.brow_lift + 0.0024 * (1 - ((side - 0.032) / 0.019).square())
     brow = step(0.0024 * face.brow_weight * (1.25 - (side - 0.013) / 0.045) - (y - arch).abs(), 0.0012)
     brow = brow * step(side - 0.012, 0.003) * step(0.052 - side, 0.006)
     return mix(color, constant(face.brow, color), 0.85 * brow)
@@ -126,7 +126,7 @@ def _eyes(face: Face, color: Tensor, x: Tensor, y: Tensor) -> Tensor:
     lashes = (0.9 * step(lid + 0.12 + 0.12 * face.make_up, 0.1)) * upper
     color = mix(color, constant(face.brow, color) * 0.5, lashes)
     color = mix(color, color * (0.7 - 0.3 * face.make_up), step(lid + 0.1, 0.1) * ~upper)
-    white = constant((0.72, 0.70, 0.68), color).expand_as(color)
+    white = constant((0.56, 0.54, 0.52), color).expand_as(color)
     ball = white * (1 - 0.35 * step(up - 0.003, 0.004))[:, None]
     distance = (side.square() + up.square()).sqrt()
     iris = constant(face.iris, color) * (1 - 0.45 * step(distance - 0.0046, 0.0012))[:, None]

@@ -131,7 +131,10 @@ def hair_covers(hair: Hair, template: np.ndarray) -> np.ndarray:
     if hair.style not in HANGING:
         ear = np.minimum(x - 0.0765, 0.44 - y)
         elsewhere = np.maximum(0.3 - y, x - 0.2)
-        fringe = hair.fringe * smoothstep(_angle_from_front(template), 70, 35)
+        # Locks end at different heights.
+        locks = 0.003 * np.sin(150 * template[:, 0] + 300 * hair.parting) + 0.002 * np.sin(331 * template[:, 0])
+        locks = locks if hair.volume > 0.004 else 0.0
+        fringe = (hair.fringe + locks) * smoothstep(_angle_from_front(template), 70, 35)
         return np.maximum.reduce([_hairline(template) - fringe - y, ear, elsewhere])
     scalp = np.where((x > 0.0745) & (y > 0.35), -1.0, 0.41 - y)
     return np.maximum(_opening(hair, template), scalp)
