@@ -106,9 +106,9 @@ def expose(colors: Float[Tensor, "C H W 3"], looks: CameraLooks, places: list[in
     light = blurred(colors, looks.blurs, MAX_BLUR).clamp(1e-6, 1) ** DISPLAY_GAMMA * looks.gains[:, None, None]
     wells = looks.wells[:, None, None, None]
     # Of n electrons arrive n +- sqrt(n).
-    deviation = (light / wells + (READ_NOISE / wells) ** 2).sqrt()
-    light = light + deviation * _deviates(places, colors.shape[1:], colors.device)
-    return light.clamp(1e-6, 1) ** (looks.gammas / DISPLAY_GAMMA)[:, None, None, None]
+    deviation = (light / wells).add_((READ_NOISE / wells) ** 2).sqrt_()
+    light = light.addcmul_(deviation, _deviates(places, colors.shape[1:], colors.device))
+    return light.clamp_(1e-6, 1) ** (looks.gammas / DISPLAY_GAMMA)[:, None, None, None]
 
 
 def matte(coverage: Float[Tensor, "C H W"], looks: CameraLooks, noise: PictureNoise) -> Float[Tensor, "C H W"]:
@@ -142,5 +142,7 @@ def blurred(
         size = images.shape[axis]
         index = (torch.arange(-radius, size + radius, device=images.device)).clamp(0, size - 1)
         padded = images.index_select(axis, index)
-        images = sum(weights[:, k, None, None, None] * padded.narrow(axis, k, size) for k in range(2 * radius + 1))
+        images = torch.zeros_like(images)
+        for k in range(2 * radius + 1):
+            images.addcmul_(padded.narrow(axis, k, size), weights[:, k, None, None, None])
     return images
