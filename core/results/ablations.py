@@ -20,7 +20,6 @@ from smpl_renderer.errors import InputError
 METRICS = ("lpips",)
 """Kinds of LPIPS that are measured; VGG alone, to save time."""
 
-
 Change = Callable[[TrainOptions], TrainOptions]
 
 
@@ -124,10 +123,11 @@ def base_options(bench: Bench) -> TrainOptions:
 
 
 def comparable(options: TrainOptions) -> dict:
-    """Options of a training, without those that say where and how fast it runs."""
+    """Options of a training, without those that say where and how fast it runs, and how often it tells of itself."""
     data = replace(options.data, root=Path(), num_workers=0)
-    here = {"workspace": Path(), "resume": "auto", "device": "auto", "backend": "auto", "record": True}
-    return json.loads(options_to_json(replace(options, data=data, **here)))
+    here = {"workspace": Path(), "resume": "auto", "device": "auto", "backend": "auto", "record": True, "keep": 1}
+    intervals = {f"{name}_every": 1 for name in ("log", "image", "eval", "save")}
+    return json.loads(options_to_json(replace(options, data=data, **here, **intervals)))
 
 
 def _preset(options: ResultsOptions) -> TrainOptions:

@@ -1,5 +1,6 @@
 """The rows of the table. Each knows the settings that it is measured with, and how."""
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -34,7 +35,12 @@ EVERYTHING = Shown()
 def checkpoint_settings(bench: Bench, size: int, shown: Shown = EVERYTHING) -> dict:
     """What rows of the checkpoint's avatars depend on."""
     described = describe(bench.headline)
-    own = {"checkpoint": described["checkpoint"]["sha256"], "input": described["input"], "shown": asdict(shown)}
+    own = {
+        "checkpoint": described["checkpoint"]["sha256"],
+        "training": json.loads(bench.headline.metadata.get("training") or "{}"),
+        "input": described["input"],
+        "shown": asdict(shown),
+    }
     return bench.judged_by(size) | own
 
 
@@ -89,7 +95,7 @@ class PaintedRow:
             colors = {OURS: paint(inputs[index].unpack(), body)[self.paint]}
 
             def draw(target: Frames) -> dict:
-                moments = zip(target.body, target.cameras)
+                moments = [(target.body[i], target.cameras[i]) for i in range(len(target.images))]
                 return {OURS: torch.stack([render_painted(colors, body, *moment)[OURS] for moment in moments])}
 
             return draw
