@@ -18,7 +18,7 @@ from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
 FORMAT = "human-gaussian-graph"
-VERSION = "1"
+VERSION = "2"
 
 Metadata = dict[str, str]
 """`format`, `version`, `options` (ModelOptions, JSON), `body` (fingerprint), `body_name`, `step`, `data` (stamp of the

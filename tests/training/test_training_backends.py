@@ -35,5 +35,4 @@ def test_fifty_steps_from_one_seed_end_alike(options, record_property):
     """Pictures of two backends differ by some 1e-5, which steps carry on: within 2 % of each other after fifty."""
     losses = {name: final_loss(options, name) for name in available_backends()}
     record_property("losses", losses)
-    print(losses)
     assert losses == pytest.approx(dict.fromkeys(losses, losses["torch"]), rel=0.02)
