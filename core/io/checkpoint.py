@@ -4,6 +4,9 @@ A checkpoint holds the network's own numbers only. The body model, whose licence
 its fingerprint and has to be found where the checkpoint is used.
 """
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +25,22 @@ VERSION = "2"
 
 Metadata = dict[str, str]
 """`format`, `version`, `options` (ModelOptions, JSON), `body` (fingerprint), `body_name`, `step`, `data` (stamp of the
-captures it was trained on) and `training` (TrainOptions, JSON); what is not known is empty."""
+captures it was trained on), `training` (TrainOptions, JSON) and `trainings` (`read_trainings`); what is not known is
+empty or missing."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that a network's numbers have gone through."""
+
+    stage: str
+    steps: int
+    persons: int | None
+    """Of each step, in all processes together; None if that is not known."""
+    image_size: int | None
+    """Pixels of the supervising pictures."""
+    minutes: float | None
+    """Of wall time, evaluations included."""
 
 
 def save_checkpoint(
@@ -32,6 +50,7 @@ def save_checkpoint(
     step: int = 0,
     data: str = "",
     training: str = "",
+    trainings: Sequence[Training] = (),
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a network, whole or not at all.
@@ -40,6 +59,7 @@ def save_checkpoint(
         step: Training steps behind it.
         data: Stamp of the data it was trained on.
         training: The run's options, as JSON.
+        trainings: The run and, before it, those that it began from (`--init`), the oldest first.
         dtype: Of the numbers in the file; `torch.float16` halves it.
     """
     tensors = {}
@@ -57,6 +77,7 @@ def save_checkpoint(
         "step": str(step),
         "data": data,
         "training": training,
+        "trainings": json.dumps([asdict(own) for own in trainings]) if trainings else "",
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata)
@@ -82,6 +103,15 @@ def read_metadata(path: Path) -> Metadata:
         found = metadata.get("version")
         raise InputError(f"{path} has checkpoint version {found}, expected {VERSION}: use the code that wrote it")
     return metadata
+
+
+def read_trainings(metadata: Metadata) -> list[Training]:
+    """The runs behind a checkpoint, the oldest first; of one that does not name them, what is known of its last."""
+    if metadata.get("trainings"):
+        return [Training(**own) for own in json.loads(metadata["trainings"])]
+    options = json.loads(metadata.get("training") or "{}")
+    size = options.get("data", {}).get("image_size")
+    return [Training(options.get("stage", ""), int(metadata.get("step") or 0), None, size, None)]
 
 
 def load_checkpoint(

@@ -11,23 +11,22 @@ import copy
 import logging
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import psutil
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.data.dataset import HumanDataset
-from core.device import pick_device
-from core.io.checkpoint import load_weights, read_metadata, save_checkpoint
+from core.io.checkpoint import Training, load_weights, read_metadata, read_trainings, save_checkpoint
 from core.io.options_json import options_from_json, options_to_json
 from core.lpips import load_lpips
 from core.model.hgg import HumanGaussianGraph
 from core.options import TrainOptions
+from core.training.accelerator import make_accelerator
 from core.training.checks import check_agreement, check_options, course
 from core.training.collapse import CollapseWatch
 from core.training.loading import choose_subjects, data_stamp, held_out_batches, on_device, training_batches
@@ -52,26 +51,6 @@ logger = logging.getLogger(__name__)
 
 CLOCK_EVERY = 10
 """Steps between two looks at the clock in a run of limited time, at which processes have to agree."""
-
-
-def make_accelerator(options: TrainOptions) -> Accelerator:
-    """The devices and processes to train on.
-
-    Raises:
-        InputError: If CUDA is asked for and not there.
-    """
-    on_cuda = pick_device(options.device).type == "cuda"
-    precision = options.mixed_precision
-    if precision == "auto":
-        precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    # The body's constants are buffers: equal everywhere, so there is no need to send them around in each step.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    return Accelerator(
-        mixed_precision=precision,
-        gradient_accumulation_steps=options.accumulate,
-        cpu=not on_cuda,
-        kwargs_handlers=[ddp],
-    )
 
 
 @dataclass(frozen=True)
@@ -114,6 +93,7 @@ class Trainer:
             self.held_out = HumanDataset(data, held_out, "validation", options.seed, self.dataset.body)
         self.stamp = data_stamp(training)
 
+        self._earlier: list[Training] = []  # behind the checkpoint that the run began from
         self.model = self._make_model(is_resumed=state is not None)
         lpips = load_lpips("vgg") if options.loss.lpips > 0 else None
         with warnings.catch_warnings():
@@ -191,6 +171,7 @@ class Trainer:
                     f"--init {options.init} was trained on the body {trained_on['body_name']}, but the data is "
                     f"made with {model.body.name}; choose the checkpoint or the data"
                 )
+            self._earlier = read_trainings(trained_on)
             # The graph may differ from that of the run that trained the U-Net.
             load_weights(model, options.init, prefix="unet." if options.stage == "graph" else "")
         elif options.stage == "graph" and not is_resumed:
@@ -340,17 +321,20 @@ class Trainer:
         rng = gather_object([rng_state(self.accelerator.device)])
         if self.log is None:
             return
-        options = self.options
+        options, seconds = self.options, self.clock.seconds()
         text = options_to_json(options)
+        persons = options.batch_size * options.accumulate * self.accelerator.num_processes
+        own = Training(options.stage, self.step, persons, options.data.image_size, seconds / 60)
         state = RunState(
             step=self.step,
-            seconds=self.clock.seconds(),
+            seconds=seconds,
             options=text,
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             rng=rng,
             first_scores=self.first_scores,
             bad_steps=self.bad_steps,
+            earlier=[asdict(training) for training in self._earlier],
         )
         save_run_state(options.workspace, state, options.keep)
         save_checkpoint(
@@ -359,6 +343,7 @@ class Trainer:
             step=self.step,
             data=self.stamp,
             training=text,
+            trainings=[*self._earlier, own],
             dtype=getattr(torch, options.checkpoint_dtype),
         )
 
@@ -374,6 +359,7 @@ class Trainer:
         self.model.load_state_dict(state.model)
         restore_optimizer(self.optimizer, state.optimizer)
         self.step, self.bad_steps, self.first_scores = state.step, state.bad_steps, state.first_scores
+        self._earlier = [Training(**training) for training in state.earlier]
 
     def _restore_rng(self, state: RunState) -> None:
         """Dropout's random numbers, which are the only ones that belong to a process."""

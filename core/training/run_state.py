@@ -2,7 +2,7 @@
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class RunState:
     """Scores of the held-out persons before training."""
     bad_steps: int
     """Steps that were skipped."""
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    """The trainings behind the checkpoint that the run began from (`core.io.checkpoint.Training`)."""
 
 
 def save_run_state(workspace: Path, state: RunState, keep: int) -> Path:

@@ -9,7 +9,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from core.io.checkpoint import load_checkpoint, load_weights, read_metadata, save_checkpoint
+from core.io.checkpoint import (
+    VERSION,
+    Training,
+    load_checkpoint,
+    load_weights,
+    read_metadata,
+    read_trainings,
+    save_checkpoint,
+)
 from core.model.hgg import HumanGaussianGraph
 from core.options import GraphOptions, ModelOptions, UNetOptions
 from smpl_renderer.errors import InputError
@@ -47,6 +55,18 @@ def test_a_checkpoint_comes_back_as_it_was(model, body, tmp_path):
         "training": "{}",
         "body_name": body.name,
     }
+
+
+def test_a_checkpoint_names_the_trainings_behind_it(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    behind = [Training("frame", 5, 4, 256, 1.5), Training("joint", 7, 3, 512, None)]
+    save_checkpoint(path, model, step=7, trainings=behind)
+    assert read_trainings(read_metadata(path)) == behind
+    # One that was written before they were named: what its options say of the last.
+    save_checkpoint(path, model, step=7, training='{"stage": "joint", "data": {"image_size": 512}}')
+    assert read_trainings(read_metadata(path)) == [Training("joint", 7, None, 512, None)]
+    save_checkpoint(path, model)
+    assert read_trainings(read_metadata(path)) == [Training("", 0, None, None, None)]
 
 
 def test_half_precision_halves_the_file_and_loads_as_float32(model, body, tmp_path):
@@ -98,7 +118,7 @@ def test_another_version_is_refused(model, tmp_path):
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     save_file(load_file(path), path, metadata | {"version": "99"})
-    with pytest.raises(InputError, match="version 99, expected 1"):
+    with pytest.raises(InputError, match=f"version 99, expected {VERSION}"):
         load_checkpoint(path)
     save_file(load_file(path), path, metadata | {"options": metadata["options"].replace("queries", "questions")})
     with pytest.raises(InputError, match=re.escape("unknown option ModelOptions.graph.questions")):

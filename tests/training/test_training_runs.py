@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.data.types import Sample
-from core.io.checkpoint import load_checkpoint, read_metadata, save_checkpoint
+from core.io.checkpoint import Training, load_checkpoint, read_metadata, read_trainings, save_checkpoint
 from core.training import engine
 from core.training.engine import Trainer
 from core.training.logs import read_rows
@@ -95,6 +95,23 @@ def test_a_resumed_run_repeats_the_losses_of_one_that_was_not_interrupted(option
     for a, b in zip(whole, parts, strict=True):
         assert {k: v for k, v in a.items() if v == v} == {k: v for k, v in b.items() if v == v}  # equal to the bit
     assert len({row["loss"] for row in parts}) == 4
+
+
+def test_a_checkpoint_names_the_runs_that_it_began_from_though_one_was_resumed(options, tmp_path, flat_pictures):
+    options = replace(options, validation=0, save_every=100)
+    Trainer(replace(options, steps=1, batch_size=2)).run()
+    init = tmp_path / "init.safetensors"
+    shutil.copy(options.workspace / "model.safetensors", init)
+    second = replace(options, steps=2, accumulate=3, init=init, workspace=tmp_path / "second")
+    Trainer(second).run()
+    init.unlink()  # the run state knows
+    Trainer(replace(second, steps=3, resume="auto")).run()
+    behind = read_trainings(read_metadata(second.workspace / "model.safetensors"))
+    assert all(0 < training.minutes < 5 for training in behind)
+    assert [replace(training, minutes=None) for training in behind] == [
+        Training("joint", 1, 2, 32, None),
+        Training("joint", 3, 3, 32, None),
+    ]
 
 
 def test_connectivity_comes_from_a_file_if_one_is_named(options, body, flat_pictures, tmp_path):
