@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from core.data.synthetic.curves import smoothstep, turn_between
 from core.data.synthetic.fabrics import Color, Fabric
 from core.data.synthetic.faces import EYE
-from core.data.synthetic.garments import HEAD, Top, smoothstep, vertex_on_joint
+from core.data.synthetic.garments import Top
 from core.data.synthetic.hair import SKULL
 from core.data.synthetic.patterns import neckline_height
 from core.data.synthetic.surfaces import (
@@ -19,6 +20,7 @@ from core.data.synthetic.surfaces import (
     sweep,
     tied_surface,
     tube_faces,
+    vertex_on_joint,
 )
 
 
@@ -39,9 +41,12 @@ class Hat:
 
 @dataclass(frozen=True)
 class Glasses:
+    """What is worn before the eyes."""
+
     width: float
     """Half width of a lens in metres."""
     height: float
+    """Half height of a lens in metres."""
     frame: Color
     dark: bool
     """Sunglasses."""
@@ -75,8 +80,7 @@ def _hood(body: RestBody, top: Top, clearance: np.ndarray, material: str) -> Sur
     near = np.nonzero((np.abs(neckline_height(np.abs(x), y, z) - top.neck + 0.025) < 0.02) & (np.abs(x) < 0.16))[0]
     around = np.arctan2(x[near], z[near] - 0.06)
     angles = np.linspace(-np.pi, np.pi, 41)[2:-2] + np.pi  # from the front over the back to the front
-    away = np.abs((around - angles[:, None] + np.pi) % (2 * np.pi) - np.pi)
-    weight = np.exp(-((away / 0.25) ** 2))
+    weight = np.exp(-((turn_between(around, angles[:, None]) / 0.25) ** 2))
     weight /= weight.sum(1, keepdims=True)
     offset = offset_points(body, clearance + 0.008)
     path, paint = weight @ offset[near], weight @ body.template[near]
@@ -122,7 +126,7 @@ def _brim(body: RestBody, rim: np.ndarray) -> Surface:
     points = np.concatenate(rows)
     # All of it lies below the hat's line where it is painted, and has one colour.
     paint = points * [1, 0, 1]
-    return tied_surface(points, paint, tube_faces(6, 29, closed=False), vertex_on_joint(body, HEAD), "hat")
+    return tied_surface(points, paint, tube_faces(6, 29, closed=False), vertex_on_joint(body, "head"), "hat")
 
 
 def make_glasses(body: RestBody, glasses: Glasses) -> Surface:
@@ -151,7 +155,7 @@ def make_glasses(body: RestBody, glasses: Glasses) -> Surface:
     starts = np.cumsum([0, *(len(points) for points, _ in parts)])
     points = np.concatenate([points for points, _ in parts])
     faces = np.concatenate([corners + start for (_, corners), start in zip(parts, starts)])
-    return tied_surface(points, points, faces, vertex_on_joint(body, HEAD), "glasses")
+    return tied_surface(points, points, faces, vertex_on_joint(body, "head"), "glasses")
 
 
 def _wire(path: np.ndarray, up: tuple[float, float, float] = (0, 1, 0)) -> tuple[np.ndarray, np.ndarray]:

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.cameras import Cameras
 from core.data.synthetic.materials import MATERIALS, material_color
+from core.data.synthetic.palette import DISPLAY_GAMMA
 from core.data.synthetic.people import Light, Person
 from core.data.synthetic.surfaces import Surface
+from core.data.synthetic.waves import constant
 from smpl_renderer.mesh_rasterizer import rasterize_fragments
 from smpl_renderer.types import PosedBody
 
@@ -28,7 +30,8 @@ class Scene:
     paint: Float[Tensor, "M 3"]
     faces: Int[Tensor, "F 3"]
     face_materials: Int[Tensor, " F"]
-    cull: Tensor  # [F] bool
+    cull: Bool[Tensor, " F"]
+    """Faces that are seen from outside only."""
     anchors: Int[Tensor, "M K"]
     anchor_weights: Float[Tensor, "M K"]
 
@@ -109,7 +112,7 @@ def draw_views(
         chosen = torch.nonzero(materials == index)[:, 0]
         if len(chosen):
             albedo[chosen] = material_color(scene.person, name, paint[chosen])
-    display = (albedo * light).clamp(1e-6, 1) ** (1 / 2.2)
+    display = (albedo * light).clamp(1e-6, 1) ** (1 / DISPLAY_GAMMA)
 
     wide = width * samples
     rows = torch.div(found.pixel_ids, wide, rounding_mode="floor")
@@ -144,18 +147,14 @@ def _irradiance(vertices: Tensor, normals: Tensor, faces: Tensor, light: Light) 
     directions = light_directions(vertices.device)
     open_to = _visibility(vertices, faces, directions)
     up = -directions[:, 2]
-    key = directions.new_tensor(
-        [
-            np.cos(light.azimuth) * np.cos(light.elevation),
-            np.sin(light.azimuth) * np.cos(light.elevation),
-            -np.sin(light.elevation),
-        ]
-    )
+    level = np.cos(light.elevation)
+    toward_key = (np.cos(light.azimuth) * level, np.sin(light.azimuth) * level, -np.sin(light.elevation))
+    key = constant(tuple(map(float, toward_key)), directions)
     ambient = torch.where(up > 0, 0.75 + 0.25 * up, 0.75 + (0.75 - light.floor) * up)
     lobe = (directions @ key).clamp(min=0) ** 4
     ambient = ambient / ambient.mean()
     lobe = lobe / lobe.mean()
-    tint = directions.new_tensor([1 + light.warmth, 1.0, 1 - light.warmth])
+    tint = constant((1 + light.warmth, 1.0, 1 - light.warmth), directions)
     radiance = (1 - light.key) * ambient[:, None] + light.key * lobe[:, None] * tint
     facing = (normals @ directions.T).clamp(min=0)
     # A vertex that is open all around receives the mean over its half of the sphere: 4 times the mean of cos+.
@@ -165,9 +164,8 @@ def _irradiance(vertices: Tensor, normals: Tensor, faces: Tensor, light: Light) 
 def _visibility(vertices: Tensor, faces: Tensor, directions: Tensor) -> Float[Tensor, "M D"]:
     """How far each vertex sees out in each direction: 0 hidden, 1 free; from depth maps, softened."""
     size = _LIGHT_MAP
-    helper = torch.where(
-        directions[:, 2:].abs() < 0.9, directions.new_tensor([0, 0, 1.0]), directions.new_tensor([1.0, 0, 0])
-    )
+    upward, sideways = (constant(axis, directions) for axis in ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0)))
+    helper = torch.where(directions[:, 2:].abs() < 0.9, upward, sideways)
     right = torch.nn.functional.normalize(torch.linalg.cross(helper, directions), dim=-1)
     down = torch.linalg.cross(directions, right)
     middle = (vertices.amin(0) + vertices.amax(0)) / 2

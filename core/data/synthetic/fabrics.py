@@ -35,7 +35,8 @@ class Fabric:
     """What irregular kinds are made of."""
 
 
-def mix(base: Float[Tensor, "*n 3"], other: Float[Tensor, "*n 3"], share: Float[Tensor, " N"]) -> Float[Tensor, "N 3"]:
+def mix(base: Float[Tensor, "*N 3"], other: Float[Tensor, "*N 3"], share: Float[Tensor, " N"]) -> Float[Tensor, "N 3"]:
+    """A share of the other colour over the base; both one for all points or one for each."""
     return base + (other - base) * share[:, None]
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from core.data.synthetic.motion import Motion, joint_rotations
+from core.data.synthetic.motion import FRAME_RATE, Motion, joint_rotations
 from core.data.synthetic.people import Person
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.types import BodyParams, PosedBody
@@ -23,7 +23,6 @@ LANDMARKS = (
 JOINT_ERRORS = np.array(
     [0.7, 0.7, 0.5, 0.7, 0.7, 0.5, 1.0, 1.0, 0.5, 1.4, 1.4, 0.7, 0.6, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8, 1.5, 1.5, 1.6, 1.6]
 )
-FRAME_RATE = 25.0
 
 
 def body_params(

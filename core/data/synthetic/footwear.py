@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import ConvexHull, cKDTree
 
-from core.data.synthetic.garments import smoothstep
+from core.data.synthetic.curves import smoothstep
 from core.data.synthetic.surfaces import (
     RestBody,
     Surface,
@@ -34,6 +34,7 @@ class Shoes:
 
 
 def make_footwear(body: RestBody, shoes: Shoes) -> list[Surface]:
+    """Shoes, and socks where there are any."""
     surfaces = _sandals(body, shoes) if shoes.kind == "sandals" else _closed_shoes(body, shoes)
     if shoes.socks is not None:
         y = body.template[:, 1]

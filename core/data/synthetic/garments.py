@@ -10,8 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from core.data.synthetic.curves import smoothstep, turn_between
 from core.data.synthetic.patterns import neckline_height
-from core.data.synthetic.surfaces import RestBody, Surface, cut_surface, drape, offset_points, tube_faces
+from core.data.synthetic.surfaces import (
+    RestBody,
+    Surface,
+    cut_surface,
+    drape,
+    offset_points,
+    tube_faces,
+    vertex_on_joint,
+)
 from core.data.synthetic.waves import sample_waves
 
 SKIN_GAP = 0.004
@@ -65,12 +74,6 @@ class Skirt:
     pleat_depth: float
 
 
-def smoothstep(x, start: float, end: float):
-    """0 before `start`, 1 after `end` (which may lie before `start`), smooth between."""
-    t = np.clip((x - start) / (end - start), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
 def top_level(top: Top, template: np.ndarray) -> np.ndarray:
     """Negative where the garment covers the body; about metres from its border."""
     x, y, z = np.abs(template[:, 0]), template[:, 1], template[:, 2]
@@ -90,6 +93,7 @@ def top_level(top: Top, template: np.ndarray) -> np.ndarray:
 
 
 def trousers_level(trousers: Trousers, template: np.ndarray) -> np.ndarray:
+    """As `top_level`."""
     y = template[:, 1]
     # The waistband sits a little lower in front.
     waist = y + 0.12 * (template[:, 2] - 0.03) - trousers.waist
@@ -211,25 +215,17 @@ def make_skirt(body: RestBody, skirt: Skirt, clearance: float, rng: np.random.Ge
 def _polar_radius(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """Distance of an outline from the origin in each direction, angles counted from the second axis to the first."""
     at = np.arctan2(points[:, 0], points[:, 1])
-    away = np.abs((at - angle[:, None] + np.pi) % (2 * np.pi) - np.pi)
-    radius = np.where(away < 0.12, np.linalg.norm(points, axis=-1), 0).max(1)
+    radius = np.where(turn_between(at, angle[:, None]) < 0.12, np.linalg.norm(points, axis=-1), 0).max(1)
     return np.where(radius > 0, radius, np.median(radius[radius > 0]))
 
 
-def vertex_on_joint(body: RestBody, joint: int) -> int:
-    """A vertex that moves with one joint alone."""
-    return int(body.lbs_weights[:, joint].argmax())
-
-
-LEFT_HIP, RIGHT_HIP, LEFT_KNEE, RIGHT_KNEE, HEAD = 1, 2, 4, 5, 15
-
-
 def _skirt_anchors(body: RestBody, points: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Body vertices [M, 5] that carry a skirt's points at heights y of the mean body, and their weights [M, 5]."""
     trunk = np.nonzero(
         (np.abs(body.template[:, 0]) < 0.24) & (body.template[:, 1] > -0.3) & (body.template[:, 1] < 0.1)
     )[0]
     beside = trunk[cKDTree(body.points[trunk]).query(points)[1]]
-    legs = [vertex_on_joint(body, joint) for joint in (LEFT_HIP, RIGHT_HIP, LEFT_KNEE, RIGHT_KNEE)]
+    legs = [vertex_on_joint(body, joint) for joint in ("left_hip", "right_hip", "left_knee", "right_knee")]
     on_legs = smoothstep(y, -0.12, -0.38)
     left = smoothstep(points[:, 0], -0.16, 0.16)
     shin = 0.85 * smoothstep(y, -0.6, -0.85)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from core.data.synthetic.garments import HEAD, smoothstep, vertex_on_joint
+from core.data.synthetic.curves import smoothstep, turn_between
 from core.data.synthetic.surfaces import (
     RestBody,
     Surface,
@@ -16,6 +16,7 @@ from core.data.synthetic.surfaces import (
     offset_points,
     sweep,
     tube_faces,
+    vertex_on_joint,
 )
 from core.data.synthetic.waves import sample_waves
 
@@ -49,6 +50,7 @@ HANGING = ("bob", "long")
 
 
 def make_hair(body: RestBody, hair: Hair, rng: np.random.Generator) -> list[Surface]:
+    """The layers of a hair style; none for a bald head."""
     if hair.style == "bald":
         return []
     if hair.style not in HANGING:
@@ -104,23 +106,25 @@ def _tail(body: RestBody, hair: Hair, rng: np.random.Generator) -> Surface:
     uneven = sample_waves(rng, 0.03, count=8).on_array(template)
     template = template + 0.003 * uneven[:, None] * normalized(template - np.repeat(path, 14, 0))
     points = template + shift
-    on_back = 0.7 * smoothstep(template[:, 1], 0.36, 0.2)
-    trunk = _back_vertices(body)
-    beside = trunk[cKDTree(body.points[trunk]).query(points)[1]]
+    return _tied_to_head_and_back(body, points, template, faces, 0.7 * smoothstep(template[:, 1], 0.36, 0.2))
+
+
+def _tied_to_head_and_back(
+    body: RestBody, points: np.ndarray, paint: np.ndarray, faces: np.ndarray, on_back: np.ndarray
+) -> Surface:
+    """Hair that the head carries and, by the share `on_back` [M], the nearest place of the back."""
+    x, y, z = np.abs(body.template[:, 0]), body.template[:, 1], body.template[:, 2]
+    back = np.nonzero((y < 0.3) & (z < 0.06) & (x < 0.16))[0]
+    beside = back[cKDTree(body.points[back]).query(points)[1]]
     return Surface(
         points=points,
-        paint=template,
+        paint=paint,
         faces=faces,
-        anchors=np.stack([np.full(len(points), vertex_on_joint(body, HEAD)), beside], -1),
+        anchors=np.stack([np.full(len(points), vertex_on_joint(body, "head")), beside], -1),
         anchor_weights=np.stack([1 - on_back, on_back], -1),
         two_sided=np.ones(len(faces), bool),
         material="hair",
     )
-
-
-def _back_vertices(body: RestBody) -> np.ndarray:
-    template = body.template
-    return np.nonzero((template[:, 1] < 0.3) & (template[:, 2] < 0.06) & (np.abs(template[:, 0]) < 0.16))[0]
 
 
 def hair_covers(hair: Hair, template: np.ndarray) -> np.ndarray:
@@ -145,10 +149,35 @@ def _skull_vertices(body: RestBody) -> np.ndarray:
 
 
 def _shell(vertices, center, angle, elevations, drops, volume) -> np.ndarray:
-    """Rings of points [rows, columns, 3] outside of the skull and, further down, of neck and back."""
-    x_axis, z_axis = np.sin(angle), np.cos(angle)
+    """Rings of points [rows, columns, 3] outside of the skull and, further down, of neck and back.
+
+    Args:
+        vertices: Of the body, [V, 3].
+        center: Middle of its skull.
+        angle: Of each column around it, in radians from the front to the left.
+        elevations: Of the rows over the skull, in degrees.
+        drops: Of the rows below, in metres below the middle.
+        volume: How far outside, in metres; [rows, columns] or for all.
+    """
     near = vertices[(vertices[:, 1] > center[1] - 0.25) & (np.abs(vertices[:, 0]) < 0.2)]
-    skull = near[near[:, 1] > center[1] - 0.03] - center
+    rows = _rings_over_skull(near[near[:, 1] > center[1] - 0.03] - center, center, angle, elevations)
+    rows += _rings_below(near, center, angle, rows[-1], drops)
+    shell = np.stack(rows)
+    outward = shell - center
+    outward[len(elevations) :, :, 1] = 0
+    outward /= np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-9)
+    shell = shell + outward * np.broadcast_to(volume, shell.shape[:2])[..., None]
+    # Outlines of the body are ragged: smooth across rows and columns below the equator.
+    for _ in range(4):
+        mean = (np.roll(shell, 1, 1) + np.roll(shell, -1, 1) + shell) / 3
+        mean[1:-1] = (mean[2:] + mean[:-2] + mean[1:-1]) / 3
+        shell[len(elevations) // 2 :] = mean[len(elevations) // 2 :]
+    return shell
+
+
+def _rings_over_skull(skull, center, angle, elevations) -> list[np.ndarray]:
+    """A ring [columns, 3] per elevation around the outline of a skull's vertices, given from its middle."""
+    x_axis, z_axis = np.sin(angle), np.cos(angle)
     # Ears stick out of the outline that hair follows.
     side_limit = np.abs(skull[skull[:, 1] > 0.015, 0]).max()
     skull = skull[np.abs(skull[:, 0]) <= side_limit]
@@ -161,7 +190,12 @@ def _shell(vertices, center, angle, elevations, drops, volume) -> np.ndarray:
         weight = np.exp(60 * (alignment - 1))
         radius = (weight * np.linalg.norm(skull, axis=-1)).sum(1) / weight.sum(1)
         rows.append(center + direction * (radius * 1.02)[:, None])
-    equator = rows[-1]
+    return rows
+
+
+def _rings_below(near, center, angle, equator, drops) -> list[np.ndarray]:
+    """A ring per drop, straight below the skull's equator; behind, outside of the neck and back among `near`."""
+    rows = []
     for drop in drops:
         y = center[1] - drop
         ring = equator.copy()
@@ -172,24 +206,14 @@ def _shell(vertices, center, angle, elevations, drops, volume) -> np.ndarray:
         radius = np.linalg.norm(ring[:, [0, 2]] - center[[0, 2]], axis=-1) * taper
         if len(slice_):
             across = np.arctan2(slice_[:, 0], slice_[:, 1])
-            away = np.abs((across[None] - angle[:, None] + np.pi) % (2 * np.pi) - np.pi)
-            body_radius = np.where(away < 0.25, np.linalg.norm(slice_, axis=-1), 0).max(1)
-            back = np.abs((angle + np.pi) % (2 * np.pi) - np.pi) > np.deg2rad(100)
+            beside = turn_between(across, angle[:, None]) < 0.25
+            body_radius = np.where(beside, np.linalg.norm(slice_, axis=-1), 0).max(1)
+            back = turn_between(angle, 0.0) > np.deg2rad(100)
             radius = np.where(back, np.maximum(radius, np.minimum(body_radius + 0.012, 0.24)), radius)
-        ring[:, 0] = center[0] + radius * x_axis
-        ring[:, 2] = center[2] + radius * z_axis
+        ring[:, 0] = center[0] + radius * np.sin(angle)
+        ring[:, 2] = center[2] + radius * np.cos(angle)
         rows.append(ring)
-    shell = np.stack(rows)
-    outward = shell - center
-    outward[len(elevations) :, :, 1] = 0
-    outward /= np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-9)
-    shell = shell + outward * np.broadcast_to(volume, shell.shape[:2])[..., None]
-    # Outlines of the body are ragged: smooth across rows and columns below the equator.
-    for _ in range(4):
-        mean = (np.roll(shell, 1, 1) + np.roll(shell, -1, 1) + shell) / 3
-        mean[1:-1] = (mean[2:] + mean[:-2] + mean[1:-1]) / 3
-        shell[len(elevations) // 2 :] = mean[len(elevations) // 2 :]
-    return shell
+    return rows
 
 
 def _angle_from_front(template: np.ndarray) -> np.ndarray:
@@ -216,16 +240,4 @@ def _tie(body: RestBody, points, template, level, columns) -> Surface:
     pairs, weights, faces = cut(tube_faces(rows, columns), level)
     points = (weights[..., None] * points[pairs]).sum(1)
     template = (weights[..., None] * template[pairs]).sum(1)
-    on_back = smoothstep(template[:, 1], 0.33, 0.2)
-    trunk = _back_vertices(body)
-    beside = trunk[cKDTree(body.points[trunk]).query(points)[1]]
-    anchors = np.stack([np.full(len(points), vertex_on_joint(body, HEAD)), beside], -1)
-    return Surface(
-        points=points,
-        paint=template,
-        faces=faces,
-        anchors=anchors,
-        anchor_weights=np.stack([1 - on_back, on_back], -1),
-        two_sided=np.ones(len(faces), bool),
-        material="hair",
-    )
+    return _tied_to_head_and_back(body, points, template, faces, smoothstep(template[:, 1], 0.33, 0.2))

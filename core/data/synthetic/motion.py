@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
+from core.data.synthetic.curves import smoothstep
 from smpl_renderer.body_model import JOINT_NAMES
 
 # Limits in degrees. Angles of a limb are named once; the left limb's name starts with `l_`, the right's with `r_`.
@@ -231,8 +232,8 @@ SEQUENCES = (
 # Seconds that a sequence lasts before the next one, and of the blend between two.
 _SEGMENT = 4.0
 _BLEND = 0.8
-# Frame ids count the images of a 25 Hz recording, of which every fifth is kept.
-_IDS_PER_SECOND = 25.0
+FRAME_RATE = 25.0
+"""Frame ids count the images of a recording at so many a second, of which every fifth is kept."""
 
 
 @dataclass(frozen=True)
@@ -256,12 +257,11 @@ class Motion:
 
     def angles(self, frame_id: int) -> dict[str, float]:
         """Anatomical angles in degrees at an image id."""
-        time = frame_id / _IDS_PER_SECOND
+        time = frame_id / FRAME_RATE
         segment, within = int(time // _SEGMENT), time % _SEGMENT
         vector = self._segment_angles(segment, within)
         if segment > 0 and within < _BLEND:
-            share = within / _BLEND
-            share = share * share * (3 - 2 * share)
+            share = smoothstep(within, 0.0, _BLEND)
             vector = share * vector + (1 - share) * self._segment_angles(segment - 1, within + _SEGMENT)
         relaxed = _vector(RELAXED)
         gains = np.array([self.gains.get(name, 1.0) for name in ANGLES])
@@ -272,7 +272,7 @@ class Motion:
 
     def place(self, frame_id: int) -> tuple[float, float, float]:
         """Where the pelvis is on the floor (metres), and the heading's drift (degrees), at an image id."""
-        time = frame_id / _IDS_PER_SECOND
+        time = frame_id / FRAME_RATE
         amplitude, period_x, period_y, phase = self.drift
         x = amplitude * np.sin(2 * np.pi * (time / period_x + phase))
         y = amplitude * np.cos(2 * np.pi * (time / period_y + 0.7 * phase))

@@ -41,7 +41,7 @@ def sample_outfit(cuts: np.random.Generator, colors: np.random.Generator, split:
     top_pattern = sample_pattern(colors, split, "top", _edges(top), top.style)
     if is_dress:
         bottom_pattern = dataclasses.replace(
-            *(top_pattern,),
+            top_pattern,
             layout="skirt",
             prints=(),
             closure="",

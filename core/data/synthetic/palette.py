@@ -19,12 +19,17 @@ _HAIR_SHARES = (0.26, 0.22, 0.17, 0.12, 0.08, 0.06, 0.04, 0.03, 0.02)
 _IRIS = ((0.25, 0.15, 0.09), (0.36, 0.24, 0.13), (0.30, 0.40, 0.25), (0.35, 0.50, 0.62), (0.45, 0.50, 0.52))
 
 
+DISPLAY_GAMMA = 2.2
+"""Linear light is a display value to this power."""
+
+
 def linear(color) -> Color:
-    """Display values to linear light (gamma 2.2)."""
-    return tuple((np.clip(np.asarray(color, float), 0, 1) ** 2.2).tolist())
+    """Display values to linear light."""
+    return tuple((np.clip(np.asarray(color, float), 0, 1) ** DISPLAY_GAMMA).tolist())
 
 
 def skin_tone(rng: np.random.Generator) -> Color:
+    """Anything between the lightest and the darkest, evenly."""
     position = rng.uniform(0, len(_SKIN) - 1)
     low = int(position)
     high = min(low + 1, len(_SKIN) - 1)
@@ -42,6 +47,7 @@ def hair_colors(rng: np.random.Generator) -> tuple[Color, Color]:
 
 
 def iris_color(rng: np.random.Generator) -> Color:
+    """Mostly brown, some green, blue and grey."""
     return linear(np.array(_IRIS[rng.choice(len(_IRIS), p=(0.4, 0.25, 0.1, 0.15, 0.1))]) * rng.uniform(0.85, 1.15))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from core.data.synthetic import garments
 from core.data.synthetic.accessories import make_collar, make_glasses, make_hat
+from core.data.synthetic.curves import smoothstep
 from core.data.synthetic.faces import Face
 from core.data.synthetic.footwear import Shoes, footwear_height, footwear_hides, make_footwear
 from core.data.synthetic.garments import Skirt
@@ -55,6 +56,7 @@ class Person:
 
     @property
     def shoes(self) -> Shoes:
+        """What lifts the person off the floor."""
         return self.outfit.shoes
 
     def checksum(self) -> str:
@@ -230,7 +232,7 @@ def _visible_skin(body: RestBody, level: np.ndarray) -> Surface:
     """The skin that clothes leave free and a margin below their hems, there drawn in so that it never pokes through."""
     count = len(body.points)
     kept = body.faces[(level[body.faces] > -0.035).any(1)]
-    inward = garments.smoothstep(level, 0.0, -0.02) * 0.004
+    inward = smoothstep(level, 0.0, -0.02) * 0.004
     points = body.points - body.normals * inward[:, None]
     return Surface(
         points=points,

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from core.data.synthetic.palette import DISPLAY_GAMMA
 from core.data.synthetic.seeding import random_stream
 
-DISPLAY_GAMMA = 2.2
 READ_NOISE = 4.0
 """Deviation of what reading a pixel adds, in electrons."""
 MATTE_CELL = 16
@@ -41,6 +41,7 @@ class CameraLooks:
     """Shrinks the mask (negative; by a quarter of a pixel or so) or grows it."""
 
 
+@functools.lru_cache(maxsize=64)  # asked for at every moment of a capture; each copy to a GPU waits for it
 def sample_looks(seed: int, split: str, index: int, names: tuple[str, ...], device: torch.device) -> CameraLooks:
     """Draw the cameras of a person's capture; each depends on its name, and on no other camera."""
     streams = [random_stream(seed, split, index, f"camera/{name}") for name in names]

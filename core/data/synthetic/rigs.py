@@ -59,6 +59,7 @@ class Rig:
         return np.array([[self.focal, 0.0, center[0]], [0.0, self.focal, center[1]], [0.0, 0.0, 1.0]])
 
     def subset(self, names: tuple[str, ...]) -> "Rig":
+        """Some of the cameras, in this order."""
         chosen = [self.names.index(name) for name in names]
         return Rig(
             tuple(self.names[i] for i in chosen),

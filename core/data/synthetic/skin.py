@@ -16,6 +16,8 @@ _GROUND = -1.166
 
 @dataclass(frozen=True)
 class Skin:
+    """What shows of the body itself."""
+
     tone: Color
     mottle: Waves
     face: Face
@@ -25,6 +27,8 @@ class Skin:
 
 @dataclass(frozen=True)
 class HairColor:
+    """The look of hair."""
+
     root: Color
     tip: Color
     strands: Waves
@@ -34,6 +38,8 @@ class HairColor:
 
 @dataclass(frozen=True)
 class ShoeColor:
+    """The look of shoes and socks."""
+
     upper: Color
     sole: Color
     detail: Color
@@ -100,6 +106,7 @@ def shoe_color(shoes: ShoeColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "
 
 
 def sock_color(shoes: ShoeColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+    """Rings around the leg on a ground."""
     y = paint[:, 1]
     rings = ((y / 0.05 - (y / 0.05).round()).abs() < 0.16).to(y)
     return mix(constant(shoes.socks[0], paint), constant(shoes.socks[1], paint), rings)

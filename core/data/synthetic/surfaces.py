@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
-from smpl_renderer.body_model import BodyModel
+from smpl_renderer.body_model import JOINT_NAMES, BodyModel
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Surface:
     two_sided: Bool[np.ndarray, " F"]
     """Faces whose inside can be seen."""
     material: str
-    """What colours it: a key of the person's materials."""
+    """What colours it: one of `MATERIALS`."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,6 @@ class RestBody:
     average: sp.csr_matrix
     """Mean over a vertex's neighbours, [V, V]."""
     lbs_weights: Float[np.ndarray, "V J"]
-    joints: Float[np.ndarray, "J 3"]
-    height: float
 
 
 def rest_body(body: BodyModel, betas: Float[np.ndarray, " S"]) -> RestBody:
@@ -62,12 +60,16 @@ def rest_body(body: BodyModel, betas: Float[np.ndarray, " S"]) -> RestBody:
         normals=normals,
         average=average,
         lbs_weights=body.lbs_weights.cpu().numpy(),
-        joints=body.J_regressor.double().cpu().numpy() @ points,
-        height=float(np.ptp(points[:, 1])),
     )
 
 
+def vertex_on_joint(body: RestBody, joint: str) -> int:
+    """The vertex that moves most with one joint (of `JOINT_NAMES`), if not with it alone."""
+    return int(body.lbs_weights[:, JOINT_NAMES.index(joint)].argmax())
+
+
 def normalized(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """Unit vectors; zero stays zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
@@ -114,6 +116,7 @@ def drape(
 
 
 def offset_points(body: RestBody, clearance: Float[np.ndarray, " V"]) -> Float[np.ndarray, "V 3"]:
+    """The body's vertices moved outwards by some metres each."""
     return body.points + body.normals * clearance[:, None]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.data.synthetic.fabrics import Fabric
-from core.data.synthetic.palette import cloth_color_sample, cloth_colors, linear
+from core.data.synthetic.palette import DISPLAY_GAMMA, cloth_color_sample, cloth_colors, linear
 from core.data.synthetic.patterns import LEG_ROUND, TRUNK_ROUND, Pattern
 from core.data.synthetic.prints import Print
 from core.data.synthetic.waves import sample_waves
@@ -48,6 +48,7 @@ UNSEEN = Wardrobe(
 
 
 def wardrobe_of(split: str) -> Wardrobe:
+    """What people of a split choose from."""
     return UNSEEN if split == "test" else EVERYDAY
 
 
@@ -169,7 +170,7 @@ def _print(
 ) -> Print:
     """Something printed in a colour that stands out from the fabric's first."""
     text = str(rng.choice(wardrobe.words)) if rng.random() < 0.55 else f"<{rng.choice(wardrobe.shapes)}>"
-    ground = np.asarray(fabric.colors[0]) ** (1 / 2.2)
+    ground = np.asarray(fabric.colors[0]) ** (1 / DISPLAY_GAMMA)
     while np.abs((color := cloth_color_sample(rng)) - ground).sum() < 0.7:
         pass
     return Print(text, linear(color), center, float(rng.uniform(*widths)), back)

@@ -33,6 +33,7 @@ class Waves:
         return torch.sin(points @ frequencies.T + phases).sum(-1) * (2 / len(self.phases)) ** 0.5
 
     def on_array(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
+        """The same for numpy."""
         return self(torch.from_numpy(points)).numpy()
 
 
