@@ -292,11 +292,13 @@ PRESETS: dict[str, tuple[str, TrainOptions]] = {
         _DEMO_GPU,
     ),
     "demo-gpu-512": (
-        "The shipped checkpoint, second part: some minutes at 512 px. Needs --init.",
+        "The shipped checkpoint, second part: some minutes at 512 px, from where demo-gpu came to.",
         replace(
             _DEMO_GPU,
             data=replace(_DEMO_GPU.data, root=Path("benchmark/train"), image_size=512, num_workers=24),
             validation_root=Path("benchmark/val"),
+            init=_DEMO_GPU.workspace / "model.safetensors",
+            workspace=_DEMO_GPU.workspace / "512",
             loss=replace(_DEMO_GPU.loss, lpips_size=256, lpips_from=0.0),
             validation=8,
             steps=4_000,

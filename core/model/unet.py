@@ -183,7 +183,8 @@ class UNet(nn.Module):
         self.recorder.clear()
 
     def _apply(self, *arguments, **settings) -> "UNet":
-        self.frozen.clear()  # its memory, too, is to move
+        self.frozen.clear()  # their memory, too, is to move
+        self.recorder.clear()
         return super()._apply(*arguments, **settings)
 
 

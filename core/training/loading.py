@@ -1,5 +1,6 @@
 """From captures to batches of a training run."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -17,6 +18,8 @@ from core.training.order import EndlessBatches, Key
 from core.training.shared_batches import SharedBatches, can_share_batches
 from smpl_renderer.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 PREFETCH = 2
 """Batches that a worker may be ahead."""
 
@@ -32,11 +35,22 @@ class KeyedSamples(Dataset[Sample]):
 
 
 def choose_subjects(options: TrainOptions) -> tuple[list[HumanEntry], list[HumanEntry]]:
-    """Whom to train on, and who is held out."""
+    """Whom to train on, and who is held out; a warning where these are the same.
+
+    Raises:
+        InputError: If a folder is missing or holds nobody.
+    """
     subjects = find_subjects(options.data.root)
     if options.validation_root is None:
         return split_subjects(subjects, options.validation)
-    return subjects, find_subjects(options.validation_root)[: options.validation]
+    held_out = find_subjects(options.validation_root)[: max(0, options.validation)]
+    if both := sorted({entry.subject for entry in subjects} & {entry.subject for entry in held_out}):
+        logger.warning(
+            "%s: %d of those held out bear names of people to train on (%s); if they are the same, their scores mean "
+            "nothing: choose another --validation-root",
+            *(options.validation_root, len(both), ", ".join(both[:5])),
+        )
+    return subjects, held_out
 
 
 def training_batches(

@@ -15,7 +15,7 @@ from core.data.types import Frames, Sample, collate
 from core.options import DataOptions, TrainOptions
 from core.training import run_state
 from core.training.checks import check_agreement, course
-from core.training.loading import on_device
+from core.training.loading import choose_subjects, on_device
 from core.training.logs import RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer
 from core.training.order import EndlessBatches, mixed_seed
@@ -92,6 +92,25 @@ def test_packing_loses_nothing():
             values = getattr(getattr(unpacked, part), name)
             assert packed.dtype == torch.uint8 and values.dtype == torch.float32 and values.max() == 1
             assert torch.equal((values * 255).round().to(torch.uint8), packed)
+
+
+def test_who_is_held_out(tmp_path, caplog):
+    for name in ("train/1", "train/2", "train/3", "other/4", "other/5", "mixed/3"):
+        (tmp_path / name / "images_lr").mkdir(parents=True)
+
+    def chosen(validation: int, root: str | None = None) -> tuple[list[str], list[str]]:
+        data = DataOptions(root=tmp_path / "train")
+        folder = root and tmp_path / root
+        parts = choose_subjects(TrainOptions(data=data, validation=validation, validation_root=folder))
+        return tuple([entry.subject for entry in part] for part in parts)
+
+    assert chosen(1) == (["1", "2"], ["3"])  # the last
+    assert chosen(1, "other") == (["1", "2", "3"], ["4"])  # the first of others
+    assert chosen(9, "other")[1] == ["4", "5"] and chosen(0, "other")[1] == chosen(-1, "other")[1] == []
+    assert not caplog.messages
+    assert chosen(1, "mixed")[1] == ["3"] and "names of people to train on (3)" in caplog.text
+    with pytest.raises(InputError, match="missing: no such folder"):
+        chosen(1, "missing")
 
 
 def test_processes_that_see_different_things_are_refused():
@@ -192,7 +211,7 @@ def test_run_states_come_back_and_the_oldest_go(tmp_path):
     state = load_run_state(resolve_resume("auto", tmp_path))
     save_run_state(tmp_path, make_state(20), keep=2)  # the run went back to step 10 and took another course
     assert [path.name for path in find_run_states(tmp_path)] == ["state_00000010.pt", "state_00000020.pt"]
-    assert (state.step, state.seconds, state.first_scores) == (200, 1.5, {"a": 2.0})
+    assert (state.step, state.seconds, state.first_scores, state.earlier) == (200, 1.5, {"a": 2.0}, [])
     assert torch.equal(state.model["w"], torch.ones(2))
 
 
