@@ -2,7 +2,8 @@
 # Train Human Gaussian Graph: bash train.sh [PRESET] [arguments of main.py]
 #
 # With MVHumanNet at ./mvhuman_24 (a link will do, see README.md), presets: tiny, small, big; default small.
-# Without it: the preset demo, on synthetic people that are made first in ./synthetic (once). demo-gpu makes the benchmark's.
+# Without it: the preset demo, on synthetic people that are made first (once) in ./synthetic. On a GPU, those of the shipped
+# checkpoint: demo-gpu, whose people are made in ./benchmark, and then demo-gpu-512.
 # --help shows all options.
 # Runs on all visible GPUs (1, 2, 4 or 8 of them; choose with CUDA_VISIBLE_DEVICES), else on the CPU.
 set -euo pipefail
@@ -34,6 +35,7 @@ has_root=false
 for argument in "$@"; do
     case "$argument" in --data.root*) has_root=true ;; esac
 done
+gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
 # Lists of people are written last, so that an interrupted run goes on.
 case "$has_root $preset" in
     "false demo")
@@ -44,6 +46,10 @@ case "$has_root $preset" in
         ;;
     "false demo-gpu"*)
         if [ ! -f benchmark/crops/val/human.json ]; then
+            if [ "$gpus" -eq 0 ]; then
+                echo "error: preset $preset is for a GPU, and PyTorch finds none; its people would take hours to make. See the preset demo." >&2
+                exit 2
+            fi
             echo "making the benchmark's people in ./benchmark first, some minutes on a GPU"
             "$PYTHON" scripts/make_benchmark.py
             for split in train val; do
@@ -53,7 +59,6 @@ case "$has_root $preset" in
         ;;
 esac
 
-gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
 for count in 8 4 2; do
     if [ "$gpus" -ge "$count" ]; then
         echo "preset $preset, configs/gpu$count.yaml"
