@@ -17,6 +17,8 @@ from core.model.hgg import HumanGaussianGraph
 from core.render.backends import backend_name, load_backend
 from smpl_renderer.body_model import BodyModel, find_body
 
+FULL: Protocol = replace(PROTOCOLS["paper"], name="full", subjects=())
+"""The paper's views and frames, for whoever is there."""
 LONG_VIDEO = (512, 120)
 SHORT_VIDEO = (256, 48)
 
@@ -93,8 +95,7 @@ def _choose_protocol(options: InferenceOptions, device: torch.device) -> Protoco
     name = options.protocol
     if name == "auto":
         name = "full" if options.full or device.type == "cuda" else "quick"
-    presets = PROTOCOLS | {"full": replace(PROTOCOLS["paper"], name="full", subjects=())}
-    protocol = presets[name]
+    protocol = FULL if name == "full" else PROTOCOLS[name]
     if options.input_views is not None:
         protocol = replace(protocol, input_views=options.input_views)
     return protocol

@@ -91,7 +91,7 @@ def ablation_size(options: ResultsOptions) -> int:
 
 
 def base_options(bench: Bench) -> TrainOptions:
-    """The full graph: the preset with three layers, the vertex head and no second look, for a number of steps.
+    """The full graph: the preset with three layers, the vertex head and no second look, from nothing, for some steps.
 
     A training that was interrupted goes on. Nobody is held out: the test people tell how good it is.
     """
@@ -106,6 +106,7 @@ def base_options(bench: Bench) -> TrainOptions:
         data=data,
         model=replace(preset.model, graph=graph, second_look=False),
         stage="joint",
+        init=None,
         resume="auto",
         device=options.device,
         backend=options.backend,

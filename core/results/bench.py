@@ -14,16 +14,18 @@ from core.device import pick_device
 from core.inference.evaluation import LPIPS_AT_ONCE, LPIPS_NETS, OURS, Draw, Judge, Scores, measure
 from core.inference.options import InferenceOptions
 from core.inference.report import Metrics, summarise
-from core.inference.session import Session, open_session
+from core.inference.session import FULL, Session, open_session
 from core.inference.subject import make_avatar
+from core.io.checkpoint import Training
 from core.model.heads import unpose_gaussians
 from core.results.data_id import data_id
 from core.results.options import ResultsOptions
-from core.results.people import TEST_PROTOCOL, People
+from core.results.people import People
 
 MOMENTS_AT_ONCE = {"cpu": 1, "cuda": 5}
 """That are drawn and measured in one go; 12 views of 5 are 190 MB at 512 px."""
 LPIPS_ON_CUDA = 16
+"""Pictures that LPIPS takes in one go there: 6 GB at 512 px."""
 
 Make = Callable[[Session, Frames], Avatar]
 """From what a network is shown [F, C] to an avatar."""
@@ -57,7 +59,10 @@ class Measured:
     """That are not transparent, mean over people."""
     avatar_ms: float | None = None
     steps: int | None = None
+    """Of the last training, or of what else was optimised."""
     train_minutes: float | None = None
+    trainings: list[Training] | None = None
+    """Of a network that was not trained for the row: all runs behind it, the oldest first."""
 
 
 class Bench:
@@ -103,7 +108,7 @@ class Bench:
 
     def judged_by(self, size: int) -> dict:
         """The pictures that a row is measured by, for its settings."""
-        return {"data": self.data, "image_size": size, "crop": TEST_PROTOCOL.crop}
+        return {"data": self.data, "image_size": size, "crop": FULL.crop}
 
     def judge(self, metrics: tuple[str, ...] = tuple(LPIPS_NETS)) -> Judge:
         """The metrics, those of LPIPS that are named."""

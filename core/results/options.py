@@ -5,6 +5,7 @@ from pathlib import Path
 
 from core.device import DeviceName
 from core.inference.options import SHIPPED_CHECKPOINT
+from smpl_renderer.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ResultsOptions:
     preset: str = "demo-gpu"
     """Options that the ablations start from; they are measured by pictures of its size."""
     ablation_steps: int = 1500
+    """Of the training of each ablation."""
     seed: int = 0
     num_workers: int | None = None
     """Of the trainings; by default the preset's."""
@@ -52,3 +54,14 @@ class ResultsOptions:
     """Only write learning curves (CSV and PNG) of these trainings' workspaces."""
     pictures: bool = False
     """Only write pictures of the test people: a sheet and a turning GIF."""
+
+
+def check_options(options: ResultsOptions) -> None:
+    """Refuse counts of nothing before anything is read.
+
+    Raises:
+        InputError: If there are any.
+    """
+    for name in ("image_size", "ablation_steps", "optimum_people", "optimum_steps"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")

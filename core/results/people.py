@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,14 +13,12 @@ from tqdm import tqdm
 from core.data.dataset import read_frames
 from core.data.human_list import find_subjects
 from core.data.mvhumannet import Capture
-from core.data.protocol import PROTOCOLS, Protocol, ResolvedProtocol, resolve
+from core.data.protocol import Protocol, ResolvedProtocol, resolve
 from core.data.types import Frames
 from core.inference.report import SPLITS
+from core.inference.session import FULL
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
-
-TEST_PROTOCOL: Protocol = replace(PROTOCOLS["paper"], name="full", subjects=())
-"""The paper's views and frames, for whoever is there; what `infer.py --protocol full` measures."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,12 @@ class People:
     Args:
         root: Folder of their captures.
         device: Where pictures are kept: 13 MB a moment of 12 views at 512 px.
-        protocol: What is shown and measured.
+        protocol: What is shown and measured; by default what `infer.py --protocol full` does.
     Raises:
         InputError: If there is no capture, or one lacks something.
     """
 
-    def __init__(self, root: Path, device: torch.device, protocol: Protocol = TEST_PROTOCOL):
+    def __init__(self, root: Path, device: torch.device, protocol: Protocol = FULL):
         self.device, self.protocol = device, protocol
         paths = [entry.path for entry in find_subjects(root)]
         self.body: BodyModel = Capture(paths[0]).body()

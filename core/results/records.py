@@ -18,8 +18,9 @@ from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
 Record = dict[str, Any]
-"""`row`, `settings` (what must be equal for a record to stand), `commit`, `data`, `date`, `device`, `versions`, and the
-fields of `Measured`."""
+"""`FIELDS` and those of `Measured`; `settings` is what must be equal for a record to stand."""
+FIELDS = ("row", "commit", "data", "date", "device", "versions", "settings", "metrics", "steps", "train_minutes")
+"""Those that every record has."""
 
 
 def record_path(folder: Path, row: str) -> Path:
@@ -39,8 +40,10 @@ def read_record(folder: Path, row: str) -> Record | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: not a JSON file ({error}); delete it, and the row is measured again") from error
-    if not isinstance(record, dict) or not {"row", "settings", "metrics"} <= record.keys():
+    if not isinstance(record, dict):
         raise InputError(f"{path}: no record of results; delete it, and the row is measured again")
+    if missing := [name for name in FIELDS if name not in record]:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; delete it, and the row is measured again")
     return record
 
 

@@ -10,6 +10,7 @@ from core.data.types import Frames
 from core.inference.baselines import paint, render_painted
 from core.inference.evaluation import OURS, Draw
 from core.inference.session import describe
+from core.io.checkpoint import read_trainings
 from core.results.ablations import ABLATIONS, ablation_size
 from core.results.bench import Bench, Measured, Shown, mean_gaussians
 from core.results.optimum import optimise
@@ -60,12 +61,13 @@ class CheckpointRow:
 
     def measure(self, bench: Bench) -> Measured:
         session = bench.headline
-        avatars = bench.avatars(session, self.shown)
+        avatars, trainings = bench.avatars(session, self.shown), read_trainings(session.metadata)
         return Measured(
             metrics=bench.measure_avatars(avatars, session, self._size(bench), bench.judge()),
             gaussians=mean_gaussians(avatars),
             avatar_ms=bench.avatar_ms(session, self.shown),
-            steps=int(session.metadata.get("step") or 0),
+            steps=trainings[-1].steps,
+            trainings=trainings if session.metadata.get("trainings") else None,
         )
 
     def _size(self, bench: Bench) -> int:

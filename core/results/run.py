@@ -7,7 +7,7 @@ import sys
 import torch
 
 from core.results.bench import Bench
-from core.results.options import ResultsOptions
+from core.results.options import ResultsOptions, check_options
 from core.results.records import is_current, read_record, write_record
 from core.results.rows import ROWS, choose_rows
 from core.results.table import read_records, results_page, write_page
@@ -22,11 +22,13 @@ def measure_rows(options: ResultsOptions) -> list[str]:
     Returns:
         The names of the rows that failed.
     Raises:
-        InputError: If a row is unknown.
+        InputError: If a row is unknown, a count is of nothing, or a file among the records is none.
     """
-    folder, bench = options.out, Bench(options)
+    check_options(options)
+    rows, folder, bench = choose_rows(options.rows), options.out, Bench(options)
+    read_records(folder)  # hours may be spent before the page needs them all
     failed = []
-    for row in choose_rows(options.rows):
+    for row in rows:
         try:
             settings = row.settings(bench)
             if not options.again and is_current(read_record(folder, row.name), settings):

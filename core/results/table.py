@@ -22,6 +22,8 @@ Numbers are means over pictures, then over people. *In box* is PSNR inside the p
 VGG and *Alex* those of AlexNet. *Avatar ms* is the median time from pictures on the device to the avatar, *Gaussians*
 how many of it are not transparent. A dash is what has not been measured.
 """
+NOTES = "notes.md"
+"""A file beside the records, written by hand: a part of the page, for what numbers do not say by themselves."""
 
 AGAIN = """## Measure it again
 
@@ -64,7 +66,11 @@ Records = dict[str, Record]
 
 
 def read_records(folder: Path) -> Records:
-    """All rows that have been measured."""
+    """All rows that have been measured.
+
+    Raises:
+        InputError: If a file is no record.
+    """
     found = {row.name: read_record(folder, row.name) for row in ROWS}
     return {name: record for name, record in found.items() if record is not None}
 
@@ -91,14 +97,14 @@ def findings(records: Records) -> list[Finding]:
         found.append(Finding(f"{name}, LPIPS", lpips, targets[2], "", 3, less_is_better=True))
 
     baseline = mean_of(records, "one-frame", "novel_pose", "psnr")
-    for row, title in (("graph", "equal steps, no second look"), ("ours-256", "our model")):
+    for row, title in (("graph", "equal steps, no second look"), ("ours-256", "our model, which trained for longer")):
         gain = _minus(mean_of(records, row, "novel_pose", "psnr"), baseline)
         found.append(Finding(f"over the paper's baseline, novel pose ({title})", gain, 3.0, "dB"))
     found.append(
         Finding("1 input view x 8 frames, novel view", mean_of(records, "views-1", "novel_view", "psnr"), 27.0, "dB")
     )
-    people = list(records["optimum"]["metrics"]["subjects"]) if "optimum" in records else []
-    among = f"{len(people)} {'person' if len(people) == 1 else 'people'}" if people else "some people"
+    people = optimised_people(records)
+    among = _count(people) or "some people"
     best, ours = (mean_of(records, row, "novel_pose", "psnr", people) for row in ("optimum", "ours"))
     found.append(Finding(f"below the per-person optimum, novel pose ({among})", _minus(best, ours), 3.0, "dB", 2, True))
     for split in SPLITS:
@@ -106,14 +112,21 @@ def findings(records: Records) -> list[Finding]:
             mean_of(records, row, split, "psnr_box", people) for row in ("mean-color", "ours", "optimum")
         )
         share = None if None in (low, ours, best) or best == low else 100 * (ours - low) / (best - low)
-        what = f"of the gap from painted mean colour to that optimum closed, in box, {split.replace('_', ' ')}"
-        found.append(Finding(what, share, 60.0, "%", 0))
+        where = f"closed, in box, {split.replace('_', ' ')} ({among})"
+        found.append(Finding(f"of the gap from painted mean colour to that optimum {where}", share, 60.0, "%", 0))
     return found
 
 
-def results_page(records: Records) -> str:
-    """All of docs/results.md."""
-    ours = ["ours", "mean-color", "vertex-color", "optimum"]
+def optimised_people(records: Records) -> list[str]:
+    """Names of those whose avatars were optimised one by one: some of the test people."""
+    return list(records["optimum"]["metrics"]["subjects"]) if "optimum" in records else []
+
+
+def results_page(records: Records, notes: str = "") -> str:
+    """All of docs/results.md; `notes` is Markdown that was written by hand."""
+    ours = ["ours", "mean-color", "vertex-color"]
+    bounds = ["mean-color", "ours", "optimum"]
+    people = optimised_people(records)
     inputs = ["views-1", "views-2", "frames-1", "frames-2", "frames-4", "ours"]
     ablations = [row.name for row in ROWS if row.group == "ablations"]
     return "\n".join(
@@ -123,6 +136,9 @@ def results_page(records: Records) -> str:
             _markdown(["", "measured", "target", "met"], [finding.cells() for finding in findings(records)]),
             f"## The model and its bounds, pictures of {_sizes(records, ours)}\n",
             _section(records, ours, {"ours": "ours, 4 x 8"}),
+            f"## The per-person optimum, pictures of {_sizes(records, bounds)}\n",
+            f"All rows are means over the same {_count(people) or 'people'}: {', '.join(people) or '-'}.\n",
+            _section(records, bounds, {"ours": "ours, 4 x 8"}, people=people),
             f"## Fewer inputs: views x frames, pictures of {_sizes(records, inputs)}\n",
             "All rows are measured by the same pictures, those of all 8 observed frames, however few are shown.\n",
             _section(records, inputs, {"ours": "4 x 8"}),
@@ -133,27 +149,35 @@ def results_page(records: Records) -> str:
             _people(records),
             "## Where the rows come from\n",
             _provenance(records),
+            *([notes.strip() + "\n"] if notes.strip() else []),
             AGAIN,
         ]
     )
 
 
 def short_table(records: Records) -> str:
-    """For the README: PSNR, SSIM and LPIPS of novel poses and views, of rows that have been measured."""
+    """For the README: PSNR, SSIM and LPIPS of novel poses and views, of rows that have been measured.
+
+    The optimum is left out: it is of other people than the rest.
+    """
     metrics = ("psnr", "ssim", "lpips")
-    header = ["", *(f"{s.split('_')[1]} {HEADINGS[m]}" for s in SPLITS for m in metrics)]
+    header = ["", "pictures", *(f"{s.split('_')[1]} {HEADINGS[m]}" for s in SPLITS for m in metrics)]
     lines = [
-        [row.title, *(_number(mean_of(records, row.name, split, m), m) for split in SPLITS for m in metrics)]
+        [
+            row.title,
+            _sizes(records, [row.name]),
+            *(_number(mean_of(records, row.name, split, m), m) for split in SPLITS for m in metrics),
+        ]
         for row in ROWS
-        if row.name in records and row.group != "inputs"
+        if row.name in records and row.group != "inputs" and row.name != "optimum"
     ]
     return _markdown(header, lines)
 
 
 def write_page(folder: Path) -> Path:
     """Write the page beside the folder of records: docs/results -> docs/results.md."""
-    path = folder.with_suffix(".md")
-    page = results_page(read_records(folder))
+    path, notes = folder.with_suffix(".md"), folder / NOTES
+    page = results_page(read_records(folder), notes.read_text(encoding="utf-8") if notes.is_file() else "")
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
@@ -175,16 +199,27 @@ def write_excerpt(readme: Path, folder: Path) -> None:
 
 
 def _section(
-    records: Records, names: list[str], titles: dict[str, str], metrics: Iterable[str] = METRICS, versus: str = ""
+    records: Records,
+    names: list[str],
+    titles: dict[str, str],
+    metrics: Iterable[str] = METRICS,
+    versus: str = "",
+    people: list[str] | None = None,
 ) -> str:
-    """Rows with both splits, Gaussians and time; with `versus` also by how many dB novel poses differ from that row."""
+    """Rows with both splits, Gaussians and time.
+
+    Args:
+        titles: Other titles than the rows' own.
+        versus: A row; also show by how many dB novel poses differ from it.
+        people: Take means over these alone.
+    """
     metrics = list(metrics)
     words = [f"{s.split('_')[1]} {HEADINGS[m]}" if m == "psnr" else HEADINGS[m] for s in SPLITS for m in metrics]
     own = {row.name: row.title for row in ROWS} | titles
     reference = mean_of(records, versus, "novel_pose", "psnr") if versus else None
     lines = []
     for name in names:
-        line = [own[name], *(_number(mean_of(records, name, split, m), m) for split in SPLITS for m in metrics)]
+        line = [own[name], *(_number(mean_of(records, name, split, m, people), m) for split in SPLITS for m in metrics)]
         if versus:
             line.append(_signed(_minus(mean_of(records, name, "novel_pose", "psnr"), reference)))
         record = records.get(name, {})
@@ -195,10 +230,12 @@ def _section(
 def _ablation_note(records: Records) -> str:
     steps = sorted({str(r["steps"]) for name, r in records.items() if _row(name).group == "ablations"})
     trained = f"{' or '.join(steps)} steps" if steps else "equal steps"
+    shown = records["ours-256"]["settings"].get("input", {}).get("image_size") if "ours-256" in records else None
     return (
         f"Each trained from nothing for {trained}, with the same seed and data, and without the second look but where "
-        "it is named. *Pose, dB* is the difference from the full graph. The last row is our model, which was trained "
-        "for longer.\n"
+        "it is named. *Pose, dB* is the difference from the full graph. Each was trained once: what another seed would "
+        "change has not been measured, so tenths of a dB rank nothing. The last row is our model, which has the second "
+        f"look, was trained for longer{f' and is shown pictures of {shown} px' if shown else ''}.\n"
     )
 
 
@@ -217,18 +254,34 @@ def _provenance(records: Records) -> str:
     lines = [
         [
             name,
-            _rounded(r["steps"], 0),
-            _rounded(r["train_minutes"], 1),
+            *_trained(name, r),
             *(r["commit"], r["data"], r["device"], r["versions"]["torch"], r["date"]),
         ]
         for name, r in records.items()
     ]
-    warnings = []
+    notes = []
+    if any(cells[1].startswith("+") for cells in lines):
+        notes.append("Steps with a plus are those after the checkpoint that the training began from (`--init`).\n")
     if len({r["data"] for r in records.values()}) > 1:
-        warnings.append("**Rows are of different data and cannot be compared; measure the older ones again.**\n")
+        notes.append("**Rows are of different data and cannot be compared; measure the older ones again.**\n")
     if len({r["settings"]["checkpoint"] for r in records.values() if "checkpoint" in r["settings"]}) > 1:
-        warnings.append("**Rows of our model are of different checkpoints; measure the older ones again.**\n")
-    return "\n".join([*warnings, _markdown(header, lines)])
+        notes.append("**Rows of our model are of different checkpoints; measure the older ones again.**\n")
+    return "\n".join([*notes, _markdown(header, lines)])
+
+
+def _trained(name: str, record: Record) -> tuple[str, str]:
+    """Steps and minutes of all trainings behind a row; with a plus where the first of them are not known."""
+    if trainings := record.get("trainings"):
+        steps = " + ".join(f"{own['steps']} at {own['image_size']} px" for own in trainings)
+        minutes = " + ".join(_rounded(own["minutes"], 1) for own in trainings)
+        return steps, minutes
+    is_ours = _row(name).group in ("model", "inputs")
+    began = "+" if is_ours and record["settings"].get("training", {}).get("init") else ""
+    return began + _rounded(record["steps"], 0), _rounded(record["train_minutes"], 1)
+
+
+def _count(people: list[str]) -> str:
+    return f"{len(people)} {'person' if len(people) == 1 else 'people'}" if people else ""
 
 
 def _row(name: str) -> Row:

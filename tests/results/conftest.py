@@ -9,7 +9,7 @@ import torch
 
 from core import options as core_options
 from core.inference import evaluation
-from core.io.checkpoint import save_checkpoint
+from core.io.checkpoint import Training, save_checkpoint
 from core.model.hgg import HumanGaussianGraph
 from core.options import DataOptions, GraphOptions, LossOptions, ModelOptions, TrainOptions, UNetOptions
 from core.results.options import ResultsOptions
@@ -65,7 +65,8 @@ def checkpoint(tmp_path_factory, body) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     model = replace(MODEL, second_look=True)
-    save_checkpoint(path, HumanGaussianGraph(model, body), step=3)
+    behind = [Training("joint", 8, 4, 32, 0.5), Training("joint", 3, 2, 32, 0.25)]
+    save_checkpoint(path, HumanGaussianGraph(model, body), step=3, trainings=behind)
     return path
 
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import infer
+from core import options as core_options
 from core.data.types import Frames
 from core.inference.options import InferenceOptions
 from core.results import ablations
 from core.results.bench import Bench, Shown, bind_one_frame
 from core.results.data_id import data_id
-from core.results.records import read_record
 from core.results.rows import ROWS, choose_rows
-from core.results.run import list_rows, measure_rows
-from core.results.table import findings, read_records, results_page, short_table, write_excerpt
+from core.results.run import measure_rows
+from core.results.table import read_records, results_page
 from smpl_renderer.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +34,7 @@ def test_numbers_are_those_of_infer(options, tmp_path, monkeypatch):
     """Ours and both kinds of paint, person by person, at the same size of pictures."""
     from core.inference import session
 
-    full = replace(session.PROTOCOLS["paper"], image_size=48)
-    monkeypatch.setitem(session.PROTOCOLS, "paper", full)  # of which infer's `full` is made
+    monkeypatch.setattr(session, "FULL", replace(session.FULL, image_size=48))
     captures = options.root / "test"
     infer.main(
         InferenceOptions(
@@ -110,6 +109,8 @@ def test_all_rows_and_resuming(options, caplog):
         is_trained = name in {row.name for row in ablations.ABLATIONS}
         assert (own["train_minutes"] is not None) == is_trained
         assert own["steps"] == (None if is_painted else 1 if is_trained else 3)
+        is_ours = not (is_painted or is_trained or name == "optimum")
+        assert [t["steps"] for t in own["trainings"] or ()] == ([8, 3] if is_ours else [])
     # The avatar has one Gaussian a vertex; those of a frame are one a pixel, and only on the person.
     assert records["graph"]["gaussians"] == 6890 and records["one-frame"]["gaussians"] < 4 * 16 * 16
     assert list(records["optimum"]["metrics"]["subjects"]) == ["209900"]
@@ -157,11 +158,31 @@ def test_a_missing_checkpoint_fails_its_rows_only(options, caplog):
     assert "no_such.safetensors" in caplog.text and (options.out / "layers-1.json").is_file()
 
 
-def test_a_broken_record_is_measured_again_when_it_is_deleted(options, caplog):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "not a JSON file"), ("[]", "no record"), ('{"row": "views-1"}', "lacks commit, data,")],
+)
+def test_a_broken_record_is_named_before_anything_is_measured(options, content, message):
+    options = replace(options, rows=("mean-color",))
     options.out.mkdir()
-    (options.out / "views-1.json").write_text("{")
-    with pytest.raises(InputError, match=r"views-1\.json: not a JSON file"):
-        read_record(options.out, "views-1")
+    (options.out / "views-1.json").write_text(content)
+    with pytest.raises(InputError, match=rf"views-1\.json: {message}.*measured again"):
+        measure_rows(options)
+    assert not (options.out / "mean-color.json").exists()
+    (options.out / "views-1.json").unlink()
+    assert measure_rows(options) == []
+
+
+@pytest.mark.parametrize("name", ["image_size", "ablation_steps", "optimum_people", "optimum_steps"])
+def test_counts_of_nothing_are_refused(options, name):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be at least 1, got 0"):
+        measure_rows(replace(options, **{name: 0}))
+
+
+def test_ablations_begin_from_nothing_whatever_the_preset_begins_from(options, monkeypatch):
+    second_part = replace(core_options.PRESETS["tiny-test"][1], init=Path("first.safetensors"))
+    monkeypatch.setitem(core_options.PRESETS, "second", ("For tests.", second_part))
+    assert ablations.base_options(Bench(replace(options, preset="second"))).init is None
 
 
 def test_unknown_rows_and_presets_are_named(options):
@@ -249,88 +270,6 @@ def test_ready_crops_are_trained_on_where_there_are_any(options, tmp_path):
     assert Bench(replace(options, train=tmp_path / "mine")).train == tmp_path / "mine"
 
 
-def made_up(row: str, view: float, pose: float, people=("a", "b")) -> dict:
-    """A record of a row: PSNR as given, in the box 4 dB less, person b 1 dB above person a."""
-
-    def scores(psnr: float) -> dict:
-        return {"psnr": psnr, "psnr_box": psnr - 4, "ssim": 0.97, "lpips": 0.04, "lpips_alex": None}
-
-    subjects = {
-        name: {"novel_view": scores(view + i - 0.5), "novel_pose": scores(pose + i - 0.5)}
-        for i, name in enumerate(people)
-    }
-    mean = {"novel_view": scores(view), "novel_pose": scores(pose)}
-    return {
-        "row": row,
-        "settings": {"image_size": 512, "data": "d"},
-        "metrics": {"mean": mean, "subjects": subjects},
-        "commit": "abc",
-        "data": "d",
-        "date": "2026-11-25",
-        "device": "cpu",
-        "versions": {"torch": "2"},
-        "steps": 10,
-        "train_minutes": None,
-        "gaussians": 27560.0,
-        "avatar_ms": 12.34,
-    }
-
-
-def test_findings_follow_from_the_same_people():
-    records = {
-        "ours": made_up("ours", 31, 30),
-        "views-1": made_up("views-1", 28, 27),
-        "mean-color": made_up("mean-color", 21, 20),
-        "optimum": made_up("optimum", 33.5, 32.5, people=("b",)),  # their mean is b's: 33, 32
-        "graph": made_up("graph", 27, 26),
-        "one-frame": made_up("one-frame", 23, 22),
-    }
-    records["optimum"]["metrics"]["mean"] = records["optimum"]["metrics"]["subjects"]["b"]
-    found = {finding.what: finding for finding in findings(records)}
-    values = {what: finding.value for what, finding in found.items()}
-    assert values["novel view, PSNR"] == 31 and found["novel view, PSNR"].cells()[-1] == "yes"
-    assert values["over the paper's baseline, novel pose (equal steps, no second look)"] == 4
-    assert values["over the paper's baseline, novel pose (our model)"] is None  # not measured at that size
-    assert values["1 input view x 8 frames, novel view"] == 28
-    # Of person b: ours 30.5, painted 20.5, optimum 32.0.
-    assert values["below the per-person optimum, novel pose (1 person)"] == pytest.approx(1.5)
-    share = values["of the gap from painted mean colour to that optimum closed, in box, novel pose"]
-    assert share == pytest.approx(100 * 10 / 11.5)
-
-
-def test_page_without_and_with_rows(tmp_path):
-    assert "| novel view, PSNR | - | ≥ 30 dB | - |" in results_page({})
-    records = {"ours": made_up("ours", 31, 30), "graph": made_up("graph", 27, 26), "layers-1": made_up("l", 26, 25.5)}
-    page = results_page(records)
-    ours = "| ours, 4 x 8 | 31.00 | 27.00 | 0.970 | 0.040 | - | 30.00 | 26.00 | 0.970 | 0.040 | - | 27560 | 12.3 |"
-    assert ours in page
-    assert "| L = 1 | 26.00 | 22.00 | 0.970 | 0.040 | 25.50 | 21.50 | 0.970 | 0.040 | -0.50 | 27560 | 12.3 |" in page
-    assert "cannot be compared" not in page
-    records["graph"]["data"] = "other"
-    assert "different data and cannot be compared" in results_page(records)
-
-    for name, content in records.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
-    write_excerpt(readme, tmp_path)
-    text = readme.read_text()
-    assert text == f"before\n<!-- results -->\n{short_table(records)}<!-- /results -->\nafter\n" and "old" not in text
-    write_excerpt(readme, tmp_path)
-    assert readme.read_text() == text
-    readme.write_text("nothing here")
-    with pytest.raises(InputError, match="has no lines"):
-        write_excerpt(readme, tmp_path)
-
-
-def test_list_says_what_is_there(options):
-    options.out.mkdir()
-    (options.out / "ours.json").write_text(json.dumps(made_up("ours", 31, 30)))
-    lines = list_rows(options).splitlines()
-    assert len(lines) == len(ROWS)
-    assert "2026-11-25, abc" in lines[0] and lines[1].split()[2] == "-"
-
-
 @pytest.mark.slow
 def test_two_processes_share_a_folder(options, tmp_path):
     """Each measures other rows; both are in the table, and a row that fails is exit status 1."""
@@ -349,70 +288,6 @@ def test_two_processes_share_a_folder(options, tmp_path):
     result = subprocess.run(list(map(str, failing)), capture_output=True, text=True)
     assert result.returncode == 1 and "no_such.safetensors" in result.stderr
     assert "failed: ours, views-2" in result.stderr and "Traceback" not in result.stderr
-
-
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
-def test_curves(tmp_path):
-    from PIL import Image
-
-    from core.results.curves import POINTS, write_curves
-
-    runs = []
-    for name, steps in (("short", 30), ("long", 1500)):
-        folder = tmp_path / name
-        folder.mkdir()
-        rows = "".join(f"{i},{1 / i},{20 + i / steps}\n" for i in range(1, steps + 1))
-        (folder / "log.csv").write_text("step,loss,psnr\n" + rows)
-        (folder / "scores.csv").write_text(f"step,novel_view,novel_pose\n0,15.0,15.5\n{steps},25.0,24.5\n")
-        runs.append(folder)
-    write_curves(tuple(runs), tmp_path / "curves")
-    lines = (tmp_path / "curves" / "curves.csv").read_text().splitlines()
-    assert lines[0] == "run,step,loss,psnr,novel_view,novel_pose"
-    long = [line.split(",") for line in lines if line.startswith("long")]
-    assert len(long) <= POINTS + 2 and long[0][1:] == ["0", "", "", "15.000", "15.500"]
-    assert float(long[1][2]) == pytest.approx(sum(1 / i for i in range(1, 9)) / 8, rel=1e-4)  # 8 steps a point
-    png = tmp_path / "curves" / "curves.png"
-    assert png.stat().st_size < 100_000
-    with Image.open(png) as picture:
-        assert picture.width > picture.height > 200
-    with pytest.raises(InputError, match=r"log\.csv"):
-        write_curves((tmp_path,), tmp_path / "curves")
-
-
-def test_curves_without_matplotlib(tmp_path, monkeypatch):
-    from core.results import curves
-
-    monkeypatch.setattr(curves.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install matplotlib"):
-        curves.write_curves((tmp_path,), tmp_path / "curves")
-
-
-def test_pictures(options, tmp_path, monkeypatch):
-    from PIL import Image
-
-    from core.results import pictures
-
-    monkeypatch.setattr(pictures, "TILE", 40)
-    monkeypatch.setattr(pictures, "TURN_SIZE", 24)
-    monkeypatch.setattr(pictures, "TURN_FRAMES", 4)
-    pictures.write_pictures(options, tmp_path / "images")
-    with Image.open(tmp_path / "images" / "people.png") as sheet:
-        assert sheet.width > 8 * 40 and 2 * 40 < sheet.height < 4 * 40
-    with Image.open(tmp_path / "images" / "turntable.gif") as gif:
-        assert (gif.n_frames, gif.size, gif.info["loop"]) == (4, (48, 24), 0)
-
-
-def test_a_gif_keeps_within_its_size(tmp_path):
-    from core.results.pictures import save_gif
-
-    noise = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    save_gif(tmp_path / "a.gif", noise)
-    full = (tmp_path / "a.gif").stat().st_size
-    save_gif(tmp_path / "b.gif", noise, max_bytes=full - 1)
-    assert (tmp_path / "b.gif").stat().st_size < full
-    with pytest.raises(InputError, match="more than 100 bytes"):
-        save_gif(tmp_path / "c.gif", noise, max_bytes=100)
-    assert not (tmp_path / "c.gif").exists()
 
 
 def test_main_ends_with_status_1_when_a_row_failed(options, monkeypatch):
