@@ -20,7 +20,8 @@ observed frames. *View*: the observed poses from the other cameras. *Pose*: two 
 Predictions are rounded to 8 bits and composed on white, like the ground truth, which is drawn from textured meshes.
 Numbers are means over pictures, then over people. *In box* is PSNR inside the person's box, *LPIPS* has the weights of
 VGG and *Alex* those of AlexNet. *Avatar ms* is the median time from pictures on the device to the avatar, *Gaussians*
-how many of it are not transparent. A dash is what has not been measured.
+how many of it are not transparent. A dash is what has not been measured. The paper's numbers are of ten real people
+(MVHumanNet) and cannot be compared with these.
 """
 NOTES = "notes.md"
 """A file beside the records, written by hand: a part of the page, for what numbers do not say by themselves."""
