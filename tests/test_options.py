@@ -41,6 +41,13 @@ def test_presets_fit_together(preset):
     assert options.data.target_frames - options.data.novel_frames <= options.data.input_frames
 
 
+def test_the_second_part_of_the_recipe_goes_on_from_the_first():
+    first, second = (PRESETS[name][1] for name in ("demo-gpu", "demo-gpu-512"))
+    assert second.init == first.workspace / "model.safetensors" and second.workspace != first.workspace
+    assert (second.model, second.stage) == (first.model, first.stage)
+    assert second.data.image_size == 2 * first.data.image_size == 512
+
+
 def test_options_that_a_file_does_not_know_have_their_defaults():
     assert options_from_json(Outer, '{"inner": {"sizes": [3]}}', "old") == Outer(inner=Inner(sizes=(3,)))
     assert options_from_json(Outer, '{"rate": 2, "path": "p"}', "old") == Outer(rate=2.0, path=Path("p"))

@@ -28,7 +28,7 @@ OFFSET_RANGE = 0.25
 """Metres along each axis by which a query may move its Gaussian away from where it starts on the skin: skirts hang that
 far from the thighs."""
 OFFSET_UNIT = 0.1
-"""Metres by which small raw numbers move it."""
+"""Metres by which a raw number moves it for each 1, as long as that is little beside the range."""
 REFINE_RANGE = 0.05
 """Metres along each axis by which the residual head moves a Gaussian."""
 MAX_SCALE_FACTOR = 12.0

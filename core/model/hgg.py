@@ -38,7 +38,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 KEY_NUMBERS = 3 + 3 + 3 + 1
 """What a key holds besides the U-Net's features: offset from the vertex, direction to the camera, colour, opacity."""
-OFFSET_UNIT = 0.1
+KEY_OFFSET_UNIT = 0.1
 MAX_KEY_OFFSET = 0.3
 """Metres: the scale of the offsets in keys, and where they end."""
 
@@ -174,7 +174,7 @@ class HumanGaussianGraph(nn.Module):
             axes = ties.take(at_vertices(skin.rotations @ self.axes, frame.vertex_ids))  # [E, 3, 3]
             gaps = frame.gaussians.means - at_vertices(skin.body.vertices, frame.vertex_ids)
             gaps = ties.take(gaps / skin.scale[..., None, None]).clamp(-MAX_KEY_OFFSET, MAX_KEY_OFFSET)
-            offsets = torch.einsum("eji,ej->ei", axes, gaps) / OFFSET_UNIT
+            offsets = torch.einsum("eji,ej->ei", axes, gaps) / KEY_OFFSET_UNIT
             directions = torch.einsum("eji,ej->ei", axes, ties.take(frame.towards_camera))
             rest = [ties.take(x) for x in (frame.gaussians.colors, frame.gaussians.opacities[..., None])]
             return torch.cat([ties.take(frame.features).float(), offsets, directions, *rest], -1)

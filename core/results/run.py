@@ -10,7 +10,7 @@ from core.results.bench import Bench
 from core.results.options import ResultsOptions, check_options
 from core.results.records import is_current, read_record, write_record
 from core.results.rows import ROWS, choose_rows
-from core.results.table import read_records, results_page, write_page
+from core.results.table import read_records, write_page
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,9 @@ def measure_rows(options: ResultsOptions) -> list[str]:
             write_page(folder)
             logger.info("%s: %s", row.name, _summary(measured.metrics["mean"]))
         _tidy()
-    logger.info("wrote %s", write_page(folder))
-    sys.stdout.write(results_page(read_records(folder)))
+    page = write_page(folder)
+    logger.info("wrote %s", page)
+    sys.stdout.write(page.read_text(encoding="utf-8"))
     return failed
 
 

@@ -7,6 +7,7 @@ from core.gaussians import Gaussians
 from core.model.decode import (
     DEPTH_RANGE,
     OFFSET_RANGE,
+    OFFSET_UNIT,
     PIXEL_RANGE,
     RAW_CHANNELS,
     decode_on_skin,
@@ -125,6 +126,9 @@ def test_moves_on_the_skin_follow_its_axes(body):
     # The thin axis of a Gaussian is its third, and that is the normal.
     torch.testing.assert_close(quat_to_matrix(avatar.quats[0])[..., 2], normals, rtol=0, atol=1e-5)
     assert (avatar.scales[..., 2] < avatar.scales[..., 0]).all()
+    raw[..., 2] = 0.1
+    avatar = decode_on_skin(raw, start, vertex_ids=None, betas=None, body="")
+    torch.testing.assert_close(avatar.offsets[0], (0.1 * OFFSET_UNIT - SINK) * normals, rtol=0, atol=2e-5)
 
 
 def random_gaussians(*shape: int) -> Gaussians:

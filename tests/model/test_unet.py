@@ -159,6 +159,12 @@ def test_xformers_that_was_built_for_another_pytorch_is_refused(unet, monkeypatc
         unet.use_attention("xformers")
 
 
+def test_what_moves_keeps_no_recordings(unet):
+    unet.recorder._seen[None] = None
+    unet.float()
+    assert unet.recorder._seen == {}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["demo", "tiny"])
 def test_fused_operations_equal_the_plain_ones_on_a_gpu(name):
