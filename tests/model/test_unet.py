@@ -192,7 +192,7 @@ def test_recorded_training_gives_the_same():
         with torch.autocast("cuda", torch.bfloat16):
             expected, actual = (outputs_and_gradients(unet, x, fused) for fused in (True, None))
         for a, e in zip(actual, expected, strict=True):
-            assert (a - e).norm() < 0.02 * e.norm()  # sums in bfloat16, in another order
+            assert (a - e).norm() < 0.04 * e.norm()  # sums in bfloat16, in another order: 2 % in an early norm
         with torch.no_grad():
             for parameter in unet.parameters():
                 parameter += 1e-3 * torch.randn_like(parameter)
@@ -210,4 +210,4 @@ def test_xformers_attention_gives_the_same():
         unet.use_attention("xformers")
         actual = outputs_and_gradients(unet, x, True)
     for a, e in zip(actual, expected, strict=True):
-        assert (a - e).norm() < 0.02 * e.norm()
+        assert (a - e).norm() < 0.05 * e.norm()  # 2.4 % of rounding to bfloat16 in the first convolution
