@@ -56,6 +56,8 @@ def main(
         check: Draw nothing: check that people and cameras are the benchmark's, and the pictures that are there.
         update: Draw no captures: write checksums and means of this version of the program into the config.
     """
+    if check and update:
+        raise InputError("--check and --update: one asks whether the file holds, the other changes it; give one")
     benchmark = read_benchmark(config)
     chosen = list(splits or benchmark.splits)
     unknown = [name for name in chosen if name not in benchmark.splits]

@@ -20,7 +20,7 @@ import tyro
 
 from core.cli import run
 from core.data.synthetic import FIRST_SUBJECT, CaptureOptions, default_frames, default_workers, shard, write_dataset
-from core.data.synthetic.contact_sheet import write_contact_sheet
+from core.data.synthetic.contact_sheet import check_sheet_path, write_contact_sheet
 from core.device import DeviceName, pick_device
 from smpl_renderer.body_model import STANDIN_BODY
 from smpl_renderer.errors import InputError
@@ -45,6 +45,7 @@ def main(
     camera_noise: bool = True,
     soft_masks: bool = True,
     fit_noise: float = 0.0,
+    smpl_param: bool = True,
     points: bool = False,
     holes: bool = False,
     human_keys: Literal["list", "short"] = "list",
@@ -74,6 +75,7 @@ def main(
         camera_noise: Each camera has its own colours, blur and noise; else all are ideal.
         soft_masks: Masks have edges like those of matting; else they are exact.
         fit_noise: Noise on the stored fits, in radians (0.02 is visible); 0 stores the truth.
+        smpl_param: Also write `smpl_param/*.pkl`, whose fits and vertices are those of `optimized_smpl_points/`.
         points: Also write `optimized_smpl_points/*.ply`.
         holes: Leave out and damage what real captures lack, to test a loader.
         human_keys: Keys of `human.json`: `view_id_list`, `pose_id_list`; or `view_id`, `pose_id`.
@@ -82,13 +84,10 @@ def main(
         workers: Processes that write one person each; 0 uses this one, -1 as many as the machine bears.
         contact_sheet: Also write a picture with the people, at most 48 of them.
     """
-    frame_ids = frames or default_frames(poses)
-    if any(frame < 5 or frame % 5 for frame in frame_ids):
-        raise InputError(f"--frames {' '.join(map(str, frame_ids))}: image ids must be positive multiples of 5")
-    if min(subjects, poses, cameras, samples) < 1:
-        raise InputError("--subjects, --poses, --cameras and --samples must be at least 1")
-    if min(width, height) < 16 or not 1 <= quality <= 100:
-        raise InputError("--width and --height must be at least 16 pixels, --quality from 1 to 100")
+    if min(subjects, poses) < 1:
+        raise InputError("--subjects and --poses must be at least 1")
+    if contact_sheet is not None:
+        check_sheet_path(contact_sheet)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; name a folder")
     options = CaptureOptions(
@@ -96,7 +95,7 @@ def main(
         split=split,
         rig=rig,
         cameras=cameras,
-        frames=tuple(frame_ids),
+        frames=tuple(frames) or default_frames(poses),
         width=width,
         height=height,
         samples=samples,
@@ -105,6 +104,7 @@ def main(
         camera_noise=camera_noise,
         soft_masks=soft_masks,
         fit_noise=fit_noise,
+        smpl_param=smpl_param,
         points=points,
         holes=holes,
     )

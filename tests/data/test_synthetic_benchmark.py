@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -147,3 +148,18 @@ def test_errors_name_the_remedy(tmp_path):
         read_benchmark(tmp_path / "missing.json")
     with pytest.raises(InputError, match="--splits traain"):
         make_benchmark(tmp_path, ("traain",))
+    with pytest.raises(InputError, match="--check and --update"):
+        make_benchmark(tmp_path, check=True, update=True)
+    for broken in ("[]", "{", '{"generator": "2", "body": "", "capture": {"rig": "16"}, "splits": {}}'):
+        (tmp_path / "broken.json").write_text(broken)
+        with pytest.raises(InputError, match=r"broken\.json: is no benchmark of this version"):
+            read_benchmark(tmp_path / "broken.json")
+
+
+def test_a_picture_that_cannot_be_read_is_named(tiny, tmp_path):
+    shutil.copytree(tiny / "made" / "test", tmp_path / "test")
+    picture = tmp_path / "test/209003/images_lr/22327091/0055_img.jpg"
+    for damage in (lambda: picture.write_bytes(picture.read_bytes()[:200]), picture.unlink):
+        damage()
+        with pytest.raises(InputError, match=r"209003/22327091/0055 cannot be read.*make it again"):
+            check_pictures(read_benchmark(tiny / "tiny.json"), ["test"], tmp_path)

@@ -22,6 +22,7 @@ from core.data.synthetic.capture import (
     draw_pictures,
     stage,
 )
+from core.data.synthetic.layout import STAMP, picture_files
 from core.data.synthetic.people import sample_person
 from core.data.synthetic.seeding import digest
 from core.data.synthetic.sets import CaptureSet
@@ -44,6 +45,7 @@ class Means:
     """Mean of the mask."""
 
     def agrees(self, other: "Means") -> bool:
+        """Whether both may be of the same picture, drawn on different machines."""
         return (
             max(abs(a - b) for a, b in zip((*self.color, self.coverage), (*other.color, other.coverage))) <= TOLERANCE
         )
@@ -76,6 +78,7 @@ class Benchmark:
     splits: dict[str, Split]
 
     def options(self, split: str) -> CaptureOptions:
+        """How the captures of a split are made."""
         return dataclasses.replace(self.capture, split=split)
 
     def sets(self, root: Path, splits: list[str]) -> list[CaptureSet]:
@@ -97,7 +100,7 @@ def read_benchmark(path: Path) -> Benchmark:
             pictures = {key: Means(tuple(m["color"]), m["coverage"]) for key, m in split.get("pictures", {}).items()}
             splits[name] = Split(**{**split, "pictures": pictures})
         return Benchmark(content["generator"], content["body"], CaptureOptions(**capture), splits)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is no benchmark of this version ({error}); take configs/benchmark.json") from error
 
 
@@ -147,26 +150,32 @@ def check_pictures(benchmark: Benchmark, splits: list[str], root: Path) -> int:
     Returns:
         How many were compared.
     Raises:
-        InputError: If one differs by more than `TOLERANCE`.
+        InputError: If one differs by more than `TOLERANCE`, or cannot be read.
     """
     compared = 0
     for name in splits:
         for key, expected in benchmark.splits[name].pictures.items():
             subject, camera, frame = key.split("/")
             folder = root / name / subject
-            if not (folder / "body.json").is_file():
+            if not (folder / STAMP).is_file():
                 continue
-            with (
-                Image.open(folder / "images_lr" / camera / f"{frame}_img.jpg") as picture,
-                Image.open(folder / "fmask_lr" / camera / f"{frame}_img_fmask.png") as mask,
-            ):
-                actual = picture_means(np.asarray(picture), np.asarray(mask))
+            try:
+                actual = picture_means(*(_pixels(file) for file in picture_files(folder, camera, int(frame))))
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"{folder}: picture {key} cannot be read ({error}); remove the folder and make it again"
+                ) from error
             if not actual.agrees(expected):
                 raise InputError(
                     f"{folder}: picture {key} has means {actual}, not {expected}; remove the folder and make it again"
                 )
             compared += 1
     return compared
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def picture_means(color: np.ndarray, mask: np.ndarray) -> Means:

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from core.data.synthetic.drawing import Scene, draw_views, make_scene
 from core.data.synthetic.fits import body_params, noisy_fits, write_fits
+from core.data.synthetic.layout import STAMP, fit_file, picture_files, refit_file
 from core.data.synthetic.people import person_surfaces, sample_person
 from core.data.synthetic.photographs import expose, matte, sample_looks, sample_noise
-from core.data.synthetic.rigs import Rig, make_rig
+from core.data.synthetic.rigs import RIGS, Rig, make_rig
 from core.data.synthetic.seeding import random_stream
 from core.data.synthetic.surfaces import rest_body
+from core.data.synthetic.waves import constant
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.types import BodyParams, PosedBody
 
@@ -74,6 +77,27 @@ class CaptureOptions:
     background: bool = True
     """A studio behind the person, blacked out farther away; else black."""
 
+    def __post_init__(self) -> None:
+        """Raises InputError for what no capture can be made with."""
+        if not self.frames or any(frame < 5 or frame % 5 for frame in self.frames):
+            raise InputError(f"frames {_listed(self.frames)}: image ids must be positive multiples of 5")
+        if len(set(self.frames)) < len(self.frames):
+            raise InputError(f"frames {_listed(self.frames)}: each image id may be there once")
+        if self.rig not in RIGS:
+            raise InputError(f"rig {self.rig}: must be {' or '.join(RIGS)}")
+        if self.samples < 1 or (self.cameras is not None and self.cameras < 1):
+            raise InputError(f"samples {self.samples} and cameras {self.cameras}: must be at least 1")
+        if min(self.width, self.height) < 16:
+            raise InputError(f"width {self.width} and height {self.height}: must be at least 16 pixels")
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"quality {self.quality}: must be from 1 to 100")
+        if not 0 <= self.fit_noise < 1:
+            raise InputError(f"fit_noise {self.fit_noise}: must be from 0 to 1 (radians; 0.02 is visible)")
+
+
+def _listed(values: tuple) -> str:
+    return " ".join(map(str, values)) or "()"
+
 
 def default_frames(count: int) -> tuple[int, ...]:
     """Image ids of a capture of some moments: the paper's for ten, else every 50 from 5 on."""
@@ -91,14 +115,27 @@ def _stamp(index: int, options: CaptureOptions, body: BodyModel) -> dict:
     }
 
 
+def read_stamp(folder: Path) -> dict:
+    """What made the capture in a folder; nothing if there is none, or no whole one."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
 def is_current(folder: Path, index: int, options: CaptureOptions, body: BodyModel) -> bool:
     """Whether a folder holds this very capture, whole."""
-    try:
-        stamp = json.loads((folder / "body.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return False
-    expected = _stamp(index, options, body)
-    return all(stamp.get(key) == value for key, value in expected.items())
+    return read_stamp(folder).items() >= _stamp(index, options, body).items()
+
+
+def fits_beside(folder: Path, options: CaptureOptions, body: BodyModel) -> bool:
+    """Whether a folder holds a capture that can be in one set with those of some options, whoever it shows."""
+    stamp, expected = read_stamp(folder), _stamp(0, options, body)
+    made_with = stamp.get("options", {})
+    return all(stamp.get(key) == expected[key] for key in ("fingerprint", "generator")) and all(
+        made_with.get(key) == expected["options"][key] for key in ("rig", "cameras", "frames")
+    )
 
 
 @dataclass(frozen=True)
@@ -140,6 +177,8 @@ def write_capture(folder: Path, index: int, options: CaptureOptions, *, body: Bo
         body: On the CPU.
         device: Where pictures are drawn.
     """
+    for left in folder.parent.glob(f".{folder.name}.*"):  # by a run that was killed while it wrote this person
+        shutil.rmtree(left, ignore_errors=True)
     staged = stage(index, options, body, device)
     fits = staged.params
     if options.fit_noise > 0:
@@ -154,8 +193,7 @@ def write_capture(folder: Path, index: int, options: CaptureOptions, *, body: Bo
             job.result()
         if options.holes:
             _punch_holes(target, staged.rig, options)
-        # Last: its presence tells that the capture is whole.
-        (target / "body.json").write_text(json.dumps(_stamp(index, options, body), indent=1))
+        (target / STAMP).write_text(json.dumps(_stamp(index, options, body), indent=1))
 
 
 def _write_cameras(folder: Path, rig: Rig, long_center: bool) -> None:
@@ -166,9 +204,9 @@ def _write_cameras(folder: Path, rig: Rig, long_center: bool) -> None:
 
 
 def _write_pictures(folder: Path, staged: Staged, options, writers) -> list[Future]:
-    for kind in ("images_lr", "fmask_lr"):
-        for name in staged.rig.names:
-            (folder / kind / name).mkdir(parents=True)
+    for name in staged.rig.names:
+        for file in picture_files(folder, name, options.frames[0]):
+            file.parent.mkdir(parents=True)
     jobs = deque()
     for frame in options.frames:
         for names, colors, alphas in draw_pictures(staged, frame, options):
@@ -222,7 +260,7 @@ def _bytes(values: Tensor) -> np.ndarray:
 def _wall(color: tuple[float, float, float], height: int, width: int, device) -> Float[Tensor, "H W 3"]:
     """The studio behind a person."""
     shade = torch.linspace(1.05, 0.8, height, device=device)[:, None, None]
-    return (shade * torch.tensor(color, device=device)).clamp(0, 1).expand(-1, width, -1)
+    return (shade * constant(color, shade)).clamp(0, 1).expand(-1, width, -1)
 
 
 def _box(alphas: Float[Tensor, "C H W"]) -> Bool[Tensor, "C H W"]:
@@ -241,11 +279,10 @@ def _dilated(marked: Tensor, margin: int) -> Tensor:
 
 
 def _write_view(folder: Path, camera: str, frame: int, color, alpha, options: CaptureOptions) -> None:
-    picture = folder / "images_lr" / camera / f"{frame:04d}_img.jpg"
+    picture, mask = picture_files(folder, camera, frame)
     # Colours at full resolution: halved, as is usual, they would cost 3 dB. Progressive files are slow to read.
     how = {"quality": options.quality, "subsampling": 0, "optimize": True, "progressive": options.compact}
     Image.fromarray(color).save(picture, **how)
-    mask = folder / "fmask_lr" / camera / f"{frame:04d}_img_fmask.png"
     Image.fromarray(alpha).save(mask, compress_level=9 if options.compact else 4)
 
 
@@ -253,13 +290,13 @@ def _punch_holes(folder: Path, rig: Rig, options: CaptureOptions) -> None:
     """Damage a capture as real ones are damaged."""
     for position, frame in enumerate(options.frames):
         if position % 3 == 1:
-            (folder / "smpl_param" / f"{frame // 5 - 1:06d}.pkl").unlink(missing_ok=True)
+            fit_file(folder, frame).unlink(missing_ok=True)
         if position % 6 == 4:  # of these, half have no fit at all
-            (folder / "optimized_smpl_points" / f"{frame:04d}.json").unlink()
-            (folder / "optimized_smpl_points" / f"{frame:04d}.ply").unlink(missing_ok=True)
+            refit_file(folder, frame).unlink()
+            refit_file(folder, frame).with_suffix(".ply").unlink(missing_ok=True)
     if len(rig.names) > 1:
-        for kind in ("images_lr", "fmask_lr"):
-            shutil.rmtree(folder / kind / rig.names[-1])
-    path = folder / "fmask_lr" / rig.names[0] / f"{options.frames[0]:04d}_img_fmask.png"
+        for file in picture_files(folder, rig.names[-1], options.frames[0]):
+            shutil.rmtree(file.parent)
+    _, path = picture_files(folder, rig.names[0], options.frames[0])
     mask = Image.open(path)
     mask.resize((mask.width * 4 // 3, mask.height * 4 // 3), Image.Resampling.BILINEAR).save(path)

@@ -9,6 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from core.data.synthetic.layout import fit_file, refit_file
 from core.data.synthetic.motion import FRAME_RATE, Motion, joint_rotations
 from core.data.synthetic.people import Person
 from smpl_renderer.body_model import BodyModel
@@ -104,8 +105,6 @@ def write_fits(
     """Write `optimized_smpl_points/` of a capture; its `.ply` files and `smpl_param/` if asked for."""
     with torch.no_grad():
         posed = body(params)
-    fits = folder / "optimized_smpl_points"
-    fits.mkdir()
     for position, frame in enumerate(frames):
         one = params[position]
         record = {
@@ -114,11 +113,13 @@ def write_fits(
             "translation": one.transl.tolist(),
             "scale": float(one.scale),
         }
-        (fits / f"{frame:04d}.json").write_text(json.dumps(record))
+        refit = refit_file(folder, frame)
+        refit.parent.mkdir(exist_ok=True)
+        refit.write_text(json.dumps(record))
         if points:
-            _write_points(fits / f"{frame:04d}.ply", posed.vertices[position].numpy())
+            _write_points(refit.with_suffix(".ply"), posed.vertices[position].numpy())
         if smpl_param:
-            path = folder / "smpl_param" / f"{frame // 5 - 1:06d}.pkl"
+            path = fit_file(folder, frame)
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(pickle.dumps(_smpl_record(body, one, posed[position]), protocol=4))
 

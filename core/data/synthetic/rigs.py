@@ -12,6 +12,9 @@ from scipy.spatial.transform import Rotation
 
 from core.cameras import Cameras
 
+RIGS = ("24", "48")
+"""One ring of 16 cameras, or three rings of 16."""
+
 # Views in the order front, left, back, right of a person who faces the first.
 INPUT_VIEWS_24 = ("22327091", "22327116", "22236236", "22327073")
 # One ring, by increasing azimuth from the front camera on; the real order of the twelve others is not known.
@@ -104,6 +107,8 @@ def make_rig(kind: str, width: int, height: int, rng: np.random.Generator, num_c
         kind: `24` (one ring of 16) or `48` (three rings of 16).
         width, height: Size of the picture files; the files state K for twice that.
         num_cameras: Fewer cameras: the input views first, then evenly spread others.
+    Raises:
+        ValueError: For another kind.
     """
     if kind == "24":
         rig = _ring_24(2 * width, 2 * height, rng)
@@ -113,7 +118,7 @@ def make_rig(kind: str, width: int, height: int, rng: np.random.Generator, num_c
         middle = ["CC32871A" + number for number in RINGS_48["middle"].split()]
         first = tuple(middle[i] for i in (8, 4, 0, 12))
     else:
-        raise ValueError(f"kind of rig must be 24 or 48, got {kind}")
+        raise ValueError(f"kind of rig must be {' or '.join(RIGS)}, got {kind}")
     if num_cameras is None or num_cameras >= len(rig.names):
         return rig
     others = [name for name in rig.names if name not in first]

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from core.data.synthetic.capture import CaptureOptions, is_current, write_capture
+from core.data.synthetic.capture import CaptureOptions, fits_beside, is_current, write_capture
+from core.data.synthetic.layout import STAMP
 from core.data.synthetic.rigs import make_rig
 from smpl_renderer.body_model import STANDIN_BODY, BodyModel, load_body
 from smpl_renderer.errors import InputError
@@ -110,9 +111,7 @@ def write_datasets(
         elif todo:
             _write_in_processes([(*job, body_file, device) for job in todo], min(workers, len(todo)), device, bar)
     for chosen in sets:
-        # All that are there: a set may be made in parts.
-        there = sorted(stamp.parent.name for stamp in chosen.root.glob("[!.]*/body.json"))
-        _write_human_list(chosen.root, there, chosen.options, spelling)
+        _write_human_list(chosen.root, _subjects_of(chosen, body), chosen.options, spelling)
 
 
 def _write_in_processes(jobs: list[tuple], workers: int, device: str, bar: tqdm) -> None:
@@ -151,6 +150,19 @@ def _write_one(folder: Path, index: int, options: CaptureOptions, body_file: Pat
 @functools.cache
 def _worker_body(body_file: Path) -> BodyModel:
     return load_body(body_file)
+
+
+def _subjects_of(chosen: CaptureSet, body: BodyModel) -> list[str]:
+    """All subjects that are there, for a set may be made in parts; not what other options or versions left there."""
+    there = sorted(stamp.parent for stamp in chosen.root.glob(f"[!.]*/{STAMP}"))
+    subjects = [folder.name for folder in there if fits_beside(folder, chosen.options, body)]
+    if len(subjects) < len(there):
+        logger.warning(
+            "%s: %d captures have other cameras, frames, another body or are of another version of this program; they "
+            "are not in human.json: remove them, make them again, or choose another folder",
+            *(chosen.root, len(there) - len(subjects)),
+        )
+    return subjects
 
 
 def _write_human_list(root: Path, subjects: list[str], options: CaptureOptions, spelling: str) -> None:
