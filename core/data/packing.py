@@ -6,7 +6,8 @@ which a quarter are kept. Ready crops (`ready_crops.py`): nothing is decoded any
 only. A folder may hold both, and crops of several sizes.
 
 Only frames with a fit are packed, and of a human list only its views and poses; cameras that were moved are left out,
-so that `data.verify` can be off.
+so that `data.verify` can be off. A person's copy is whole, or not there: one that is there already stays as it is, also
+where its original has changed since, and is made anew once it is deleted.
 """
 
 import json
@@ -14,6 +15,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,7 +31,8 @@ from core.data.cameras_io import read_json
 from core.data.crops import FILTER, Window, read_picture, read_window
 from core.data.human_list import HumanEntry
 from core.data.mvhumannet import IMAGE_FOLDERS, MASK_FOLDERS, Capture
-from core.data.ready_crops import crops_path, write_ready_crops
+from core.data.ready_crops import CROPS_FOLDER, crops_path, has_ready_crops, write_ready_crops
+from core.processes import end_with_parent
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.types import BodyParams
@@ -103,9 +106,7 @@ def pack_crops(
     """
     _check_place(subjects, out)
     _keep_settings(subjects, out, f"packing_{crop}_{size}.json", every=every)
-    todo = [
-        entry for entry in subjects if not crops_path(out / entry.subject, crop, size).with_suffix(".npz").is_file()
-    ]
+    todo = [entry for entry in subjects if not has_ready_crops(out / entry.subject, crop, size)]
     pack = partial(pack_subject_crops, out=out, crop=crop, size=size, every=every, body=body, verify=verify)
     _pack_all(pack, subjects, todo, out, workers)
 
@@ -152,13 +153,23 @@ def _attempts(
         for entry in todo:
             yield entry, _error_of(partial(pack, entry))
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker) as pool:
         entries = {pool.submit(pack, entry): entry for entry in todo}
         try:
             for future in as_completed(entries):
                 yield entries[future], _error_of(future.result)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process that packed was stopped, most likely for want of memory; take fewer --workers (people that "
+                "are packed stay)"
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # a full disk, say: those that wait need not find it too
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    end_with_parent()
 
 
 def _error_of(call: Callable[[], None]) -> InputError | None:
@@ -173,28 +184,30 @@ def _keep_settings(subjects: Sequence[HumanEntry], out: Path, name: str, **setti
     """Note down how the copies in a folder are made, or refuse to add others to them."""
     path = out / name
     views, poses = subjects[0].views, subjects[0].poses
-    settings |= {"views": None if views is None else list(views), "poses": None if poses is None else list(poses)}
-    if path.is_file():
-        earlier = read_json(path)
-        for name, value in settings.items():
-            if earlier.get(name) != value:
+    chosen = {"views": None if views is None else list(views), "poses": None if poses is None else list(poses)}
+    records = {record: read_json(record) for record in sorted(out.glob("packing*.json"))}
+    for record, earlier in records.items():
+        # Copies of the other kind, and crops of other sizes, need only have the same list: there is one `human.json`.
+        for key, value in (settings | chosen if record == path else chosen).items():
+            if earlier.get(key) != value:
                 raise InputError(
-                    f"--out {out}: holds copies that were made with {name} {_short(earlier.get(name))}, not "
+                    f"--out {out}: holds copies that were made with {key} {_short(earlier.get(key))}, not "
                     f"{_short(value)}; use the same again, or name another folder"
                 )
+    if path in records:
         return
-    is_ours = name != SETTINGS_NAME and any(out.glob("packing*.json"))  # crops may be added to copies
+    is_ours = name != SETTINGS_NAME and records  # crops may be added to copies
     if not is_ours and (there := [entry.subject for entry in subjects if (out / entry.subject).exists()]):
         raise InputError(f"--out {out}: holds {there[0]}, but no {name} says how made; name another folder")
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(settings | chosen, indent=1), encoding="utf-8")
 
 
 def _short(value: object) -> str:
-    """A setting, and of a long list only how many it has."""
-    if value is None:
-        return "all"
-    return ", ".join(map(str, value[:3])) + f" ... ({len(value)})" if isinstance(value, list) else str(value)
+    """A setting, and of a long list only how it begins and how many it has."""
+    if not isinstance(value, list):
+        return "all" if value is None else str(value)
+    return ", ".join(map(str, value[:3])) + (f" ... ({len(value)})" if len(value) > 3 else "")
 
 
 def _write_list(subjects: Sequence[HumanEntry], out: Path) -> None:
@@ -225,6 +238,9 @@ def pack_subject(
     if verify:
         capture.verify(model)
     names, frames = _chosen(capture, entry, every)
+    crops = out / entry.subject / CROPS_FOLDER  # packed while the pictures could not be
+    if crops.is_dir():
+        _check_cameras(entry, crops.parent)
     with atomic_path(out / entry.subject) as folder:
         for name in names:
             for frame in sorted({*frames} & {*capture.frames_of(name)}):
@@ -234,6 +250,8 @@ def pack_subject(
             fit = capture.fits[frame]
             _copy(fit, folder / fit.parent.name / fit.name)
         _copy_cameras(entry, folder)
+        if crops.is_dir():
+            crops.rename(folder / CROPS_FOLDER)
 
 
 def pack_subject_crops(
@@ -256,6 +274,7 @@ def pack_subject_crops(
         write_ready_crops(crops_path(folder, crop, size), crop, size, names, frames, fits, model, pictures())
 
     if (out / entry.subject).is_dir():  # of crops of another size, or of smaller pictures
+        _check_cameras(entry, out / entry.subject)
         write(out / entry.subject)
         return
     with atomic_path(out / entry.subject) as folder:
@@ -264,11 +283,19 @@ def pack_subject_crops(
 
 
 def _chosen(capture: Capture, entry: HumanEntry, every: int) -> tuple[list[str], list[int]]:
-    """Cameras and frames to pack."""
+    """Cameras and frames to pack.
+
+    Raises:
+        InputError: If there is no frame.
+    """
     names = [name for name in capture.camera_names if entry.views is None or name in entry.views]
     names = names or capture.camera_names  # a list for the other rig
     frames = [frame for frame in capture.frame_ids if frame in capture.fits]
-    return names, [frame for frame in frames if entry.poses is None or frame in entry.poses][::every]
+    frames = [frame for frame in frames if entry.poses is None or frame in entry.poses]
+    if not frames:
+        listed = "" if entry.poses is None else " that the human list names"
+        raise InputError(f"{entry.path}: no frame{listed} has both a picture and a fit; fit the body, or leave it out")
+    return names, frames[::every]
 
 
 def _cut(
@@ -310,6 +337,15 @@ def _reduced(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     if image.size == (factor * size[0], factor * size[1]):
         return image.reduce(factor)  # as the loader's JPEG decoder halves pictures
     return image.resize(size, FILTER)
+
+
+def _check_cameras(entry: HumanEntry, copy: Path) -> None:
+    """Refuse with an `InputError` to add to a copy of other cameras: crops would be cut by the original's, and read by
+    the copy's."""
+    for name in CAMERA_FILES:
+        ours, theirs = (folder / name for folder in (copy, entry.path))
+        if ours.exists() != theirs.exists() or (ours.exists() and ours.read_bytes() != theirs.read_bytes()):
+            raise InputError(f"{ours}: is not that of the original any more; delete {copy}, and pack all of it again")
 
 
 def _copy_cameras(entry: HumanEntry, folder: Path) -> None:

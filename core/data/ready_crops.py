@@ -39,7 +39,7 @@ class ReadyCrops:
     present: Bool[np.ndarray, "F C"]
     """Which pictures there are; captures have holes."""
     windows: Float[np.ndarray, "F C 3"]
-    """Left, top and side, in pixels of the calibrated picture."""
+    """Left, top and side, in pixels of the calibrated picture; NaN where there is none."""
     fits: BodyParams
     """Batch axis F, in the raw world, float64."""
     body: str
@@ -56,11 +56,11 @@ class ReadyCrops:
             InputError: If there is none, or it is for another body.
         """
         if frame not in self._rows:
-            raise InputError(f"{self.path}: has no frame {frame:04d}; choose another, or pack the capture again")
+            raise InputError(f"{self.path}: has no frame {frame:04d}; choose another, or delete it and pack again")
         if body.fingerprint != self.body:
             raise InputError(
                 f"{self.path}: made with the body {self.body}, not with {body.name} ({body.fingerprint}); name that "
-                "body, or pack the capture again"
+                "body, or delete it and pack the capture again"
             )
         return self.fits[self._rows[frame]]
 
@@ -75,26 +75,32 @@ class ReadyCrops:
             crop: What the caller takes them for,
             size: and their size in pixels; both must be these crops' own.
         Raises:
-            InputError: If one is not there, or the file is cut short.
+            ValueError: If these crops are others.
+            InputError: If one is not there, or the file is gone or cut short.
         """
         if self.path != crops_path(self.path.parents[1], crop, size):
             raise ValueError(f"{self.path.name} holds no crop `{crop}` of {size} pixels; open the capture for that")
         shape = len(frames), len(cameras)
         windows = np.empty((*shape, 3))
         images, alphas = (np.empty((*shape, channels, size, size), np.uint8) for channels in (3, 1))
-        with self.path.open("rb", buffering=0) as file:  # not mapped: one copy, no page faults, no open files
-            for f, c in np.ndindex(shape):
-                place = self._place(frames[f], cameras[c])
-                windows[f, c] = self.windows[place]
-                file.seek(self._offset + (place[0] * len(self.cameras) + place[1]) * 4 * size * size)
-                if file.readinto(images[f, c]) + file.readinto(alphas[f, c]) != 4 * size * size:
-                    raise InputError(f"{self.path}: is cut short; delete it and pack the capture again")
+        try:
+            with self.path.open("rb", buffering=0) as file:  # not mapped: one copy, no page faults, no open files
+                for f, c in np.ndindex(shape):
+                    place = self._place(frames[f], cameras[c])
+                    windows[f, c] = self.windows[place]
+                    file.seek(self._offset + (place[0] * len(self.cameras) + place[1]) * 4 * size * size)
+                    if file.readinto(images[f, c]) + file.readinto(alphas[f, c]) != 4 * size * size:
+                        raise InputError(f"{self.path}: is cut short; delete it and pack the capture again")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error}); mend it, or pack the capture again") from error
         return [[Window(*window) for window in row] for row in windows.tolist()], images, alphas
 
     def _place(self, frame: int, camera: str) -> tuple[int, int]:
         row, column = self._rows.get(frame), self._columns.get(camera)
         if row is None or column is None or not self.present[row, column]:
-            raise InputError(f"{self.path}: camera {camera} has no frame {frame:04d}; choose others, or pack again")
+            raise InputError(
+                f"{self.path}: camera {camera} has no frame {frame:04d}; choose others, or delete it and pack again"
+            )
         return row, column
 
     @cached_property
@@ -114,6 +120,12 @@ class ReadyCrops:
 def crops_path(folder: Path, crop: str, size: int) -> Path:
     """Where a subject folder has the pictures of its ready crops; beside them, as `.npz`, the rest."""
     return folder / CROPS_FOLDER / f"{crop}_{size}.npy"
+
+
+def has_ready_crops(folder: Path, crop: str, size: int) -> bool:
+    """Whether a subject folder has both files of these ready crops."""
+    path = crops_path(folder, crop, size)
+    return path.is_file() and path.with_suffix(".npz").is_file()
 
 
 def sizes_ready(folder: Path) -> list[str]:
@@ -184,6 +196,7 @@ def write_ready_crops(
     present = np.zeros((len(frames), len(cameras)), bool)
     windows = np.full((len(frames), len(cameras), 3), np.nan)
     nothing = bytes(4 * size * size)
+    path.with_suffix(".npz").unlink(missing_ok=True)  # it would tell of other pictures
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (*present.shape, 4, size, size)}
         np.lib.format.write_array_header_1_0(file, header)

@@ -1,11 +1,15 @@
 """Packed copies: what the loader reads from them is what it reads from the originals."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -140,10 +144,42 @@ def test_copies_of_other_settings_do_not_mix(root, tmp_path):
     for name, value in (("height", 32), ("quality", 90), ("every", 2)):
         with pytest.raises(InputError, match=f"made with {name} [0-9]+, not {value}; use the same again"):
             pack_dataset(entries, tmp_path, **{"height": 64, name: value})
-    with pytest.raises(InputError, match=r"made with poses 5 .*, not all"):
+    with pytest.raises(InputError, match="made with poses 5, not all"):
         pack_dataset([HumanEntry(entry.path) for entry in entries], tmp_path, height=64)
     pack_dataset(entries, tmp_path, height=64)  # the same: the second is added
     assert [entry.subject for entry in find_subjects(tmp_path)] == ["209001", "209002"]
     (tmp_path / "packing.json").unlink()
     with pytest.raises(InputError, match=r"holds 209001, but no packing\.json"):
         pack_dataset(entries, tmp_path, height=64)
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    """Killed outright, it leaves none that waits for work."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\n"
+        "from core.processes import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), initializer=end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    killed = subprocess.run([sys.executable, program], stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(int(killed.stdout)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_worker_that_is_killed_ends_packing_with_a_message(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("core.data.packing.pack_subject", _killed)
+    with pytest.raises(InputError, match="was stopped, most likely for want of memory; take fewer --workers"):
+        pack_dataset(find_subjects(root), tmp_path / "packed", workers=1)
+
+
+def _killed(entry, **settings):
+    os.kill(os.getpid(), signal.SIGKILL)

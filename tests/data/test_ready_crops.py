@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -124,8 +125,61 @@ def test_going_on_packs_what_is_missing(root, packed, tmp_path):
     pack_crops(find_subjects(root), out, "person", 48, workers=2)
     assert first.stat().st_mtime_ns == kept
     assert second.read_bytes() == ready_crops.crops_path(packed / "209002", "person", 48).read_bytes()
+    second.unlink()  # as an error message says
+    pack_crops(find_subjects(root), out, "person", 48)
+    assert first.stat().st_mtime_ns == kept and second.is_file()
     with pytest.raises(InputError, match="made with every 1, not 2"):
         pack_crops(find_subjects(root), out, "person", 48, every=2)
+
+
+def test_pictures_packed_later_leave_crops_where_they_are(root, body, tmp_path):
+    pack_dataset(find_subjects(root), tmp_path, height=64)
+    shutil.rmtree(tmp_path / "209002")  # as if it had been broken then
+    pack_crops(find_subjects(root), tmp_path, "person", 48)
+    kept = ready_crops.crops_path(tmp_path / "209002", "person", 48).stat().st_mtime_ns
+    pack_dataset(find_subjects(root), tmp_path, height=64)
+    assert ready_crops.crops_path(tmp_path / "209002", "person", 48).stat().st_mtime_ns == kept
+    assert Capture(tmp_path / "209002", ready=("person", 48)).ready is not None
+    assert Capture(tmp_path / "209002").frame_ids == list(FRAMES)
+
+
+def test_nothing_is_added_to_a_copy_of_other_cameras(root, tmp_path, caplog):
+    shutil.copytree(root, tmp_path / "captures")
+    entries, out = find_subjects(tmp_path / "captures"), tmp_path / "packed"
+    pack_crops(entries, out, "person", 32)
+    extrinsics = tmp_path / "captures" / "209001" / "camera_extrinsics.json"
+    extrinsics.write_text(extrinsics.read_text() + " ")
+    with pytest.raises(InputError, match=r"1 of 2 captures could not be packed.*209001"):
+        pack_crops(entries, out, "person", 48)
+    assert f"{out / '209001' / 'camera_extrinsics.json'}: is not that of the original any more" in caplog.text
+    assert not ready_crops.has_ready_crops(out / "209001", "person", 48)
+    assert ready_crops.has_ready_crops(out / "209001", "person", 32)
+    shutil.rmtree(out / "209001")
+    pack_crops(entries, out, "person", 48)
+    assert ready_crops.has_ready_crops(out / "209001", "person", 48)
+
+
+def test_one_folder_has_one_list(root, tmp_path):
+    entries = find_subjects(root)
+    pack_crops(entries, tmp_path, "person", 32)
+    with pytest.raises(InputError, match=r"made with poses all, not 5, 10; use the same again"):
+        pack_crops([replace(entry, poses=(5, 10)) for entry in entries], tmp_path, "person", 48)
+    pack_crops(entries, tmp_path, "person", 48, every=2)
+
+
+def test_captures_without_a_fit_are_named(root, tmp_path, caplog):
+    shutil.copytree(root, tmp_path / "captures")
+    shutil.rmtree(tmp_path / "captures" / "209001" / "smpl_param")
+    for pack in (partial(pack_crops, crop="person", size=48), partial(pack_dataset, height=64)):
+        out = tmp_path / pack.func.__name__
+        with pytest.raises(InputError, match=r"1 of 2 captures could not be packed.*209001"):
+            pack(find_subjects(tmp_path / "captures"), out, verify=False)
+        assert "209001: no frame has both a picture and a fit" in caplog.text
+        assert [entry.subject for entry in find_subjects(out)] == ["209002"] and not (out / "209001").exists()
+        caplog.clear()
+    with pytest.raises(InputError, match="1 of 1"):
+        pack_crops([HumanEntry(root / "209001", poses=(6,))], tmp_path / "packed", "person", 48)
+    assert "no frame that the human list names has both" in caplog.text
 
 
 def test_folders_of_others_are_not_added_to(root, tmp_path):
@@ -164,7 +218,7 @@ def test_stale_and_damaged_crops_are_refused(packed, body, tmp_path, monkeypatch
     monkeypatch.undo()
     whole = pictures.read_bytes()
     pictures.write_bytes(whole[:-48])
-    with pytest.raises(InputError, match="person_48"):
+    with pytest.raises(InputError, match=r"person_48\.npz: cannot be read"):
         read()
     np.save(pictures, np.zeros((1, 2, 4, 48, 48), np.uint8))
     with pytest.raises(InputError, match=r"does not belong to person_48\.npz"):
@@ -174,6 +228,37 @@ def test_stale_and_damaged_crops_are_refused(packed, body, tmp_path, monkeypatch
     record.write_bytes(record.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"person_48\.npz: cannot be read"):
         read()
+
+
+def test_crops_that_go_or_shrink_while_they_are_read(packed, body, tmp_path):
+    shutil.copytree(packed / "209001", tmp_path / "209001")
+    capture = Capture(tmp_path / "209001", ready=("person", 48))
+    pictures = capture.ready.path
+    whole = pictures.read_bytes()
+    for change, message in (
+        (lambda: pictures.write_bytes(whole[:-48]), "is cut short; delete it"),
+        (pictures.unlink, "cannot be read"),
+    ):
+        load_frames(capture, body, [25], [capture.camera_names[-1]], "22327091", 48, "person")
+        change()
+        with pytest.raises(InputError, match=rf"person_48\.npy: {message}"):
+            load_frames(capture, body, [25], [capture.camera_names[-1]], "22327091", 48, "person")
+        pictures.write_bytes(whole)
+
+
+def test_no_record_tells_of_other_pictures(packed, tmp_path):
+    """Killed while it writes pictures anew, it leaves no record of the old ones."""
+    shutil.copytree(packed / "209001", tmp_path / "209001")
+    ready = Capture(tmp_path / "209001", ready=("person", 48)).ready
+
+    def killed():
+        assert not ready.path.with_suffix(".npz").exists()
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        ready_crops.write_ready_crops(ready.path, "person", 48, ready.cameras, ready.frames, ready.fits, None, killed())
+    assert not ready_crops.has_ready_crops(tmp_path / "209001", "person", 48)
 
 
 def test_crops_of_another_body(packed, body):
