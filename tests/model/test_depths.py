@@ -37,14 +37,23 @@ def test_they_are_those_of_the_drawn_mesh(body, scene):
     assert (errors > 0.15).float().mean() < 0.03  # one in thirty: the back is 0.2 m behind the front
 
 
+def test_no_back_shows_through_where_pixels_are_finer_than_faces(body):
+    vertices, cameras = body(random_poses(body, 1, 1, spread=0.2)).vertices[0, 0], ring_cameras(4, 128)
+    actual = surface_depths(vertices, body.faces, cameras)
+    expected, covered = drawn(vertices, body.faces, cameras)
+    # On 3.6 % of the pixels, at borders; on 7.2 % if backs counted.
+    assert ((actual - expected).abs()[covered] > 0.15).float().mean() < 0.05
+
+
 def test_pixels_beside_the_body_lie_as_deep_as_the_nearest_of_it(body, scene):
     vertices, cameras = scene
+    vertices = vertices + torch.tensor([0.0, 0.0, -1.0])  # no part of it is as deep as the origin, seen from the front
     depths = surface_depths(vertices, body.faces, cameras)[0, 0, 0]
-    expected, covered = drawn(vertices[0, 0], body.faces, cameras[0, 0])
-    beside = torch.nn.functional.max_pool2d(covered[:1].float(), 7, 1, 3).bool()[0] & ~covered[0]
-    reach = expected[0][covered[0]]
-    assert beside.sum() > 100
-    assert (depths[beside] > reach.min() - 0.05).all() and (depths[beside] < reach.max() + 0.05).all()
+    _, covered = drawn(vertices[0, 0], body.faces, cameras[0, 0])
+    beside = torch.nn.functional.max_pool2d(covered[:1].float(), 19, 1, 9).bool()[0] & ~covered[0]
+    of_body = cameras[0, 0].project(vertices[0, 0].expand(4, -1, -1))[1][0]
+    assert beside.sum() > 100 and of_body.min() > 3
+    assert (depths[beside] > of_body.min()).all() and (depths[beside] < of_body.max()).all()
     assert depths[0, 0] == cameras.viewmats[0, 0, 0, 2, 3]  # far from it: that of the origin
 
 
