@@ -23,8 +23,10 @@ from core.data.synthetic.surfaces import (
 )
 from core.data.synthetic.waves import sample_waves
 
-SKIN_GAP = 0.004
-LAYER_GAP = 0.006
+SKIN_GAP, LAYER_GAP = 0.004, 0.006
+"""Metres between skin and cloth, and between one cloth and the next."""
+_SKIRT_AXIS = np.array([0.0, 0.03])
+"""x and z of the line around which skirts hang."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,11 @@ class Trousers:
     """Trousers, shorts or tights."""
 
     waist: float
+    """Height y of the upper end."""
     length: float
     """Height y where the legs end."""
     loft: float
+    """How far they stand off the body, in metres."""
     flare: float
     """Extra loft at the ends of the legs."""
 
@@ -67,11 +71,15 @@ class Skirt:
     """A skirt, or the lower half of a dress."""
 
     waist: float
+    """Height y of the upper end."""
     length: float
+    """Height y of the hem."""
     flare: float
     """Metres outwards per metre downwards."""
     pleats: int
+    """How many go around."""
     pleat_depth: float
+    """Metres."""
 
 
 def top_level(top: Top, template: np.ndarray) -> np.ndarray:
@@ -176,31 +184,17 @@ def make_skirt(body: RestBody, skirt: Skirt, clearance: float, rng: np.random.Ge
     shaped_heights = template_height_to_shaped(body, heights)
     angle = 2 * np.pi * np.arange(columns) / columns
     directions = np.stack([np.sin(angle), np.cos(angle)], -1)
-    center = np.array([0.0, 0.03])
-    lower_body = (np.abs(body.template[:, 0]) < 0.24) & (body.template[:, 1] < 0.1)
-    outline = body.points[lower_body]
-    support, snug = np.empty((rows, columns)), np.empty((rows, columns))
-    for row, y in enumerate(shaped_heights):
-        near = outline[np.abs(outline[:, 1] - y) < 0.025][:, [0, 2]] - center
-        support[row] = (near @ directions.T).max(0)
-        snug[row] = _polar_radius(near, angle)
-    hanging = np.maximum.accumulate(support, axis=0)
     below = np.maximum(skirt.waist - heights, 0)[:, None]
-    support = np.maximum(hanging - 0.15 * (hanging - support), support) + clearance + skirt.flare * below
-    # The outline of a convex shape from its support function: the nearest of all tangents.
-    turn = angle[:, None] - angle
-    facing = np.where(np.cos(turn) > 0.3, np.cos(turn), np.nan)
-    radius = np.nanmin(support[:, None, :] / facing, axis=2)
-    radius = radius + smoothstep(below, 0.08, 0.0) * np.minimum(snug + clearance - radius, 0)
+    radius = _skirt_radius(body, shaped_heights, angle, clearance, skirt.flare * below, smoothstep(below, 0.08, 0.0))
     wave = skirt.pleats * angle + 0.6 * np.sin(2 * angle + rng.uniform(0, 6)) + rng.uniform(0, 6)
     depth = smoothstep(below, 0.02, max(skirt.waist - skirt.length, 0.1))
     radius = radius + skirt.pleat_depth * depth * (1 + np.sin(wave))
 
     points = np.stack(
         [
-            radius * directions[:, 0],
+            _SKIRT_AXIS[0] + radius * directions[:, 0],
             np.broadcast_to(shaped_heights[:, None], radius.shape),
-            center[1] + radius * directions[:, 1],
+            _SKIRT_AXIS[1] + radius * directions[:, 1],
         ],
         -1,
     ).reshape(-1, 3)
@@ -210,6 +204,34 @@ def make_skirt(body: RestBody, skirt: Skirt, clearance: float, rng: np.random.Ge
     return Surface(
         points, paint, tube_faces(rows, columns), anchors, weights, np.ones(2 * (rows - 1) * columns, bool), "bottom"
     )
+
+
+def _skirt_radius(body: RestBody, heights, angle, clearance: float, flare, snugness) -> np.ndarray:
+    """How far a skirt is from its axis, [rows, columns].
+
+    Args:
+        body: Whose hips and legs it hangs around.
+        heights: Of the rows on this person, [rows].
+        angle: Of the columns, from the front to the left, [columns].
+        clearance: How far it stands off, in metres.
+        flare: How much farther each row does, [rows, 1].
+        snugness: 1 where it lies on the body as a waistband does, 0 where it hangs from it, [rows, 1].
+    """
+    directions = np.stack([np.sin(angle), np.cos(angle)], -1)
+    lower_body = (np.abs(body.template[:, 0]) < 0.24) & (body.template[:, 1] < 0.1)
+    outline = body.points[lower_body]
+    support, snug = np.empty((len(heights), len(angle))), np.empty((len(heights), len(angle)))
+    for row, y in enumerate(heights):
+        near = outline[np.abs(outline[:, 1] - y) < 0.025][:, [0, 2]] - _SKIRT_AXIS
+        support[row] = (near @ directions.T).max(0)
+        snug[row] = _polar_radius(near, angle)
+    hanging = np.maximum.accumulate(support, axis=0)
+    support = np.maximum(hanging - 0.15 * (hanging - support), support) + clearance + flare
+    # The outline of a convex shape from its support function: the nearest of all tangents.
+    turn = angle[:, None] - angle
+    facing = np.where(np.cos(turn) > 0.3, np.cos(turn), np.nan)
+    radius = np.nanmin(support[:, None, :] / facing, axis=2)
+    return radius + snugness * np.minimum(snug + clearance - radius, 0)
 
 
 def _polar_radius(points: np.ndarray, angle: np.ndarray) -> np.ndarray:

@@ -324,7 +324,6 @@ def joint_rotations(angles: dict[str, float]) -> Float[np.ndarray, "J 3"]:
         limb = {name[2:]: value for name, value in a.items() if name[:2] == side[0] + "_"}
         joints |= {
             f"{side}_collar": _rotation(("z", sign * limb["collar"])),
-            # Raised by the collar already, the arm needs less of its own; the pelvis and spine carry it along.
             f"{side}_shoulder": _rotation(
                 ("x", -limb["arm_forward"]),
                 ("y", -sign * limb["arm_across"]),

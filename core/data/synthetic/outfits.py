@@ -40,17 +40,8 @@ def sample_outfit(cuts: np.random.Generator, colors: np.random.Generator, split:
         jacket = dataclasses.replace(jacket, hem=skirt.waist - 0.02)
     top_pattern = sample_pattern(colors, split, "top", _edges(top), top.style)
     if is_dress:
-        bottom_pattern = dataclasses.replace(
-            top_pattern,
-            layout="skirt",
-            prints=(),
-            closure="",
-            pockets="",
-            trim=None,
-            yoke=None,
-            ribbed=False,
-            edges={"hem": skirt.length},
-        )
+        plain = {"prints": (), "closure": "", "pockets": "", "trim": None, "yoke": None, "ribbed": False}
+        bottom_pattern = dataclasses.replace(top_pattern, layout="skirt", edges={"hem": skirt.length}, **plain)
     elif skirt is not None:
         bottom_pattern = sample_pattern(colors, split, "skirt", {"hem": skirt.length})
     else:
@@ -89,7 +80,17 @@ def _edges(top: Top) -> dict[str, float]:
 
 
 def _sample_garments(rng: np.random.Generator) -> tuple[Top, Trousers | None, Skirt | None, bool]:
+    """A top, trousers or a skirt, and whether top and skirt are one dress."""
     kind = str(rng.choice(["trousers", "shorts", "skirt", "dress"], p=[0.54, 0.18, 0.13, 0.15]))
+    top = _sample_top(rng, kind)
+    waist = float(rng.uniform(-0.1, -0.04))
+    if kind in ("skirt", "dress"):
+        return top, None, _sample_skirt(rng, waist), kind == "dress"
+    return top, _sample_trousers(rng, waist, kind == "shorts"), None, False
+
+
+def _sample_top(rng: np.random.Generator, kind: str) -> Top:
+    """What goes with a kind of garment below: `trousers`, `shorts`, `skirt`, or `dress`."""
     tucked = kind in ("skirt", "dress") or rng.random() < 0.2
     styles = ["t-shirt", "shirt", "jumper", "hoodie"]
     shares = {"dress": [0.85, 0.15, 0.0, 0.0], "skirt": [0.5, 0.25, 0.25, 0.0]}.get(kind, [0.44, 0.22, 0.16, 0.18])
@@ -112,22 +113,26 @@ def _sample_garments(rng: np.random.Generator) -> tuple[Top, Trousers | None, Sk
         v_depth = float(rng.uniform(0.05, 0.13)) if rng.random() < 0.25 else 0.0
     loft = min(loft, 0.014) if tucked else loft
     hem = -0.14 if tucked else float(rng.uniform(-0.3, -0.14))
-    top = Top(hem, sleeve, neck, v_depth, 0.0, loft, bool(tucked), style, collar)
-    waist = float(rng.uniform(-0.1, -0.04))
-    if kind in ("skirt", "dress"):
-        length = float(rng.choice([rng.uniform(-0.6, -0.46), rng.uniform(-0.8, -0.6), rng.uniform(-1.02, -0.8)]))
-        flare = float(rng.choice([rng.uniform(0.0, 0.05), rng.uniform(0.1, 0.35)], p=[0.3, 0.7]))
-        # No hem stands out farther than a crinoline's.
-        flare = min(flare, 0.15 / (waist - length))
-        pleats, depth = int(rng.integers(6, 20)), float(rng.uniform(0.0, 0.02))
-        return top, None, Skirt(waist, length, flare, pleats, depth), kind == "dress"
-    if kind == "shorts":
+    return Top(hem, sleeve, neck, v_depth, 0.0, loft, bool(tucked), style, collar)
+
+
+def _sample_skirt(rng: np.random.Generator, waist: float) -> Skirt:
+    length = float(rng.choice([rng.uniform(-0.6, -0.46), rng.uniform(-0.8, -0.6), rng.uniform(-1.02, -0.8)]))
+    flare = float(rng.choice([rng.uniform(0.0, 0.05), rng.uniform(0.1, 0.35)], p=[0.3, 0.7]))
+    # No hem stands out farther than a crinoline's.
+    flare = min(flare, 0.15 / (waist - length))
+    pleats, depth = int(rng.integers(6, 20)), float(rng.uniform(0.0, 0.02))
+    return Skirt(waist, length, flare, pleats, depth)
+
+
+def _sample_trousers(rng: np.random.Generator, waist: float, short: bool) -> Trousers:
+    if short:
         length, loft = float(rng.uniform(-0.66, -0.44)), float(rng.uniform(0.008, 0.034))
-        return top, Trousers(waist, length, loft, float(rng.uniform(0, 0.025))), None, False
+        return Trousers(waist, length, loft, float(rng.uniform(0, 0.025)))
     length = float(rng.choice([-1.06, rng.uniform(-1.06, -0.86)], p=[0.7, 0.3]))
     loft = float(rng.choice([0.005, 0.013, 0.024, 0.036], p=[0.25, 0.35, 0.25, 0.15]))
     flare = float(rng.choice([0.0, 0.02, 0.045, 0.06], p=[0.5, 0.3, 0.12, 0.08]))
-    return top, Trousers(waist, length, loft, flare), None, False
+    return Trousers(waist, length, loft, flare)
 
 
 def _sample_jacket(rng: np.random.Generator, top: Top) -> Top:

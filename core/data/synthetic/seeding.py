@@ -7,7 +7,7 @@ import numpy as np
 
 
 def random_stream(seed: int, split: str, index: int, topic: str) -> np.random.Generator:
-    """A generator of its own for one topic (`body`, `clothes`, `motion` ...) of one person.
+    """A generator of its own for one topic (`shape`, `outfit`, `motion` ...) of one person.
 
     Streams are independent of each other, so that a change in how one topic draws leaves the others as they were, and
     people of different splits share nothing.
