@@ -19,7 +19,8 @@ from core.results.curves import write_curves
 from core.results.options import ResultsOptions
 from core.results.pictures import write_pictures
 from core.results.run import list_rows, measure_rows
-from core.results.table import write_excerpt, write_page
+from core.results.table import read_records, write_excerpt, write_page
+from smpl_renderer.errors import InputError
 
 logger = logging.getLogger("results")
 
@@ -38,6 +39,8 @@ def main(options: ResultsOptions) -> None:
         return
     failed = []
     if options.table_only:
+        if not read_records(options.out):
+            raise InputError(f"{options.out}: holds no records of rows; measure some, or name their folder by --out")
         logger.info("wrote %s", write_page(options.out))
     else:
         failed = measure_rows(options)

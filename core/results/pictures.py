@@ -1,5 +1,6 @@
 """Pictures of the test people for the README: a sheet of inputs, truth and avatar, and avatars that turn."""
 
+import io
 import logging
 from pathlib import Path
 
@@ -86,11 +87,12 @@ def save_gif(path: Path, frames: Float[Tensor, "T 3 H W"], max_bytes: int = GIF_
         # One palette for all, or the colours would flicker.
         palette = _side_by_side(pictures[:: max(1, len(pictures) // 8)]).quantize(colors)
         first, *others = (p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures)
-        with atomic_path(path) as temporary:
-            first.save(temporary, save_all=True, append_images=others, duration=TURN_MS, loop=0, optimize=True)
-        if path.stat().st_size <= max_bytes:
+        file = io.BytesIO()
+        first.save(file, "GIF", save_all=True, append_images=others, duration=TURN_MS, loop=0, optimize=True)
+        if len(file.getvalue()) <= max_bytes:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(file.getvalue())
             return
-    path.unlink()
     raise InputError(f"{path}: would have more than {max_bytes} bytes; draw fewer or smaller pictures")
 
 

@@ -215,7 +215,6 @@ def _section(
         people: Take means over these alone.
     """
     metrics = list(metrics)
-    words = [f"{s.split('_')[1]} {HEADINGS[m]}" if m == "psnr" else HEADINGS[m] for s in SPLITS for m in metrics]
     own = {row.name: row.title for row in ROWS} | titles
     reference = mean_of(records, versus, "novel_pose", "psnr") if versus else None
     lines = []
@@ -225,29 +224,39 @@ def _section(
             line.append(_signed(_minus(mean_of(records, name, "novel_pose", "psnr"), reference)))
         record = records.get(name, {})
         lines.append([*line, _rounded(record.get("gaussians"), 0), _rounded(record.get("avatar_ms"), 1)])
-    return _markdown(["", *words, *(["pose, dB"] if versus else []), "Gaussians", "avatar ms"], lines)
+    header = ["", *_headings(metrics), *(["pose, dB"] if versus else []), "Gaussians", "avatar ms"]
+    return _markdown(header, lines)
+
+
+def _headings(metrics: Iterable[str]) -> list[str]:
+    """Of both splits; the first of each says which."""
+    return [f"{s.split('_')[1]} {HEADINGS[m]}" if m == "psnr" else HEADINGS[m] for s in SPLITS for m in metrics]
 
 
 def _ablation_note(records: Records) -> str:
     steps = sorted({str(r["steps"]) for name, r in records.items() if _row(name).group == "ablations"})
     trained = f"{' or '.join(steps)} steps" if steps else "equal steps"
-    shown = records["ours-256"]["settings"].get("input", {}).get("image_size") if "ours-256" in records else None
+    settings = records["ours-256"]["settings"] if "ours-256" in records else {}
+    differs = ["was trained for longer"]
+    if settings.get("training", {}).get("model", {}).get("second_look"):
+        differs.append("has the second look")
+    if shown := settings.get("input", {}).get("image_size"):
+        differs.append(f"is shown pictures of {shown} px")
     return (
         f"Each trained from nothing for {trained}, with the same seed and data, and without the second look but where "
         "it is named. *Pose, dB* is the difference from the full graph. Each was trained once: what another seed would "
-        "change has not been measured, so tenths of a dB rank nothing. The last row is our model, which has the second "
-        f"look, was trained for longer{f' and is shown pictures of {shown} px' if shown else ''}.\n"
+        "change has not been measured, so tenths of a dB rank nothing. The last row is our model, which "
+        f"{', '.join(differs[:-1])}{' and ' if differs[:-1] else ''}{differs[-1]}.\n"
     )
 
 
 def _people(records: Records) -> str:
     subjects = records["ours"]["metrics"]["subjects"] if "ours" in records else {}
-    words = [f"{s.split('_')[1]} {HEADINGS[m]}" if m == "psnr" else HEADINGS[m] for s in SPLITS for m in METRICS]
     lines = [
         [name, *(_number(splits[split].get(m), m) for split in SPLITS for m in METRICS)]
         for name, splits in subjects.items()
     ]
-    return _markdown(["", *words], lines)
+    return _markdown(["", *_headings(METRICS)], lines)
 
 
 def _provenance(records: Records) -> str:

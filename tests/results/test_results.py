@@ -300,3 +300,5 @@ def test_main_ends_with_status_1_when_a_row_failed(options, monkeypatch):
     assert left.value.code == 1
     monkeypatch.setattr(script, "measure_rows", lambda options: [])
     script.main(options)
+    with pytest.raises(InputError, match="no records of rows"):
+        script.main(replace(options, table_only=True))

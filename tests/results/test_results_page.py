@@ -143,7 +143,8 @@ def test_pictures_of_other_sizes_are_told_apart():
     records["ours-256"]["settings"]["input"] = {"image_size": 512}
     lines = short_table(records).splitlines()
     assert [line.split(" | ")[1] for line in lines[2:]] == ["512 px", "256 px", "256 px"]
-    assert "for 10 steps" in results_page(records) and "is shown pictures of 512 px" in results_page(records)
+    page = results_page(records)
+    assert "for 10 steps" in page and "which was trained for longer and is shown pictures of 512 px." in page
 
 
 def test_list_says_what_is_there(options):
