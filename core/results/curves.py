@@ -67,15 +67,19 @@ def _plot(runs: dict[str, list[Row]], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     loss_axes, psnr_axes = figure.subplots(1, 2)
+    splits = {"novel_view": "o-", "novel_pose": "x--"}
+    has_scores = any(split in row for rows in runs.values() for row in rows for split in splits)
     for i, (name, rows) in enumerate(runs.items()):
         color = f"C{i % 10}"
         loss_axes.plot(*_points(rows, "loss"), color=color, linewidth=1, label=name)
-        psnr_axes.plot(*_points(rows, "psnr"), color=color, linewidth=0.8, alpha=0.4)
-        for split, marker in (("novel_view", "o-"), ("novel_pose", "x--")):
-            label = split.replace("_", " ") if i == 0 else None
-            psnr_axes.plot(*_points(rows, split), marker, color=color, linewidth=1, markersize=4, label=label)
+        psnr_axes.plot(*_points(rows, "psnr"), color=color, linewidth=0.8, alpha=0.4 if has_scores else 1)
+        for split, marker in splits.items():
+            psnr_axes.plot(*_points(rows, split), marker, color=color, linewidth=1, markersize=4)
+    for split, marker in splits.items() if has_scores else ():
+        psnr_axes.plot([], [], marker, color="grey", linewidth=1, markersize=4, label=split.replace("_", " "))
+    title = "faint: training people; marked: held-out people" if has_scores else "training people"
     loss_axes.set(xlabel="step", ylabel="training loss", yscale="log")
-    psnr_axes.set(xlabel="step", ylabel="PSNR, dB", title="faint: training people; marked: held-out people")
+    psnr_axes.set(xlabel="step", ylabel="PSNR, dB", title=title)
     for axes in (loss_axes, psnr_axes):
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[1]:

@@ -32,6 +32,9 @@ def test_curves(tmp_path):
     assert png.stat().st_size < 100_000
     with Image.open(png) as picture:
         assert picture.width > picture.height > 200
+    (runs[0] / "scores.csv").unlink()  # nobody is held out
+    write_curves(tuple(runs[:1]), tmp_path / "curves")
+    assert len((tmp_path / "curves" / "curves.csv").read_text().splitlines()) == 31
     with pytest.raises(InputError, match=r"log\.csv"):
         write_curves((tmp_path,), tmp_path / "curves")
 
