@@ -88,6 +88,14 @@ def test_pictures_larger_than_the_table_are_covered():
     assert torch.equal(large[0, 0, 2:9], large[1, 0, :7])
 
 
+def test_exposure_balance_and_tone_curve_are_the_camera_s_own():
+    """display ** 2.2 is light, which is multiplied; what comes back is raised to gamma / 2.2."""
+    looks = replace(IDEAL, gains=torch.tensor([[0.97, 1.0, 1.03]]), gammas=torch.tensor([1.02]))
+    taken = expose(torch.full((1, 8, 8, 3), 0.5), looks, [0])[0, 4, 4].double()
+    light = 0.5**2.2 * torch.tensor([0.97, 1.0, 1.03]).double()
+    torch.testing.assert_close(taken, light ** (1.02 / 2.2), rtol=0, atol=1e-5)
+
+
 def test_colors_differ_by_a_few_percent():
     names = tuple(str(i) for i in range(32))
     looks = sample_looks(0, "train", 1, names, CPU)

@@ -3,12 +3,15 @@
 import importlib.util
 import json
 import logging
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from core.data.synthetic import CaptureOptions
+from core.data.synthetic import CaptureOptions, sets
 from smpl_renderer.body_model import REPOSITORY
 from smpl_renderer.errors import InputError
 
@@ -46,6 +49,40 @@ def test_parts_make_a_set(made):
         "pose_id_list": ["0005", "0010"],
     }
     assert Image.open(made / "sheet.png").height == 160, "the part's one person"
+
+
+def test_processes_make_what_one_makes(made, tmp_path):
+    make_synthetic(tmp_path, subjects=2, workers=2)
+    assert listed(tmp_path) == listed(made)
+    for name in ("209001", "209002"):
+        pictures = sorted((tmp_path / name).glob("*/*/*"))
+        assert len(pictures) == 8
+        for picture in pictures:
+            assert picture.read_bytes() == (made / picture.relative_to(tmp_path)).read_bytes(), picture
+
+
+def test_an_error_in_a_process_stops_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "_write_one", _fail_first)
+    with pytest.raises(RuntimeError, match="the first one"):
+        make_synthetic(tmp_path, subjects=12, workers=1)
+    assert len(list(tmp_path.iterdir())) < 6, "what a process was given already is written, the rest is not"
+
+
+def _fail_first(folder, index, *_):
+    if index == 1:
+        raise RuntimeError("the first one")
+    time.sleep(0.2)
+    folder.mkdir(parents=True)
+
+
+def test_a_process_that_is_killed_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "_write_one", _killed)
+    with pytest.raises(InputError, match="for want of memory; take fewer --workers"):
+        make_synthetic(tmp_path, subjects=2, workers=1)
+
+
+def _killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_nothing_of_a_killed_run_stays(made):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from core.data.synthetic.capture import CaptureOptions, fits_beside, is_current, write_capture
 from core.data.synthetic.layout import STAMP
 from core.data.synthetic.rigs import make_rig
+from core.processes import end_with_parent
 from smpl_renderer.body_model import STANDIN_BODY, BodyModel, load_body
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
@@ -133,7 +134,8 @@ def _write_in_processes(jobs: list[tuple], workers: int, device: str, bar: tqdm)
 
 
 def _start_worker(device: str, started) -> None:
-    """Workers take turns with the GPUs that are there."""
+    """Workers take turns with the GPUs that are there, and end with this process."""
+    end_with_parent()
     torch.set_num_threads(1)
     with started.get_lock():
         number = started.value
