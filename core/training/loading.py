@@ -43,7 +43,9 @@ def choose_subjects(options: TrainOptions) -> tuple[list[HumanEntry], list[Human
     subjects = find_subjects(options.data.root)
     if options.validation_root is None:
         return split_subjects(subjects, options.validation)
-    held_out = find_subjects(options.validation_root)[: max(0, options.validation)]
+    if options.validation <= 0:
+        return subjects, []
+    held_out = find_subjects(options.validation_root)[: options.validation]
     if both := sorted({entry.subject for entry in subjects} & {entry.subject for entry in held_out}):
         logger.warning(
             "%s: %d of those held out bear names of people to train on (%s); if they are the same, their scores mean "
@@ -59,12 +61,16 @@ def training_batches(
     """Endless packed batches for one process, from its batch number `start` on, on the CPU.
 
     With `pin_memory` their pictures are page-locked, and may be written over when the next batch but one is asked for.
+
+    Raises:
+        InputError: If the batches that workers may be ahead do not fit into memory; and, when one is asked for, if a
+            sample cannot be read.
     """
     order = EndlessBatches(len(dataset), options.batch_size, options.seed, rank, processes, start)
     workers = options.data.num_workers
     shared = None
     if pin_memory and workers and can_share_batches():
-        shared = SharedBatches(options, PREFETCH * workers + 3)
+        shared = SharedBatches(options, PREFETCH * workers + 2)
     loader = DataLoader(
         KeyedSamples(dataset),
         batch_sampler=order,

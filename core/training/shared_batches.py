@@ -16,6 +16,7 @@ from torch import Tensor
 
 from core.data.types import Sample, collate
 from core.options import TrainOptions
+from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,9 @@ class SharedBatches:
 
     Args:
         options: They fix the shape of a batch.
-        count: Pieces: as many as workers may be ahead, and two that the training has.
+        count: Pieces: as many as workers may be ahead, and two that the training has. With fewer, workers would wait.
+    Raises:
+        InputError: If there is not as much memory.
     """
 
     def __init__(self, options: TrainOptions, count: int):
@@ -41,25 +44,38 @@ class SharedBatches:
             for channels in (3, 1)
         ]
         size = sum(map(math.prod, self._shapes))
-        self._memory = [torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8) for _ in range(count)]
+        try:
+            self._memory = [torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8) for _ in range(count)]
+        except OSError as error:
+            raise InputError(
+                f"{count} batches of {size / 1e9:.2f} GB, for workers to be ahead, do not fit into memory ({error}); "
+                "lower --data.num-workers or --batch-size"
+            ) from error
         self._locked: set[int] = set()
+        self._unlockable: set[int] = set()
         self._free = multiprocessing.get_context("fork").SimpleQueue()
         for piece in range(count):
             self._free.put(piece)
 
     def collate(self, samples: list[Sample]) -> Parcel:
-        """Join persons into a batch, in a worker."""
+        """Join `batch_size` persons into a batch, in a worker (the `collate_fn` of a DataLoader)."""
         piece = self._free.get()
         pictures = iter(self._pictures(piece))
         batch = collate(samples, lambda tensors: torch.stack(tensors, out=next(pictures)))
         return piece, batch.map(lambda x: None if x.dtype == torch.uint8 else x.numpy())
 
     def receive(self, parcels: Iterator[Parcel], lock_pages: bool) -> Iterator[Sample]:
-        """The batches. Workers may write over the pictures of one as soon as the next but one is asked for."""
+        """The batches, packed. Workers may write over the pictures of one as soon as the next but one is asked for.
+
+        Args:
+            parcels: From `collate`.
+            lock_pages: Page-lock each piece of memory when it first comes, until
+                the batches end. A piece of which the system refuses it is used as it is, with one warning for all.
+        """
         held: deque[int] = deque()
         try:
             for piece, batch in parcels:
-                if lock_pages and piece not in self._locked:
+                if lock_pages and piece not in self._locked | self._unlockable:
                     self._lock(piece)
                 held.append(piece)
                 pictures = iter(self._pictures(piece))
@@ -78,8 +94,10 @@ class SharedBatches:
     def _lock(self, piece: int) -> None:
         if _register(self._memory[piece]):
             self._locked.add(piece)
-        elif self._locked:
-            logger.warning("not all memory for batches can be page-locked: the GPU will wait for some of them")
+            return
+        if not self._unlockable:
+            logger.warning("not all memory for batches can be page-locked: training will wait for some of their copies")
+        self._unlockable.add(piece)
 
 
 def can_share_batches() -> bool:
@@ -94,7 +112,7 @@ def can_share_batches() -> bool:
 
 
 def _register(memory: Tensor) -> bool:
-    """Page-lock memory, so that the GPU reads it by itself."""
+    """Page-lock memory, so that the GPU reads it by itself; False if the system refuses."""
     if int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)) == 0:
         return True
     try:

@@ -11,9 +11,11 @@ from torch.utils.data import DataLoader, Dataset
 from core.cameras import Cameras
 from core.data.types import Frames, Sample
 from core.options import DataOptions, TrainOptions
+from core.training import loading, shared_batches
 from core.training.loading import on_device, training_batches
 from core.training.order import EndlessBatches
 from core.training.shared_batches import SharedBatches
+from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
 OPTIONS = TrainOptions(
@@ -87,6 +89,47 @@ def test_the_training_has_two_pieces_and_the_others_go_round():
         for piece in free:
             shared._free.put(piece)
     assert len(set(places)) == 4 and places[:4] == places[4:8] == places[8:]
+
+
+def test_memory_that_cannot_be_locked_is_said_once_and_used(monkeypatch, caplog):
+    tried = []
+    monkeypatch.setattr(shared_batches, "_register", lambda memory: tried.append(memory.data_ptr()))
+    shared = SharedBatches(OPTIONS, count=3)
+    parcels = (shared.collate([Numbered()[0, 1], Numbered()[0, 2]]) for _ in range(9))
+    for batch in shared.receive(parcels, lock_pages=True):
+        check(batch, [(0, 1), (0, 2)])
+    assert len(tried) == len(set(tried)) == 3
+    assert caplog.text.count("not all memory for batches can be page-locked") == 1
+
+
+def test_there_is_memory_for_all_batches_that_may_be_about_and_no_more(monkeypatch):
+    """Workers as far ahead as they may be, and two batches with the training: so many pieces are in use."""
+    spare, asked, made = 20, [], []
+
+    def generous(options, count):
+        asked.append(count)
+        made.append(SharedBatches(options, spare))
+        return made[0]
+
+    monkeypatch.setattr(loading, "can_share_batches", lambda: True)
+    monkeypatch.setattr(loading, "SharedBatches", generous)
+    monkeypatch.setattr(shared_batches, "_register", lambda memory: False)
+    options = replace(OPTIONS, data=replace(OPTIONS.data, num_workers=2))
+    batches = training_batches(Numbered(), options, 0, 1, start=0, pin_memory=True)
+    for _ in range(4):
+        next(batches)
+    time.sleep(1)  # until the workers have nothing left to do
+    free = 0
+    while not made[0]._free.empty():
+        made[0]._free.get()
+        free += 1
+    assert asked == [spare - free]
+
+
+def test_too_many_batches_for_the_memory():
+    options = replace(OPTIONS, batch_size=1 << 50)
+    with pytest.raises(InputError, match=r"6 batches of .* GB.*lower --data\.num-workers or --batch-size"):
+        SharedBatches(options, count=6)
 
 
 @pytest.mark.gpu
