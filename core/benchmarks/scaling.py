@@ -82,6 +82,7 @@ def scaling(
             steps=10**6,
             max_minutes=None,
             validation=0,
+            init=None,
         )
         if stage == "graph":
             options = replace(options, init=_random_network(options, people, Path(folder) / "start.safetensors"))

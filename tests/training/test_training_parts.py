@@ -106,7 +106,8 @@ def test_who_is_held_out(tmp_path, caplog):
 
     assert chosen(1) == (["1", "2"], ["3"])  # the last
     assert chosen(1, "other") == (["1", "2", "3"], ["4"])  # the first of others
-    assert chosen(9, "other")[1] == ["4", "5"] and chosen(0, "other")[1] == chosen(-1, "other")[1] == []
+    assert chosen(9, "other")[1] == ["4", "5"] and chosen(-1, "other")[1] == []
+    assert chosen(0, "missing") == (["1", "2", "3"], [])  # nobody is looked for
     assert not caplog.messages
     assert chosen(1, "mixed")[1] == ["3"] and "names of people to train on (3)" in caplog.text
     with pytest.raises(InputError, match="missing: no such folder"):
