@@ -128,6 +128,21 @@ def test_somebody_wears_everything(people):
     assert (shapes.std(0) > 0.5).all() and np.abs(shapes).max() <= 2
 
 
+def test_clothes_go_together(people):
+    """What would cross another garment, or be cut by an opening, is not worn with it."""
+    for outfit in (person.outfit for person in people):
+        assert (outfit.trousers is None) != (outfit.skirt is None)
+        assert (outfit.jacket is None) == (outfit.jacket_pattern is None)
+        if outfit.jacket and outfit.skirt:
+            assert outfit.jacket.hem == outfit.skirt.waist - 0.02, "it would lie on the flare"
+        if outfit.jacket:
+            assert outfit.top.collar != "hood" and outfit.jacket.sleeve >= outfit.top.sleeve
+        if outfit.jacket and outfit.jacket.opening > 0:
+            assert outfit.jacket_pattern.closure == "" and outfit.jacket.collar == ""
+        if outfit.top.v_depth > 0 and not outfit.top.collar:
+            assert all(item.back for item in outfit.top_pattern.prints)
+
+
 def test_motion_has_the_sequences_that_the_benchmark_promises(people):
     names = {sequence.name for sequence in SEQUENCES}
     assert {"walk", "run", "reach", "squat", "turn", "dance", "arms up", "sit"} <= names
