@@ -1,6 +1,7 @@
 """scripts/benchmark.py data and scaling: they run on captures that are given, and their numbers are plausible."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.benchmarks.data import PlainPictures, samples_per_second
+from core.benchmarks.data import PlainPictures, batches, samples_per_second
 from core.data.dataset import load_frames
+from core.data.human_list import find_subjects
 from core.data.mvhumannet import Capture
 from core.options import DataOptions
 
@@ -36,7 +38,7 @@ def benchmark(*arguments) -> str:
 
 def test_the_plain_loader_reads_the_same_pictures(root, body):
     options = DataOptions(root=root, image_size=64, target_frames=2, target_views=3)
-    plain = PlainPictures(root, options)
+    plain = PlainPictures(find_subjects(root), options)
     images, alphas = plain[7, 0]
     assert images.shape == (2, 3, 3, 64, 64) and alphas.shape == (2, 3, 1, 64, 64)
     capture = Capture(root / "209001")
@@ -51,6 +53,14 @@ def test_the_plain_loader_reads_the_same_pictures(root, body):
 
 def test_rates_count_what_came_in_the_time():
     assert samples_per_second(iter(int, 1), workers=2, seconds=0.05) > 1000
+
+
+def test_only_the_first_people_of_a_folder_are_read(root, tmp_path):
+    for name in ("209001", "209002"):
+        shutil.copytree(root / "209001", tmp_path / name)
+    options = DataOptions(root=tmp_path, image_size=64, input_frames=2, target_frames=2, num_workers=0, verify=False)
+    samples = batches("ours", options, people=1)
+    assert all(next(samples).names[0].startswith("209001/") for _ in range(4))
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from core.benchmarks.common import report
 from core.benchmarks.people import captures
 from core.data.crops import center_window
 from core.data.dataset import HumanDataset
-from core.data.human_list import find_subjects
+from core.data.human_list import HumanEntry, find_subjects
 from core.data.mvhumannet import Capture
 from core.data.packing import pack_crops, pack_dataset
 from core.options import DataOptions, TrainOptions
@@ -48,9 +48,9 @@ class PlainPictures(Dataset):
     No cameras, no fits, no verification; each picture once, though some are inputs and targets.
     """
 
-    def __init__(self, root: Path, options: DataOptions):
+    def __init__(self, subjects: list[HumanEntry], options: DataOptions):
         self.options = options
-        self.captures = [Capture(entry.path) for entry in find_subjects(root)]
+        self.captures = [Capture(entry.path) for entry in subjects]
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         epoch, index = key
@@ -93,7 +93,7 @@ def data(
         image_size: Pixels of the square pictures.
         width: Of the synthetic pictures' files.
         height: Of the synthetic pictures' files; the packed ones are half as high.
-        people: How many synthetic people.
+        people: How many: synthetic ones, or the first of `root`. They are packed in a temporary folder.
         seconds: To read for, in each case.
         out: Write the numbers as JSON to this file, too.
     """
@@ -110,14 +110,15 @@ def data(
             "ready": copies / "ready",
         }
         processes = min(8, people)
-        pack_dataset(find_subjects(root), folders["packed"], height=height // 2, workers=processes)
-        pack_crops(find_subjects(root), folders["ready"], crop, image_size, workers=processes)
+        subjects = find_subjects(root)[:people]  # the copies of thousands would fill the disk
+        pack_dataset(subjects, folders["packed"], height=height // 2, workers=processes)
+        pack_crops(subjects, folders["ready"], crop, image_size, workers=processes)
         options = DataOptions(root=root, crop=crop, image_size=image_size, verify=False)
         cases = [(loader, count) for loader in folders for count in workers]
         for loader, count in tqdm(cases, desc="data", unit="case"):
             own = replace(options, root=folders[loader], num_workers=count)
             pictures = own.target_frames * own.target_views
-            rate = samples_per_second(batches(loader, own), count, seconds)
+            rate = samples_per_second(batches(loader, own, people), count, seconds)
             kilobytes = 4 * image_size**2 / 1000 if loader == "ready" else _kilobytes(own.root)
             timings.append(DataTiming(loader, count, pictures, pictures * kilobytes, rate))
     print(
@@ -125,12 +126,13 @@ def data(
     )
 
 
-def batches(loader: Loader, options: DataOptions) -> Iterator:
-    """Endless batches of one sample."""
+def batches(loader: Loader, options: DataOptions, people: int) -> Iterator:
+    """Endless batches of one sample, of the first people of `options.root`."""
+    subjects = find_subjects(options.root)[:people]
     if loader != "plain":
-        dataset = HumanDataset(options, find_subjects(options.root))
+        dataset = HumanDataset(options, subjects)
         return training_batches(dataset, TrainOptions(data=options), 0, 1, start=0, pin_memory=False)
-    pictures = PlainPictures(options.root, options)
+    pictures = PlainPictures(subjects, options)
     order = EndlessBatches(len(pictures.captures), batch_size=1, seed=0)
     return iter(DataLoader(pictures, batch_sampler=order, num_workers=options.num_workers))
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import psutil
@@ -164,15 +163,17 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
         "if __name__ == '__main__':\n"
         "    pool = ProcessPoolExecutor(1, get_context('spawn'), initializer=end_with_parent)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(1)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    killed = subprocess.run([sys.executable, program], stdout=subprocess.PIPE, text=True, env=environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + 20
-    while psutil.pid_exists(int(killed.stdout)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True, env=environment) as killed:
+        worker = psutil.Process(int(killed.stdout.readline()))
+        assert killed.wait() == -signal.SIGKILL
+        _, left = psutil.wait_procs([worker], timeout=20)
+        for process in left:
+            process.kill()
+    assert not left
 
 
 def test_a_worker_that_is_killed_ends_packing_with_a_message(root, tmp_path, monkeypatch):
