@@ -9,6 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from core.data.fit_noise import BETAS_SHARE, ORIENT_SHARE, TRANSL_SHARE
 from core.data.synthetic.layout import fit_file, refit_file
 from core.data.synthetic.motion import FRAME_RATE, Motion, joint_rotations
 from core.data.synthetic.people import Person
@@ -78,14 +79,14 @@ def noisy_fits(params: BodyParams, frames: tuple[int, ...], deviation: float, rn
         error = deviation * deviations * _wander(times, x.shape[1], rng)
         return x + torch.from_numpy(error).to(x)
 
-    betas = params.betas[:1] + 3.0 * deviation * torch.from_numpy(rng.normal(size=params.betas.shape[1])).to(
+    betas = params.betas[:1] + BETAS_SHARE * deviation * torch.from_numpy(rng.normal(size=params.betas.shape[1])).to(
         params.betas
     )
     return BodyParams(
         betas=betas.expand_as(params.betas),
-        global_orient=shaken(params.global_orient, 0.3),
+        global_orient=shaken(params.global_orient, ORIENT_SHARE),
         body_pose=shaken(params.body_pose, per_angle),
-        transl=shaken(params.transl, 0.1),
+        transl=shaken(params.transl, TRANSL_SHARE),
         scale=params.scale,
     )
 
