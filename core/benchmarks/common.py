@@ -106,10 +106,16 @@ def _version(package: str) -> str | None:
     """A package's name and, if it says so, version; None if it is not installed."""
     if importlib.util.find_spec(package) is None:
         return None
+    version = package_version(package)
+    return package if version is None else f"{package} {version}"
+
+
+def package_version(package: str) -> str | None:
+    """None if it is not installed, or is a folder on the path without a record of its installation."""
     try:
-        return f"{package} {importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:  # a folder on the path, without a record of its installation
-        return package
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def report(

@@ -214,9 +214,7 @@ class Job:
         body = copy.deepcopy(load_body(STANDIN_BODY)).to(device)
         model = HumanGaussianGraph(options.model, body).to(device)
         model.unet.to(memory_format=torch.channels_last)
-        model.unet.frozen.recorder.enabled = options.record and stage in ("graph", "avatar")
-        model.unet.recorder.enabled = options.record and stage in ("joint", "frame")
-        model.graph.recorder.enabled = options.record
+        model.record_launches(options.record, trains_unet=stage in ("joint", "frame"))
         # Times do not depend on the weights, so random ones serve where the published ones are not.
         lpips = (load_lpips() or LPIPS()).to(device) if options.loss.lpips > 0 else None
         self.module = MarkedStep(model, options, lpips).train(stage != "avatar")

@@ -106,6 +106,18 @@ class HumanGaussianGraph(nn.Module):
         self.register_buffer("color_mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("color_std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
+    def record_launches(self, enabled: bool, trains_unet: bool) -> None:
+        """Play launches of the U-Net and of the graph from recordings, one for each kind of input, or do not.
+
+        They take the host longer than their work takes the device.
+
+        Args:
+            trains_unet: Whether the U-Net has gradients; else it is its frozen copy that is recorded.
+        """
+        self.unet.frozen.recorder.enabled = enabled and not trains_unet
+        self.unet.recorder.enabled = enabled and trains_unet
+        self.graph.recorder.enabled = enabled
+
     def forward(self, inputs: Frames) -> ModelOutput:
         """Make avatars of B persons from F moments of each (`inputs` has batch axes B)."""
         skin = pose_skin(self.body, inputs.body)

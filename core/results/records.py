@@ -1,7 +1,6 @@
 """One JSON file a row: what was measured, when, of what, with which settings and on what machine."""
 
 import datetime
-import importlib.metadata
 import json
 import platform
 import subprocess
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from core.benchmarks.common import PACKAGES
+from core.benchmarks.common import PACKAGES, package_version
 from core.inference.options import REPOSITORY
 from core.results.bench import Measured
 from smpl_renderer.errors import InputError
@@ -72,13 +71,9 @@ def is_current(record: Record | None, settings: dict) -> bool:
 
 def versions() -> dict[str, str]:
     """Of Python, PyTorch, and what else is installed that numbers may depend on."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {package: package_version(package) for package in PACKAGES}
+    known = {package: version for package, version in found.items() if version is not None}
+    return {"python": platform.python_version(), "torch": torch.__version__, **known}
 
 
 def current_commit() -> str:

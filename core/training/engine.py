@@ -179,11 +179,7 @@ class Trainer:
         model.unet.to(memory_format=torch.channels_last)
         model.unet.use_attention(options.attention)
         model.unet.recompute = options.checkpoint_unet
-        # Its launches take the host longer than their work takes the device; one recording for each number of frames
-        # and views that are shown.
-        model.unet.frozen.recorder.enabled = options.record and options.stage == "graph"
-        model.unet.recorder.enabled = options.record and options.stage != "graph"
-        model.graph.recorder.enabled = options.record
+        model.record_launches(options.record, trains_unet=options.stage != "graph")
         if options.compile:
             model.unet.compile()
         return model
