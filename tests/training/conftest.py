@@ -7,23 +7,15 @@ import pytest
 from torch import Tensor
 
 from core.gaussians import Gaussians
-from core.options import DataOptions, GraphOptions, LossOptions, ModelOptions, TrainOptions, UNetOptions
+from core.options import DataOptions, GraphOptions, LossOptions, ModelOptions, TrainOptions
 from core.render import Rendering
+from tests.tiny_network import TINY_UNET
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from tiny_capture import TinyCapture
 
 MODEL = ModelOptions(
-    unet=UNetOptions(
-        input_size=32,
-        splat_size=16,
-        down_channels=(8, 16),
-        down_attention=(False, True),
-        mid_attention=False,
-        up_channels=(16,),
-        up_attention=(False,),
-        layers_per_block=1,
-    ),
+    unet=TINY_UNET,
     graph=GraphOptions(features=8, queries=1, layers=1, heads=2, dropout=0.1),
 )
 
