@@ -1,5 +1,6 @@
 """The avatar: Gaussians of the rest pose, each tied to a vertex of the body, and how they follow the body's pose."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from core.cameras import Cameras
 from core.gaussians import Gaussians
 from core.render import Rendering, rasterize
+from core.resample import average_blocks
 from smpl_renderer import kernels
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
@@ -167,6 +169,19 @@ def canonical_gaussians(avatar: Avatar, body: BodyModel) -> Gaussians:
     )
 
 
+def enlargement(size: int, trained_size: int | None) -> int:
+    """How many times as large as its picture an avatar is to be drawn: at least as large as training drew it.
+
+    Every splat is widened by the same part of a pixel (`core.render.projection.DILATION`). Training makes up for that
+    in the size that it draws in; in a smaller picture, whose pixels are larger, the avatar would look fat.
+
+    Args:
+        size: Pixels of the picture.
+        trained_size: Pixels of those that the network's training drew; None if that is not known.
+    """
+    return max(1, math.ceil((trained_size or 0) / size))
+
+
 def render_avatar(
     avatar: Avatar,
     body: BodyModel,
@@ -175,8 +190,19 @@ def render_avatar(
     *,
     background: float | Float[Tensor, "3"] = 1.0,
     backend: str = "auto",
+    enlarge: int = 1,
 ) -> Rendering:
-    """Draw avatars `[*batch]` in poses `[*batch, P]`, each pose from cameras `[*batch, P, C]` in its own world."""
+    """Draw avatars `[*batch]` in poses `[*batch, P]`, each pose from cameras `[*batch, P, C]` in its own world.
+
+    Args:
+        background: Grey value or colour.
+        backend: Rasterizer, as for `rasterize`.
+        enlarge: Draw this many times as large (see `enlargement`), and average: a photograph's pixels are means, too.
+    """
+    if enlarge > 1:
+        large = cameras.resized(enlarge * cameras.width, enlarge * cameras.height)
+        rendering = render_avatar(avatar, body, params, large, background=background, backend=backend)
+        return rendering.map(lambda x: average_blocks(x, enlarge))
     gaussians = pose_avatar(avatar, body, params)
     return rasterize(
         gaussians,

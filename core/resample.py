@@ -5,6 +5,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 
+def average_blocks(pictures: Float[Tensor, "*batch D H W"], block: int) -> Float[Tensor, "*batch D h w"]:
+    """Means over blocks of `block` x `block` pixels, which fill the pictures."""
+    return avg_pool2d(pictures.flatten(0, -4), block).unflatten(0, pictures.shape[:-3])
+
+
 def resample_area(pictures: Float[Tensor, "*batch D H W"], size: int) -> Float[Tensor, "*batch D S S"]:
     """Means over the areas of `size` x `size` new pixels, so that nothing aliases."""
     height, width = pictures.shape[-2:]

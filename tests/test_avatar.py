@@ -14,6 +14,7 @@ from core.avatar import (
     attach,
     attach_reference,
     canonical_gaussians,
+    enlargement,
     load_avatar,
     pose_avatar,
     pose_skin,
@@ -153,6 +154,33 @@ def test_the_background_shows_through(body, avatars, params, cameras):
     black = render_avatar(avatars, body, params, cameras, background=0.0)
     white = render_avatar(avatars, body, params, cameras)
     torch.testing.assert_close(white.colors - black.colors, (1 - white.alphas).expand_as(white.colors))
+
+
+def test_enlarged_pictures_are_means_over_blocks(body, avatars, params, cameras):
+    """Of what the same cameras see with a third of the pixel size; the pictures need not be square."""
+    wide = Cameras(cameras.viewmats, cameras.Ks, 32, 24)
+    Ks = cameras.Ks * torch.tensor([3.0, 3.0, 1.0])[:, None]
+    large = render_avatar(avatars, body, params, Cameras(cameras.viewmats, Ks, 96, 72), background=0.3)
+    small = render_avatar(avatars, body, params, wide, background=0.3, enlarge=3)
+    for fine, mean in ((large.colors, small.colors), (large.alphas, small.alphas)):
+        assert mean.shape == (*fine.shape[:-2], 24, 32)
+        blocks = fine.unflatten(-1, (32, 3)).unflatten(-3, (24, 3))
+        torch.testing.assert_close(mean, blocks.mean((-3, -1)))
+
+
+def test_enlarged_avatars_are_thinner(body, avatars, params, cameras):
+    """They cover less, by what the rasterizer widens small splats."""
+    fine = replace(avatars, scales=0.2 * avatars.scales)  # 4 mm, a twentieth of a pixel
+    covered = [render_avatar(fine, body, params, cameras, enlarge=k).alphas.sum().item() for k in (1, 2, 4)]
+    assert covered[0] > 1.5 * covered[1] > 2 * covered[2] > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "trained_size", "times"),
+    [(512, 512, 1), (1024, 512, 1), (300, 512, 2), (256, 512, 2), (255, 512, 3), (256, 256, 1), (16, None, 1)],
+)
+def test_small_pictures_are_drawn_no_smaller_than_in_training(size, trained_size, times):
+    assert enlargement(size, trained_size) == times
 
 
 def test_batches_are_persons_one_by_one(body, avatars, params, posing):

@@ -20,9 +20,9 @@ from core.inference import evaluation, outputs
 from core.inference.options import InferenceOptions
 from core.inference.outputs import FILES
 from core.inference.report import METRICS, SPLITS
-from core.inference.session import open_session
+from core.inference.session import describe, open_session
 from core.inference.subject import open_subject
-from core.io.checkpoint import save_checkpoint
+from core.io.checkpoint import load_checkpoint, save_checkpoint
 from core.io.ply import load_ply
 from core.model.hgg import HumanGaussianGraph
 from core.options import GraphOptions, ModelOptions, UNetOptions
@@ -173,6 +173,47 @@ def test_metrics(options, captures, small_protocol):
     again = replace(options, workspace=options.workspace / "again")
     infer.main(again)
     assert json.loads((again.workspace / "metrics.json").read_text()) == metrics
+
+
+def trained_at(checkpoint: Path, size: int, body, path: Path) -> Path:
+    """A copy of a checkpoint that names the pictures of its training."""
+    model, _ = load_checkpoint(checkpoint, body)
+    save_checkpoint(path, model, training=json.dumps({"data": {"image_size": size}}))
+    return path
+
+
+def test_small_pictures_are_means_of_such_as_training_drew(options, body, tmp_path, small_protocol):
+    """Those measured (64 px) and in videos (48 px), by a network trained on 100 px; baselines are what they were."""
+    options = replace(options, checkpoint=trained_at(options.checkpoint, 100, body, tmp_path / "c.safetensors"))
+    session = open_session(options)
+    assert session.trained_size == 100 and describe(session)["enlargement"] == 2
+    subject = open_subject(session, options.captures)
+    plain = replace(subject, session=replace(session, trained_size=None))
+
+    def drawn(subject, method):
+        """All pictures of a method, and the ground truth that they are compared with."""
+        pairs = []
+
+        def judge(predicted, target):
+            pairs.append((predicted, target))
+            return [dict.fromkeys(METRICS, 0.0)] * len(predicted)
+
+        evaluation.evaluate(subject, judge)
+        methods = len(pairs) // 3  # moments
+        return [pairs[i] for i in range(method, len(pairs), methods)]
+
+    for (picture, target), (own_size, _) in zip(drawn(subject, 0), drawn(plain, 0), strict=True):
+        large = plain.render(target.body, target.cameras.resized(128, 128))
+        torch.testing.assert_close(picture, torch.nn.functional.avg_pool2d(large, 2))
+        assert (picture - own_size).abs().max() > 0.01
+    for method in (1, 2):
+        for (picture, _), (same, _) in zip(drawn(subject, method), drawn(plain, method), strict=True):
+            assert picture.equal(same)
+
+    for pictures in (outputs._turntable_pictures, outputs._novel_pose_pictures):
+        large = replace(plain, session=replace(plain.session, video_size=3 * 48))
+        means = [torch.nn.functional.avg_pool2d(frame, 3) for frame in pictures(large)]
+        torch.testing.assert_close(list(pictures(subject)), means, rtol=0, atol=1e-4)
 
 
 def test_one_camera_and_chosen_frames(options, small_protocol):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from core.avatar import canonical_gaussians, render_avatar, save_avatar
+from core.avatar import canonical_gaussians, save_avatar
 from core.data.fits import rest_pelvis
 from core.data.subject_frame import move_body, posed_pelvis, subject_frame
 from core.inference.sheet import Tile, make_sheet
@@ -80,8 +80,7 @@ def _novel_pose_pictures(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:
     camera = turntable(session.body(poses).vertices, 1, session.video_size)
     cameras = camera[torch.zeros(session.video_frames, 1, dtype=torch.int64)]
     for some in _portions(session.video_frames, f"{subject.name}: novel poses"):
-        rendering = render_avatar(subject.avatar, session.body, poses[some], cameras[some], backend=session.backend)
-        yield from rendering.colors[:, 0]
+        yield from session.render(subject.avatar, poses[some], cameras[some])[:, 0]
 
 
 def _portions(frames: int, title: str) -> Iterator[slice]:

@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from core.avatar import Avatar, enlargement, render_avatar
+from core.cameras import Cameras
 from core.data.human_list import find_subjects
 from core.data.protocol import PROTOCOLS, Protocol, select_subjects
 from core.device import pick_device
@@ -16,6 +20,7 @@ from core.io.checkpoint import Metadata, load_checkpoint, read_metadata
 from core.model.hgg import HumanGaussianGraph
 from core.render.backends import backend_name, load_backend
 from smpl_renderer.body_model import BodyModel, find_body
+from smpl_renderer.types import BodyParams
 
 FULL: Protocol = replace(PROTOCOLS["paper"], name="full", subjects=())
 """The paper's views and frames, for whoever is there."""
@@ -34,6 +39,8 @@ class Session:
     protocol: Protocol
     input_size: int
     input_crop: str
+    trained_size: int | None
+    """Pixels of the pictures that the network's training drew; None if that is not known."""
     video_size: int
     video_frames: int
     subjects: list[Path]
@@ -57,6 +64,18 @@ class Session:
     def autocast(self) -> torch.autocast:
         """The network's precision as a context."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def enlargement(self, size: int) -> int:
+        """How many times as large as pictures of `size` pixels avatars of this network are drawn."""
+        return enlargement(size, self.trained_size)
+
+    def render(self, avatar: Avatar, params: BodyParams, cameras: Cameras) -> Float[Tensor, "*batch P C 3 H W"]:
+        """Pictures on white of avatars `[*batch]` of this network in poses `[*batch, P]` from cameras `[*batch, P, C]`.
+
+        Those smaller than the pictures of its training are means of larger ones.
+        """
+        enlarge = self.enlargement(min(cameras.width, cameras.height))
+        return render_avatar(avatar, self.body, params, cameras, backend=self.backend, enlarge=enlarge).colors
 
 
 def open_session(options: InferenceOptions) -> Session:
@@ -85,6 +104,7 @@ def open_session(options: InferenceOptions) -> Session:
         protocol=protocol,
         input_size=options.input_size or trained.get("image_size", protocol.image_size),
         input_crop=options.input_crop or trained.get("crop", protocol.crop),
+        trained_size=trained.get("image_size"),
         video_size=options.video_size or size,
         video_frames=options.video_frames or frames,
         subjects=subjects,
@@ -115,5 +135,6 @@ def describe(session: Session) -> dict:
         "device": torch.cuda.get_device_name() if session.device.type == "cuda" else "cpu",
         "precision": session.precision,
         "backend": backend_name(session.backend, session.device),
+        "enlargement": session.enlargement(session.protocol.image_size),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from core.avatar import Avatar, render_avatar
+from core.avatar import Avatar
 from core.cameras import Cameras
 from core.data.dataset import load_frames
 from core.data.mvhumannet import Capture
@@ -44,9 +44,7 @@ class Subject:
 
     def render(self, params: BodyParams, cameras: Cameras) -> Float[Tensor, "C 3 H W"]:
         """Pictures of the avatar in one pose (no batch axes), from cameras [C], on white."""
-        session = self.session
-        rendering = render_avatar(self.avatar, session.body, params[None], cameras[None], backend=session.backend)
-        return rendering.colors[0]
+        return self.session.render(self.avatar, params[None], cameras[None])[0]
 
 
 def open_subject(session: Session, path: Path) -> Subject:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from core.avatar import Avatar, pose_skin, render_avatar
+from core.avatar import Avatar, pose_skin
 from core.benchmarks.common import median_ms
 from core.data.types import Frames
 from core.device import pick_device
@@ -146,14 +146,11 @@ class Bench:
         return summarise(scores)
 
     def measure_avatars(self, avatars: list[Avatar], session: Session, size: int, judge: Judge) -> Metrics:
-        """Metrics of avatars, one of each of the first people."""
+        """Metrics of avatars of the session's network, one of each of the first people."""
 
         def draw_person(index: int) -> Draw:
             def draw(target: Frames) -> dict:
-                posed = target.body[None], target.cameras[None]
-                return {
-                    OURS: render_avatar(avatars[index][None], session.body, *posed, backend=session.backend).colors[0]
-                }
+                return {OURS: session.render(avatars[index][None], target.body[None], target.cameras[None])[0]}
 
             return draw
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from core.avatar import Avatar, render_avatar
+from core.avatar import Avatar
 from core.data.types import Frames
+from core.inference.session import Session
 from core.metrics import ssim
-from smpl_renderer.body_model import BodyModel
 
 RATES = {"offsets": 4e-4, "quats": 4e-3, "scales": 1e-2, "opacities": 4e-2, "colors": 4e-2}
 """Adam's, at the start: of metres, of quaternions, of logarithms, and of logits twice."""
@@ -55,13 +55,12 @@ class _Raw:
 
 
 @torch.enable_grad()
-def optimise(
-    avatar: Avatar, body: BodyModel, targets: Frames, steps: int, *, backend: str = "auto", seed: int = 0
-) -> Avatar:
+def optimise(avatar: Avatar, session: Session, targets: Frames, steps: int, *, seed: int = 0) -> Avatar:
     """Fit an avatar's offsets, rotations, sizes, opacities and colours to photographs.
 
     Args:
         avatar: Where to start; no batch axes.
+        session: Draws it, as it will be measured.
         targets: Packed moments [F, C] with their fits, on the device of the avatar.
         steps: Of Adam, each on some views of some moments.
     """
@@ -75,7 +74,7 @@ def optimise(
         views = torch.randperm(num_views, generator=drawing)[:VIEWS].tolist()
         some = targets.moments(moments).views(views).unpack()
         current = raw.as_(avatar)
-        colors = render_avatar(current[None], body, some.body[None], some.cameras[None], backend=backend).colors[0]
+        colors = session.render(current[None], some.body[None], some.cameras[None])[0]
         loss = F.mse_loss(colors, some.images) + SSIM_WEIGHT * (1 - ssim(colors, some.images).mean())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from core.avatar import Avatar, render_avatar
+from core.avatar import Avatar
 from core.data.types import Frames
 from core.inference.session import Session
 from core.inference.sheet import Tile, make_sheet
@@ -59,20 +59,15 @@ def _strip(bench: Bench, session: Session, index: int, avatar: Avatar) -> list[T
 
 
 def _draw(session: Session, avatar: Avatar, target: Frames) -> Float[Tensor, "C 3 H W"]:
-    posed = target.body[None, None], target.cameras[None, None]
-    return render_avatar(avatar[None], session.body, *posed, backend=session.backend).colors[0, 0]
+    return session.render(avatar[None], target.body[None, None], target.cameras[None, None])[0, 0]
 
 
 def _turn(session: Session, avatar: Avatar, moment: Frames) -> Float[Tensor, "T 3 H W"]:
     """An avatar in one pose, from all around."""
     cameras = turntable(session.body(moment.body).vertices, TURN_FRAMES, TURN_SIZE)
+    portions = (cameras[first : first + 10] for first in range(0, TURN_FRAMES, 10))
     return torch.cat(
-        [
-            render_avatar(
-                avatar[None], session.body, moment.body[None, None], some[None, None], backend=session.backend
-            ).colors[0, 0]
-            for some in (cameras[first : first + 10] for first in range(0, TURN_FRAMES, 10))
-        ]
+        [session.render(avatar[None], moment.body[None, None], some[None, None])[0, 0] for some in portions]
     )
 
 

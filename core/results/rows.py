@@ -42,6 +42,8 @@ def checkpoint_settings(bench: Bench, size: int, shown: Shown = EVERYTHING) -> d
         "input": described["input"],
         "shown": asdict(shown),
     }
+    if (times := bench.headline.enlargement(size)) > 1:
+        own["enlargement"] = times  # named only there: drawings at their own size are what they were
     return bench.judged_by(size) | own
 
 
@@ -122,8 +124,8 @@ class OptimumRow:
         options, session = bench.options, bench.headline
         avatars = bench.avatars(session, EVERYTHING)[: options.optimum_people]
         targets = bench.people.targets(options.image_size)
-        how = {"steps": options.optimum_steps, "backend": session.backend, "seed": options.seed}
-        best = [optimise(avatar, session.body, target, **how) for avatar, target in zip(avatars, targets)]
+        how = {"steps": options.optimum_steps, "seed": options.seed}
+        best = [optimise(avatar, session, target, **how) for avatar, target in zip(avatars, targets)]
         metrics = bench.measure_avatars(best, session, options.image_size, bench.judge())
         return Measured(metrics, mean_gaussians(best), steps=options.optimum_steps)
 

@@ -12,9 +12,12 @@ import torch
 
 import infer
 from core import options as core_options
+from core.avatar import render_avatar
 from core.data.types import Frames
+from core.inference import session
 from core.inference.options import InferenceOptions
-from core.results import ablations
+from core.io.checkpoint import load_checkpoint, save_checkpoint
+from core.results import ablations, pictures
 from core.results.bench import Bench, Shown, bind_one_frame
 from core.results.data_id import data_id
 from core.results.rows import ROWS, choose_rows
@@ -32,8 +35,6 @@ def record(options, row: str) -> dict:
 
 def test_numbers_are_those_of_infer(options, tmp_path, monkeypatch):
     """Ours and both kinds of paint, person by person, at the same size of pictures."""
-    from core.inference import session
-
     monkeypatch.setattr(session, "FULL", replace(session.FULL, image_size=48))
     captures = options.root / "test"
     infer.main(
@@ -140,6 +141,34 @@ def test_other_settings_are_measured_anew(options):
     assert first["metrics"] != second["metrics"]
 
 
+def test_rows_of_smaller_pictures_than_the_training_had_are_drawn_larger(options, body, tmp_path, monkeypatch):
+    """Only they, and only their settings say so: other records stay."""
+    path = tmp_path / "trained.safetensors"
+    model, _ = load_checkpoint(options.checkpoint, body)
+    save_checkpoint(path, model, step=3, training=json.dumps({"data": {"image_size": 48, "crop": "person"}}))
+    options = replace(options, checkpoint=path, rows=("ours", "ours-256"))
+    bench = Bench(options)
+    named = {row.name: row.settings(bench).get("enlargement") for row in ROWS}
+    assert {name: times for name, times in named.items() if times} == {"ours-256": 2}
+
+    drawn = []
+
+    def render(*arguments, enlarge, **options):
+        drawn.append((arguments[3].width, enlarge))
+        return render_avatar(*arguments, enlarge=enlarge, **options)
+
+    monkeypatch.setattr(session, "render_avatar", render)
+    assert measure_rows(options) == []
+    assert set(drawn) == {(48, 1), (32, 2)}
+    assert record(options, "ours-256")["settings"]["enlargement"] == 2
+
+    drawn.clear()
+    for name, value in (("TILE", 40), ("TURN_SIZE", 20), ("TURN_FRAMES", 2)):
+        monkeypatch.setattr(pictures, name, value)
+    pictures.write_pictures(options, tmp_path / "images")
+    assert set(drawn) == {(40, 2), (20, 3)}
+
+
 def test_a_row_that_fails_stops_no_other(options, monkeypatch, caplog):
     def fail(*_, **__):
         raise RuntimeError("no luck")
@@ -229,7 +258,7 @@ def test_the_optimum_is_nearer_to_the_pictures(options):
     bench = Bench(options)
     session, targets = bench.headline, bench.people.targets(48)[:1]
     start = bench.avatars(session, Shown())[:1]
-    best = optimise(start[0], session.body, targets[0], 12, backend="torch")
+    best = optimise(start[0], session, targets[0], 12)
     before, after = (bench.measure_avatars(avatars, session, 48, bench.judge())["mean"] for avatars in (start, [best]))
     assert all(after[split]["psnr"] > before[split]["psnr"] + 0.5 for split in SPLITS)
     assert best.vertex_ids.equal(start[0].vertex_ids) and not best.offsets.requires_grad
