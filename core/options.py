@@ -51,6 +51,8 @@ class ModelOptions:
     graph: GraphOptions = GraphOptions()
     second_look: bool = True
     """Colour avatar Gaussians from the input pixels that see them."""
+    feedback: int = 0
+    """Rounds in which the avatar is drawn, compared with the input pictures and corrected."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ its fingerprint and has to be found where the checkpoint is used.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -136,17 +136,28 @@ def load_checkpoint(
     return model.to(device).eval(), metadata
 
 
-def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "") -> None:
+def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", optional: Sequence[str] = ()) -> list[str]:
     """Fill a network, or the part of it whose names begin with `prefix`, with a checkpoint's numbers.
 
+    Args:
+        optional: Beginnings of names that stay as they are if the checkpoint has none of them.
+    Returns:
+        Those of `optional` that it lacks.
     Raises:
         InputError: If the checkpoint's network has another shape.
     """
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(prefix)}
+    own = model.state_dict()
+    missing = [part for part in optional if _has(own, part) and not _has(tensors, part)]
+    kept = {name: tensor for name, tensor in own.items() if not name.startswith(prefix) or name.startswith((*missing,))}
     try:
         model.load_state_dict(tensors | kept)
     except RuntimeError as error:
         first_misfit = str(error).splitlines()[1].strip()
         raise InputError(f"{path} does not fit the network that was asked for: {first_misfit}") from error
+    return missing
+
+
+def _has(names: Iterable[str], part: str) -> bool:
+    return any(name.startswith(part) for name in names)

@@ -5,8 +5,9 @@
     graph: queries on the body's vertices gather and share         BodyGraph
     head: queries become the avatar's Gaussians                    VertexHead | ResidualHead
     second look: their colours from the pixels that see them       SecondLook
+    feedback: drawn, compared with the pictures, corrected         Feedback
 
-Liu et al., Human Gaussian Graph (ICCV 2025); the vertex head and the second look are ours.
+Liu et al., Human Gaussian Graph (ICCV 2025); the vertex head, the second look and the feedback are ours.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from core.data.types import Frames
 from core.gaussians import Gaussians
 from core.model.decode import RAW_CHANNELS, decode_pixels
 from core.model.depths import surface_depths
+from core.model.feedback import Feedback
 from core.model.graph import BodyGraph, LateCount, Ties, tie
 from core.model.heads import ResidualHead, VertexHead, unpose_gaussians
 from core.model.nearest import nearest_vertices
@@ -74,7 +76,7 @@ class HumanGaussianGraph(nn.Module):
     """The whole network. Its `state_dict` holds nothing of the body model.
 
     Args:
-        options: Sizes, head, and whether there is a second look.
+        options: Sizes, head, and whether there are a second look and feedback.
         body: The body that the fits are made with.
         connectivity: Its neighbourhoods; built when not given.
     Raises:
@@ -102,6 +104,7 @@ class HumanGaussianGraph(nn.Module):
         else:
             self.head = ResidualHead(graph, self.unet.feature_channels)
         self.second_look = SecondLook(graph.features) if options.second_look else None
+        self.feedback = Feedback(graph.features, options.feedback) if options.feedback else None
         self.register_buffer("axes", skin_axes(body)[0], persistent=False)
         self.register_buffer("color_mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("color_std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
@@ -117,6 +120,11 @@ class HumanGaussianGraph(nn.Module):
         self.unet.frozen.recorder.enabled = enabled and not trains_unet
         self.unet.recorder.enabled = enabled and trains_unet
         self.graph.recorder.enabled = enabled
+
+    def draw_with(self, backend: str) -> None:
+        """Choose the rasterizer that feedback draws with, a name as in `core.render.rasterize`."""
+        if self.feedback is not None:
+            self.feedback.backend = backend
 
     def forward(self, inputs: Frames) -> ModelOutput:
         """Make avatars of B persons from F moments of each (`inputs` has batch axes B)."""
@@ -135,6 +143,8 @@ class HumanGaussianGraph(nn.Module):
             avatar, context = self.head(reference, frame.features[:, 0], queries)
         if self.second_look is not None:
             avatar = self.second_look(avatar, context, self.axes[..., 2], inputs, skin)
+        if self.feedback is not None:
+            avatar = self.feedback(avatar, context, self.axes, inputs, skin)
         return ModelOutput(avatar, frame)
 
     def frame_gaussians(self, inputs: Frames) -> FrameGaussians:

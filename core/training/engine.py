@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 CLOCK_EVERY = 10
 """Steps between two looks at the clock in a run of limited time, at which processes have to agree."""
+ADDITIONS = ("second_look.", "feedback.")
+"""Parts of the network that a checkpoint to begin with (`--init`) may lack."""
 
 
 @dataclass(frozen=True)
@@ -173,13 +175,16 @@ class Trainer:
                 )
             self._earlier = read_trainings(trained_on)
             # The graph may differ from that of the run that trained the U-Net.
-            load_weights(model, options.init, prefix="unet." if options.stage == "graph" else "")
+            prefix = "unet." if options.stage == "graph" else ""
+            for part in load_weights(model, options.init, prefix, ADDITIONS):
+                logger.info("%s has no part %s: it begins untrained", options.init, part.rstrip("."))
         elif options.stage == "graph" and not is_resumed:
             raise InputError("stage graph trains on a finished U-Net: give a checkpoint of stage frame with --init")
         model.unet.to(memory_format=torch.channels_last)
         model.unet.use_attention(options.attention)
         model.unet.recompute = options.checkpoint_unet
         model.record_launches(options.record, trains_unet=options.stage != "graph")
+        model.draw_with(options.backend)
         if options.compile:
             model.unet.compile()
         return model

@@ -145,3 +145,17 @@ def test_weights_of_another_graph_fit_only_the_unet(model, body, tmp_path):
         assert torch.equal(other.unet.state_dict()[name], tensor)
     for name, tensor in before.items():
         assert torch.equal(other.graph.state_dict()[name], tensor)
+
+
+def test_parts_that_are_new_may_be_missing(model, body, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, model)
+    other = HumanGaussianGraph(replace(OPTIONS, feedback=1), body)
+    with pytest.raises(InputError, match="does not fit the network"):
+        load_weights(other, path)
+    before = copy.deepcopy(other.feedback.state_dict())
+    assert load_weights(other, path, optional=("second_look.", "feedback.")) == ["feedback."]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+    for name, tensor in before.items():
+        assert torch.equal(other.feedback.state_dict()[name], tensor)

@@ -46,10 +46,10 @@ def test_untrained_it_renders_a_body(body, connectivity, make_frames, queries):
 
 
 @pytest.mark.parametrize("options", [TEST_MODEL, RESIDUAL], ids=["vertex", "residual"])
-@pytest.mark.parametrize("second_look", [True, False])
-def test_gradients_reach_every_parameter(body, connectivity, make_frames, options, second_look):
+@pytest.mark.parametrize(("second_look", "feedback"), [(True, 0), (False, 0), (True, 2)])
+def test_gradients_reach_every_parameter(body, connectivity, make_frames, options, second_look, feedback):
     frames = make_frames(batch=2)
-    model = make_model(body, connectivity, replace(options, second_look=second_look))
+    model = make_model(body, connectivity, replace(options, second_look=second_look, feedback=feedback))
     output = model(frames)
     cameras = replace(frames.cameras, viewmats=frames.cameras.viewmats[:, :1], Ks=frames.cameras.Ks[:, :1])
     rendering = render_avatar(output.avatar, body, frames.body[:, :1], cameras)

@@ -1,0 +1,207 @@
+"""Feedback: what the input pictures say against an avatar, and its correction."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.avatar import Avatar, pose_skin, render_avatar
+from core.data.types import Frames
+from core.model.decode import RAW_CHANNELS, decode_on_skin
+from core.model.feedback import CHANGES, Feedback, change, compare
+from core.model.surface import place_queries, skin_axes
+from smpl_renderer.rotations import quat_to_matrix
+
+CONTEXT = 6
+POSITION, OPACITY, SIZES, TURN = slice(0, 3), 3, slice(4, 7), slice(7, 10)
+
+
+@pytest.fixture(scope="module")
+def painted(body) -> Avatar:
+    """The body with red and blue bands of 20 cm."""
+    vertex_ids = torch.arange(body.num_vertices)[None]
+    raw = torch.zeros(1, body.num_vertices, RAW_CHANNELS)
+    avatar = decode_on_skin(
+        raw, place_queries(body, 1), vertex_ids=vertex_ids, betas=torch.zeros(1, 10), body=body.fingerprint
+    )
+    bands = torch.sin(body.v_template[:, 1] * 2 * torch.pi / 0.4) > 0
+    return replace(avatar, colors=torch.stack([bands, torch.zeros_like(bands), ~bands], -1).float()[None])
+
+
+@pytest.fixture(scope="module")
+def photographed(body, painted, make_frames) -> Frames:
+    """Two moments of the painted body, each in four views."""
+    frames = make_frames(frames=2, views=4, size=96)
+    with torch.no_grad():
+        rendering = render_avatar(painted, body, frames.body, frames.cameras)
+    return Frames(rendering.colors, rendering.alphas, frames.cameras, frames.body)
+
+
+@pytest.fixture(scope="module")
+def skin(body, photographed):
+    return pose_skin(body, photographed.body)
+
+
+@pytest.fixture(scope="module")
+def axes(body, painted):
+    return skin_axes(body)[0][painted.vertex_ids]
+
+
+@pytest.fixture(scope="module")
+def grey(painted) -> Avatar:
+    return replace(painted, colors=torch.full_like(painted.colors, 0.5))
+
+
+@pytest.fixture
+def feedback() -> Feedback:
+    torch.manual_seed(0)
+    return Feedback(CONTEXT, rounds=3)
+
+
+@pytest.fixture(scope="module")
+def context(body):
+    return torch.randn(1, body.num_vertices, CONTEXT, generator=torch.Generator().manual_seed(0))
+
+
+def error(avatar: Avatar, body, frames: Frames) -> torch.Tensor:
+    with torch.no_grad():
+        return (render_avatar(avatar, body, frames.body, frames.cameras).colors - frames.images).square().mean()
+
+
+def test_no_change_changes_nothing(painted, axes):
+    same = change(painted, axes, torch.zeros(*painted.opacities.shape, CHANGES))
+    for name in ("offsets", "scales", "quats", "colors"):
+        torch.testing.assert_close(getattr(same, name), getattr(painted, name), rtol=0, atol=1e-6)
+    torch.testing.assert_close(same.opacities, painted.opacities, rtol=0, atol=1e-3)
+
+
+def test_positions_move_along_the_skins_axes(painted, axes):
+    changes = torch.zeros(*painted.opacities.shape, CHANGES)
+    changes[..., 2] = 1.0
+    moved = change(painted, axes, changes).offsets - painted.offsets
+    normals = axes[..., 2]
+    torch.testing.assert_close(moved, (moved * normals).sum(-1, keepdim=True) * normals, rtol=0, atol=1e-6)
+    assert ((moved * normals).sum(-1) - 0.01).abs().max() < 5e-4  # tanh takes a little
+
+
+def test_turns_are_about_the_gaussians_own_axes(painted, axes):
+    changes = torch.zeros(*painted.opacities.shape, CHANGES)
+    changes[..., 9] = 0.4
+    before, after = (quat_to_matrix(a.quats) for a in (painted, change(painted, axes, changes)))
+    turn = before.transpose(-1, -2) @ after
+    angle = torch.atan2(turn[..., 1, 0], turn[..., 0, 0])
+    torch.testing.assert_close(angle, torch.full_like(angle, 0.1), rtol=0, atol=1e-3)
+    torch.testing.assert_close(turn[..., 2, 2], torch.ones_like(angle), rtol=0, atol=1e-5)
+
+
+def test_nothing_speaks_against_what_is_right(painted, axes, photographed, skin):
+    errors = compare(painted, axes, photographed, skin)
+    assert errors.residuals.abs().max() < 1e-3  # opacities keep 1e-3 from 0 and 1
+    assert errors.descent.abs().max() < 1e-3
+    assert (errors.pixels > 0.5).float().mean() > 0.5
+
+
+def test_residuals_are_the_missing_colour(painted, grey, axes, photographed, skin):
+    errors = compare(grey, axes, photographed, skin)
+    seen = errors.pixels > 0.5
+    assert seen.float().mean() > 0.3
+    missing = (painted.colors - grey.colors)[seen]
+    assert (errors.residuals[seen] - missing).abs().mean() < 0.35 * missing.abs().mean()  # neighbours show through
+
+
+def test_pixels_count_what_a_gaussian_covers(painted, axes, photographed, skin, body):
+    with torch.no_grad():
+        alphas = render_avatar(painted, body, photographed.body, photographed.cameras).alphas
+    total = compare(painted, axes, photographed, skin).pixels.sum()
+    torch.testing.assert_close(total, alphas.sum(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "numbers", "sign"),
+    [
+        (lambda a, n: replace(a, offsets=a.offsets + 0.03 * n), slice(2, 3), -1),
+        (lambda a, n: replace(a, scales=2.0 * a.scales), SIZES, -1),
+        (lambda a, n: replace(a, scales=0.5 * a.scales, opacities=0.8 * a.opacities), SIZES, 1),
+        (lambda a, n: replace(a, opacities=0.3 * a.opacities), slice(OPACITY, OPACITY + 1), 1),
+    ],
+    ids=["too far out", "too large", "too small", "too thin"],
+)
+def test_descent_points_to_what_is_right(painted, axes, photographed, skin, wrong, numbers, sign):
+    errors = compare(wrong(painted, axes[..., 2]), axes, photographed, skin)
+    assert sign * errors.descent[..., numbers].mean() > 0
+
+
+def test_numbers_do_not_depend_on_how_many_pictures_agree(grey, axes, photographed, skin):
+    twice = Frames(*(torch.cat([x, x], 1) for x in (photographed.images, photographed.alphas)), None, None)
+    twice = replace(twice, cameras=photographed.cameras[:, [0, 1, 0, 1]], body=photographed.body[:, [0, 1, 0, 1]])
+    once, again = compare(grey, axes, photographed, skin), compare(grey, axes, twice, skin[:, [0, 1, 0, 1]])
+    torch.testing.assert_close(again.residuals, once.residuals, rtol=0, atol=1e-4)
+    torch.testing.assert_close(again.pixels, 2 * once.pixels, rtol=1e-4, atol=1e-4)
+
+
+def test_untrained_it_already_paints_what_was_seen(body, feedback, grey, photographed, skin, context):
+    with torch.no_grad():
+        avatar = feedback(grey, context, skin_axes(body)[0], photographed, skin)
+    assert error(avatar, body, photographed) < 0.4 * error(grey, body, photographed)
+
+
+def test_training_mends_more_than_colours(body, painted, photographed, skin, context):
+    """A few steps of descent on the weights teach to shrink what is too large, in a view that is not shown."""
+    torch.manual_seed(0)
+    feedback = Feedback(CONTEXT, rounds=2)
+    fat = replace(painted, scales=2.0 * painted.scales)
+    shown, hidden = photographed.views([0, 1, 2]), photographed.views([3])
+    before = feedback(fat, context, skin_axes(body)[0], shown, skin).detach()
+    optimizer = torch.optim.Adam(feedback.parameters(), lr=1e-2)
+    for _ in range(8):
+        avatar = feedback(fat, context, skin_axes(body)[0], shown, skin)
+        loss = (render_avatar(avatar, body, shown.body, shown.cameras).colors - shown.images).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = feedback(fat, context, skin_axes(body)[0], shown, skin).detach()
+    assert error(after, body, hidden) < 0.7 * error(before, body, hidden)
+    assert after.scales.mean() < 0.9 * before.scales.mean()
+
+
+def test_the_transparent_stays_so(body, feedback, grey, photographed, skin, context):
+    gone = replace(grey, opacities=grey.opacities * (torch.arange(grey.count) % 2))
+    avatar = feedback(gone, context, skin_axes(body)[0], photographed, skin)
+    assert torch.equal(avatar.opacities > 0, gone.opacities > 0)
+    assert all(x.isfinite().all() for x in (avatar.colors, avatar.scales, avatar.offsets, avatar.quats))
+
+
+def test_persons_do_not_see_each_other(body, feedback, grey, photographed, skin, context):
+    images = torch.cat([photographed.images, 1 - photographed.images])
+    pair = Frames.stack([photographed[0], photographed[0]])
+    pair = Frames(images, pair.alphas, pair.cameras, pair.body)
+    avatars = grey.map(lambda x: x.expand(2, *x.shape[1:]))
+    with torch.no_grad():
+        both = feedback(avatars, context.expand(2, -1, -1), skin_axes(body)[0], pair, pose_skin(body, pair.body))
+        alone = feedback(grey, context, skin_axes(body)[0], photographed, skin)
+    torch.testing.assert_close(both.colors[:1], alone.colors, rtol=0, atol=1e-4)
+    assert (both.colors[1] - both.colors[0]).abs().mean() > 0.1
+
+
+def test_rounds_look_at_different_moments(body, make_frames, grey, context, monkeypatch):
+    frames = make_frames(frames=6, views=1, size=32)
+    skin = pose_skin(body, frames.body)
+    shown = []
+
+    def note(avatar, axes, inputs, skin, backend):
+        shown.append(inputs.images)
+        return compare(avatar, axes, inputs, skin, backend)
+
+    monkeypatch.setattr("core.model.feedback.compare", note)
+    with torch.no_grad():
+        Feedback(CONTEXT, rounds=2)(grey, context, skin_axes(body)[0], frames, skin)
+    assert torch.equal(shown[0], frames.images[:, ::2]) and torch.equal(shown[1], frames.images[:, 1::2])
+
+
+def test_it_works_in_inference_mode(body, feedback, grey, photographed, context):
+    with torch.no_grad():
+        expected = feedback(grey, context, skin_axes(body)[0], photographed, pose_skin(body, photographed.body))
+    with torch.inference_mode():
+        inputs = photographed.map(lambda x: x * 1)
+        avatar = feedback(grey, context, skin_axes(body)[0], inputs, pose_skin(body, inputs.body))
+    torch.testing.assert_close(avatar.colors, expected.colors, rtol=0, atol=1e-5)
