@@ -1,10 +1,6 @@
 """What the representation can do at best: an avatar optimised on the very pictures that it is measured by."""
 
-from dataclasses import dataclass, replace
-
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -12,6 +8,7 @@ from core.avatar import Avatar
 from core.data.types import Frames
 from core.inference.session import Session
 from core.metrics import ssim
+from core.raw_avatar import RawAvatar
 
 RATES = {"offsets": 4e-4, "quats": 4e-3, "scales": 1e-2, "opacities": 4e-2, "colors": 4e-2}
 """Adam's, at the start: of metres, of quaternions, of logarithms, and of logits twice."""
@@ -20,38 +17,6 @@ LAST_FACTOR = 0.05
 MOMENTS, VIEWS = 2, 4
 """Of each step."""
 SSIM_WEIGHT = 0.02
-EPS = 1e-3
-"""Opacities and colours start at least this far from 0 and 1, where logits have no gradient."""
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """An avatar's numbers without bounds."""
-
-    numbers: dict[str, Float[Tensor, "..."]]
-
-    @staticmethod
-    def of(avatar: Avatar) -> "_Raw":
-        numbers = {
-            "offsets": avatar.offsets,
-            "quats": avatar.quats,
-            "scales": avatar.scales.log(),
-            "opacities": torch.logit(avatar.opacities, EPS),
-            "colors": torch.logit(avatar.colors, EPS),
-        }
-        return _Raw({name: x.detach().float().clone().requires_grad_() for name, x in numbers.items()})
-
-    def as_(self, avatar: Avatar) -> Avatar:
-        """These numbers, with the vertices and the shape of an avatar."""
-        raw = self.numbers
-        return replace(
-            avatar,
-            offsets=raw["offsets"],
-            quats=F.normalize(raw["quats"], dim=-1),
-            scales=raw["scales"].exp(),
-            opacities=raw["opacities"].sigmoid(),
-            colors=raw["colors"].sigmoid(),
-        )
 
 
 @torch.enable_grad()
@@ -64,8 +29,9 @@ def optimise(avatar: Avatar, session: Session, targets: Frames, steps: int, *, s
         targets: Packed moments [F, C] with their fits, on the device of the avatar.
         steps: Of Adam, each on some views of some moments.
     """
-    raw = _Raw.of(avatar)
-    optimizer = torch.optim.Adam([{"params": [raw.numbers[name]], "lr": rate} for name, rate in RATES.items()])
+    raw = RawAvatar.of(avatar)
+    groups = [{"params": [raw.numbers[name].requires_grad_()], "lr": rate} for name, rate in RATES.items()]
+    optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, LAST_FACTOR ** (1 / max(1, steps)))
     drawing = torch.Generator().manual_seed(seed)
     num_moments, num_views = targets.cameras.batch_shape

@@ -1,0 +1,213 @@
+"""Avatars refined on the very pictures that they were made from: some gradient steps from the network's answer.
+
+A change of each number is what is optimised, in units of the number's rate, so that one step size and one pull back to
+the network's answer do for all of them. What no picture shows has no gradient, and stays as it is to the bit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from core.avatar import Avatar, attach, pose_skin
+from core.data.types import Frames
+from core.losses import reconstruction_loss, weighted_sum
+from core.lpips import LPIPS
+from core.model.heads import MAX_OFFSET
+from core.model.surface import skin_axes
+from core.options import LossOptions
+from core.raw_avatar import RawAvatar
+from core.render import rasterize
+from core.resample import average_blocks
+from smpl_renderer.body_model import BodyModel
+
+BETAS = 0.8, 0.95
+"""Adam's: some tens of steps are few."""
+EPS = 1e-6
+"""Adam's; the change's gradients are some 1e-3 where a Gaussian is well seen."""
+
+
+LOSS = LossOptions(alpha=0.5, ssim=0.02, lpips=0.0, tie=0.0)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """By how much a number may change in the first step; what has a rate of 0 is left alone."""
+
+    colors: float = 0.08
+    """Logits."""
+    opacities: float = 0.08
+    """Logits."""
+    scales: float = 0.03
+    """Logarithms."""
+    heights: float = 0.0008
+    """Metres along the normal of the Gaussian's vertex."""
+    offsets: float = 0.0
+    """Metres along each axis."""
+    quats: float = 0.0
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """How avatars are refined; all that decides what comes out."""
+
+    steps: int = 24
+    """Of Adam. With 0, avatars stay as they are."""
+    pictures: int = 4
+    """Of each person in each step."""
+    rates: Rates = Rates()
+    last_rate: float = 0.15
+    """Share of the rates that is left at the end; they fall exponentially."""
+    prior: float = 1e-5
+    """Pull of each change to zero, as the weight of half its square in units of the rates, beside the loss times the
+    number of Gaussians."""
+    loss: LossOptions = LOSS
+    """Of which the terms of pictures count."""
+    seed: int = 0
+    """Of the order of the pictures."""
+
+
+class _Changes:
+    """Changes of avatars [B], zero at first, in units of the rates."""
+
+    def __init__(self, avatar: Avatar, body: BodyModel, rates: Rates):
+        self.avatar = avatar
+        self.start = RawAvatar.of(avatar).numbers
+        # Nothing makes these visible, nor have they a gradient.
+        self.start["opacities"].masked_fill_(avatar.opacities == 0, -torch.inf)
+        self.normals = skin_axes(body)[0][..., 2].to(avatar.offsets)[avatar.vertex_ids]
+        self.rates = {f.name: rate for f in fields(rates) if (rate := getattr(rates, f.name)) > 0}
+        shapes = {name: x.shape for name, x in self.start.items()} | {"heights": avatar.opacities.shape}
+        self.numbers = {
+            name: torch.zeros(shapes[name], device=avatar.offsets.device, requires_grad=True) for name in self.rates
+        }
+
+    def applied(self) -> Avatar:
+        """The avatars with these changes."""
+        raw = dict(self.start)
+        for name, change in self.numbers.items():
+            if name == "heights":
+                raw["offsets"] = torch.addcmul(raw["offsets"], change[..., None], self.normals, value=self.rates[name])
+            else:
+                raw[name] = torch.add(raw[name], change, alpha=self.rates[name])
+        return RawAvatar(raw).as_(self.avatar)
+
+    @torch.no_grad()
+    def result(self) -> Avatar:
+        """The same within bounds; a Gaussian that has not changed is the one there was, without rounding."""
+        is_zero = [(x == 0).view(*x.shape[:2], -1).all(-1) for x in self.numbers.values()]
+        unchanged = torch.stack(is_zero).all(0)
+        new = self.applied()
+        distances = new.offsets.norm(dim=-1, keepdim=True)
+        offsets = new.offsets * (MAX_OFFSET / distances.clamp_min(MAX_OFFSET))
+        new = replace(new, offsets=offsets)
+
+        def choose(name: str) -> Tensor:
+            before, after = getattr(self.avatar, name), getattr(new, name)
+            return torch.where(unchanged.view(*unchanged.shape, *[1] * (after.ndim - 2)), before, after)
+
+        return replace(new, **{name: choose(name) for name in self.start})
+
+
+class _Pictures:
+    """The inputs [B, F, C] as pictures [B, F C], with the skins of their moments, and how they are drawn."""
+
+    @torch.no_grad()
+    def __init__(self, inputs: Frames, body: BodyModel, backend: str, enlarge: int):
+        self.images, self.alphas = (x.flatten(1, 2) for x in (inputs.images, inputs.alphas))
+        cameras = inputs.cameras.resized(enlarge * inputs.cameras.width, enlarge * inputs.cameras.height)
+        # An axis more: each picture is the only one of its pose.
+        viewmats, Ks = (x.flatten(1, 2)[:, :, None] for x in (cameras.viewmats, cameras.Ks))
+        self.cameras = replace(cameras, viewmats=viewmats, Ks=Ks)
+        self.skin = pose_skin(body, inputs.body)
+        self.views = inputs.cameras.batch_shape[-1]
+        self.backend, self.enlarge = backend, enlarge
+
+    def compare(
+        self, avatar: Avatar, index: Int[Tensor, " P"], loss: LossOptions, lpips: LPIPS | None
+    ) -> Float[Tensor, ""]:
+        """The loss of avatars in some of the pictures."""
+        gaussians = attach(avatar, self.skin[:, index // self.views])
+        cameras = self.cameras[:, index]
+        drawn = rasterize(gaussians, cameras.viewmats, cameras.Ks, cameras.width, cameras.height, backend=self.backend)
+        if self.enlarge > 1:
+            drawn = drawn.map(lambda x: average_blocks(x, self.enlarge))
+        images, alphas = (_as_float(x[:, index]) for x in (self.images, self.alphas))
+        terms = reconstruction_loss(drawn.colors[:, :, 0], drawn.alphas[:, :, 0], images, alphas, loss, lpips)
+        return weighted_sum(terms, loss)
+
+
+@torch.enable_grad()
+def refine_avatar(
+    avatar: Avatar,
+    inputs: Frames,
+    body: BodyModel,
+    options: RefineOptions = RefineOptions(),
+    *,
+    backend: str = "auto",
+    enlarge: int = 1,
+    lpips: LPIPS | None = None,
+    tell: Callable[[], object] = lambda: None,
+) -> Avatar:
+    """Fit avatars to pictures of the same persons, starting from where they are.
+
+    Gaussians that are fully transparent stay so, and offsets stay within `MAX_OFFSET`. On a GPU two runs differ in the
+    last digits, because the rasterizer's sums do.
+
+    Args:
+        avatar: One [] or several [B].
+        inputs: Moments [F, C] or [B, F, C] with their fits, packed or not, on the device of the avatars.
+        body: The body of avatars and fits.
+        backend: Rasterizer, as of `core.render.rasterize`.
+        enlarge: How many times as large the avatars are drawn, as of `core.avatar.render_avatar`.
+        lpips: The perceptual distance, where the loss has a term of it.
+        tell: Called after each step.
+    Returns:
+        Avatars without gradients.
+    Raises:
+        ValueError: If the inputs are not of as many persons as the avatars.
+    """
+    if inputs.cameras.batch_shape[:-2] != avatar.batch_shape or len(avatar.batch_shape) > 1:
+        shape = list(inputs.cameras.batch_shape)
+        raise ValueError(f"inputs must be [F, C] for one avatar, [B, F, C] for B; got {shape} for {avatar.batch_shape}")
+    avatar = avatar.detach()
+    if options.steps == 0:
+        return avatar
+    if not avatar.batch_shape:
+        drawing = {"backend": backend, "enlarge": enlarge, "lpips": lpips, "tell": tell}
+        return refine_avatar(avatar[None], inputs[None], body, options, **drawing)[0]
+    with torch.autocast(avatar.offsets.device.type, enabled=False):
+        changes = _Changes(avatar, body, options.rates)
+        pictures = _Pictures(inputs, body, backend, enlarge)
+        optimizer = torch.optim.Adam(
+            changes.numbers.values(), lr=1.0, betas=BETAS, eps=EPS, weight_decay=options.prior, fused=True
+        )
+        order = _order(*inputs.cameras.batch_shape[-2:], options).to(avatar.offsets.device, non_blocking=True)
+        # The loss is a mean over persons and pictures, in which each Gaussian has a small share.
+        shares = avatar.opacities.numel()
+        for step, index in enumerate(order.unbind(), 1):
+            optimizer.param_groups[0]["lr"] = options.last_rate ** (step / options.steps)
+            loss = pictures.compare(changes.applied(), index, options.loss, lpips)
+            optimizer.zero_grad()
+            (shares * loss).backward()
+            optimizer.step()
+            tell()
+        return changes.result()
+
+
+def _order(moments: int, views: int, options: RefineOptions) -> Int[Tensor, "S P"]:
+    """Which pictures each step sees, moment * views + view: all views in turn, so that a step sees all sides.
+
+    Each view shows its moments in an order of its own, and all of them before any comes again.
+    """
+    generator = torch.Generator().manual_seed(options.seed)
+    rounds = -(-options.steps * options.pictures // (moments * views))
+    shuffled = [torch.randperm(moments, generator=generator) for _ in range(rounds * views)]
+    pictures = torch.stack(shuffled).view(rounds, views, moments).mT * views + torch.arange(views)
+    return pictures.flatten()[: options.steps * options.pictures].view(options.steps, options.pictures)
+
+
+def _as_float(pictures: Tensor) -> Tensor:
+    return pictures.to(torch.float32) / 255 if pictures.dtype == torch.uint8 else pictures
