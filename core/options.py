@@ -210,7 +210,7 @@ MODELS: dict[str, ModelOptions] = {
     "tiny": ModelOptions(unet=TINY_UNET),
     "small": ModelOptions(unet=SMALL_UNET),
     "big": ModelOptions(unet=BIG_UNET),
-    "demo": ModelOptions(unet=DEMO_UNET, graph=GraphOptions(features=64, layers=3)),
+    "demo": ModelOptions(unet=DEMO_UNET, graph=GraphOptions(features=64, layers=3), feedback=3),
     "demo-cpu": ModelOptions(unet=DEMO_CPU_UNET, graph=GraphOptions(features=32, queries=1, layers=2)),
 }
 

@@ -11,7 +11,7 @@ import torch
 
 from core.inference.subject import make_avatar
 from core.io.options_json import options_to_json
-from core.options import PRESETS, TrainOptions
+from core.options import MODELS, PRESETS, TrainOptions
 from core.results.bench import Bench, Make, Measured, Shown, bind_one_frame, mean_gaussians
 from core.results.options import ResultsOptions
 from core.training.engine import Trainer
@@ -34,6 +34,11 @@ def graph_option(**values) -> Change:
 
 def with_second_look(options: TrainOptions) -> TrainOptions:
     return replace(options, model=replace(options.model, second_look=True))
+
+
+def with_feedback(options: TrainOptions) -> TrainOptions:
+    model = replace(options.model, second_look=True, feedback=MODELS["demo"].feedback)
+    return replace(options, model=model)
 
 
 def frame_stage(options: TrainOptions) -> TrainOptions:
@@ -91,7 +96,8 @@ def ablation_size(options: ResultsOptions) -> int:
 
 
 def base_options(bench: Bench) -> TrainOptions:
-    """The full graph: the preset with three layers, the vertex head and no second look, from nothing, for some steps.
+    """The full graph: the preset with three layers, the vertex head, no second look and no feedback, from nothing, for
+    some steps.
 
     A training that was interrupted goes on. Nobody is held out: the test people tell how good it is.
     """
@@ -104,7 +110,7 @@ def base_options(bench: Bench) -> TrainOptions:
     return replace(
         preset,
         data=data,
-        model=replace(preset.model, graph=graph, second_look=False),
+        model=replace(preset.model, graph=graph, second_look=False, feedback=0),
         stage="joint",
         init=None,
         resume="auto",
@@ -145,5 +151,6 @@ ABLATIONS = (
     Ablation("layers-1", "L = 1", graph_option(layers=1)),
     Ablation("layers-6", "L = 6", graph_option(layers=6)),
     Ablation("second-look", "with the second look", with_second_look),
+    Ablation("feedback", "with the second look and feedback", with_feedback),
     Ablation("residual-head", "residual head", graph_option(head="residual")),
 )

@@ -205,3 +205,14 @@ def test_it_works_in_inference_mode(body, feedback, grey, photographed, context)
         inputs = photographed.map(lambda x: x * 1)
         avatar = feedback(grey, context, skin_axes(body)[0], inputs, pose_skin(body, inputs.body))
     torch.testing.assert_close(avatar.colors, expected.colors, rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_kernels_say_the_same(grey, axes, photographed, skin, body):
+    expected = compare(grey, axes, photographed, skin)
+    there = [x.to("cuda") for x in (grey, axes, photographed)]
+    errors = compare(*there, pose_skin(body.to("cuda"), there[2].body))
+    seen = expected.pixels > 0.5
+    for name in ("residuals", "pixels", "descent"):
+        own, other = getattr(errors, name).cpu()[seen], getattr(expected, name)[seen]
+        assert (own - other).abs().mean() < 0.01 * other.abs().mean(), name
