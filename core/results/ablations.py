@@ -134,7 +134,10 @@ def comparable(options: TrainOptions) -> dict:
     data = replace(options.data, root=Path(), num_workers=0)
     here = {"workspace": Path(), "resume": "auto", "device": "auto", "backend": "auto", "record": True, "keep": 1}
     intervals = {f"{name}_every": 1 for name in ("log", "image", "eval", "save")}
-    return json.loads(options_to_json(replace(options, data=data, **here, **intervals)))
+    own = json.loads(options_to_json(replace(options, data=data, **here, **intervals)))
+    if not options.model.feedback:
+        del own["model"]["feedback"]  # nor do records name it that are older than it
+    return own
 
 
 def _preset(options: ResultsOptions) -> TrainOptions:
