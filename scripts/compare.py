@@ -35,7 +35,9 @@ def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path]) -> None:
         )
     for label, metrics in (("A", first), ("B", second)):
         checkpoint = metrics["settings"]["checkpoint"]
-        print(f"{label}: {checkpoint['name']} ({checkpoint['sha256'][:12]})")
+        refined = metrics["settings"].get("refinement")
+        how = f", refined by {refined['steps']} steps" if refined else ""
+        print(f"{label}: {checkpoint['name']} ({checkpoint['sha256'][:12]}){how}")
     print(format_table(["", "split", *headings()], comparison(first, second)))
 
 

@@ -168,7 +168,7 @@ def test_metrics(options, captures, small_protocol):
         settings["protocol"]["subjects"]["209801"]["input_views"]
     )
     assert settings["checkpoint"]["step"] == "3" and settings["backend"] == "torch"
-    assert settings["precision"] == "float32"
+    assert settings["precision"] == "float32" and settings["refinement"] is None
 
     again = replace(options, workspace=options.workspace / "again")
     infer.main(again)
@@ -214,6 +214,25 @@ def test_small_pictures_are_means_of_such_as_training_drew(options, body, tmp_pa
         large = replace(plain, session=replace(plain.session, video_size=3 * 48))
         means = [torch.nn.functional.avg_pool2d(frame, 3) for frame in pictures(large)]
         torch.testing.assert_close(list(pictures(subject)), means, rtol=0, atol=1e-4)
+
+
+def test_refined_avatars_are_nearer_to_their_inputs_and_are_what_is_written(options, small_protocol):
+    from core.metrics import psnr
+
+    options = replace(options, input_views=("22327091", "22236236"), observed_frames=(5, 10))
+    distances = []
+    for steps in (0, 4):
+        subject = open_subject(open_session(replace(options, refine=steps)), options.captures)
+        drawn = [subject.render(moment.body, moment.cameras) for moment in (subject.inputs[0], subject.inputs[1])]
+        distances.append(psnr(torch.stack(drawn), subject.inputs.images).mean().item())
+    assert distances[1] > distances[0] + 0.3
+    assert all(p.grad is None and not p.requires_grad for p in subject.session.model.parameters())
+
+    infer.main(replace(options, refine=4, evaluate=True))
+    written = load_avatar(options.workspace / "209801" / "avatar.safetensors")
+    torch.testing.assert_close(written.colors, subject.avatar.colors)
+    refinement = json.loads((options.workspace / "metrics.json").read_text())["settings"]["refinement"]
+    assert refinement["steps"] == 4 and refinement["rates"]["colors"] > 0
 
 
 def test_one_camera_and_chosen_frames(options, small_protocol):
@@ -293,6 +312,7 @@ def test_no_cuda_when_asked_for(options, monkeypatch, capsys):
         ({"backend": "opengl"}, "opengl"),
         ({"protocol": "paper"}, "200102"),
         ({"body": Path("no_such_body.pkl")}, "no_such_body.pkl"),
+        ({"refine": -1}, "--refine must be at least 0"),
     ],
 )
 def test_what_is_not_there_is_named(options, change, named, capsys):

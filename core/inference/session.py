@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,8 +18,10 @@ from core.device import pick_device
 from core.inference.options import InferenceOptions
 from core.io.checkpoint import Metadata, load_checkpoint, read_metadata
 from core.model.hgg import HumanGaussianGraph
+from core.refinement import RefineOptions
 from core.render.backends import backend_name, load_backend
 from smpl_renderer.body_model import BodyModel, find_body
+from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
 FULL: Protocol = replace(PROTOCOLS["paper"], name="full", subjects=())
@@ -56,6 +58,11 @@ class Session:
         return self.options.backend
 
     @property
+    def refinement(self) -> RefineOptions:
+        """With no steps, unless it was asked for."""
+        return RefineOptions(steps=self.options.refine)
+
+    @property
     def precision(self) -> str:
         """`float32` or `bf16`."""
         default = "bf16" if self.device.type == "cuda" else "float32"
@@ -82,8 +89,10 @@ def open_session(options: InferenceOptions) -> Session:
     """Check what was asked for and load the checkpoint.
 
     Raises:
-        InputError: If a file, folder, device or backend is not there.
+        InputError: If a file, folder, device or backend is not there, or a number makes no sense.
     """
+    if options.refine < 0:
+        raise InputError(f"--refine must be at least 0 (no refinement), got {options.refine}")
     device = pick_device(options.device)
     load_backend(options.backend, device)
     protocol = _choose_protocol(options, device)
@@ -134,6 +143,7 @@ def describe(session: Session) -> dict:
         "input": {"image_size": session.input_size, "crop": session.input_crop},
         "device": torch.cuda.get_device_name() if session.device.type == "cuda" else "cpu",
         "precision": session.precision,
+        "refinement": asdict(session.refinement) if session.options.refine else None,
         "backend": backend_name(session.backend, session.device),
         "enlargement": session.enlargement(session.protocol.image_size),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

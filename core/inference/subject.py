@@ -1,6 +1,7 @@
 """One person: the capture, what of it is shown to the network, and the avatar that comes out."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from core.data.mvhumannet import Capture
 from core.data.protocol import ResolvedProtocol, resolve
 from core.data.types import Frames
 from core.inference.session import Session
+from core.refinement import refine_avatar
 from smpl_renderer.body_model import STANDIN_BODY, load_body
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
@@ -63,16 +65,22 @@ def open_subject(session: Session, path: Path) -> Subject:
         arguments = (plan.input_views, plan.input_views[0], session.input_size, session.input_crop)
         moments.append(load_frames(capture, session.body, [frame], *arguments)[0])
     inputs = Frames.stack(moments).to(session.device)
-    with tqdm(total=1, desc=f"{capture.subject}: make avatar", unit="avatar") as bar:
-        avatar = make_avatar(session, inputs)
-        bar.update()
+    with tqdm(total=1 + session.options.refine, desc=f"{capture.subject}: make avatar", unit="step") as bar:
+        avatar = make_avatar(session, inputs, bar.update)
     return Subject(session, capture, plan, inputs, avatar)
 
 
-def make_avatar(session: Session, inputs: Frames) -> Avatar:
-    """The avatar of one person from the moments [F, C] that the network is shown."""
+def make_avatar(session: Session, inputs: Frames, tell: Callable[[], object] = lambda: None) -> Avatar:
+    """The avatar of one person from the moments [F, C] that the network is shown; refined, if that was asked for.
+
+    Args:
+        tell: Called after the network and after each step of the refinement.
+    """
     with session.autocast():
-        return session.model(Frames.stack([inputs])).avatar[0]
+        avatar = session.model(Frames.stack([inputs])).avatar[0]
+    tell()
+    drawing = {"backend": session.backend, "enlarge": session.enlargement(inputs.cameras.width)}
+    return refine_avatar(avatar, inputs, session.body, session.refinement, **drawing, tell=tell)
 
 
 def _as_asked(plan: ResolvedProtocol, observed: tuple[int, ...] | None) -> ResolvedProtocol:
