@@ -5,6 +5,7 @@ from pathlib import Path
 
 from core.device import DeviceName
 from core.inference.options import SHIPPED_CHECKPOINT
+from core.refinement import RefineOptions
 from smpl_renderer.errors import InputError
 
 
@@ -37,6 +38,8 @@ class ResultsOptions:
     optimum_people: int = 3
     """How many of the test people are optimised one by one."""
     optimum_steps: int = 800
+    refine_steps: int = RefineOptions().steps
+    """Of the rows that are refined on their inputs."""
     device: DeviceName = "auto"
     backend: str = "auto"
     """Rasterizer, as of infer.py."""
@@ -62,6 +65,6 @@ def check_options(options: ResultsOptions) -> None:
     Raises:
         InputError: If there are any.
     """
-    for name in ("image_size", "ablation_steps", "optimum_people", "optimum_steps"):
+    for name in ("image_size", "ablation_steps", "optimum_people", "optimum_steps", "refine_steps"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")

@@ -1,7 +1,7 @@
 """The rows of the table. Each knows the settings that it is measured with, and how."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 import torch
@@ -9,7 +9,7 @@ import torch
 from core.data.types import Frames
 from core.inference.baselines import paint, render_painted
 from core.inference.evaluation import OURS, Draw
-from core.inference.session import describe
+from core.inference.session import Session, describe
 from core.io.checkpoint import read_trainings
 from core.results.ablations import ABLATIONS, ablation_size
 from core.results.bench import Bench, Measured, Shown, mean_gaussians
@@ -57,12 +57,15 @@ class CheckpointRow:
     shown: Shown = EVERYTHING
     like_ablations: bool = False
     """Measured by pictures of their size, to stand beside them."""
+    is_refined: bool = False
+    """On what the network is shown."""
 
     def settings(self, bench: Bench) -> dict:
-        return checkpoint_settings(bench, self._size(bench), self.shown)
+        own = {"refinement": asdict(self._session(bench).refinement)} if self.is_refined else {}
+        return checkpoint_settings(bench, self._size(bench), self.shown) | own
 
     def measure(self, bench: Bench) -> Measured:
-        session = bench.headline
+        session = self._session(bench)
         avatars, trainings = bench.avatars(session, self.shown), read_trainings(session.metadata)
         return Measured(
             metrics=bench.measure_avatars(avatars, session, self._size(bench), bench.judge()),
@@ -71,6 +74,11 @@ class CheckpointRow:
             steps=trainings[-1].steps,
             trainings=trainings if session.metadata.get("trainings") else None,
         )
+
+    def _session(self, bench: Bench) -> Session:
+        session = bench.headline
+        steps = bench.options.refine_steps if self.is_refined else 0
+        return replace(session, options=replace(session.options, refine=steps))
 
     def _size(self, bench: Bench) -> int:
         return ablation_size(bench.options) if self.like_ablations else bench.options.image_size
@@ -132,8 +140,10 @@ class OptimumRow:
 
 ROWS: tuple[Row, ...] = (
     CheckpointRow("ours", "model", "ours"),
+    CheckpointRow("refined", "model", "ours, refined on its inputs", is_refined=True),
     CheckpointRow("ours-256", "model", "ours, measured as the ablations", like_ablations=True),
     *(CheckpointRow(f"views-{n}", "inputs", f"{n} x 8", Shown(views=n)) for n in (1, 2)),
+    CheckpointRow("refined-1", "inputs", "1 x 8, refined", Shown(views=1), is_refined=True),
     *(CheckpointRow(f"frames-{n}", "inputs", f"4 x {n}", Shown(frames=n)) for n in (1, 2, 4)),
     PaintedRow("mean-color", "mean colour of the inputs painted on the body", "mean_color"),
     PaintedRow("vertex-color", "each vertex painted with the pixels that see it", "vertex_color"),

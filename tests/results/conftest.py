@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core import options as core_options
-from core.inference import evaluation
+from core.inference import evaluation, session
 from core.io.checkpoint import Training, save_checkpoint
 from core.model.hgg import HumanGaussianGraph
 from core.options import DataOptions, GraphOptions, LossOptions, ModelOptions, TrainOptions
@@ -64,13 +64,14 @@ def checkpoint(tmp_path_factory, body) -> Path:
 
 @pytest.fixture
 def options(benchmark_root, checkpoint, tmp_path, monkeypatch) -> ResultsOptions:
-    """All on the CPU, with a stand-in for LPIPS with VGG and none for Alex."""
+    """All on the CPU, shown small pictures, with a stand-in for LPIPS with VGG and none for Alex."""
 
     class Difference(torch.nn.Module):
         def forward(self, a, b):
             return (a - b).abs().mean((-3, -2, -1))
 
     monkeypatch.setattr(evaluation, "load_lpips", lambda net: Difference() if net == "vgg" else None)
+    monkeypatch.setattr(session, "FULL", replace(session.FULL, image_size=48))
     monkeypatch.setitem(core_options.PRESETS, "tiny-test", ("For tests.", TRAINING))
     return ResultsOptions(
         root=benchmark_root,
@@ -82,6 +83,7 @@ def options(benchmark_root, checkpoint, tmp_path, monkeypatch) -> ResultsOptions
         ablation_steps=1,
         optimum_people=1,
         optimum_steps=3,
+        refine_steps=2,
         device="cpu",
         backend="torch",
         commit="abc",

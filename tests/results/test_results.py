@@ -84,6 +84,7 @@ def test_ablations_differ_in_one_thing(options):
         "layers-6": {"graph.layers"},
         "residual-head": {"graph.head"},
         "second-look": {"second_look"},
+        "feedback": {"second_look", "feedback"},
         "one-frame": {"stage"},
     }
 
@@ -203,7 +204,7 @@ def test_a_broken_record_is_named_before_anything_is_measured(options, content, 
     assert measure_rows(options) == []
 
 
-@pytest.mark.parametrize("name", ["image_size", "ablation_steps", "optimum_people", "optimum_steps"])
+@pytest.mark.parametrize("name", ["image_size", "ablation_steps", "optimum_people", "optimum_steps", "refine_steps"])
 def test_counts_of_nothing_are_refused(options, name):
     with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be at least 1, got 0"):
         measure_rows(replace(options, **{name: 0}))
@@ -220,7 +221,7 @@ def test_unknown_rows_and_presets_are_named(options):
         choose_rows(("headline",))
     with pytest.raises(InputError, match="'huge'"):
         ablations.ablation_size(replace(options, preset="huge"))
-    assert [row.name for row in choose_rows(("optimum", "model"))] == ["ours", "ours-256", "optimum"]
+    assert [row.name for row in choose_rows(("optimum", "model"))] == ["ours", "refined", "ours-256", "optimum"]
 
 
 def test_shown_views_and_frames_are_spread_and_begin_with_the_first(options):
@@ -250,6 +251,19 @@ def test_one_frames_gaussians_go_back_where_they_were(options):
     own = seen.gaussians[0, 0]
     torch.testing.assert_close(posed.means[inside], own.means[inside], rtol=0, atol=2e-4)
     torch.testing.assert_close(posed.scales[inside], own.scales[inside])
+
+
+def test_refined_rows_are_of_the_same_avatars_after_some_steps(options):
+    assert measure_rows(replace(options, rows=("ours", "refined", "views-1", "refined-1"))) == []
+    for plain, refined in (("ours", "refined"), ("views-1", "refined-1")):
+        before, after = record(options, plain), record(options, refined)
+        settings = dict(after["settings"])
+        refinement = settings.pop("refinement")
+        assert settings == before["settings"] and refinement["steps"] == 2 and "prior" in refinement
+        assert after["metrics"] != before["metrics"] and after["avatar_ms"] > before["avatar_ms"]
+        assert after["gaussians"] == before["gaussians"] and after["trainings"] == before["trainings"]
+    assert measure_rows(replace(options, rows=("refined",), refine_steps=3)) == []
+    assert record(options, "refined")["settings"]["refinement"]["steps"] == 3
 
 
 @torch.no_grad()
