@@ -5,23 +5,27 @@ the network's answer do for all of them. What no picture shows has no gradient, 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.avatar import Avatar, attach, pose_skin
+from core.cameras import Cameras
 from core.data.types import Frames
+from core.gaussians import Gaussians
 from core.losses import reconstruction_loss, weighted_sum
 from core.lpips import LPIPS
 from core.model.heads import MAX_OFFSET
+from core.model.recorded import Recorder
 from core.model.surface import skin_axes
 from core.options import LossOptions
 from core.raw_avatar import RawAvatar
 from core.render import rasterize
 from core.resample import average_blocks
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.types import PosedBody, Skin
 
 BETAS = 0.8, 0.95
 """Adam's: some tens of steps are few."""
@@ -112,86 +116,108 @@ class _Changes:
 
 
 class _Pictures:
-    """The inputs [B, F, C] as pictures [B, F C], with the skins of their moments, and how they are drawn."""
+    """The inputs [B, F, C] as pictures [B, F C], with the skins of their moments."""
 
     @torch.no_grad()
-    def __init__(self, inputs: Frames, body: BodyModel, backend: str, enlarge: int):
-        self.images, self.alphas = (x.flatten(1, 2) for x in (inputs.images, inputs.alphas))
-        cameras = inputs.cameras.resized(enlarge * inputs.cameras.width, enlarge * inputs.cameras.height)
-        # An axis more: each picture is the only one of its pose.
-        viewmats, Ks = (x.flatten(1, 2)[:, :, None] for x in (cameras.viewmats, cameras.Ks))
-        self.cameras = replace(cameras, viewmats=viewmats, Ks=Ks)
-        self.skin = pose_skin(body, inputs.body)
-        self.views = inputs.cameras.batch_shape[-1]
-        self.backend, self.enlarge = backend, enlarge
-
-    def compare(
-        self, avatar: Avatar, index: Int[Tensor, " P"], loss: LossOptions, lpips: LPIPS | None
-    ) -> Float[Tensor, ""]:
-        """The loss of avatars in some of the pictures."""
-        gaussians = attach(avatar, self.skin[:, index // self.views])
-        cameras = self.cameras[:, index]
-        drawn = rasterize(gaussians, cameras.viewmats, cameras.Ks, cameras.width, cameras.height, backend=self.backend)
-        if self.enlarge > 1:
-            drawn = drawn.map(lambda x: average_blocks(x, self.enlarge))
-        images, alphas = (_as_float(x[:, index]) for x in (self.images, self.alphas))
-        terms = reconstruction_loss(drawn.colors[:, :, 0], drawn.alphas[:, :, 0], images, alphas, loss, lpips)
-        return weighted_sum(terms, loss)
-
-
-@torch.enable_grad()
-def refine_avatar(
-    avatar: Avatar,
-    inputs: Frames,
-    body: BodyModel,
-    options: RefineOptions = RefineOptions(),
-    *,
-    backend: str = "auto",
-    enlarge: int = 1,
-    lpips: LPIPS | None = None,
-    tell: Callable[[], object] = lambda: None,
-) -> Avatar:
-    """Fit avatars to pictures of the same persons, starting from where they are.
-
-    Gaussians that are fully transparent stay so, and offsets stay within `MAX_OFFSET`. On a GPU two runs differ in the
-    last digits, because the rasterizer's sums do.
-
-    Args:
-        avatar: One [] or several [B].
-        inputs: Moments [F, C] or [B, F, C] with their fits, packed or not, on the device of the avatars.
-        body: The body of avatars and fits.
-        backend: Rasterizer, as of `core.render.rasterize`.
-        enlarge: How many times as large the avatars are drawn, as of `core.avatar.render_avatar`.
-        lpips: The perceptual distance, where the loss has a term of it.
-        tell: Called after each step.
-    Returns:
-        Avatars without gradients.
-    Raises:
-        ValueError: If the inputs are not of as many persons as the avatars.
-    """
-    if inputs.cameras.batch_shape[:-2] != avatar.batch_shape or len(avatar.batch_shape) > 1:
-        shape = list(inputs.cameras.batch_shape)
-        raise ValueError(f"inputs must be [F, C] for one avatar, [B, F, C] for B; got {shape} for {avatar.batch_shape}")
-    avatar = avatar.detach()
-    if options.steps == 0:
-        return avatar
-    if not avatar.batch_shape:
-        drawing = {"backend": backend, "enlarge": enlarge, "lpips": lpips, "tell": tell}
-        return refine_avatar(avatar[None], inputs[None], body, options, **drawing)[0]
-    with torch.autocast(avatar.offsets.device.type, enabled=False):
-        changes = _Changes(avatar, body, options.rates)
-        pictures = _Pictures(inputs, body, backend, enlarge)
-        optimizer = torch.optim.Adam(
-            changes.numbers.values(), lr=1.0, betas=BETAS, eps=EPS, weight_decay=options.prior, fused=True
+    def __init__(self, inputs: Frames, refiner: "Refiner"):
+        cameras = inputs.cameras
+        self.images, self.alphas, viewmats, Ks = (
+            x.flatten(1, 2) for x in (inputs.images, inputs.alphas, cameras.viewmats, cameras.Ks)
         )
+        # An axis more: each picture is the only one of its pose.
+        self.cameras = replace(cameras, viewmats=viewmats[:, :, None], Ks=Ks[:, :, None])
+        self.skin = pose_skin(refiner.body, inputs.body)
+        self.views = cameras.batch_shape[-1]
+        self.refiner = refiner
+
+    def compare(self, avatar: Avatar, index: Int[Tensor, " P"]) -> Float[Tensor, ""]:
+        """The loss of avatars in some of the pictures."""
+        skin, cameras = self.skin[:, index // self.views], self.cameras[:, index]
+        tensors = (
+            *(avatar.offsets, avatar.quats, avatar.scales, avatar.opacities, avatar.colors, avatar.vertex_ids),
+            *(skin.body.vertices, skin.body.joints, skin.body.shaped, skin.body.vertex_transforms),
+            *(skin.rotations, skin.quats, skin.scale),
+            *(cameras.viewmats, cameras.Ks, self.images[:, index], self.alphas[:, index]),
+        )
+
+        def loss(offsets, quats, scales, opacities, colors, vertex_ids, *others: Tensor) -> Tensor:
+            own = Avatar(offsets, quats, scales, opacities, colors, vertex_ids, avatar.betas, avatar.body)
+            *posed, rotations, turns, scale, viewmats, Ks, images, alphas = others
+            gaussians = attach(own, Skin(PosedBody(*posed), rotations, turns, scale))
+            return self._loss(gaussians, replace(cameras, viewmats=viewmats, Ks=Ks), images, alphas)
+
+        recorder = self.refiner.recorder
+        return recorder(self.refiner.body, loss, *tensors) if recorder.serves(avatar.offsets) else loss(*tensors)
+
+    def _loss(self, gaussians: Gaussians, cameras: Cameras, images: Tensor, alphas: Tensor) -> Float[Tensor, ""]:
+        refiner, times = self.refiner, self.refiner.enlarge
+        large = cameras.resized(times * cameras.width, times * cameras.height)
+        size = large.width, large.height
+        drawn = rasterize(gaussians, large.viewmats, large.Ks, *size, backend=refiner.backend)
+        if times > 1:
+            drawn = drawn.map(lambda x: average_blocks(x, times))
+        pairs = drawn.colors[:, :, 0], drawn.alphas[:, :, 0], _as_float(images), _as_float(alphas)
+        options = refiner.options.loss
+        return weighted_sum(reconstruction_loss(*pairs, options, refiner.lpips), options)
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """Fits avatars to pictures of the same persons, starting from where they are.
+
+    Gaussians that are fully transparent stay so, and offsets stay within `MAX_OFFSET`. On a GPU the launches of a step
+    are recorded once a kind of input comes again, and two runs differ in the last digits, because the rasterizer's sums
+    do.
+    """
+
+    body: BodyModel
+    """Of avatars and fits."""
+    options: RefineOptions = RefineOptions()
+    backend: str = "auto"
+    """Rasterizer, as of `core.render.rasterize`."""
+    enlarge: int = 1
+    """How many times as large the avatars are drawn, as of `core.avatar.render_avatar`."""
+    lpips: LPIPS | None = None
+    """The perceptual distance, where the loss has a term of it."""
+    recorder: Recorder = field(default_factory=Recorder, init=False, compare=False)
+
+    @torch.enable_grad()
+    def __call__(self, avatar: Avatar, inputs: Frames, tell: Callable[[], object] = lambda: None) -> Avatar:
+        """Refine avatars.
+
+        Args:
+            avatar: One [] or several [B].
+            inputs: Moments [F, C] or [B, F, C] with their fits, packed or not, on the device of the avatars.
+            tell: Called after each step.
+        Returns:
+            Avatars without gradients.
+        Raises:
+            ValueError: If the inputs are not of as many persons as the avatars.
+        """
+        shape = inputs.cameras.batch_shape
+        if shape[:-2] != avatar.batch_shape or len(shape) > 3:
+            raise ValueError(f"inputs must be [F, C] for one avatar, [B, F, C] for B; got {list(shape)}")
+        avatar = avatar.detach()
+        if self.options.steps == 0:
+            return avatar
+        if not avatar.batch_shape:
+            return self(avatar[None], inputs[None], tell)[0]
+        with torch.autocast(avatar.offsets.device.type, enabled=False):
+            return self._refine(avatar, inputs, tell)
+
+    def _refine(self, avatar: Avatar, inputs: Frames, tell: Callable[[], object]) -> Avatar:
+        options = self.options
+        changes, pictures = _Changes(avatar, self.body, options.rates), _Pictures(inputs, self)
+        how = {"lr": 1.0, "betas": BETAS, "eps": EPS, "weight_decay": options.prior, "fused": True}
+        optimizer = torch.optim.Adam(changes.numbers.values(), **how)
         order = _order(*inputs.cameras.batch_shape[-2:], options).to(avatar.offsets.device, non_blocking=True)
         # The loss is a mean over persons and pictures, in which each Gaussian has a small share.
         shares = avatar.opacities.numel()
         for step, index in enumerate(order.unbind(), 1):
             optimizer.param_groups[0]["lr"] = options.last_rate ** (step / options.steps)
-            loss = pictures.compare(changes.applied(), index, options.loss, lpips)
+            loss = shares * pictures.compare(changes.applied(), index)
             optimizer.zero_grad()
-            (shares * loss).backward()
+            loss.backward()
             optimizer.step()
             tell()
         return changes.result()

@@ -11,11 +11,15 @@ from core.data.types import Frames
 from core.metrics import psnr
 from core.model.heads import MAX_OFFSET
 from core.model.surface import place_queries
-from core.refinement import Rates, RefineOptions, _order, refine_avatar
+from core.refinement import Rates, RefineOptions, Refiner, _order
 from smpl_renderer.types import BodyParams
 
 SIZE = 48
 OPTIONS = RefineOptions(steps=10, pictures=2)
+
+
+def refine(avatar: Avatar, inputs: Frames, body, options: RefineOptions = OPTIONS, enlarge: int = 1) -> Avatar:
+    return Refiner(body, options, "torch", enlarge)(avatar, inputs)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +82,7 @@ def wrong(truth) -> Avatar:
 
 @pytest.fixture(scope="module")
 def refined(wrong, inputs, body) -> Avatar:
-    return refine_avatar(wrong, inputs, body, OPTIONS, backend="torch")
+    return refine(wrong, inputs, body)
 
 
 def quality(avatar: Avatar, body, shown: Frames) -> float:
@@ -103,7 +107,7 @@ def test_inputs_and_novel_views_and_poses_get_better(wrong, refined, inputs, nov
 def test_packed_inputs_are_unpacked(wrong, inputs, body):
     packed = replace(inputs, images=(255 * inputs.images).byte(), alphas=(255 * inputs.alphas).byte())
     options = replace(OPTIONS, steps=2)
-    one, other = (refine_avatar(wrong, x, body, options, backend="torch") for x in (packed, packed.unpack()))
+    one, other = (refine(wrong, x, body, options) for x in (packed, packed.unpack()))
     assert same(one, other) and not same(one, wrong)
 
 
@@ -116,7 +120,7 @@ def test_what_no_picture_shows_stays_to_the_bit(wrong, inputs, body):
     near = Cameras(inputs.cameras.viewmats, inputs.cameras.Ks, 28, SIZE)  # the left part of the pictures
     own = replace(inputs, images=inputs.images[..., :28], alphas=inputs.alphas[..., :28], cameras=near)
     own = replace(own, **{name: getattr(own, name)[:, :1] for name in ("images", "alphas")}).views([0])
-    best = refine_avatar(start, own, body, OPTIONS, backend="torch")
+    best = refine(start, own, body)
     unseen = hidden & (body.v_template[wrong.vertex_ids][:, 0] > 0)
     assert unseen.sum() > 50
     assert same(best, start, unseen) and not same(best, start, ~hidden)
@@ -125,25 +129,25 @@ def test_what_no_picture_shows_stays_to_the_bit(wrong, inputs, body):
 def test_transparent_ones_stay_transparent(wrong, inputs, body):
     clear = torch.arange(wrong.count) % 7 == 0
     start = replace(wrong, opacities=wrong.opacities.masked_fill(clear, 0))
-    best = refine_avatar(start, inputs, body, OPTIONS, backend="torch")
+    best = refine(start, inputs, body)
     assert same(best, start, clear) and bool((best.opacities[~clear] > 0).all())
 
 
 def test_the_same_again_and_with_others(wrong, refined, inputs, novel, body):
     """Twice, with a seed, and in a batch with somebody else."""
-    assert same(refine_avatar(wrong, inputs, body, OPTIONS, backend="torch"), refined)
-    other = refine_avatar(wrong, inputs, body, replace(OPTIONS, seed=1), backend="torch")
+    assert same(refine(wrong, inputs, body), refined)
+    other = refine(wrong, inputs, body, replace(OPTIONS, seed=1))
     assert not same(other, refined)
     dark = replace(inputs, images=0.5 * inputs.images)
     both = wrong[None].map(lambda x: x.expand(2, *x.shape[1:])), Frames.stack([inputs, dark])
-    first, second = (refine_avatar(*both, body, OPTIONS, backend="torch")[i] for i in range(2))
+    first, second = (refine(*both, body)[i] for i in range(2))
     torch.testing.assert_close(first.colors, refined.colors, rtol=0, atol=2e-3)  # sums in another order
     assert (second.colors - first.colors).abs().mean() > 0.02
 
 
 def test_callers_modes_do_not_matter(wrong, refined, inputs, body):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert same(refine_avatar(wrong, inputs, body, OPTIONS, backend="torch"), refined)
+        assert same(refine(wrong, inputs, body), refined)
 
 
 def test_no_gradient_leaves(wrong, inputs, body):
@@ -151,19 +155,19 @@ def test_no_gradient_leaves(wrong, inputs, body):
     parameter = torch.zeros(3, requires_grad=True)
     transl = inputs.body.transl.clone().requires_grad_()
     own = replace(inputs, body=replace(inputs.body, transl=transl))
-    best = refine_avatar(replace(wrong, colors=wrong.colors + parameter), own, body, OPTIONS, backend="torch")
+    best = refine(replace(wrong, colors=wrong.colors + parameter), own, body)
     assert parameter.grad is None and transl.grad is None and best.colors.grad_fn is None
 
 
 def test_the_prior_holds_back(wrong, refined, inputs, body):
-    held = refine_avatar(wrong, inputs, body, replace(OPTIONS, prior=1.0), backend="torch")
+    held = refine(wrong, inputs, body, replace(OPTIONS, prior=1.0))
     moves = [(x.scales.log() - wrong.scales.log()).abs().mean() for x in (held, refined)]
     assert moves[0] < 0.3 * moves[1]
 
 
 def test_rates_say_what_changes(wrong, inputs, body):
     rates = Rates(colors=0, opacities=0, scales=0.03, heights=0, offsets=0.001, quats=0.01)
-    best = refine_avatar(wrong, inputs, body, replace(OPTIONS, steps=2, rates=rates), backend="torch")
+    best = refine(wrong, inputs, body, replace(OPTIONS, steps=2, rates=rates))
     for name in ("offsets", "quats", "scales"):
         assert not getattr(best, name).equal(getattr(wrong, name))
     for name in ("opacities", "colors"):  # only rounded
@@ -171,11 +175,11 @@ def test_rates_say_what_changes(wrong, inputs, body):
     start = replace(wrong, offsets=wrong.offsets.clone())
     start.offsets[0] = torch.tensor([0.0, 0.0, 0.4])
     far = replace(OPTIONS, steps=3, rates=replace(rates, offsets=0.3))
-    assert refine_avatar(start, inputs, body, far, backend="torch").offsets.norm(dim=-1).max() <= MAX_OFFSET + 1e-6
+    assert refine(start, inputs, body, far).offsets.norm(dim=-1).max() <= MAX_OFFSET + 1e-6
 
 
 def test_nothing_is_done_without_steps(wrong, inputs, body):
-    assert same(refine_avatar(wrong, inputs, body, replace(OPTIONS, steps=0)), wrong)
+    assert same(refine(wrong, inputs, body, replace(OPTIONS, steps=0)), wrong)
 
 
 def test_small_pictures_are_compared_with_means_of_larger_ones(truth, inputs, body):
@@ -186,8 +190,7 @@ def test_small_pictures_are_compared_with_means_of_larger_ones(truth, inputs, bo
     shown = replace(inputs, images=drawn.colors, alphas=drawn.alphas)
     options = replace(OPTIONS, steps=4, rates=Rates(colors=0, opacities=0, heights=0))
     kept, thinner = (
-        refine_avatar(truth, shown, body, options, backend="torch", enlarge=times).scales.log().mean()
-        - truth.scales.log().mean()
+        refine(truth, shown, body, options, enlarge=times).scales.log().mean() - truth.scales.log().mean()
         for times in (2, 1)
     )
     assert thinner < -0.01 and abs(kept) < 0.3 * abs(thinner)
@@ -204,4 +207,4 @@ def test_every_picture_comes_once_a_round_and_steps_see_all_sides():
 
 def test_others_inputs_are_refused(wrong, inputs, body):
     with pytest.raises(ValueError, match=r"inputs must be \[F, C\] for one avatar"):
-        refine_avatar(wrong, inputs[None], body)
+        refine(wrong, inputs[None], body)

@@ -18,7 +18,7 @@ from core.device import pick_device
 from core.inference.options import InferenceOptions
 from core.io.checkpoint import Metadata, load_checkpoint, read_metadata
 from core.model.hgg import HumanGaussianGraph
-from core.refinement import RefineOptions
+from core.refinement import RefineOptions, Refiner
 from core.render.backends import backend_name, load_backend
 from smpl_renderer.body_model import BodyModel, find_body
 from smpl_renderer.errors import InputError
@@ -45,6 +45,8 @@ class Session:
     """Pixels of the pictures that the network's training drew; None if that is not known."""
     video_size: int
     video_frames: int
+    refiner: Refiner
+    """Of the network's avatars; without steps, unless these were asked for."""
     subjects: list[Path]
     """Folders of the captures."""
 
@@ -56,11 +58,6 @@ class Session:
     @property
     def backend(self) -> str:
         return self.options.backend
-
-    @property
-    def refinement(self) -> RefineOptions:
-        """With no steps, unless it was asked for."""
-        return RefineOptions(steps=self.options.refine)
 
     @property
     def precision(self) -> str:
@@ -104,6 +101,8 @@ def open_session(options: InferenceOptions) -> Session:
     model, metadata = load_checkpoint(options.checkpoint, body, device)
     model.requires_grad_(False)
     trained = json.loads(metadata.get("training") or "{}").get("data", {})
+    input_size = options.input_size or trained.get("image_size", protocol.image_size)
+    enlarge = enlargement(input_size, trained.get("image_size"))
     size, frames = LONG_VIDEO if device.type == "cuda" or options.full else SHORT_VIDEO
     return Session(
         options=options,
@@ -111,11 +110,12 @@ def open_session(options: InferenceOptions) -> Session:
         metadata=metadata,
         device=device,
         protocol=protocol,
-        input_size=options.input_size or trained.get("image_size", protocol.image_size),
+        input_size=input_size,
         input_crop=options.input_crop or trained.get("crop", protocol.crop),
         trained_size=trained.get("image_size"),
         video_size=options.video_size or size,
         video_frames=options.video_frames or frames,
+        refiner=Refiner(model.body, RefineOptions(steps=options.refine), options.backend, enlarge),
         subjects=subjects,
     )
 
@@ -143,7 +143,7 @@ def describe(session: Session) -> dict:
         "input": {"image_size": session.input_size, "crop": session.input_crop},
         "device": torch.cuda.get_device_name() if session.device.type == "cuda" else "cpu",
         "precision": session.precision,
-        "refinement": asdict(session.refinement) if session.options.refine else None,
+        "refinement": asdict(session.refiner.options) if session.refiner.options.steps else None,
         "backend": backend_name(session.backend, session.device),
         "enlargement": session.enlargement(session.protocol.image_size),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

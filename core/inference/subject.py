@@ -16,7 +16,6 @@ from core.data.mvhumannet import Capture
 from core.data.protocol import ResolvedProtocol, resolve
 from core.data.types import Frames
 from core.inference.session import Session
-from core.refinement import refine_avatar
 from smpl_renderer.body_model import STANDIN_BODY, load_body
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
@@ -79,8 +78,7 @@ def make_avatar(session: Session, inputs: Frames, tell: Callable[[], object] = l
     with session.autocast():
         avatar = session.model(Frames.stack([inputs])).avatar[0]
     tell()
-    drawing = {"backend": session.backend, "enlarge": session.enlargement(inputs.cameras.width)}
-    return refine_avatar(avatar, inputs, session.body, session.refinement, **drawing, tell=tell)
+    return session.refiner(avatar, inputs, tell)
 
 
 def _as_asked(plan: ResolvedProtocol, observed: tuple[int, ...] | None) -> ResolvedProtocol:

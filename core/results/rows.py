@@ -11,6 +11,7 @@ from core.inference.baselines import paint, render_painted
 from core.inference.evaluation import OURS, Draw
 from core.inference.session import Session, describe
 from core.io.checkpoint import read_trainings
+from core.refinement import RefineOptions
 from core.results.ablations import ABLATIONS, ablation_size
 from core.results.bench import Bench, Measured, Shown, mean_gaussians
 from core.results.optimum import optimise
@@ -61,7 +62,7 @@ class CheckpointRow:
     """On what the network is shown."""
 
     def settings(self, bench: Bench) -> dict:
-        own = {"refinement": asdict(self._session(bench).refinement)} if self.is_refined else {}
+        own = {"refinement": asdict(self._session(bench).refiner.options)} if self.is_refined else {}
         return checkpoint_settings(bench, self._size(bench), self.shown) | own
 
     def measure(self, bench: Bench) -> Measured:
@@ -77,8 +78,8 @@ class CheckpointRow:
 
     def _session(self, bench: Bench) -> Session:
         session = bench.headline
-        steps = bench.options.refine_steps if self.is_refined else 0
-        return replace(session, options=replace(session.options, refine=steps))
+        refine = RefineOptions(steps=bench.options.refine_steps if self.is_refined else 0)
+        return replace(session, refiner=replace(session.refiner, options=refine))
 
     def _size(self, bench: Bench) -> int:
         return ablation_size(bench.options) if self.like_ablations else bench.options.image_size
