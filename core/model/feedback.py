@@ -21,8 +21,8 @@ from core.render import rasterize
 from smpl_renderer.rotations import quat_multiply
 from smpl_renderer.types import PosedBody
 
-MOMENTS = 4
-"""At most so many are looked at in a round; the next one has others."""
+PICTURES = 16
+"""Of a person that a round looks at, at most: some of the moments in all views. The next round has other moments."""
 ALPHA_WEIGHT = 0.5
 """Of the silhouette's error beside the colours'."""
 
@@ -188,9 +188,9 @@ def _state(avatar: Avatar) -> Float[Tensor, "B N 7"]:
 
 
 def _some_moments(inputs: Frames, skin: Skin, index: int) -> tuple[Frames, Skin]:
-    """Every n-th moment, so that there are at most `MOMENTS`, and others in the next round."""
-    count = inputs.images.shape[1]
-    stride = -(-count // MOMENTS)
+    """Every n-th moment, so that there are at most `PICTURES`, and others in the next round."""
+    moments, views = inputs.images.shape[1:3]
+    stride = -(-moments // max(1, PICTURES // views))
     chosen = slice(index % stride, None, stride)
     return inputs[:, chosen], skin[:, chosen]
 

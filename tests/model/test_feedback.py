@@ -184,7 +184,7 @@ def test_persons_do_not_see_each_other(body, feedback, grey, photographed, skin,
 
 
 def test_rounds_look_at_different_moments(body, make_frames, grey, context, monkeypatch):
-    frames = make_frames(frames=6, views=1, size=32)
+    frames = make_frames(frames=6, views=4, size=32)
     skin = pose_skin(body, frames.body)
     shown = []
 
@@ -195,7 +195,9 @@ def test_rounds_look_at_different_moments(body, make_frames, grey, context, monk
     monkeypatch.setattr("core.model.feedback.compare", note)
     with torch.no_grad():
         Feedback(CONTEXT, rounds=2)(grey, context, skin_axes(body)[0], frames, skin)
+        Feedback(CONTEXT, rounds=1)(grey, context, skin_axes(body)[0], frames.views([0, 1]), skin)
     assert torch.equal(shown[0], frames.images[:, ::2]) and torch.equal(shown[1], frames.images[:, 1::2])
+    assert torch.equal(shown[2], frames.images[:, :, :2])  # of two views, there is room for all
 
 
 def test_it_works_in_inference_mode(body, feedback, grey, photographed, context):
