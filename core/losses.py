@@ -1,5 +1,6 @@
 """What training minimises: how far renderings are from photographs, and frame Gaussians from the body."""
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,8 +35,23 @@ def reconstruction_loss(
         terms["ssim"] = 1 - ssim(colors, target_colors).mean()
     if options.lpips > 0 and lpips is not None:
         size = min(options.lpips_size, colors.shape[-1])
-        terms["lpips"] = lpips(*(resample_area(x, size) for x in (colors, target_colors))).mean()
+        reduce = pieces if options.lpips_pieces else resample_area
+        terms["lpips"] = lpips(*(reduce(x, size) for x in (colors, target_colors))).mean()
     return terms
+
+
+def pieces(pictures: Float[Tensor, "*batch 3 H H"], size: int) -> Float[Tensor, "P 3 S S"]:
+    """One square of each picture: of neighbours in the batch different ones, which together cover a picture.
+
+    They overlap where `size` does not divide the picture's. The order of pictures is not kept.
+    """
+    pictures = pictures.flatten(0, -4)
+    side = pictures.shape[-1]
+    count = -(-side // size)
+    starts = [round(i * (side - size) / max(1, count - 1)) for i in range(count)]
+    corners = [(top, left) for top in starts for left in starts]
+    own = [pictures[k :: len(corners), :, y : y + size, x : x + size] for k, (y, x) in enumerate(corners)]
+    return torch.cat(own)
 
 
 def tie_loss(distances: Float[Tensor, "B *frames M"], mask: Bool[Tensor, "B *frames M"]) -> Float[Tensor, ""]:

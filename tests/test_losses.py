@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.losses import reconstruction_loss, tie_loss, weighted_sum
+from core.losses import pieces, reconstruction_loss, tie_loss, weighted_sum
 from core.lpips import LPIPS
 from core.options import LossOptions
 
@@ -49,6 +49,37 @@ def test_lpips_sees_reduced_pictures():
     term = reconstruction_loss(colors, alphas, targets, target_alphas, options, Recorder())["lpips"]
     assert sizes == [((2, 1, 3, 48, 48),) * 2]
     torch.testing.assert_close(term, colors.mean())  # averages of areas keep the mean
+
+
+@pytest.mark.parametrize("size", [48, 40, 96])
+def test_pieces_are_cut_out_and_cover_a_picture(size):
+    place = torch.arange(96.0)
+    picture = torch.stack([place[:, None].expand(96, 96), place.expand(96, 96), torch.zeros(96, 96)])
+    count = (-(-96 // size)) ** 2
+    batch = picture.expand(2, count, 3, 96, 96) + 1000 * torch.arange(2.0)[:, None, None, None, None]
+    cut = pieces(batch, size)
+    assert cut.shape == (2 * count, 3, size, size)
+    for person in (0, 1):
+        own = cut[(cut[:, 2, 0, 0] == 1000 * person)] - 1000 * person
+        seen = {(int(y), int(x)) for y, x in own[:, :2].flatten(2).transpose(1, 2).flatten(0, 1).tolist()}
+        assert len(seen) == 96 * 96
+        assert (own[:, 0].diff(dim=1) == 1).all() and (own[:, 1].diff(dim=2) == 1).all()
+
+
+def test_lpips_may_see_pieces():
+    colors, alphas, targets, target_alphas = pictures(2, 2, size=96)
+    seen = []
+
+    class Recorder(torch.nn.Module):
+        def forward(self, predicted, target):
+            seen.append((predicted, target))
+            return predicted.mean((-3, -2, -1))
+
+    options = replace(PAPER, lpips_size=48, lpips_pieces=True)
+    reconstruction_loss(colors, alphas, targets, target_alphas, options, Recorder())
+    ((predicted, target),) = seen
+    assert torch.equal(predicted[0], colors[0, 0, :, :48, :48]) and torch.equal(target[0], targets[0, 0, :, :48, :48])
+    assert torch.equal(predicted[3], colors[1, 1, :, 48:, 48:]) and torch.equal(target[3], targets[1, 1, :, 48:, 48:])
 
 
 def test_tie_loss_counts_only_what_is_masked():

@@ -20,6 +20,9 @@ from smpl_renderer.errors import InputError
 METRICS = ("lpips",)
 """Kinds of LPIPS that are measured; VGG alone, to save time."""
 
+YOUNGER = (("model", "feedback"), ("loss", "lpips_pieces"))
+"""Options that records may be older than. Where they are off, a training is the one that it was without them."""
+
 Change = Callable[[TrainOptions], TrainOptions]
 
 
@@ -135,8 +138,9 @@ def comparable(options: TrainOptions) -> dict:
     here = {"workspace": Path(), "resume": "auto", "device": "auto", "backend": "auto", "record": True, "keep": 1}
     intervals = {f"{name}_every": 1 for name in ("log", "image", "eval", "save")}
     own = json.loads(options_to_json(replace(options, data=data, **here, **intervals)))
-    if not options.model.feedback:
-        del own["model"]["feedback"]  # nor do records name it that are older than it
+    for part, name in YOUNGER:
+        if not own[part][name]:
+            del own[part][name]
     return own
 
 
