@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from core.avatar import Avatar
 
 EPS = 1e-3
-"""Opacities and colours start at least this far from 0 and 1, where logits have no gradient."""
+"""Opacities and colours start at least this far from 0 and 1, where logits have no gradient. Less than 1/255, which
+nothing draws: what is transparent has none here, either."""
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,6 @@ class _Changes:
     def __init__(self, avatar: Avatar, body: BodyModel, rates: Rates):
         self.avatar = avatar
         self.start = RawAvatar.of(avatar).numbers
-        # Nothing makes these visible, nor have they a gradient.
-        self.start["opacities"].masked_fill_(avatar.opacities == 0, -torch.inf)
         self.normals = skin_axes(body)[0][..., 2].to(avatar.offsets)[avatar.vertex_ids]
         self.rates = {f.name: rate for f in fields(rates) if (rate := getattr(rates, f.name)) > 0}
         shapes = {name: x.shape for name, x in self.start.items()} | {"heights": avatar.opacities.shape}
