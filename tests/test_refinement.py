@@ -1,5 +1,6 @@
 """Avatars refined on pictures: what gets better, what stays, and what does not depend on who calls."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -213,3 +214,18 @@ def test_every_picture_comes_once_a_round_and_steps_see_all_sides():
 def test_others_inputs_are_refused(wrong, inputs, body):
     with pytest.raises(ValueError, match=r"inputs must be \[F, C\] for one avatar"):
         refine(wrong, inputs[None], body)
+
+
+@pytest.mark.gpu
+def test_recorded_steps_do_the_same(wrong, refined, inputs, novel, body):
+    own = copy.deepcopy(body).cuda()
+    results = {}
+    for records in (False, True):
+        refiner = Refiner(own, OPTIONS)
+        refiner.recorder.enabled = records
+        for _ in range(2):  # the second time from the recording alone
+            results[records] = refiner(wrong.to("cuda"), inputs.to("cuda")).to("cpu")
+    # Additions in any order, ten steps long; a Gaussian that is hardly seen follows its rounding errors.
+    assert (results[True].colors - results[False].colors).abs().mean() < 2e-3
+    for avatar in results.values():
+        assert abs(quality(avatar, body, novel) - quality(refined, body, novel)) < 0.2
