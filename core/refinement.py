@@ -19,7 +19,6 @@ from core.losses import reconstruction_loss, weighted_sum
 from core.lpips import LPIPS
 from core.model.heads import MAX_OFFSET
 from core.model.recorded import Recorder
-from core.model.surface import skin_axes
 from core.options import LossOptions
 from core.raw_avatar import RawAvatar
 from core.render import rasterize
@@ -33,7 +32,7 @@ EPS = 1e-6
 """Adam's; the change's gradients are some 1e-3 where a Gaussian is well seen."""
 
 
-LOSS = LossOptions(alpha=0.5, ssim=0.02, lpips=0.0, tie=0.0)
+LOSS = LossOptions(alpha=0.5, ssim=0.1, lpips=0.0, tie=0.0)
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,10 @@ class Rates:
     """Logits."""
     scales: float = 0.03
     """Logarithms."""
-    heights: float = 0.0008
-    """Metres along the normal of the Gaussian's vertex."""
-    offsets: float = 0.0
+    offsets: float = 0.0008
     """Metres along each axis."""
-    quats: float = 0.0
+    quats: float = 0.02
+    """Components of unit quaternions."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class RefineOptions:
     pictures: int = 4
     """Of each person in each step."""
     rates: Rates = Rates()
-    last_rate: float = 0.15
+    last_rate: float = 0.25
     """Share of the rates that is left at the end; they fall exponentially."""
     prior: float = 1e-5
     """Pull of each change to zero, as the weight of half its square in units of the rates, beside the loss times the
@@ -76,25 +74,16 @@ class RefineOptions:
 class _Changes:
     """Changes of avatars [B], zero at first, in units of the rates."""
 
-    def __init__(self, avatar: Avatar, body: BodyModel, rates: Rates):
+    def __init__(self, avatar: Avatar, rates: Rates):
         self.avatar = avatar
         self.start = RawAvatar.of(avatar).numbers
-        self.normals = skin_axes(body)[0][..., 2].to(avatar.offsets)[avatar.vertex_ids]
         self.rates = {f.name: rate for f in fields(rates) if (rate := getattr(rates, f.name)) > 0}
-        shapes = {name: x.shape for name, x in self.start.items()} | {"heights": avatar.opacities.shape}
-        self.numbers = {
-            name: torch.zeros(shapes[name], device=avatar.offsets.device, requires_grad=True) for name in self.rates
-        }
+        self.numbers = {name: torch.zeros_like(self.start[name]).requires_grad_() for name in self.rates}
 
     def applied(self) -> Avatar:
         """The avatars with these changes."""
-        raw = dict(self.start)
-        for name, change in self.numbers.items():
-            if name == "heights":
-                raw["offsets"] = torch.addcmul(raw["offsets"], change[..., None], self.normals, value=self.rates[name])
-            else:
-                raw[name] = torch.add(raw[name], change, alpha=self.rates[name])
-        return RawAvatar(raw).as_(self.avatar)
+        changed = {name: torch.add(self.start[name], x, alpha=self.rates[name]) for name, x in self.numbers.items()}
+        return RawAvatar(self.start | changed).as_(self.avatar)
 
     @torch.no_grad()
     def result(self) -> Avatar:
@@ -205,7 +194,7 @@ class Refiner:
 
     def _refine(self, avatar: Avatar, inputs: Frames, tell: Callable[[], object]) -> Avatar:
         options = self.options
-        changes, pictures = _Changes(avatar, self.body, options.rates), _Pictures(inputs, self)
+        changes, pictures = _Changes(avatar, options.rates), _Pictures(inputs, self)
         how = {"lr": 1.0, "betas": BETAS, "eps": EPS, "weight_decay": options.prior, "fused": True}
         optimizer = torch.optim.Adam(changes.numbers.values(), **how)
         order = _order(*inputs.cameras.batch_shape[-2:], options).to(avatar.offsets.device, non_blocking=True)

@@ -172,7 +172,7 @@ def test_the_prior_holds_back(wrong, refined, inputs, body):
 
 
 def test_rates_say_what_changes(wrong, inputs, body):
-    rates = Rates(colors=0, opacities=0, scales=0.03, heights=0, offsets=0.001, quats=0.01)
+    rates = Rates(colors=0, opacities=0, scales=0.03, offsets=0.001, quats=0.01)
     best = refine(wrong, inputs, body, replace(OPTIONS, steps=2, rates=rates))
     for name in ("offsets", "quats", "scales"):
         assert not getattr(best, name).equal(getattr(wrong, name))
@@ -194,7 +194,7 @@ def test_small_pictures_are_compared_with_means_of_larger_ones(truth, inputs, bo
     drawn = render_avatar(truth, body, inputs.body, inputs.cameras, backend="torch", enlarge=2)
     assert own.width == 2 * drawn.colors.shape[-1]
     shown = replace(inputs, images=drawn.colors, alphas=drawn.alphas)
-    options = replace(OPTIONS, steps=4, rates=Rates(colors=0, opacities=0, heights=0))
+    options = replace(OPTIONS, steps=4, rates=Rates(colors=0, opacities=0, offsets=0, quats=0))
     kept, thinner = (
         refine(truth, shown, body, options, enlarge=times).scales.log().mean() - truth.scales.log().mean()
         for times in (2, 1)
