@@ -113,7 +113,11 @@ def findings(records: Records) -> list[Finding]:
         found.append(Finding(f"{name}, LPIPS", *scores["lpips"], targets[2], "", 3, less_is_better=True))
 
     baseline = mean_of(records, "one-frame", "novel_pose", "psnr")
-    for row, title in (("graph", "equal steps, no second look"), ("ours-256", "our model, which trained for longer")):
+    for row, title in (
+        ("graph", "equal steps, the graph alone"),
+        ("feedback", "equal steps, with the second look and feedback"),
+        ("ours-256", "our model, which trained for longer"),
+    ):
         gain = _minus(mean_of(records, row, "novel_pose", "psnr"), baseline)
         found.append(Finding(f"over the paper's baseline, novel pose ({title})", gain, None, 3.0, "dB"))
     one_view = [mean_of(records, row, "novel_view", "psnr") for row in ("views-1", "refined-1")]
@@ -256,15 +260,17 @@ def _ablation_note(records: Records) -> str:
     trained = f"{' or '.join(steps)} steps" if steps else "equal steps"
     settings = records["ours-256"]["settings"] if "ours-256" in records else {}
     differs = ["was trained for longer"]
-    if settings.get("training", {}).get("model", {}).get("second_look"):
-        differs.append("has the second look")
+    network = settings.get("training", {}).get("model", {})
+    for option, name in (("second_look", "the second look"), ("feedback", "feedback")):
+        if network.get(option):
+            differs.append(f"has {name}")
     if shown := settings.get("input", {}).get("image_size"):
         differs.append(f"is shown pictures of {shown} px")
     return (
-        f"Each trained from nothing for {trained}, with the same seed and data, and without the second look but where "
-        "it is named. *Pose, dB* is the difference from the full graph. Each was trained once: what another seed would "
-        "change has not been measured, so tenths of a dB rank nothing. The last row is our model, which "
-        f"{', '.join(differs[:-1])}{' and ' if differs[:-1] else ''}{differs[-1]}.\n"
+        f"Each trained from nothing for {trained}, with the same seed and data, and without the second look and "
+        "feedback but where these are named. *Pose, dB* is the difference from the full graph. Each was trained once: "
+        "what another seed would change has not been measured, so tenths of a dB rank nothing. The last row is our "
+        f"model, which {', '.join(differs[:-1])}{' and ' if differs[:-1] else ''}{differs[-1]}.\n"
     )
 
 

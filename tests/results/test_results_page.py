@@ -62,7 +62,7 @@ def test_findings_follow_from_the_same_people():
     found = {finding.what: finding for finding in findings(records)}
     values = {what: finding.value for what, finding in found.items()}
     assert values["novel view, PSNR"] == 31 and found["novel view, PSNR"].cells()[-1] == "yes"
-    assert values["over the paper's baseline, novel pose (equal steps, no second look)"] == 4
+    assert values["over the paper's baseline, novel pose (equal steps, the graph alone)"] == 4
     title = "over the paper's baseline, novel pose (our model, which trained for longer)"
     assert values[title] is None  # not measured at that size
     assert values["1 input view x 8 frames, novel view"] == 28
