@@ -171,12 +171,17 @@ def compare(
             backend=backend,
         )
         with torch.no_grad():
-            differences = inputs.images - drawn.colors, ALPHA_WEIGHT * (inputs.alphas - drawn.alphas)
+            # As in the second look, a view whose mask is empty says nothing.
+            counts = (inputs.alphas.amax((-3, -2, -1), keepdim=True) > 0.5).float()
+            differences = (
+                counts * (inputs.images - drawn.colors),
+                ALPHA_WEIGHT * counts * (inputs.alphas - drawn.alphas),
+            )
         asked, descent = torch.autograd.grad(
             (drawn.colors, drawn.alphas), (colors, changes), differences, retain_graph=True
         )
         # What a picture's sum gains with a colour: the Gaussian's share of all its pixels.
-        (shares,) = torch.autograd.grad(drawn.colors, colors, torch.ones_like(drawn.colors))
+        (shares,) = torch.autograd.grad(drawn.colors, colors, counts.expand_as(drawn.colors))
         pixels = shares[..., 0]
         enough = pixels.clamp_min(1e-6)[..., None]
         return Errors(asked / enough, pixels, descent / (enough + FEW_PIXELS))

@@ -140,6 +140,15 @@ def test_numbers_do_not_depend_on_how_many_pictures_agree(grey, axes, photograph
     torch.testing.assert_close(again.pixels, 2 * once.pixels, rtol=1e-4, atol=1e-4)
 
 
+def test_a_view_whose_mask_is_empty_says_nothing(grey, axes, photographed, skin):
+    images, alphas = photographed.images.clone(), photographed.alphas.clone()
+    images[:, :, 3], alphas[:, :, 3] = 1, 0  # on white
+    blind = replace(photographed, images=images, alphas=alphas)
+    without, with_it = (compare(grey, axes, x, skin) for x in (photographed.views([0, 1, 2]), blind))
+    for name in ("residuals", "pixels", "descent"):
+        torch.testing.assert_close(getattr(with_it, name), getattr(without, name), rtol=1e-4, atol=1e-5)
+
+
 def test_untrained_it_already_paints_what_was_seen(body, feedback, grey, photographed, skin, context):
     with torch.no_grad():
         avatar = feedback(grey, context, skin_axes(body)[0], photographed, skin)
