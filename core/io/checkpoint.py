@@ -142,14 +142,15 @@ def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", option
     Args:
         optional: Beginnings of names that stay as they are if the checkpoint has none of them.
     Returns:
-        Those of `optional` that it lacks.
+        Those of `optional` that were asked for and that it lacks.
     Raises:
         InputError: If the checkpoint's network has another shape.
     """
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     own = model.state_dict()
-    missing = [part for part in optional if _has(own, part) and not _has(tensors, part)]
+    asked = [name for name in own if name.startswith(prefix)]
+    missing = [part for part in optional if _has(asked, part) and not _has(tensors, part)]
     kept = {name: tensor for name, tensor in own.items() if not name.startswith(prefix) or name.startswith((*missing,))}
     try:
         model.load_state_dict(tensors | kept)

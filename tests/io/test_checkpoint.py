@@ -159,3 +159,10 @@ def test_parts_that_are_new_may_be_missing(model, body, tmp_path):
         assert torch.equal(other.state_dict()[name], tensor)
     for name, tensor in before.items():
         assert torch.equal(other.feedback.state_dict()[name], tensor)
+
+
+def test_parts_that_were_not_asked_for_are_not_missed(model, body, tmp_path):
+    """Of a checkpoint that has them, only the U-Net is wanted."""
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, model)
+    assert load_weights(HumanGaussianGraph(OPTIONS, body), path, "unet.", optional=("second_look.",)) == []
