@@ -235,6 +235,13 @@ def test_refined_avatars_are_nearer_to_their_inputs_and_are_what_is_written(opti
     assert refinement["steps"] == 4 and refinement["rates"]["colors"] > 0
 
 
+def test_feedback_draws_with_the_backend_that_was_asked_for(options, body, tmp_path):
+    path = tmp_path / "feedback.safetensors"
+    save_checkpoint(path, HumanGaussianGraph(replace(TINY, feedback=1), body))
+    session = open_session(replace(options, checkpoint=path, backend="torch"))
+    assert session.model.feedback.backend == "torch"
+
+
 def test_one_camera_and_chosen_frames(options, small_protocol):
     infer.main(replace(options, input_views=("22236222",), observed_frames=(10, 20)))
     assert (options.workspace / "209801" / "comparison.png").is_file()

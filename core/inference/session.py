@@ -100,6 +100,7 @@ def open_session(options: InferenceOptions) -> Session:
     body = find_body(metadata["body"], options.body)
     model, metadata = load_checkpoint(options.checkpoint, body, device)
     model.requires_grad_(False)
+    model.draw_with(options.backend)
     trained = json.loads(metadata.get("training") or "{}").get("data", {})
     input_size = options.input_size or trained.get("image_size", protocol.image_size)
     enlarge = enlargement(input_size, trained.get("image_size"))
