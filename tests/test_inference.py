@@ -72,6 +72,7 @@ def options(captures, checkpoint, tmp_path):
         workspace=tmp_path / "out",
         device="cpu",
         backend="torch",
+        refine=0,
         input_size=64,
         video_size=48,
         video_frames=3,
@@ -173,6 +174,11 @@ def test_metrics(options, captures, small_protocol):
     again = replace(options, workspace=options.workspace / "again")
     infer.main(again)
     assert json.loads((again.workspace / "metrics.json").read_text()) == metrics
+
+
+def test_avatars_are_refined_unless_that_is_off(options):
+    assert open_session(options).refiner.options.steps == 0
+    assert open_session(replace(options, refine=None)).refiner.options.steps == 12  # without a GPU
 
 
 def trained_at(checkpoint: Path, size: int, body, path: Path) -> Path:

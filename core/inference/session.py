@@ -28,6 +28,7 @@ FULL: Protocol = replace(PROTOCOLS["paper"], name="full", subjects=())
 """The paper's views and frames, for whoever is there."""
 LONG_VIDEO = (512, 120)
 SHORT_VIDEO = (256, 48)
+REFINE_STEPS = {"cuda": 24, "cpu": 12}
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def open_session(options: InferenceOptions) -> Session:
     Raises:
         InputError: If a file, folder, device or backend is not there, or a number makes no sense.
     """
-    if options.refine < 0:
-        raise InputError(f"--refine must be at least 0 (no refinement), got {options.refine}")
     device = pick_device(options.device)
+    steps = REFINE_STEPS[device.type] if options.refine is None else options.refine
+    if steps < 0:
+        raise InputError(f"--refine must be at least 0 (no refinement), got {steps}")
     load_backend(options.backend, device)
     protocol = _choose_protocol(options, device)
     entries = {entry.subject: entry.path for entry in find_subjects(options.captures)}
@@ -116,7 +118,7 @@ def open_session(options: InferenceOptions) -> Session:
         trained_size=trained.get("image_size"),
         video_size=options.video_size or size,
         video_frames=options.video_frames or frames,
-        refiner=Refiner(model.body, RefineOptions(steps=options.refine), options.backend, enlarge),
+        refiner=Refiner(model.body, RefineOptions(steps=steps), options.backend, enlarge),
         subjects=subjects,
     )
 

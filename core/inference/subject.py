@@ -64,13 +64,13 @@ def open_subject(session: Session, path: Path) -> Subject:
         arguments = (plan.input_views, plan.input_views[0], session.input_size, session.input_crop)
         moments.append(load_frames(capture, session.body, [frame], *arguments)[0])
     inputs = Frames.stack(moments).to(session.device)
-    with tqdm(total=1 + session.options.refine, desc=f"{capture.subject}: make avatar", unit="step") as bar:
+    with tqdm(total=1 + session.refiner.options.steps, desc=f"{capture.subject}: make avatar", unit="step") as bar:
         avatar = make_avatar(session, inputs, bar.update)
     return Subject(session, capture, plan, inputs, avatar)
 
 
 def make_avatar(session: Session, inputs: Frames, tell: Callable[[], object] = lambda: None) -> Avatar:
-    """The avatar of one person from the moments [F, C] that the network is shown; refined, if that was asked for.
+    """The avatar of one person from the moments [F, C] that the network is shown; refined, unless that is off.
 
     Args:
         tell: Called after the network and after each step of the refinement.

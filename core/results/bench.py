@@ -98,13 +98,10 @@ class Bench:
         return self.open(self.options.checkpoint)
 
     def open(self, checkpoint: Path) -> Session:
-        """A network as `infer.py` has it."""
-        options, captures = self.options, self.test
-        return open_session(
-            InferenceOptions(
-                captures, checkpoint=checkpoint, protocol="full", device=options.device, backend=options.backend
-            )
-        )
+        """A network as `infer.py` has it, without refinement."""
+        options = self.options
+        how = {"protocol": "full", "device": options.device, "backend": options.backend, "refine": 0}
+        return open_session(InferenceOptions(self.test, checkpoint=checkpoint, **how))
 
     def judged_by(self, size: int) -> dict:
         """The pictures that a row is measured by, for its settings."""

@@ -46,6 +46,7 @@ def test_numbers_are_those_of_infer(options, tmp_path, monkeypatch):
             protocol="full",
             device="cpu",
             backend="torch",
+            refine=0,
             video_size=16,
             video_frames=2,
         )
