@@ -22,6 +22,7 @@ from core.model.recorded import Recorder
 from core.options import LossOptions
 from core.raw_avatar import RawAvatar
 from core.render import rasterize
+from core.render.backends import backend_name
 from core.resample import average_blocks
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.types import PosedBody, Skin
@@ -133,8 +134,12 @@ class _Pictures:
             gaussians = attach(own, Skin(PosedBody(*posed), rotations, turns, scale))
             return self._loss(gaussians, replace(cameras, viewmats=viewmats, Ks=Ks), images, alphas)
 
-        recorder = self.refiner.recorder
-        return recorder(self.refiner.body, loss, *tensors) if recorder.serves(avatar.offsets) else loss(*tensors)
+        refiner = self.refiner
+        # Other backends wait for the device, which a recording does not allow.
+        is_recorded = backend_name(refiner.backend, self.images.device) == "triton"
+        if is_recorded and refiner.recorder.serves(avatar.offsets):
+            return refiner.recorder(refiner.body, loss, *tensors)
+        return loss(*tensors)
 
     def _loss(self, gaussians: Gaussians, cameras: Cameras, images: Tensor, alphas: Tensor) -> Float[Tensor, ""]:
         refiner, times = self.refiner, self.refiner.enlarge
@@ -143,9 +148,12 @@ class _Pictures:
         drawn = rasterize(gaussians, large.viewmats, large.Ks, *size, backend=refiner.backend)
         if times > 1:
             drawn = drawn.map(lambda x: average_blocks(x, times))
-        pairs = drawn.colors[:, :, 0], drawn.alphas[:, :, 0], _as_float(images), _as_float(alphas)
+        targets = _as_float(images), _as_float(alphas)
+        # As in the second look, a view whose mask is empty says nothing: it differs from nothing.
+        counts = targets[1].amax((-3, -2, -1), keepdim=True) > 0.5
+        own = (x[:, :, 0].where(counts, target) for x, target in zip((drawn.colors, drawn.alphas), targets))
         options = refiner.options.loss
-        return weighted_sum(reconstruction_loss(*pairs, options, refiner.lpips), options)
+        return weighted_sum(reconstruction_loss(*own, *targets, options, refiner.lpips), options)
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,6 @@ class Refiner:
     """The perceptual distance, where the loss has a term of it."""
     recorder: Recorder = field(default_factory=Recorder, init=False, compare=False)
 
-    @torch.enable_grad()
     def __call__(self, avatar: Avatar, inputs: Frames, tell: Callable[[], object] = lambda: None) -> Avatar:
         """Refine avatars.
 
@@ -189,8 +196,9 @@ class Refiner:
             return avatar
         if not avatar.batch_shape:
             return self(avatar[None], inputs[None], tell)[0]
-        with torch.autocast(avatar.offsets.device.type, enabled=False):
-            return self._refine(avatar, inputs, tell)
+        off = torch.autocast(avatar.offsets.device.type, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), off:
+            return self._refine(avatar.map(Tensor.clone), inputs, tell)  # no graph takes tensors of inference mode
 
     def _refine(self, avatar: Avatar, inputs: Frames, tell: Callable[[], object]) -> Avatar:
         options = self.options

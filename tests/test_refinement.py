@@ -156,6 +156,28 @@ def test_callers_modes_do_not_matter(wrong, refined, inputs, body):
         assert same(refine(wrong, inputs, body), refined)
 
 
+def test_it_works_in_inference_mode(wrong, inputs, body):
+    options = replace(OPTIONS, steps=2)
+    expected = refine(wrong, inputs, body, options)
+    with torch.inference_mode():
+        own, shown = wrong.map(lambda x: x * 1), inputs.map(lambda x: x * 1)
+        assert same(refine(own, shown, body, options), expected)
+
+
+def test_a_view_whose_mask_is_empty_says_nothing(wrong, inputs, body):
+    """Not that the person is white, nor that there is nobody."""
+    blind = replace(inputs, images=torch.ones_like(inputs.images), alphas=torch.zeros_like(inputs.alphas))
+    assert same(refine(wrong, blind, body, replace(OPTIONS, steps=2)), wrong)
+
+
+def test_only_a_rasterizer_that_never_waits_is_recorded(wrong, inputs, body, monkeypatch):
+    """A stand-in for a GPU."""
+    refiner = Refiner(body, replace(OPTIONS, steps=1), "torch")
+    monkeypatch.setattr(refiner.recorder, "serves", lambda _: True)
+    monkeypatch.setattr(type(refiner.recorder), "__call__", lambda *_: pytest.fail("a recording of backend torch"))
+    assert not same(refiner(wrong, inputs), wrong)
+
+
 def test_no_gradient_leaves(wrong, inputs, body):
     """The numbers may belong to a network, and the fits to somebody who optimises them."""
     parameter = torch.zeros(3, requires_grad=True)
