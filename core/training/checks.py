@@ -10,7 +10,7 @@ COUNTS = ("steps", "batch_size", "accumulate", "log_every", "image_every", "eval
 
 
 def check_options(options: TrainOptions) -> None:
-    """Refuse counts of nothing, and no time at all, before anything is read.
+    """Refuse counts of nothing or of less, and no time at all, before anything is read.
 
     Raises:
         InputError: If there are any.
@@ -18,6 +18,8 @@ def check_options(options: TrainOptions) -> None:
     for name in COUNTS:
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    if options.model.feedback < 0:
+        raise InputError(f"--model.feedback must be at least 0 (none), got {options.model.feedback}")
     if options.max_minutes is not None and options.max_minutes <= 0:
         raise InputError(f"--max-minutes must be above 0, got {options.max_minutes:g}; leave it out for no limit")
 
