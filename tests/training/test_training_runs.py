@@ -258,7 +258,7 @@ def test_what_cannot_work_is_said_before_training(options, monkeypatch, tmp_path
             Trainer(replace(options, stage="graph", resume=resume))
     with pytest.raises(InputError, match="--log-every must be at least 1, got 0"):
         Trainer(replace(options, log_every=0))
-    with pytest.raises(InputError, match="--model.feedback must be at least 0 .none., got -1"):
+    with pytest.raises(InputError, match=r"--model.feedback must be at least 0 \(none\), got -1"):
         Trainer(replace(options, model=replace(options.model, feedback=-1)))
     with pytest.raises(InputError, match="--max-minutes must be above 0, got 0"):
         Trainer(replace(options, max_minutes=0.0))
