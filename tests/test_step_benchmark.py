@@ -33,10 +33,13 @@ def test_people_stand_in_the_pictures_and_inputs_come_first(options):
     assert not torch.equal(sample.targets.body.body_pose[:, 1], sample.inputs.body.body_pose[:, 1])  # a novel pose
 
 
-@pytest.mark.parametrize(("stage", "missing"), [("joint", set()), ("frame", {"graph", "head", "second look"})])
+@pytest.mark.parametrize(
+    ("stage", "missing"), [("joint", set()), ("frame", {"graph", "head", "second look", "feedback"})]
+)
 @pytest.mark.slow
 def test_all_parts_of_a_step_are_timed(options, stage, missing):
-    options = replace(options, data=replace(options.data, target_frames=1, novel_frames=0), batch_size=1)
+    data, model = replace(options.data, target_frames=1, novel_frames=0), replace(options.model, feedback=1)
+    options = replace(options, data=data, model=model, batch_size=1)
     timing = time_step("smallest", stage, options, repeats=1, device=CPU)
     assert timing.samples_per_second == pytest.approx(1000 / timing.total_ms)
     parts = dict(zip(PARTS, list(vars(timing).values())[6:]))

@@ -37,7 +37,10 @@ Stage = Literal["frame", "graph", "joint", "avatar"]
 Operations = Literal["kernels", "reference"]
 """What runs by default, or plain PyTorch in everything but the rasterizer, which benchmark `render` compares."""
 
-PARTS = ("U-Net", "ties", "graph", "head", "second look", "posing", "rasterizer", "losses", "backward", "optimizer")
+PARTS = (
+    *("U-Net", "ties", "graph", "head", "second look", "feedback"),
+    *("posing", "rasterizer", "losses", "backward", "optimizer"),
+)
 AVATAR_FRAMES = 8
 """Frames that `avatar` is made from: as many as in the paper's evaluation."""
 
@@ -61,6 +64,7 @@ class StepTiming:
     graph: float | None
     head: float | None
     second_look: float | None
+    feedback: float | None
     posing: float | None
     rasterizer: float | None
     losses: float | None
@@ -150,7 +154,13 @@ class MarkedStep(TrainingStep):
         model = self.model
         # What stands between the U-Net and the graph ties Gaussians to vertices.
         model.graph.register_forward_pre_hook(lambda *_: self.mark("ties"))
-        ends = {"U-Net": model.unet, "graph": model.graph, "head": model.head, "second look": model.second_look}
+        ends = {
+            "U-Net": model.unet,
+            "graph": model.graph,
+            "head": model.head,
+            "second look": model.second_look,
+            "feedback": model.feedback,
+        }
         for part, module in ends.items():
             if module is not None:
                 module.register_forward_hook(lambda *_, part=part: self.mark(part))
