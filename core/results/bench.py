@@ -1,7 +1,7 @@
 """What the rows share: the test people, the networks, the metrics; and measuring avatars by them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from core.inference.session import FULL, Session, open_session
 from core.inference.subject import make_avatar
 from core.io.checkpoint import Training
 from core.model.heads import unpose_gaussians
+from core.refinement import RefineOptions
 from core.results.data_id import data_id
 from core.results.options import ResultsOptions
 from core.results.people import People
@@ -97,6 +98,12 @@ class Bench:
     def headline(self) -> Session:
         return self.open(self.options.checkpoint)
 
+    @cached_property
+    def refined(self) -> Session:
+        """The same with refinement."""
+        refiner = replace(self.headline.refiner, options=RefineOptions(steps=self.options.refine_steps))
+        return replace(self.headline, refiner=refiner)
+
     def open(self, checkpoint: Path) -> Session:
         """A network as `infer.py` has it, without refinement."""
         options = self.options
@@ -119,9 +126,11 @@ class Bench:
         return self.people.inputs(session.input_size, session.input_crop)
 
     @torch.no_grad()
-    def avatars(self, session: Session, shown: Shown, make: Make = make_avatar) -> list[Avatar]:
-        """One avatar of each person."""
-        return [make(session, shown.of(inputs.unpack())) for inputs in self.inputs(session)]
+    def avatars(
+        self, session: Session, shown: Shown, make: Make = make_avatar, persons: int | None = None
+    ) -> list[Avatar]:
+        """One avatar of each person, or of the first `persons`."""
+        return [make(session, shown.of(inputs.unpack())) for inputs in self.inputs(session)[:persons]]
 
     @torch.no_grad()
     def avatar_ms(self, session: Session, shown: Shown, make: Make = make_avatar) -> float:

@@ -31,10 +31,10 @@ GIF_BYTES = 1_500_000
 
 @torch.no_grad()
 def write_pictures(options: ResultsOptions, out: Path) -> None:
-    """Write `people.png` and `turntable.gif` of the first test people into a folder."""
+    """Write `people.png` and `turntable.gif` of the first test people, refined, into a folder."""
     bench = Bench(options)
-    session = bench.headline
-    avatars = bench.avatars(session, Shown())
+    session = bench.refined
+    avatars = bench.avatars(session, Shown(), persons=max(PEOPLE, TURNING))
     rows = [_strip(bench, session, index, avatar) for index, avatar in enumerate(avatars[:PEOPLE])]
     save_image(out / "people.png", make_sheet(rows, TILE))
     poses = [inputs[0] for inputs in bench.inputs(session)]

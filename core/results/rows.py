@@ -1,7 +1,7 @@
 """The rows of the table. Each knows the settings that it is measured with, and how."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
@@ -11,7 +11,6 @@ from core.inference.baselines import paint, render_painted
 from core.inference.evaluation import OURS, Draw
 from core.inference.session import Session, describe
 from core.io.checkpoint import read_trainings
-from core.refinement import RefineOptions
 from core.results.ablations import ABLATIONS, ablation_size
 from core.results.bench import Bench, Measured, Shown, mean_gaussians
 from core.results.optimum import optimise
@@ -77,9 +76,7 @@ class CheckpointRow:
         )
 
     def _session(self, bench: Bench) -> Session:
-        session = bench.headline
-        refine = RefineOptions(steps=bench.options.refine_steps if self.is_refined else 0)
-        return replace(session, refiner=replace(session.refiner, options=refine))
+        return bench.refined if self.is_refined else bench.headline
 
     def _size(self, bench: Bench) -> int:
         return ablation_size(bench.options) if self.like_ablations else bench.options.image_size
