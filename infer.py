@@ -27,7 +27,8 @@ def main(options: InferenceOptions) -> None:
     """Write avatar, videos and sheet of every subject and, if asked to, the metrics of all."""
     session = open_session(options)
     if session.device.type == "cuda":
-        # Twice the same numbers: sums by atomic additions would differ in their last digits.
+        # Sums by atomic additions differ in their last digits from run to run. What is left of them is in the
+        # rasterizer's gradients, which feedback and refinement take.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     for path in session.subjects:
