@@ -66,9 +66,13 @@ class PosedBody:
     shaped: Float[Tensor, "*batch V 3"]
     vertex_transforms: Float[Tensor, "*batch V 4 4"]
 
+    def map(self, fn) -> "PosedBody":
+        """Apply `fn` to every tensor."""
+        return PosedBody(**{f.name: fn(getattr(self, f.name)) for f in fields(self)})
+
     def __getitem__(self, index) -> "PosedBody":
         """Index the batch axes."""
-        return PosedBody(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return self.map(lambda x: x[index])
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,10 @@ class Skin:
     """The same as unit quaternions (w, x, y, z), w >= 0."""
     scale: Float[Tensor, "*batch"]
 
+    def map(self, fn) -> "Skin":
+        """Apply `fn` to every tensor."""
+        return Skin(self.body.map(fn), fn(self.rotations), fn(self.quats), fn(self.scale))
+
     def __getitem__(self, index) -> "Skin":
         """Index the batch axes."""
-        return Skin(self.body[index], self.rotations[index], self.quats[index], self.scale[index])
+        return self.map(lambda x: x[index])

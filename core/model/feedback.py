@@ -19,10 +19,10 @@ from core.data.types import Frames
 from core.model.decode import shift_logits
 from core.render import rasterize
 from smpl_renderer.rotations import quat_multiply
-from smpl_renderer.types import PosedBody
 
 PICTURES = 16
-"""Of a person that a round looks at, at most: some of the moments in all views. The next round has other moments."""
+"""Of a person that a round looks at, at most: some of the moments (at least one) in all views. The next round has other
+moments."""
 ALPHA_WEIGHT = 0.5
 """Of the silhouette's error beside the colours'."""
 
@@ -156,8 +156,9 @@ def compare(
 ) -> Errors:
     """Draw avatars B as the pictures `[B, F, C]` should show them, and ask what of each Gaussian speaks against it."""
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(axes.device.type, enabled=False):
-        if axes.is_inference():
-            avatar, axes, inputs, skin = avatar.map(_own), axes.clone(), inputs.map(_own), _map_skin(_own, skin)
+        if axes.is_inference():  # no graph takes what was made in inference mode
+            axes = axes.clone()
+            avatar, inputs, skin = (x.map(Tensor.clone) for x in (avatar, inputs, skin))
         avatar = avatar.detach()
         changes = avatar.offsets.new_zeros(*avatar.opacities.shape, CHANGES).requires_grad_()
         colors = avatar.colors.clone().requires_grad_()
@@ -198,13 +199,3 @@ def _some_moments(inputs: Frames, skin: Skin, index: int) -> tuple[Frames, Skin]
     stride = -(-moments // max(1, PICTURES // views))
     chosen = slice(index % stride, None, stride)
     return inputs[:, chosen], skin[:, chosen]
-
-
-def _own(x: Tensor) -> Tensor:
-    return x.clone()
-
-
-def _map_skin(fn, skin: Skin) -> Skin:
-    body = skin.body
-    posed = PosedBody(*(fn(x) for x in (body.vertices, body.joints, body.shaped, body.vertex_transforms)))
-    return Skin(posed, fn(skin.rotations), fn(skin.quats), fn(skin.scale))
