@@ -59,7 +59,7 @@ class RefineOptions:
     steps: int = 24
     """Of Adam. With 0, avatars stay as they are."""
     pictures: int = 4
-    """Of each person in each step."""
+    """Of each person in each step, if there are so many."""
     rates: Rates = Rates()
     last_rate: float = 0.25
     """Share of the rates that is left at the end; they fall exponentially."""
@@ -224,10 +224,11 @@ def _order(moments: int, views: int, options: RefineOptions) -> Int[Tensor, "S P
     Each view shows its moments in an order of its own, and all of them before any comes again.
     """
     generator = torch.Generator().manual_seed(options.seed)
-    rounds = -(-options.steps * options.pictures // (moments * views))
+    at_once = min(options.pictures, moments * views)  # twice the same would only take longer
+    rounds = -(-options.steps * at_once // (moments * views))
     shuffled = [torch.randperm(moments, generator=generator) for _ in range(rounds * views)]
     pictures = torch.stack(shuffled).view(rounds, views, moments).mT * views + torch.arange(views)
-    return pictures.flatten()[: options.steps * options.pictures].view(options.steps, options.pictures)
+    return pictures.flatten()[: options.steps * at_once].view(options.steps, at_once)
 
 
 def _as_float(pictures: Tensor) -> Tensor:
