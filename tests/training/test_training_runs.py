@@ -249,6 +249,11 @@ def test_every_trained_parameter_gets_a_gradient(stage, head, options, tmp_path,
         trainer.model.zero_grad(set_to_none=True)
 
 
+def test_feedback_draws_with_the_backend_of_the_run(options):
+    trainer = Trainer(replace(options, model=replace(options.model, feedback=1), backend="torch"))
+    assert trainer.model.feedback.backend == "torch"
+
+
 def test_what_cannot_work_is_said_before_training(options, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="--device cuda"):
