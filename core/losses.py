@@ -21,11 +21,13 @@ def reconstruction_loss(
     target_alphas: Float[Tensor, "*batch 1 H W"],
     options: LossOptions,
     lpips: LPIPS | None = None,
+    turn: int = 0,
 ) -> Terms:
     """Compare renderings with photographs, both on white. Terms that weigh nothing are not computed.
 
     Args:
         lpips: The perceptual distance; without it there is no such term.
+        turn: Which piece of the first picture it sees, if it sees pieces.
     Source: HGG, Sec. 3.4: MSE of colours, LPIPS, MSE of silhouettes. The SSIM term is ours.
     """
     terms = {"rgb": F.mse_loss(colors, target_colors)}
@@ -35,23 +37,33 @@ def reconstruction_loss(
         terms["ssim"] = 1 - ssim(colors, target_colors).mean()
     if options.lpips > 0 and lpips is not None:
         size = min(options.lpips_size, colors.shape[-1])
-        reduce = pieces if options.lpips_pieces else resample_area
-        terms["lpips"] = lpips(*(reduce(x, size) for x in (colors, target_colors))).mean()
+        if options.lpips_pieces:
+            reduced = [pieces(x, size, turn) for x in (colors, target_colors)]
+        else:
+            reduced = [resample_area(x, size) for x in (colors, target_colors)]
+        terms["lpips"] = lpips(*reduced).mean()
     return terms
 
 
-def pieces(pictures: Float[Tensor, "*batch 3 H H"], size: int) -> Float[Tensor, "P 3 S S"]:
-    """One square of each picture: of neighbours in the batch different ones, which together cover a picture.
+def pieces(pictures: Float[Tensor, "*batch F C 3 H H"], size: int, turn: int = 0) -> Float[Tensor, "P 3 S S"]:
+    """One square of each picture: of neighbours among a person's F*C different ones, which together cover a picture.
 
     They overlap where `size` does not divide the picture's. The order of pictures is not kept.
+
+    Args:
+        turn: By how many squares all are turned on; with another one in each step, every picture is seen whole.
     """
-    pictures = pictures.flatten(0, -4)
+    pictures = pictures.flatten(-5, -4)
     side = pictures.shape[-1]
     count = -(-side // size)
     starts = [round(i * (side - size) / max(1, count - 1)) for i in range(count)]
     corners = [(top, left) for top in starts for left in starts]
-    own = [pictures[k :: len(corners), :, y : y + size, x : x + size] for k, (y, x) in enumerate(corners)]
-    return torch.cat(own)
+    squares = []
+    for k in range(len(corners)):
+        top, left = corners[(k + turn) % len(corners)]
+        own = pictures[..., k :: len(corners), :, top : top + size, left : left + size]
+        squares.append(own.flatten(0, -4))
+    return torch.cat(squares)
 
 
 def tie_loss(distances: Float[Tensor, "B *frames M"], mask: Bool[Tensor, "B *frames M"]) -> Float[Tensor, ""]:

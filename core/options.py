@@ -104,7 +104,7 @@ class LossOptions:
     lpips_size: int = 256
     """Larger pictures are reduced to this many pixels for it."""
     lpips_pieces: bool = False
-    """Instead, take a piece of this size of each larger picture: another one of each, as sharp as it is."""
+    """Instead of reducing larger pictures, compare one piece of this size of each, at full sharpness."""
     lpips_from: float = 0.0
     """Share of the run after which it counts: early on it costs more time than it teaches."""
     ssim: float = 0.0

@@ -56,8 +56,8 @@ def test_pieces_are_cut_out_and_cover_a_picture(size):
     place = torch.arange(96.0)
     picture = torch.stack([place[:, None].expand(96, 96), place.expand(96, 96), torch.zeros(96, 96)])
     count = (-(-96 // size)) ** 2
-    batch = picture.expand(2, count, 3, 96, 96) + 1000 * torch.arange(2.0)[:, None, None, None, None]
-    cut = pieces(batch, size)
+    batch = picture.expand(2, 1, count, 3, 96, 96) + 1000 * torch.arange(2.0)[:, None, None, None, None, None]
+    cut = pieces(batch, size, turn=3)
     assert cut.shape == (2 * count, 3, size, size)
     for person in (0, 1):
         own = cut[(cut[:, 2, 0, 0] == 1000 * person)] - 1000 * person
@@ -67,7 +67,7 @@ def test_pieces_are_cut_out_and_cover_a_picture(size):
 
 
 def test_lpips_may_see_pieces():
-    colors, alphas, targets, target_alphas = pictures(2, 2, size=96)
+    colors, alphas, targets, target_alphas = pictures(2, 2, 3, size=96)
     seen = []
 
     class Recorder(torch.nn.Module):
@@ -76,10 +76,15 @@ def test_lpips_may_see_pieces():
             return predicted.mean((-3, -2, -1))
 
     options = replace(PAPER, lpips_size=48, lpips_pieces=True)
-    reconstruction_loss(colors, alphas, targets, target_alphas, options, Recorder())
-    ((predicted, target),) = seen
-    assert torch.equal(predicted[0], colors[0, 0, :, :48, :48]) and torch.equal(target[0], targets[0, 0, :, :48, :48])
-    assert torch.equal(predicted[3], colors[1, 1, :, 48:, 48:]) and torch.equal(target[3], targets[1, 1, :, 48:, 48:])
+    for turn in (0, 1):
+        reconstruction_loss(colors, alphas, targets, target_alphas, options, Recorder(), turn)
+    first, second = seen
+    for own, whole in zip(first, (colors, targets)):
+        assert own.shape == (12, 3, 48, 48)
+        assert torch.equal(own[0], whole[0, 0, 0, :, :48, :48])
+        assert torch.equal(own[2], whole[1, 0, 0, :, :48, :48])  # of the other person the same
+    for own, whole in zip(second, (colors, targets)):
+        assert torch.equal(own[0], whole[0, 0, 0, :, :48, 48:])
 
 
 def test_tie_loss_counts_only_what_is_masked():

@@ -28,6 +28,8 @@ class Shown:
 
     frames: list[int]
     views: list[int]
+    turn: int = 0
+    """Which piece of its first target LPIPS sees (`core.losses.pieces`)."""
 
 
 def draw_shown(frames: int, views: int, options: DataOptions, generator: torch.Generator) -> Shown:
@@ -42,7 +44,8 @@ def draw_shown(frames: int, views: int, options: DataOptions, generator: torch.G
         others = 1 + torch.randperm(high - 1, generator=generator)[: kept - 1]
         return [0, *others.sort().values.tolist()]
 
-    return Shown(draw(options.min_input_frames, frames), draw(options.min_input_views, views))
+    kept = draw(options.min_input_frames, frames), draw(options.min_input_views, views)
+    return Shown(*kept, turn=int(torch.randint(2**16, (), generator=generator)))
 
 
 class TrainingStep(nn.Module):
@@ -79,7 +82,7 @@ class TrainingStep(nn.Module):
     ) -> tuple[Terms, Tensor]:
         options = self.options
         output = self.model(inputs)
-        terms = self._compare(_posed(output.avatar, self.model.body, targets), targets, lpips)
+        terms = self._compare(_posed(output.avatar, self.model.body, targets), targets, lpips, shown.turn)
         loss = weighted_sum(terms, options.loss)
         if options.stage == "joint":
             terms["tie"] = tie_loss(output.frame.distances.float(), output.frame.mask)
@@ -97,15 +100,15 @@ class TrainingStep(nn.Module):
         num_observed = targets.images.shape[1] - options.data.novel_frames
         observed = [index for index in shown.frames if index < num_observed]  # the first of the shown ones
         targets = targets.moments(observed)
-        terms = self._compare(frame.gaussians[:, : len(observed)], targets, lpips)
+        terms = self._compare(frame.gaussians[:, : len(observed)], targets, lpips, shown.turn)
         if tie:
             terms["tie"] = tie_loss(frame.distances.float(), frame.mask)
         return terms, weighted_sum(terms, options.loss)
 
-    def _compare(self, gaussians: Gaussians, targets: Frames, lpips: LPIPS | None) -> Terms:
+    def _compare(self, gaussians: Gaussians, targets: Frames, lpips: LPIPS | None, turn: int) -> Terms:
         rendering = self._draw(gaussians, targets)
         photographs = targets.images, targets.alphas
-        terms = reconstruction_loss(rendering.colors, rendering.alphas, *photographs, self.options.loss, lpips)
+        terms = reconstruction_loss(rendering.colors, rendering.alphas, *photographs, self.options.loss, lpips, turn)
         seen = coverage_and_contrast(rendering.colors, rendering.alphas, *photographs)
         return terms | {"psnr": psnr(rendering.colors.detach(), targets.images).mean()} | seen
 
