@@ -155,7 +155,7 @@ def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", option
     try:
         model.load_state_dict(tensors | kept)
     except RuntimeError as error:
-        first_misfit = str(error).splitlines()[1].strip()
+        first_misfit = str(error).splitlines()[1].strip().split(", ")[0]
         raise InputError(f"{path} does not fit the network that was asked for: {first_misfit}") from error
     return missing
 
