@@ -94,7 +94,7 @@ def test_how_the_persons_of_a_step_are_shared_out_changes_nothing(stage, options
     """Four persons a step: at once, in two parts, in two processes of two parts; begun by one process, ended by two."""
     graph = replace(options.model.graph, dropout=0.0)
     options = replace(options, stage=stage, batch_size=4, steps=3, save_every=1, eval_every=1, keep=9)
-    options = replace(options, model=replace(options.model, graph=graph), validation=1)
+    options = replace(options, model=replace(options.model, graph=graph, feedback=1), validation=1)
     at_once = replace(options, workspace=tmp_path / "at once")
     Trainer(at_once).run()
     in_parts = replace(options, batch_size=2, accumulate=2, workspace=tmp_path / "parts")
