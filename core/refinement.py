@@ -192,7 +192,7 @@ class Refiner:
         if shape[:-2] != avatar.batch_shape or len(shape) > 3:
             raise ValueError(f"inputs must be [F, C] for one avatar, [B, F, C] for B; got {list(shape)}")
         avatar = avatar.detach()
-        if self.options.steps == 0:
+        if self.options.steps == 0 or not any(vars(self.options.rates).values()):
             return avatar
         if not avatar.batch_shape:
             return self(avatar[None], inputs[None], tell)[0]

@@ -208,6 +208,8 @@ def test_rates_say_what_changes(wrong, inputs, body):
 
 def test_nothing_is_done_without_steps(wrong, inputs, body):
     assert same(refine(wrong, inputs, body, replace(OPTIONS, steps=0)), wrong)
+    nothing = Rates(colors=0, opacities=0, scales=0, offsets=0, quats=0)
+    assert same(refine(wrong, inputs, body, replace(OPTIONS, rates=nothing)), wrong)
 
 
 def test_small_pictures_are_compared_with_means_of_larger_ones(truth, inputs, body):

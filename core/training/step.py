@@ -97,7 +97,7 @@ class TrainingStep(nn.Module):
     ) -> tuple[Terms, Tensor]:
         """Every frame's own Gaussians against that frame's photographs. Target frames begin with the input frames."""
         options = self.options
-        num_observed = targets.images.shape[1] - options.data.novel_frames
+        num_observed = options.data.target_frames - options.data.novel_frames
         observed = [index for index in shown.frames if index < num_observed]  # the first of the shown ones
         targets = targets.moments(observed)
         terms = self._compare(frame.gaussians[:, : len(observed)], targets, lpips, shown.turn)

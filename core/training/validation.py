@@ -42,7 +42,7 @@ def score(
             rendering, targets = render_sample(model, sample, options)
         pair = quantize(rendering.colors), targets.images
         whole, in_box = psnr(*pair), psnr_in_box(*pair, targets.alphas)  # [B, F, C]
-        observed = _num_observed(sample, options)
+        observed = _num_observed(options)
         seen_views = sample.inputs.images.shape[-4]
         parts = [values for x in (whole, in_box) for values in (x[:, :observed, seen_views:], x[:, observed:])]
         sums += torch.stack([torch.tensor([x.sum().item() for x in parts]), torch.tensor([x.numel() for x in parts])])
@@ -53,7 +53,7 @@ def score(
 def render_sample(model: HumanGaussianGraph, sample: Sample, options: TrainOptions) -> tuple[Rendering, Frames]:
     """What the stage draws of a sample's targets, and those targets. Stage `frame` knows observed frames only."""
     if options.stage == "frame":
-        targets = sample.targets[:, : _num_observed(sample, options)]
+        targets = sample.targets[:, : _num_observed(options)]
         frame = model.frame_gaussians(sample.inputs[:, : targets.images.shape[1]])
         return render_frames(frame.gaussians, targets, options.backend), targets
     avatar = model(sample.inputs).avatar
@@ -71,5 +71,6 @@ def preview(
     return torch.cat([torch.cat(row, -1) for row in rows], -2)
 
 
-def _num_observed(sample: Sample, options: TrainOptions) -> int:
-    return sample.targets.images.shape[1] - validation_data(options.data).novel_frames
+def _num_observed(options: TrainOptions) -> int:
+    """How many target frames are shown ones; they come first. The same in training and for held-out persons."""
+    return options.data.target_frames - options.data.novel_frames

@@ -71,6 +71,13 @@ def test_a_run_leaves_a_checkpoint_and_its_story(options, caplog):
     assert "2 persons to train on, 1 held out" in caplog.text
 
 
+@pytest.mark.parametrize("stage", ["frame", "joint"])
+def test_there_are_pictures_without_held_out_persons(options, stage):
+    data = replace(options.data, novel_frames=0, target_frames=1)
+    Trainer(replace(options, data=data, stage=stage, steps=1, image_every=1, validation=0)).run()
+    assert not (options.workspace / "scores.csv").exists() or not read_rows(options.workspace / "scores.csv")
+
+
 @pytest.mark.slow
 def test_a_resumed_run_repeats_the_losses_of_one_that_was_not_interrupted(options, tmp_path, flat_pictures):
     """With accumulation, dropout, dropped views and a worker: all that a step depends on is restored."""
