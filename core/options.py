@@ -78,6 +78,9 @@ class DataOptions:
     """How many of the target frames are poses that the model has not been shown."""
     target_views: int = 8
     """Supervising views of every target frame; the input views first (as in the paper), then random others."""
+    target_input_views: int | None = None
+    """At most so many of them are input views in training, drawn at random; by default all are. The fewer, the more is
+    learned of views that the model has not seen."""
     random_input_views: float = 0.0
     """Share of training samples whose input views are random cameras instead of `input_views`."""
     fit_noise: float = 0.0

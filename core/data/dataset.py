@@ -144,6 +144,8 @@ class HumanDataset(Dataset[Sample]):
                 f"target_frames ({options.target_frames}) must be at least novel_frames ({options.novel_frames}), and "
                 f"may exceed it by at most input_frames ({options.input_frames})"
             )
+        if options.target_input_views is not None and options.target_input_views < 0:
+            raise InputError(f"target_input_views must be at least 0, got {options.target_input_views}")
         self.options, self.subjects, self.split, self.seed = options, list(subjects), split, seed
         body = self._open(0).body(options.body) if body is None else body
         self.body = copy.deepcopy(body).cpu()  # the model's own copy may move to a GPU, where workers cannot follow
@@ -166,11 +168,15 @@ class HumanDataset(Dataset[Sample]):
         shown, novel = self._draw_frames(capture, frames, generator)
         input_views = self._draw_input_views(capture, cameras, shown[0], generator)
         others = _shuffled([name for name in cameras if name not in input_views], generator)
-        target_views = (input_views + others)[: options.target_views]
+        seen = input_views
+        if self.split == "train" and options.target_input_views is not None:
+            seen = _shuffled(seen, _generator(self.seed, epoch, index, 2))[: options.target_input_views]
+        target_views = (seen + others)[: options.target_views]
         if len(target_views) < options.target_views:
             raise InputError(
-                f"{capture.path}: {options.target_views} target views are wanted, but only {len(cameras)} cameras are "
-                "usable; lower data.target_views or leave this subject out"
+                f"{capture.path}: {options.target_views} target views are wanted, but only {len(seen)} input views and "
+                f"{len(others)} others are usable; lower data.target_views, raise data.target_input_views or leave "
+                "this subject out"
             )
         targets = shown[: options.target_frames - options.novel_frames] + novel
 

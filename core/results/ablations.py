@@ -20,7 +20,7 @@ from smpl_renderer.errors import InputError
 METRICS = ("lpips",)
 """Kinds of LPIPS that are measured; VGG alone, to save time."""
 
-YOUNGER = (("model", "feedback"), ("loss", "lpips_pieces"))
+YOUNGER = (("model", "feedback"), ("loss", "lpips_pieces"), ("data", "target_input_views"))
 """Options that records may be older than. Where they are off, a training is the one that it was without them."""
 
 Change = Callable[[TrainOptions], TrainOptions]
@@ -139,7 +139,7 @@ def comparable(options: TrainOptions) -> dict:
     intervals = {f"{name}_every": 1 for name in ("log", "image", "eval", "save")}
     own = json.loads(options_to_json(replace(options, data=data, **here, **intervals)))
     for part, name in YOUNGER:
-        if not own[part][name]:
+        if own[part][name] in (None, 0, False):
             del own[part][name]
     return own
 

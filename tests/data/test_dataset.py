@@ -60,6 +60,26 @@ def test_shapes_and_order(dataset):
     assert sample.names[0].startswith("209001/")
 
 
+def test_supervising_views_may_be_mostly_novel(root, body):
+    """Two of the inputs, other ones in other epochs, and all other cameras; held-out persons keep to all inputs."""
+    few = replace(OPTIONS, target_input_views=2)
+    train = HumanDataset(few, find_subjects(root), seed=3, body=body)
+    plain = HumanDataset(OPTIONS, find_subjects(root), seed=3, body=body)
+    kept = set()
+    for epoch in range(6):
+        sample, other = train.sample(epoch, 0), plain.sample(epoch, 0)
+        assert torch.equal(sample.inputs.images, other.inputs.images)  # nothing else is drawn differently
+        inputs = [tuple(x) for x in sample.inputs.cameras.centers[0].round(decimals=3).tolist()]
+        targets = [tuple(x) for x in sample.targets.cameras.centers[0].round(decimals=3).tolist()]
+        assert (
+            len(set(targets)) == 6 and len(set(targets[:2]) & set(inputs)) == 2 and not set(targets[2:]) & set(inputs)
+        )
+        kept.add(frozenset(inputs.index(x) for x in targets[:2]))
+    assert len(kept) > 1
+    held_out = [HumanDataset(o, find_subjects(root), "validation", 3, body)[0] for o in (few, OPTIONS)]
+    assert equal(*held_out)
+
+
 def test_frames_are_distinct_and_novel_ones_not_shown(dataset, monkeypatch):
     calls = []
     original = Capture.fit
@@ -145,7 +165,9 @@ def test_human_list_limits_views_and_poses(root, body):
     "changes, message",
     [
         ({"input_frames": 6}, "7 frames are wanted .* but only 6 have"),
-        ({"target_views": 9}, "9 target views are wanted, but only 8 cameras"),
+        ({"target_views": 9}, "9 target views are wanted, but only 4 input views and 4 others"),
+        ({"target_input_views": 1}, "6 target views are wanted, but only 1 input views and 4 others"),
+        ({"target_input_views": -1}, "target_input_views must be at least 0"),
         ({"target_frames": 5}, "target_frames .5. must be at least novel_frames .1., and may exceed it by at most"),
         ({"target_frames": 1, "novel_frames": 2}, "target_frames .1. must be at least novel_frames .2."),
     ],
