@@ -21,7 +21,7 @@ METRICS = ("lpips",)
 """Kinds of LPIPS that are measured; VGG alone, to save time."""
 
 YOUNGER = (("model", "feedback"), ("loss", "lpips_pieces"), ("data", "target_input_views"))
-"""Options that records may be older than. Where they are off, a training is the one that it was without them."""
+"""Options that records may be older than. By their defaults, a training is the one that it was without them."""
 
 Change = Callable[[TrainOptions], TrainOptions]
 
@@ -138,8 +138,9 @@ def comparable(options: TrainOptions) -> dict:
     here = {"workspace": Path(), "resume": "auto", "device": "auto", "backend": "auto", "record": True, "keep": 1}
     intervals = {f"{name}_every": 1 for name in ("log", "image", "eval", "save")}
     own = json.loads(options_to_json(replace(options, data=data, **here, **intervals)))
+    default = json.loads(options_to_json(TrainOptions()))
     for part, name in YOUNGER:
-        if own[part][name] in (None, 0, False):
+        if own[part][name] == default[part][name]:
             del own[part][name]
     return own
 

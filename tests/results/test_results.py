@@ -73,6 +73,8 @@ def test_ablations_differ_in_one_thing(options):
     assert base.model.graph.layers == 3 and not base.model.second_look and base.validation == 0
     assert (base.steps, base.seed, base.max_minutes) == (1, 0, None)
     assert "feedback" not in ablations.comparable(base)["model"]  # as in records that are older than it
+    no_inputs = replace(base, data=replace(base.data, target_input_views=0))
+    assert ablations.comparable(no_inputs)["data"]["target_input_views"] == 0  # not the default, which is all
     changed = {}
     for row in ablations.ABLATIONS:
         own, full = (ablations.comparable(o) for o in (row.change(base), base))
