@@ -195,24 +195,33 @@ def render_avatar(
     """Draw avatars `[*batch]` in poses `[*batch, P]`, each pose from cameras `[*batch, P, C]` in its own world.
 
     Args:
+        background, backend, enlarge: As for `render_gaussians`.
+    """
+    gaussians = pose_avatar(avatar, body, params)
+    return render_gaussians(gaussians, cameras, background=background, backend=backend, enlarge=enlarge)
+
+
+def render_gaussians(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    *,
+    background: float | Float[Tensor, "3"] = 1.0,
+    backend: str = "auto",
+    enlarge: int = 1,
+) -> Rendering:
+    """Draw sets of Gaussians `[*batch]`, each set from its own cameras `[*batch, C]`.
+
+    Args:
         background: Grey value or colour.
         backend: Rasterizer, as for `rasterize`.
         enlarge: Draw this many times as large (see `enlargement`), and average: a photograph's pixels are means, too.
     """
     if enlarge > 1:
         large = cameras.resized(enlarge * cameras.width, enlarge * cameras.height)
-        rendering = render_avatar(avatar, body, params, large, background=background, backend=backend)
+        rendering = render_gaussians(gaussians, large, background=background, backend=backend)
         return rendering.map(lambda x: average_blocks(x, enlarge))
-    gaussians = pose_avatar(avatar, body, params)
-    return rasterize(
-        gaussians,
-        cameras.viewmats,
-        cameras.Ks,
-        cameras.width,
-        cameras.height,
-        background=background,
-        backend=backend,
-    )
+    size = cameras.width, cameras.height
+    return rasterize(gaussians, cameras.viewmats, cameras.Ks, *size, background=background, backend=backend)
 
 
 def save_avatar(path: Path, avatar: Avatar) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core.avatar import Avatar, attach, pose_skin
+from core.avatar import Avatar, attach, pose_skin, render_gaussians
 from core.cameras import Cameras
 from core.data.types import Frames
 from core.gaussians import Gaussians
@@ -21,9 +21,7 @@ from core.model.heads import MAX_OFFSET
 from core.model.recorded import Recorder
 from core.options import LossOptions
 from core.raw_avatar import RawAvatar
-from core.render import rasterize
 from core.render.backends import backend_name
-from core.resample import average_blocks
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.types import PosedBody, Skin
 
@@ -31,8 +29,6 @@ BETAS = 0.8, 0.95
 """Adam's: some tens of steps are few."""
 EPS = 1e-6
 """Adam's; the change's gradients are some 1e-3 where a Gaussian is well seen."""
-
-
 LOSS = LossOptions(alpha=0.5, ssim=0.1, lpips=0.0, tie=0.0)
 
 
@@ -142,12 +138,8 @@ class _Pictures:
         return loss(*tensors)
 
     def _loss(self, gaussians: Gaussians, cameras: Cameras, images: Tensor, alphas: Tensor) -> Float[Tensor, ""]:
-        refiner, times = self.refiner, self.refiner.enlarge
-        large = cameras.resized(times * cameras.width, times * cameras.height)
-        size = large.width, large.height
-        drawn = rasterize(gaussians, large.viewmats, large.Ks, *size, backend=refiner.backend)
-        if times > 1:
-            drawn = drawn.map(lambda x: average_blocks(x, times))
+        refiner = self.refiner
+        drawn = render_gaussians(gaussians, cameras, backend=refiner.backend, enlarge=refiner.enlarge)
         targets = _as_float(images), _as_float(alphas)
         # As in the second look, a view whose mask is empty says nothing: it differs from nothing.
         counts = targets[1].amax((-3, -2, -1), keepdim=True) > 0.5
@@ -171,7 +163,7 @@ class Refiner:
     backend: str = "auto"
     """Rasterizer, as of `core.render.rasterize`."""
     enlarge: int = 1
-    """How many times as large the avatars are drawn, as of `core.avatar.render_avatar`."""
+    """How many times as large the avatars are drawn, as of `core.avatar.render_gaussians`."""
     lpips: LPIPS | None = None
     """The perceptual distance, where the loss has a term of it."""
     recorder: Recorder = field(default_factory=Recorder, init=False, compare=False)

@@ -14,10 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from core.avatar import Avatar, Skin, attach
+from core.avatar import Avatar, Skin, attach, render_gaussians
 from core.data.types import Frames
 from core.model.decode import shift_logits
-from core.render import rasterize
 from smpl_renderer.rotations import quat_multiply
 
 PICTURES = 16
@@ -162,15 +161,8 @@ def compare(
         avatar = avatar.detach()
         changes = avatar.offsets.new_zeros(*avatar.opacities.shape, CHANGES).requires_grad_()
         colors = avatar.colors.clone().requires_grad_()
-        cameras = inputs.cameras
-        drawn = rasterize(
-            attach(change(replace(avatar, colors=colors), axes, changes), skin),
-            cameras.viewmats,
-            cameras.Ks,
-            cameras.width,
-            cameras.height,
-            backend=backend,
-        )
+        gaussians = attach(change(replace(avatar, colors=colors), axes, changes), skin)
+        drawn = render_gaussians(gaussians, inputs.cameras, backend=backend)
         with torch.no_grad():
             # As in the second look, a view whose mask is empty says nothing.
             counts = (inputs.alphas.amax((-3, -2, -1), keepdim=True) > 0.5).float()

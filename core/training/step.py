@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from core.avatar import Avatar, pose_avatar
+from core.avatar import Avatar, pose_avatar, render_gaussians
 from core.data.types import Frames, Sample
 from core.gaussians import Gaussians
 from core.losses import Terms, reconstruction_loss, tie_loss, weighted_sum
@@ -13,7 +13,7 @@ from core.lpips import LPIPS
 from core.metrics import psnr
 from core.model.hgg import FrameGaussians, HumanGaussianGraph
 from core.options import DataOptions, TrainOptions
-from core.render import Rendering, rasterize
+from core.render import Rendering
 from core.training.collapse import coverage_and_contrast
 from smpl_renderer.body_model import BodyModel
 
@@ -123,10 +123,8 @@ def render_persons(avatar: Avatar, body: BodyModel, targets: Frames, backend: st
 
 def render_frames(gaussians: Gaussians, targets: Frames, backend: str) -> Rendering:
     """Gaussians `[B, F]` of single frames from the cameras of the same frames `[B, F, C]`, on white."""
-    cameras = targets.cameras
-    size = cameras.width, cameras.height
     with _full_precision(targets):
-        return rasterize(gaussians, cameras.viewmats, cameras.Ks, *size, background=1.0, backend=backend)
+        return render_gaussians(gaussians, targets.cameras, backend=backend)
 
 
 def _posed(avatar: Avatar, body: BodyModel, targets: Frames) -> Gaussians:

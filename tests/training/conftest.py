@@ -74,4 +74,3 @@ def flat_pictures(monkeypatch) -> None:
         return Rendering(colors, alphas)
 
     monkeypatch.setattr("core.avatar.rasterize", rasterize)
-    monkeypatch.setattr("core.training.step.rasterize", rasterize)
