@@ -28,7 +28,7 @@ FULL: Protocol = replace(PROTOCOLS["paper"], name="full", subjects=())
 """The paper's views and frames, for whoever is there."""
 LONG_VIDEO = (512, 120)
 SHORT_VIDEO = (256, 48)
-REFINE_STEPS = {"cuda": 24, "cpu": 12}
+REFINE_STEPS = {"cuda": RefineOptions.steps, "cpu": 12}
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def open_session(options: InferenceOptions) -> Session:
     model.draw_with(options.backend)
     trained = json.loads(metadata.get("training") or "{}").get("data", {})
     input_size = options.input_size or trained.get("image_size", protocol.image_size)
-    enlarge = enlargement(input_size, trained.get("image_size"))
+    trained_size = trained.get("image_size")
+    enlarge = enlargement(input_size, trained_size)
     size, frames = LONG_VIDEO if device.type == "cuda" or options.full else SHORT_VIDEO
     return Session(
         options=options,
@@ -115,7 +116,7 @@ def open_session(options: InferenceOptions) -> Session:
         protocol=protocol,
         input_size=input_size,
         input_crop=options.input_crop or trained.get("crop", protocol.crop),
-        trained_size=trained.get("image_size"),
+        trained_size=trained_size,
         video_size=options.video_size or size,
         video_frames=options.video_frames or frames,
         refiner=Refiner(model.body, RefineOptions(steps=steps), options.backend, enlarge),
