@@ -6,8 +6,11 @@ import pytest
 import torch
 from model_rig import TEST_MODEL, random_poses, ring_cameras
 
+from core.avatar import Avatar, render_avatar
 from core.cameras import Cameras
 from core.data.types import Frames
+from core.model.decode import RAW_CHANNELS, decode_on_skin
+from core.model.surface import place_queries
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.connectivity import Connectivity, build_connectivity
 from smpl_renderer.mesh_rasterizer import rasterize_mesh
@@ -34,3 +37,21 @@ def make_frames(body: BodyModel) -> Callable[..., Frames]:
 @pytest.fixture(scope="session")
 def connectivity(body: BodyModel) -> Connectivity:
     return build_connectivity(body, TEST_MODEL.graph.neighbors)
+
+
+@pytest.fixture(scope="session")
+def plain(body: BodyModel) -> Avatar:
+    """The body, grey: a Gaussian at each vertex, as an untrained head places it."""
+    vertex_ids = torch.arange(body.num_vertices)[None]
+    raw = torch.zeros(1, body.num_vertices, RAW_CHANNELS)
+    identity = {"vertex_ids": vertex_ids, "betas": torch.zeros(1, 10), "body": body.fingerprint}
+    return decode_on_skin(raw, place_queries(body, 1), **identity)
+
+
+@pytest.fixture(scope="module")
+def photographed(body: BodyModel, painted: Avatar, make_frames) -> Frames:
+    """Two moments of the test module's own `painted` body, each in four views."""
+    frames = make_frames(frames=2, views=4, size=96)
+    with torch.no_grad():
+        rendering = render_avatar(painted, body, frames.body, frames.cameras)
+    return Frames(rendering.colors, rendering.alphas, frames.cameras, frames.body)

@@ -8,9 +8,8 @@ import torch
 
 from core.avatar import Avatar, pose_skin, render_avatar
 from core.data.types import Frames
-from core.model.decode import RAW_CHANNELS, decode_on_skin
 from core.model.feedback import CHANGES, Feedback, change, compare
-from core.model.surface import place_queries, skin_axes
+from core.model.surface import skin_axes
 from smpl_renderer.rotations import quat_to_matrix
 
 CONTEXT = 6
@@ -18,24 +17,10 @@ POSITION, OPACITY, SIZES, TURN = slice(0, 3), 3, slice(4, 7), slice(7, 10)
 
 
 @pytest.fixture(scope="module")
-def painted(body) -> Avatar:
+def painted(body, plain) -> Avatar:
     """The body with red and blue bands of 20 cm."""
-    vertex_ids = torch.arange(body.num_vertices)[None]
-    raw = torch.zeros(1, body.num_vertices, RAW_CHANNELS)
-    avatar = decode_on_skin(
-        raw, place_queries(body, 1), vertex_ids=vertex_ids, betas=torch.zeros(1, 10), body=body.fingerprint
-    )
     bands = torch.sin(body.v_template[:, 1] * 2 * torch.pi / 0.4) > 0
-    return replace(avatar, colors=torch.stack([bands, torch.zeros_like(bands), ~bands], -1).float()[None])
-
-
-@pytest.fixture(scope="module")
-def photographed(body, painted, make_frames) -> Frames:
-    """Two moments of the painted body, each in four views."""
-    frames = make_frames(frames=2, views=4, size=96)
-    with torch.no_grad():
-        rendering = render_avatar(painted, body, frames.body, frames.cameras)
-    return Frames(rendering.colors, rendering.alphas, frames.cameras, frames.body)
+    return replace(plain, colors=torch.stack([bands, torch.zeros_like(bands), ~bands], -1).float()[None])
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.avatar import Avatar, pose_skin, render_avatar
+from core.avatar import Avatar, pose_skin
 from core.cameras import look_at
 from core.data.types import Frames
-from core.model.decode import RAW_CHANNELS, decode_on_skin
 from core.model.observations import observe
 from core.model.second_look import SecondLook
-from core.model.surface import place_queries, skin_axes
+from core.model.surface import skin_axes
 
 CONTEXT = 6
 
@@ -22,25 +21,11 @@ def normals(body):
 
 
 @pytest.fixture(scope="module")
-def painted(body) -> Avatar:
+def painted(body, plain) -> Avatar:
     """The body, red where it faces +z in the rest pose, blue behind, with green bands of 20 cm."""
-    vertex_ids = torch.arange(body.num_vertices)[None]
-    raw = torch.zeros(1, body.num_vertices, RAW_CHANNELS)
-    avatar = decode_on_skin(
-        raw, place_queries(body, 1), vertex_ids=vertex_ids, betas=torch.zeros(1, 10), body=body.fingerprint
-    )
     front = skin_axes(body)[0][:, 2, 2] > 0
     bands = torch.sin(body.v_template[:, 1] * 2 * torch.pi / 0.4) > 0
-    return replace(avatar, colors=torch.stack([front, bands, ~front], -1).float()[None])
-
-
-@pytest.fixture(scope="module")
-def photographed(body, painted, make_frames) -> Frames:
-    """Two moments of the painted body, each in four views."""
-    frames = make_frames(frames=2, views=4, size=96)
-    with torch.no_grad():
-        rendering = render_avatar(painted, body, frames.body, frames.cameras)
-    return Frames(rendering.colors, rendering.alphas, frames.cameras, frames.body)
+    return replace(plain, colors=torch.stack([front, bands, ~front], -1).float()[None])
 
 
 @pytest.fixture(scope="module")
