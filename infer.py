@@ -1,6 +1,6 @@
 """Captures to avatars: python infer.py [folder] [--checkpoint FILE] [--evaluate], see --help."""
 
-from core.environment import require
+from core.utils.environment import require
 
 require()
 
@@ -11,13 +11,13 @@ import sys
 import torch
 import tyro
 
-from core.cli import run
 from core.inference.evaluation import OURS, Judge, evaluate, protocol_record
 from core.inference.options import InferenceOptions
 from core.inference.outputs import check_folder, write_outputs
 from core.inference.report import metrics_table, summarise, write_metrics
 from core.inference.session import describe, open_session
 from core.inference.subject import open_subject
+from core.utils.cli import run
 
 logger = logging.getLogger(__name__)
 

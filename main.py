@@ -1,6 +1,6 @@
 """Train Human Gaussian Graph. `bash train.sh` starts this, on all visible GPUs or on the CPU."""
 
-from core.environment import require
+from core.utils.environment import require
 
 require()
 
@@ -9,8 +9,8 @@ import logging
 import tyro
 
 from core.options import PRESETS, TrainOptions
-from core.training.engine import Trainer
-from core.training.watch import run_together
+from core.training.rank_monitor import run_together
+from core.training.trainer import Trainer
 
 logger = logging.getLogger("main")
 

@@ -6,7 +6,7 @@ Training builds them by itself when it is given no file (`--connectivity`); see 
 meaning.
 """
 
-from core.environment import require
+from core.utils.environment import require
 
 require()
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from core.cli import run
+from core.utils.cli import run
 from smpl_renderer.body_model import SMPL_FILES, STANDIN_BODY, load_body
 from smpl_renderer.connectivity import NUM_NEIGHBORS, build_connectivity, save_connectivity
 from smpl_renderer.errors import InputError

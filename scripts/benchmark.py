@@ -5,20 +5,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from core.environment import require
+from core.utils.environment import require
 
 require()
 
 import tyro
 
-from core.benchmarks.animate import animate
-from core.benchmarks.data import data
-from core.benchmarks.graph import graph
-from core.benchmarks.render import render
-from core.benchmarks.scaling import scaling
-from core.benchmarks.step import step
-from core.benchmarks.unet import unet
-from core.cli import run
+from core.utils.cli import run
+from scripts.benchmarks.animate import animate
+from scripts.benchmarks.data import data
+from scripts.benchmarks.graph import graph
+from scripts.benchmarks.render import render
+from scripts.benchmarks.scaling import scaling
+from scripts.benchmarks.step import step
+from scripts.benchmarks.unet import unet
 
 COMMANDS = {
     "animate": animate,

@@ -8,14 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from core.environment import require
+from core.utils.environment import require
 
 require()
 
 import tyro
 
-from core.cli import run
 from core.inference.report import METRICS, SPLITS, Metrics, format_table, read_metrics
+from core.utils.cli import run
 from smpl_renderer.errors import InputError
 
 

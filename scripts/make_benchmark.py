@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from core.environment import require
+from core.utils.environment import require
 
 require()
 
@@ -20,11 +20,11 @@ import os
 import torch
 import tyro
 
-from core.cli import run
-from core.data.synthetic import default_workers, shard, write_datasets
-from core.data.synthetic.benchmark import check_parameters, check_pictures, read_benchmark, updated, write_benchmark
-from core.data.synthetic.contact_sheet import write_contact_sheet
-from core.device import DeviceName, pick_device
+from core.utils.cli import run
+from core.utils.device import DeviceName, pick_device
+from scripts.synthetic import default_workers, shard, write_datasets
+from scripts.synthetic.benchmark import check_parameters, check_pictures, read_benchmark, updated, write_benchmark
+from scripts.synthetic.contact_sheet import write_contact_sheet
 from smpl_renderer.body_model import STANDIN_BODY, load_body
 from smpl_renderer.errors import InputError
 

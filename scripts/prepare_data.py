@@ -10,7 +10,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from core.environment import require
+from core.utils.environment import require
 
 require()
 
@@ -19,9 +19,9 @@ import os
 
 import tyro
 
-from core.cli import run
 from core.data.human_list import find_subjects
 from core.data.packing import pack_crops, pack_dataset
+from core.utils.cli import run
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger("prepare_data")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from core.environment import require
+from core.utils.environment import require
 
 require()
 
@@ -14,12 +14,12 @@ import logging
 
 import tyro
 
-from core.cli import run
-from core.results.curves import write_curves
-from core.results.options import ResultsOptions
-from core.results.pictures import write_pictures
-from core.results.run import list_rows, measure_rows
-from core.results.table import read_records, write_excerpt, write_page
+from core.utils.cli import run
+from scripts.results.curves import write_curves
+from scripts.results.options import ResultsOptions
+from scripts.results.pictures import write_pictures
+from scripts.results.run import list_rows, measure_rows
+from scripts.results.table import read_records, write_excerpt, write_page
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger("results")

@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from smpl_renderer import kernels
+from smpl_renderer import dispatch as kernels
 from smpl_renderer.errors import InputError
-from smpl_renderer.kernels.tables import ancestor_table, influence_tables
 from smpl_renderer.pickles import read_smpl_pickle
+from smpl_renderer.posing_tables import ancestor_table, influence_tables
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_quat
 from smpl_renderer.skinning import blend_transforms, transform_points, vertex_rotations
 from smpl_renderer.types import BodyParams, PosedBody, Skin
@@ -129,7 +129,7 @@ class BodyModel(nn.Module):
         return kernels.takes(*inputs, self.v_template) and params.betas.shape[:-1] == params.batch_shape
 
     def _kernels(self, params: BodyParams) -> Skin:
-        from smpl_renderer.kernels.pose import pose_body  # needs Triton
+        from smpl_renderer.posing_kernel import pose_body  # needs Triton
 
         return pose_body(self, params)
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smpl_renderer import kernels
+from smpl_renderer import dispatch as kernels
 
 
 def axis_angle_to_matrix(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
@@ -45,7 +45,7 @@ def nearest_rotation(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*bat
     none is asked for, float32 on CUDA runs in Triton.
     """
     if kernels.takes(matrix):
-        from smpl_renderer.kernels import rotation  # needs Triton
+        from smpl_renderer.dispatch import rotation  # needs Triton
 
         return rotation.nearest_rotation(matrix)
     return roma.special_procrustes(matrix)

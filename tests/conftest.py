@@ -2,7 +2,7 @@
 
 import os
 
-from core.environment import fuse_products, wait_asleep
+from core.utils.environment import fuse_products, wait_asleep
 
 wait_asleep()
 fuse_products()
@@ -13,7 +13,11 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: kernels run in its interpreter
 
-from smpl_renderer.body_model import STANDIN_BODY, BodyModel, load_body
+from smpl_renderer.body_files import STANDIN_BODY, load_body
+
+from smpl_renderer.body_model import BodyModel
+
+pytest_plugins = ["model_fixtures"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from core import environment
-from core.cli import run
+from core.utils import environment
+from core.utils.cli import run
 from smpl_renderer.body_model import REPOSITORY
 from smpl_renderer.errors import InputError
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
-from core.io.options_json import options_from_json, options_to_json
 from core.options import MODELS, PRESETS, DataOptions, ModelOptions, TrainOptions
+from core.utils.options_json import options_from_json, options_to_json
 from smpl_renderer.errors import InputError
 
 

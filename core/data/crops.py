@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from core.cameras import Cameras
+from core.types.cameras import Cameras
 from smpl_renderer.errors import InputError
 
 PERSON_MARGIN = 0.08

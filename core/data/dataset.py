@@ -11,14 +11,14 @@ import torch
 from jaxtyping import UInt8
 from torch.utils.data import Dataset
 
+from core.data.capture import Capture
 from core.data.crops import Window, read_window, window_cameras
 from core.data.fit_noise import noisy_fits
 from core.data.human_list import HumanEntry
-from core.data.mvhumannet import Capture
 from core.data.subject_frame import to_subject_frame
-from core.data.types import Frames, Sample
 from core.data.views import choose_input_views, common_frames
 from core.options import DataOptions
+from core.types.frames import Frames, Sample
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from plyfile import PlyData, PlyParseError
 from torch import Tensor
 
-from core.data.cameras_io import read_json
+from core.data.calibration import read_json
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.pickles import read_mvhumannet_pickle

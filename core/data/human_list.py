@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.data.cameras_io import read_json
+from core.data.calibration import read_json
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -27,12 +27,12 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from core.data.cameras_io import read_json
+from core.data.calibration import read_json
+from core.data.capture import IMAGE_FOLDERS, MASK_FOLDERS, Capture
 from core.data.crops import FILTER, Window, read_picture, read_window
 from core.data.human_list import HumanEntry
-from core.data.mvhumannet import IMAGE_FOLDERS, MASK_FOLDERS, Capture
 from core.data.ready_crops import CROPS_FOLDER, crops_path, has_ready_crops, write_ready_crops
-from core.processes import end_with_parent
+from core.utils.processes import end_with_parent
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.types import BodyParams

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
-from core.data.mvhumannet import Capture
+from core.data.capture import Capture
 from core.data.views import choose_input_views, common_frames, spread_frames, spread_views
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.cameras import Cameras
 from core.data.fits import rest_pelvis
+from core.types.cameras import Cameras
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from smpl_renderer.types import BodyParams

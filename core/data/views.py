@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from core.data.capture import Capture
 from core.data.fits import posed_vertices
-from core.data.mvhumannet import Capture
 from core.data.subject_frame import posed_pelvis
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError

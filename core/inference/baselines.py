@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from core.cameras import Cameras
-from core.data.types import Frames
+from core.types.cameras import Cameras
+from core.types.frames import Frames
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.mesh_rasterizer import rasterize_mesh
 from smpl_renderer.types import BodyParams

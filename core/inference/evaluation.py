@@ -10,12 +10,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.data.protocol import ResolvedProtocol
-from core.data.types import Frames
 from core.inference.baselines import paint, render_painted
 from core.inference.report import SPLITS, mean_metrics
 from core.inference.subject import Subject
-from core.lpips import LPIPS, load_lpips
-from core.metrics import psnr, psnr_in_box, quantize, ssim
+from core.losses.lpips import LPIPS, load_lpips
+from core.losses.metrics import psnr, psnr_in_box, quantize, ssim
+from core.types.frames import Frames
 
 logger = logging.getLogger(__name__)
 

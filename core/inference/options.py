@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from core.device import DeviceName
+from core.utils.device import DeviceName
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHIPPED_CAPTURES = REPOSITORY / "test_dataset"

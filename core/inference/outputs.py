@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from core.avatar import canonical_gaussians, save_avatar
+from core.avatar.avatar import canonical_gaussians, save_avatar
 from core.data.fits import rest_pelvis
 from core.data.subject_frame import move_body, posed_pelvis, subject_frame
+from core.export.ply import save_ply
 from core.inference.sheet import Tile, make_sheet
 from core.inference.subject import Subject
 from core.inference.trajectories import held_out_keys, interpolate_poses, there_and_back, turntable
-from core.io.images import save_image
-from core.io.ply import save_ply
-from core.io.video import write_video
+from core.utils.images import save_image
+from core.utils.video import write_video
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.types import BodyParams

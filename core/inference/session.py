@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.avatar import Avatar, enlargement, render_avatar
-from core.cameras import Cameras
+from core.avatar.avatar import Avatar, enlargement, render_avatar
+from core.checkpoint import Metadata, load_checkpoint, read_metadata
 from core.data.human_list import find_subjects
 from core.data.protocol import PROTOCOLS, Protocol, select_subjects
-from core.device import pick_device
 from core.inference.options import InferenceOptions
-from core.io.checkpoint import Metadata, load_checkpoint, read_metadata
+from core.inference.refinement import RefineOptions, Refiner
 from core.model.hgg import HumanGaussianGraph
-from core.refinement import RefineOptions, Refiner
 from core.render.backends import backend_name, load_backend
+from core.types.cameras import Cameras
+from core.utils.device import pick_device
 from smpl_renderer.body_model import BodyModel, find_body
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from core.io.images import from_bytes, to_bytes
+from core.utils.images import from_bytes, to_bytes
 
 GAP = 6
 LABEL_HEIGHT = 20

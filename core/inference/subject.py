@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from core.avatar import Avatar
-from core.cameras import Cameras
+from core.avatar.avatar import Avatar
+from core.data.capture import Capture
 from core.data.dataset import load_frames
-from core.data.mvhumannet import Capture
 from core.data.protocol import ResolvedProtocol, resolve
-from core.data.types import Frames
 from core.inference.session import Session
+from core.types.cameras import Cameras
+from core.types.frames import Frames
 from smpl_renderer.body_model import STANDIN_BODY, load_body
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams

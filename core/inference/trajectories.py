@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.cameras import Cameras, look_at
+from core.types.cameras import Cameras, look_at
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from smpl_renderer.types import BodyParams
 

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from core.avatar import Avatar
-from core.cameras import Cameras
-from core.gaussians import Gaussians
+from core.avatar.avatar import Avatar
+from core.types.cameras import Cameras
+from core.types.gaussians import Gaussians
 from smpl_renderer.rotations import matrix_to_quat, quat_multiply
 
 RAW_CHANNELS = 14

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from core.cameras import Cameras
+from core.types.cameras import Cameras
 
 REACH = (3, 9, 27)
 """Pixels across the windows out of which a pixel beside the body takes its depth, the nearest first."""

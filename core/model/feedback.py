@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from core.avatar import Avatar, Skin, attach, render_gaussians
-from core.data.types import Frames
+from core.avatar.avatar import Avatar, Skin, attach, render_gaussians
 from core.model.decode import shift_logits
+from core.types.frames import Frames
 from smpl_renderer.rotations import quat_multiply
 
 PICTURES = 16

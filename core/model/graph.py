@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
-from core.model.recorded import Recorder
 from core.ops.feed_forward import FeedForwardWeights, residual_feed_forward
 from core.ops.neighbor_attention import Sources, find_sources, packed_neighbor_attention
 from core.ops.norm_linear import norm_linear
 from core.ops.segment_attention import MAX_QUERIES, packed_segment_attention
 from core.options import GraphOptions
+from core.runtime.cuda_graphs import Recorder
 from smpl_renderer.connectivity import Connectivity
 from smpl_renderer.errors import InputError
 

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.avatar import Avatar, Skin, at_vertices
-from core.gaussians import Gaussians
+from core.avatar.avatar import Avatar, Skin, at_vertices
 from core.model.decode import RAW_CHANNELS, Placement, decode_on_skin, refine
 from core.model.surface import place_queries
 from core.options import GraphOptions
+from core.types.gaussians import Gaussians
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.rotations import quat_multiply
 from smpl_renderer.skinning import unpose_points
@@ -105,7 +105,7 @@ def unpose_gaussians(
     betas: Float[Tensor, "B S"],
     body: str,
 ) -> Avatar:
-    """Bring Gaussians `[B, N]` of one moment back to the rest pose; `core.avatar.attach` undoes it.
+    """Bring Gaussians `[B, N]` of one moment back to the rest pose; `core.avatar.avatar.attach` undoes it.
 
     Centres go by the inverse of their vertex's transform, rotations by the transpose of the skin's rotation.
     """

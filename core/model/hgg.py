@@ -17,20 +17,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from core.avatar import Avatar, Skin, at_vertices, pose_skin
-from core.data.types import Frames
-from core.gaussians import Gaussians
+from core.avatar.avatar import Avatar, Skin, at_vertices, pose_skin
+from core.model.color_sampling import SecondLook
 from core.model.decode import RAW_CHANNELS, decode_pixels
 from core.model.depths import surface_depths
 from core.model.feedback import Feedback
 from core.model.graph import BodyGraph, LateCount, Ties, tie
 from core.model.heads import ResidualHead, VertexHead, unpose_gaussians
-from core.model.nearest import nearest_vertices
-from core.model.second_look import SecondLook
 from core.model.surface import skin_axes
 from core.model.unet import UNet
+from core.ops.nearest_search import nearest_vertices
 from core.options import ModelOptions
-from core.resample import resample_area
+from core.types.frames import Frames
+from core.types.gaussians import Gaussians
+from core.utils.resample import resample_area
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.connectivity import Connectivity, build_connectivity
 from smpl_renderer.errors import InputError

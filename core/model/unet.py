@@ -14,12 +14,12 @@ from torch.nn.functional import conv2d, interpolate, silu
 from torch.utils.checkpoint import checkpoint
 
 from core.model.attention import MultiViewAttention, check_attention, norm_of, normalize
-from core.model.frozen import FrozenCopy
-from core.model.recorded import Recorder
 from core.ops.residual_sum import residual_sum
 from core.options import UNetOptions
+from core.runtime.cuda_graphs import Recorder
+from core.runtime.frozen_copy import FrozenCopy
+from smpl_renderer.dispatch import kernels_wanted
 from smpl_renderer.errors import InputError
-from smpl_renderer.kernels import kernels_wanted
 
 INPUT_CHANNELS = 9
 """Normalised RGB and six Plücker coordinates."""

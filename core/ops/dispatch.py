@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from smpl_renderer.kernels import use_kernels
+from smpl_renderer.dispatch import use_kernels
 
 DTYPES = torch.float32, torch.bfloat16, torch.float16
 """Of kernels; the references take float64, too."""

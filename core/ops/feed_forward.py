@@ -43,7 +43,7 @@ def residual_feed_forward(
     dtype = layer_dtype(x)
     if dtype is None or len(weights.weight1) % 16:
         return residual_feed_forward_reference(x, update, weights)
-    from core.ops.kernels.feed_forward import ResidualFeedForward
+    from core.ops.feed_forward_kernel import ResidualFeedForward
 
     rows = [x.reshape(-1, x.shape[-1]), update.to(dtype).reshape(-1, x.shape[-1])]
     return ResidualFeedForward.apply(*rows, *weights).view(x.shape)

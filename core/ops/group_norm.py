@@ -54,7 +54,7 @@ def group_norm(
         if values is not None and values.shape != x.shape[1:2]:
             raise ValueError(f"{name} must be [C] = [{x.shape[1]}], got {[*values.shape]}")
     if kernels_take(x) and x.numel() and x.shape[1] // num_groups <= MAX_GROUP:
-        from core.ops.kernels.group_norm import GroupNorm
+        from core.ops.group_norm_kernel import GroupNorm
 
         x = x.contiguous(memory_format=torch.channels_last)
         return GroupNorm.apply(x, weight, bias, shift, num_groups, eps, silu)

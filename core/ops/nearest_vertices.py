@@ -34,7 +34,7 @@ def nearest_vertices_of_sets(
         mask: Points outside get 0, and cost nothing where they stand together.
     """
     if kernels_take(points, vertices) and points.dtype == torch.float32:
-        from core.ops.kernels.nearest_vertices import nearest
+        from core.ops.nearest_vertices_kernel import nearest
 
         return nearest(points.contiguous(), vertices.contiguous(), mask if mask is None else mask.contiguous())
     return nearest_vertices_reference(points, vertices, mask)

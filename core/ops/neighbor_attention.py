@@ -83,7 +83,7 @@ def packed_neighbor_attention(
         shapes = f"{[*neighbors.shape]} and {[*mask.shape]}"
         raise ValueError(f"neighbors and mask must be [V, K] with V = {packed.shape[1]}, got {shapes}")
     if kernels_take(packed) and packed.numel() > 0:
-        from core.ops.kernels.neighbor_attention import NeighborAttention
+        from core.ops.neighbor_attention_kernel import NeighborAttention
 
         sources = sources or find_sources(neighbors, mask)
         return NeighborAttention.apply(packed.contiguous(), neighbors, mask, *sources)

@@ -34,7 +34,7 @@ def norm_linear(
     dtype = layer_dtype(x)
     if dtype is None or len(weight) % 16:
         return norm_linear_reference(x, norm_weight, norm_bias, weight, bias)
-    from core.ops.kernels.norm_linear import NormLinear
+    from core.ops.norm_linear_kernel import NormLinear
 
     rows = x.reshape(-1, x.shape[-1])
     mapped, past = NormLinear.apply(rows, norm_weight, norm_bias, weight, bias, dtype)

@@ -34,7 +34,7 @@ def residual_sum(
     if bias.shape != x.shape[1:2]:
         raise ValueError(f"bias must be [C] = [{x.shape[1]}], got {[*bias.shape]}")
     if kernels_take(x, skip) and x.numel():
-        from core.ops.kernels.residual_sum import ResidualSum
+        from core.ops.residual_sum_kernel import ResidualSum
 
         x, skip = (maps.contiguous(memory_format=torch.channels_last) for maps in (x, skip))
         return ResidualSum.apply(x, skip, bias, scale)

@@ -72,7 +72,7 @@ def packed_segment_attention(
     if crow.shape != (queries.shape[0] + 1,):
         raise ValueError(f"crow must hold N + 1 = {queries.shape[0] + 1} row starts, got {[*crow.shape]}")
     if kernels_take(queries, key_values) and queries.numel() > 0 and queries.shape[1] <= MAX_QUERIES:
-        from core.ops.kernels.segment_attention import SegmentAttention
+        from core.ops.segment_attention_kernel import SegmentAttention
 
         heads, width = key_values.shape[2:]
         if key_values.stride()[1:] != (heads * width, width, 1):  # only the rows may lie apart

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.gaussians import Gaussians
 from core.render.backends import BACKENDS, available_backends, load_backend
-from core.render.types import Rendering
+from core.render.rendering import Rendering
+from core.types.gaussians import Gaussians
 
 __all__ = ["BACKENDS", "Rendering", "available_backends", "rasterize"]
 

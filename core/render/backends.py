@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import torch
 
-from core.render.types import Rendering
+from core.render.rendering import Rendering
+from smpl_renderer.dispatch import can_launch
 from smpl_renderer.errors import InputError
-from smpl_renderer.kernels import can_launch
 
 Backend = Callable[..., Rendering]
 """Called with what `rasterize` has checked: gaussians [*batch, N], viewmats [*batch, C, 4, 4], Ks [*batch, C, 3, 3],

@@ -20,10 +20,10 @@ from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianR
 from jaxtyping import Float
 from torch import Tensor
 
-from core.gaussians import Gaussians
 from core.render import torch_backend
 from core.render.projection import FRUSTUM_MARGIN
-from core.render.types import Rendering, compose, one_batch_axis
+from core.render.rendering import Rendering, compose, one_batch_axis
+from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import quat_to_matrix
 

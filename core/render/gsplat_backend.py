@@ -9,10 +9,10 @@ from gsplat import rasterization
 from jaxtyping import Float
 from torch import Tensor
 
-from core.gaussians import Gaussians
 from core.render import torch_backend
 from core.render.projection import DILATION, NEAR_PLANE
-from core.render.types import Rendering, one_batch_axis
+from core.render.rendering import Rendering, one_batch_axis
+from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
 
 

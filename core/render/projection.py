@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.gaussians import Gaussians
+from core.types.gaussians import Gaussians
 from smpl_renderer.rotations import quat_to_matrix
 
 NEAR_PLANE = 0.01  # metres; a Gaussian whose centre is at or behind it is not drawn

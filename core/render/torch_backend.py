@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.gaussians import Gaussians
 from core.render.projection import ALPHA_MAX, ALPHA_MIN, project
+from core.render.rendering import Rendering, compose, one_batch_axis
 from core.render.tiles import Canvas, Chunk, chunks
-from core.render.types import Rendering, compose, one_batch_axis
+from core.types.gaussians import Gaussians
 
 TILE = 4  # pixels along a tile's side; the splats of a body are some 5 to 15 pixels wide
 MAX_FRAGMENTS = 2**18  # (pixel, splat) pairs at a time: a megabyte per array, which stays in a CPU's cache

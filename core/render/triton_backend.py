@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.gaussians import Gaussians
 from core.render import torch_backend
-from core.render.kernels.bin import TileLists, bin_tiles
-from core.render.kernels.composite import composite, composite_backward
-from core.render.kernels.launch import aligned
-from core.render.kernels.project import project, project_backward
-from core.render.kernels.rows import DepthOrder, depth_keys_reference, project_rows_reference
-from core.render.types import Rendering
+from core.render.binning_kernel import TileLists, bin_tiles
+from core.render.compositing_kernel import composite, composite_backward
+from core.render.launch import aligned
+from core.render.projection_kernel import project, project_backward
+from core.render.rendering import Rendering
+from core.render.splat_table import DepthOrder, depth_keys_reference, project_rows_reference
+from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
 
 TILE = 8  # pixels along a tile's side

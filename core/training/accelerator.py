@@ -3,8 +3,8 @@
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from core.device import pick_device
 from core.options import TrainOptions
+from core.utils.device import pick_device
 
 
 def make_accelerator(options: TrainOptions) -> Accelerator:

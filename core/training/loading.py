@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from core.data.cameras_io import read_json
+from core.data.calibration import read_json
 from core.data.dataset import HumanDataset
 from core.data.human_list import HumanEntry, find_subjects, split_subjects
-from core.data.types import Sample, collate
 from core.options import TrainOptions
 from core.training.order import EndlessBatches, Key
 from core.training.shared_batches import SharedBatches, can_share_batches
+from core.types.frames import Sample, collate
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ class RunState:
     bad_steps: int
     """Steps that were skipped."""
     earlier: list[dict[str, Any]] = field(default_factory=list)
-    """The trainings behind the checkpoint that the run began from (`core.io.checkpoint.Training`)."""
+    """The trainings behind the checkpoint that the run began from (`core.checkpoint.Training`)."""
 
 
 def save_run_state(workspace: Path, state: RunState, keep: int) -> Path:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from core.data.types import Sample, collate
 from core.options import TrainOptions
+from core.types.frames import Sample, collate
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from core.avatar import Avatar, pose_avatar, render_gaussians
-from core.data.types import Frames, Sample
-from core.gaussians import Gaussians
-from core.losses import Terms, reconstruction_loss, tie_loss, weighted_sum
-from core.lpips import LPIPS
-from core.metrics import psnr
+from core.avatar.avatar import Avatar, pose_avatar, render_gaussians
+from core.losses.lpips import LPIPS
+from core.losses.metrics import psnr
+from core.losses.reconstruction import Terms, reconstruction_loss, tie_loss, weighted_sum
 from core.model.hgg import FrameGaussians, HumanGaussianGraph
 from core.options import DataOptions, TrainOptions
 from core.render import Rendering
 from core.training.collapse import coverage_and_contrast
+from core.types.frames import Frames, Sample
+from core.types.gaussians import Gaussians
 from smpl_renderer.body_model import BodyModel
 
 TERMS = ("loss", "psnr", "rgb", "alpha", "lpips", "ssim", "tie", "frame", "coverage", "contrast")
@@ -29,7 +29,7 @@ class Shown:
     frames: list[int]
     views: list[int]
     turn: int = 0
-    """Which piece of its first target LPIPS sees (`core.losses.pieces`)."""
+    """Which piece of its first target LPIPS sees (`core.losses.reconstruction.pieces`)."""
 
 
 def draw_shown(frames: int, views: int, options: DataOptions, generator: torch.Generator) -> Shown:

@@ -8,12 +8,12 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
-from core.data.types import Frames, Sample
-from core.metrics import psnr, psnr_in_box, quantize
+from core.losses.metrics import psnr, psnr_in_box, quantize
 from core.model.hgg import HumanGaussianGraph
 from core.options import DataOptions, TrainOptions
 from core.render import Rendering
 from core.training.step import render_frames, render_persons
+from core.types.frames import Frames, Sample
 
 SCORES = ("novel_view", "novel_pose", "novel_view_in_box", "novel_pose_in_box")
 """PSNR in dB, mean over pictures: of shown poses from other views, of other poses; of the whole picture, in the box."""

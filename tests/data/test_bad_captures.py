@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from tiny_capture import FRONT_LEFT_BACK_RIGHT, TinyCapture, standing, write_refit
 
+from core.data.capture import Capture
 from core.data.dataset import load_frames
-from core.data.mvhumannet import Capture
 from core.data.protocol import PROTOCOLS, resolve
 from smpl_renderer.errors import InputError
 

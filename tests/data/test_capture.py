@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from tiny_capture import DOTS, TinyCapture, standing, write_refit
 
+from core.data.capture import Capture
 from core.data.fits import posed_vertices
-from core.data.mvhumannet import Capture
 from smpl_renderer.errors import InputError
 
 SMALL = {"image_size": (153, 128), "num_cameras": 4, "frames": (5, 10)}

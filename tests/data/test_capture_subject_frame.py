@@ -6,11 +6,11 @@ import torch
 from scipy.spatial.transform import Rotation
 from tiny_capture import FRONT_LEFT_BACK_RIGHT, TinyCapture, standing
 
+from core.data.capture import Capture
 from core.data.dataset import load_frames
 from core.data.fits import posed_vertices
-from core.data.mvhumannet import Capture
 from core.data.subject_frame import move_body, posed_pelvis, subject_frame, to_subject_frame
-from core.data.types import Frames
+from core.types.frames import Frames
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.types import BodyParams
 

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from tiny_capture import DOTS, FRONT_LEFT_BACK_RIGHT, TinyCapture
 
+from core.data.capture import Capture
 from core.data.crops import FILTER, Window, center_window, read_window
 from core.data.dataset import load_frames
-from core.data.mvhumannet import Capture
 
 # Centroids in JPEGs of quality 95 are good to some hundredths of a pixel; half a pixel forgotten, or K halved without
 # the pixel centre, shows as 0.06 to 0.5 pixels here.

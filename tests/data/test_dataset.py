@@ -7,11 +7,11 @@ import torch
 from tiny_capture import FRONT_LEFT_BACK_RIGHT, TinyCapture, standing
 from torch.utils.data import DataLoader
 
+from core.data.capture import Capture
 from core.data.dataset import HumanDataset, load_frames
 from core.data.human_list import HumanEntry, find_subjects
-from core.data.mvhumannet import Capture
-from core.data.types import Sample, collate
 from core.options import DataOptions
+from core.types.frames import Sample, collate
 from smpl_renderer.errors import InputError
 
 OPTIONS = DataOptions(image_size=16, input_frames=3, target_frames=3, novel_frames=1, target_views=6)

@@ -10,8 +10,8 @@ from core.data.dataset import HumanDataset
 from core.data.fit_noise import BETAS_SHARE, ORIENT_SHARE, TRANSL_SHARE, noisy_fits
 from core.data.human_list import find_subjects
 from core.data.subject_frame import posed_pelvis
-from core.data.types import Frames
 from core.options import DataOptions
+from core.types.frames import Frames
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from smpl_renderer.types import BodyParams
 

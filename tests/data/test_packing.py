@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from tiny_capture import TinyCapture
 
+from core.data.capture import Capture
 from core.data.dataset import HumanDataset
 from core.data.human_list import HumanEntry, find_subjects
-from core.data.mvhumannet import Capture
 from core.data.packing import pack_dataset
 from core.options import DataOptions
 from smpl_renderer.body_model import REPOSITORY
@@ -159,7 +159,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
         "import os, signal, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
         "from multiprocessing import get_context\n"
-        "from core.processes import end_with_parent\n"
+        "from core.utils.processes import end_with_parent\n"
         "if __name__ == '__main__':\n"
         "    pool = ProcessPoolExecutor(1, get_context('spawn'), initializer=end_with_parent)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"

@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 from tiny_capture import FRONT_LEFT_BACK_RIGHT, TinyCapture, standing
 
+from core.data.capture import Capture
 from core.data.fits import posed_vertices
-from core.data.mvhumannet import Capture
 from core.data.protocol import PROTOCOLS, Protocol, resolve, select_subjects
 from core.data.subject_frame import posed_pelvis
 from core.data.views import choose_input_views, spread_frames, spread_views

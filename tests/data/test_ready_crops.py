@@ -12,13 +12,13 @@ from PIL import Image
 from tiny_capture import FRONT_LEFT_BACK_RIGHT, TinyCapture
 
 from core.data import ready_crops
+from core.data.capture import Capture
 from core.data.dataset import HumanDataset, load_frames
 from core.data.human_list import HumanEntry, find_subjects
-from core.data.mvhumannet import Capture
 from core.data.packing import pack_crops, pack_dataset
-from core.data.types import Sample
 from core.options import DataOptions, TrainOptions
 from core.training.loading import training_batches
+from core.types.frames import Sample
 from smpl_renderer.errors import InputError
 
 FRAMES = (5, 10, 15, 20, 25)

@@ -2,8 +2,7 @@ import pytest
 import torch
 from model_rig import random_poses, ring_cameras
 
-from core.avatar import Avatar, attach, pose_skin
-from core.gaussians import Gaussians
+from core.avatar.avatar import Avatar, attach, pose_skin
 from core.model.decode import (
     DEPTH_RANGE,
     OFFSET_RANGE,
@@ -15,8 +14,9 @@ from core.model.decode import (
     refine,
 )
 from core.model.heads import unpose_gaussians
-from core.model.nearest import nearest_vertices
 from core.model.surface import SINK, place_queries, skin_axes
+from core.ops.nearest_search import nearest_vertices
+from core.types.gaussians import Gaussians
 from smpl_renderer.rotations import quat_to_matrix
 
 SIZE = 8

@@ -4,8 +4,8 @@ import pytest
 import torch
 from model_rig import random_poses, ring_cameras
 
-from core.cameras import Cameras
 from core.model.depths import surface_depths
+from core.types.cameras import Cameras
 from smpl_renderer.mesh_rasterizer import rasterize_mesh
 
 

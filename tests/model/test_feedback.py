@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.avatar import Avatar, pose_skin, render_avatar
-from core.data.types import Frames
+from core.avatar.avatar import Avatar, pose_skin, render_avatar
 from core.model.feedback import CHANGES, Feedback, change, compare
 from core.model.surface import skin_axes
+from core.types.frames import Frames
 from smpl_renderer.rotations import quat_to_matrix
 
 CONTEXT = 6

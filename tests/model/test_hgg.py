@@ -6,11 +6,11 @@ import pytest
 import torch
 from model_rig import TEST_MODEL
 
-from core.avatar import pose_avatar, render_avatar
-from core.data.types import Frames
+from core.avatar.avatar import pose_avatar, render_avatar
 from core.model.heads import MAX_OFFSET
 from core.model.hgg import HumanGaussianGraph
 from core.options import GraphOptions, ModelOptions
+from core.types.frames import Frames
 from smpl_renderer.errors import InputError
 
 RESIDUAL = replace(TEST_MODEL, graph=replace(TEST_MODEL.graph, head="residual"))

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from core.benchmarks.graph import tied_gaussians
 from core.model.graph import BodyGraph, LateCount, tie
 from core.ops.nearest_vertices import nearest_vertices_of_sets, nearest_vertices_reference
 from core.ops.neighbor_attention import neighbor_attention, neighbor_attention_reference
 from core.ops.segment_attention import segment_attention, segment_attention_reference
 from core.options import GraphOptions
+from scripts.benchmarks.graph import tied_gaussians
 from smpl_renderer.connectivity import build_connectivity
-from smpl_renderer.kernels import reference_operations
+from smpl_renderer.dispatch import reference_operations
 
 pytestmark = pytest.mark.gpu
 KEYS = 138

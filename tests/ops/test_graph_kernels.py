@@ -9,15 +9,15 @@ import torch
 pytest.importorskip("triton")
 
 from core.ops.feed_forward import FeedForwardWeights, residual_feed_forward_reference
-from core.ops.kernels.feed_forward import ResidualFeedForward
-from core.ops.kernels.nearest_vertices import nearest
-from core.ops.kernels.neighbor_attention import NeighborAttention
-from core.ops.kernels.norm_linear import NormLinear
-from core.ops.kernels.segment_attention import SegmentAttention
+from core.ops.feed_forward_kernel import ResidualFeedForward
 from core.ops.nearest_vertices import nearest_vertices_reference
+from core.ops.nearest_vertices_kernel import nearest
 from core.ops.neighbor_attention import find_sources, neighbor_attention_reference
+from core.ops.neighbor_attention_kernel import NeighborAttention
 from core.ops.norm_linear import norm_linear_reference
+from core.ops.norm_linear_kernel import NormLinear
 from core.ops.segment_attention import segment_attention_reference
+from core.ops.segment_attention_kernel import SegmentAttention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BF16_ROUNDING = 2.0**-8 if DEVICE == "cuda" else 2.0**-7  # one of them, at most; the interpreter truncates

@@ -6,9 +6,9 @@ import pytest
 import torch
 from render_scenes import Scene, gradients, make_scene
 
-from core.benchmarks.render import body_cloud, ring
-from core.gaussians import Gaussians
 from core.render import available_backends, rasterize
+from core.types.gaussians import Gaussians
+from scripts.benchmarks.render import body_cloud, ring
 
 pytestmark = pytest.mark.gpu
 

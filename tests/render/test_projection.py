@@ -6,8 +6,8 @@ import pytest
 import torch
 from render_scenes import make_scene
 
-from core.gaussians import Gaussians
 from core.render.projection import ALPHA_MIN, project
+from core.types.gaussians import Gaussians
 from smpl_renderer.rotations import quat_to_matrix
 
 

@@ -7,8 +7,8 @@ import torch
 from render_scenes import Scene, brute_force, gradients, make_scene, render_bounded
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.gaussians import Gaussians
 from core.render import Rendering, rasterize
+from core.types.gaussians import Gaussians
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_quat, quat_multiply
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from render_scenes import Scene, brute_force, gradients, make_scene, render_bounded
 
-from core.cameras import Cameras
-from core.gaussians import Gaussians
 from core.render import rasterize
+from core.types.cameras import Cameras
+from core.types.gaussians import Gaussians
 
 
 def test_gradcheck():

@@ -13,14 +13,14 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from core.gaussians import Gaussians
 from core.render import Rendering, backends, rasterize, triton_backend
-from core.render.kernels import bin as bin_module
-from core.render.kernels.bin import bin_tiles
-from core.render.kernels.launch import ALIGNMENT, aligned
-from core.render.kernels.project import project, project_backward
-from core.render.kernels.rows import DepthOrder, depth_keys_reference, project_rows_reference
+from core.render import binning_kernel as bin_module
+from core.render.binning_kernel import bin_tiles
+from core.render.launch import ALIGNMENT, aligned
 from core.render.projection import ALPHA_MIN
+from core.render.projection_kernel import project, project_backward
+from core.render.splat_table import DepthOrder, depth_keys_reference, project_rows_reference
+from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vertex_connectivity
-from core.cli import run
+from core.utils.cli import run
 from smpl_renderer.body_model import STANDIN_BODY, BodyModel
 from smpl_renderer.connectivity import (
     build_connectivity,

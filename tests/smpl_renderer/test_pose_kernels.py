@@ -9,8 +9,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from smpl_renderer.kernels import pose, rotation
-from smpl_renderer.kernels.tables import ancestor_table, influence_tables
+from smpl_renderer import posing_kernel as pose
+from smpl_renderer import rotations_kernel as rotation
+from smpl_renderer.posing_tables import ancestor_table, influence_tables
 from smpl_renderer.rotations import axis_angle_to_matrix, quat_to_matrix
 from smpl_renderer.types import BodyParams, Skin
 

@@ -1,18 +1,15 @@
 """A small data set and options with which every stage trains in seconds."""
 
-import sys
 from pathlib import Path
 
 import pytest
+from tiny_capture import TinyCapture
+from tiny_network import TINY_UNET
 from torch import Tensor
 
-from core.gaussians import Gaussians
 from core.options import DataOptions, GraphOptions, LossOptions, ModelOptions, TrainOptions
 from core.render import Rendering
-from tests.tiny_network import TINY_UNET
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from tiny_capture import TinyCapture
+from core.types.gaussians import Gaussians
 
 MODEL = ModelOptions(
     unet=TINY_UNET,
@@ -73,4 +70,4 @@ def flat_pictures(monkeypatch) -> None:
         alphas = gaussians.opacities.mean(-1)[..., None, None, None, None].expand(*Ks.shape[:-2], 1, height, width)
         return Rendering(colors, alphas)
 
-    monkeypatch.setattr("core.avatar.rasterize", rasterize)
+    monkeypatch.setattr("core.avatar.avatar.rasterize", rasterize)

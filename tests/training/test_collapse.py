@@ -11,8 +11,8 @@ import torch
 from core.model import decode
 from core.options import TrainOptions
 from core.training.collapse import SIGNS, WINDOW, CollapseWatch, coverage_and_contrast
-from core.training.engine import Trainer
 from core.training.logs import COLUMNS, RunLog, read_rows
+from core.training.trainer import Trainer
 
 WELL = 0.6
 FLAT = next(sign for sign in SIGNS if sign.column == "contrast")

@@ -12,23 +12,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.io.options_json import options_to_json
 from core.options import TrainOptions
-from core.training.engine import Trainer
 from core.training.logs import read_rows
 from core.training.run_state import find_run_states, load_run_state
+from core.training.trainer import Trainer
+from core.utils.options_json import options_to_json
 from smpl_renderer.body_model import REPOSITORY
 
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from core.io.options_json import options_from_json
+from core.utils.options_json import options_from_json
 from core.options import TrainOptions
-from core.training import engine
-from core.training.engine import Trainer
+from core.training import trainer as engine
+from core.training.trainer import Trainer
 from core.training.step import TrainingStep
-from core.training.watch import run_together
+from core.training.rank_monitor import run_together
 
 MODE = sys.argv[2] if sys.argv[2:] else ""
 RANK = int(os.environ["RANK"])

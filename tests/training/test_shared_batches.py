@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from core.cameras import Cameras
-from core.data.types import Frames, Sample
 from core.options import DataOptions, TrainOptions
 from core.training import loading, shared_batches
 from core.training.loading import on_device, training_batches
 from core.training.order import EndlessBatches
 from core.training.shared_batches import SharedBatches
+from core.types.cameras import Cameras
+from core.types.frames import Frames, Sample
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.benchmarks.step import Job
 from core.options import MODELS, DataOptions, LossOptions, TrainOptions
+from scripts.benchmarks.step import Job
 
 pytestmark = pytest.mark.gpu
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from core.render import available_backends
-from core.training.engine import Trainer
 from core.training.logs import read_rows
+from core.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 

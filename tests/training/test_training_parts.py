@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from core.cameras import Cameras
-from core.data.types import Frames, Sample, collate
 from core.options import DataOptions, TrainOptions
 from core.training import run_state
 from core.training.checks import check_agreement, course
@@ -22,6 +20,8 @@ from core.training.order import EndlessBatches, mixed_seed
 from core.training.run_state import RunState, find_run_states, load_run_state, resolve_resume, save_run_state
 from core.training.schedule import one_cycle, progress
 from core.training.step import draw_shown
+from core.types.cameras import Cameras
+from core.types.frames import Frames, Sample, collate
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.data.types import Sample
-from core.io.checkpoint import Training, load_checkpoint, read_metadata, read_trainings, save_checkpoint
-from core.training import engine
-from core.training.engine import Trainer
+from core.checkpoint import Training, load_checkpoint, read_metadata, read_trainings, save_checkpoint
+from core.training import trainer as engine
 from core.training.logs import read_rows
 from core.training.step import Shown, TrainingStep
+from core.training.trainer import Trainer
+from core.types.frames import Sample
 from smpl_renderer.connectivity import build_connectivity, save_connectivity
 from smpl_renderer.errors import InputError
 

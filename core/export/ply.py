@@ -1,0 +1,91 @@
+"""Gaussians as `.ply` files in the layout of 3D Gaussian splatting (Kerbl et al., 2023), which its viewers open.
+
+What the layout asks for, and where it differs from `Gaussians`:
+
+| file | meaning |
+|---|---|
+| `f_dc_0..2` | spherical harmonics of degree 0: 0.5 + 0.2820948 f_dc is the colour on the display, as ours are |
+| `opacity` | before the sigmoid |
+| `scale_0..2` | logarithm of the standard deviation, metres |
+| `rot_0..3` | quaternion, w first |
+| axes | viewers put y *down* and look along +z, as COLMAP's scenes do: half a turn about x from our y up |
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from plyfile import PlyData, PlyElement, PlyParseError
+
+from core.types.gaussians import Gaussians
+from smpl_renderer.errors import InputError
+from smpl_renderer.files import atomic_path
+from smpl_renderer.rotations import quat_multiply
+
+SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
+OPACITY_MARGIN = 1e-6  # keeps the logit finite; far below what 8 bits show
+PROPERTIES = (
+    *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
+    *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
+)
+
+
+def save_ply(path: Path, gaussians: Gaussians) -> None:
+    """Write one set of Gaussians (no batch axes), in a y-up frame, for 3DGS viewers."""
+    if gaussians.batch_shape:
+        raise ValueError(f"one set of Gaussians goes into a file, got batch axes {tuple(gaussians.batch_shape)}")
+    gaussians = _half_turn(gaussians.detach().to("cpu", torch.float32))
+    columns = torch.cat(
+        [
+            gaussians.means,
+            torch.zeros_like(gaussians.means),  # normals: in the layout, but unused
+            (gaussians.colors - 0.5) / SH_C0,
+            torch.logit(gaussians.opacities, eps=OPACITY_MARGIN)[:, None],
+            gaussians.scales.clamp(min=1e-12).log(),
+            torch.nn.functional.normalize(gaussians.quats, dim=-1),
+        ],
+        dim=-1,
+    )
+    rows = np.empty(len(columns), dtype=[(name, "<f4") for name in PROPERTIES])
+    for i, name in enumerate(PROPERTIES):
+        rows[name] = columns[:, i].numpy()
+    with atomic_path(path) as temporary:
+        PlyData([PlyElement.describe(rows, "vertex")], byte_order="<").write(str(temporary))
+
+
+def load_ply(path: Path) -> Gaussians:
+    """Read Gaussians written by `save_ply` (or by others in that layout; harmonics above degree 0 are left out)."""
+    try:
+        vertices = PlyData.read(str(path))["vertex"]
+    except (OSError, PlyParseError, KeyError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{path}: not a readable .ply of Gaussians ({error}); write it again with infer.py") from error
+    present = {p.name for p in vertices.properties}
+    missing = [name for name in PROPERTIES if name not in present and name not in ("nx", "ny", "nz")]
+    if missing:
+        raise InputError(
+            f"{path}: no Gaussians in it, {', '.join(missing)} missing; a 3DGS .ply is expected, not a mesh"
+        )
+
+    def columns(*names: str) -> torch.Tensor:
+        return torch.from_numpy(np.stack([np.asarray(vertices[name], dtype=np.float32) for name in names], -1))
+
+    return _half_turn(
+        Gaussians(
+            means=columns("x", "y", "z"),
+            quats=columns("rot_0", "rot_1", "rot_2", "rot_3"),
+            scales=columns("scale_0", "scale_1", "scale_2").exp(),
+            opacities=columns("opacity")[:, 0].sigmoid(),
+            colors=columns("f_dc_0", "f_dc_1", "f_dc_2") * SH_C0 + 0.5,
+        )
+    )
+
+
+def _half_turn(gaussians: Gaussians) -> Gaussians:
+    """Turn by pi about x: y up to y down and back (the quaternion's sign aside, it is its own inverse)."""
+    return Gaussians(
+        means=gaussians.means * gaussians.means.new_tensor([1.0, -1.0, -1.0]),
+        quats=quat_multiply(gaussians.quats.new_tensor([0.0, 1.0, 0.0, 0.0]), gaussians.quats),
+        scales=gaussians.scales,
+        opacities=gaussians.opacities,
+        colors=gaussians.colors,
+    )

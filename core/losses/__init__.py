@@ -1,0 +1,1 @@
+"""Losses and metrics of images, each kernel beside its reference."""

@@ -1,1 +1,0 @@
-"""Triton kernels of the second look, imported only where Triton can run."""

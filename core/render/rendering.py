@@ -1,0 +1,59 @@
+"""What a rasterizer gives back."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.types.gaussians import Gaussians
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Pictures of Gaussians, composed on a background.
+
+    `alphas` is what the Gaussians cover of each pixel. `depths` is the mean depth of what is seen there, in metres
+    along the optical axis: sum_k w_k z_k / sum_k w_k with the weights of compositing, and 0 where nothing is.
+    """
+
+    colors: Float[Tensor, "*batch C 3 H W"]
+    alphas: Float[Tensor, "*batch C 1 H W"]
+    depths: Float[Tensor, "*batch C 1 H W"] | None = None
+
+    def map(self, fn) -> "Rendering":
+        """Apply `fn` to every tensor."""
+        return Rendering(fn(self.colors), fn(self.alphas), None if self.depths is None else fn(self.depths))
+
+
+def one_batch_axis(draw: Callable[..., Rendering]) -> Callable[..., Rendering]:
+    """Let a backend that draws sets of Gaussians `[B]` take any batch axes."""
+
+    @functools.wraps(draw)
+    def draw_any(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, *arguments, **options) -> Rendering:
+        batch = gaussians.batch_shape
+
+        def flat(x: Tensor) -> Tensor:
+            return x.reshape(batch.numel(), *x.shape[len(batch) :])
+
+        rendering = draw(gaussians.map(flat), flat(viewmats), flat(Ks), *arguments, **options)
+        return rendering.map(lambda x: x.reshape(*batch, *x.shape[1:]))
+
+    return draw_any
+
+
+def compose(
+    sums: Float[Tensor, "*batch C D H W"],
+    transmittances: Float[Tensor, "*batch C 1 H W"],
+    background: Float[Tensor, "3"],
+) -> Rendering:
+    """Put sums of weighted colours (D = 3), or of colours and depths (D = 4), on a background."""
+    alphas = 1 - transmittances
+    colors = sums[..., :3, :, :] + transmittances * background[:, None, None]
+    if sums.shape[-3] == 3:
+        return Rendering(colors, alphas)
+    covered = alphas > 0
+    depths = torch.where(covered, sums[..., 3:, :, :] / torch.where(covered, alphas, 1.0), 0.0)
+    return Rendering(colors, alphas, depths)

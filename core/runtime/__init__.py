@@ -1,0 +1,1 @@
+"""How the network runs fast: CUDA graphs, low-precision copies, counts that arrive asynchronously."""

@@ -1,0 +1,52 @@
+"""Videos as H.264 in MP4, which every browser and player shows."""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from core.utils.images import to_bytes
+from smpl_renderer.files import atomic_path
+
+ENCODERS = ("libx264", "mpeg4")
+"""In order of preference; builds of FFmpeg without GPL parts lack the first."""
+
+
+def write_video(path: Path, frames: Iterable[Float[Tensor, "3 H W"]], fps: int = 24) -> int:
+    """Write pictures of one size as a video, whole or not at all, and return their number.
+
+    The pictures are taken one by one, so a generator keeps memory small. Odd sizes get one more white row or column,
+    because the colour planes of yuv420p have half the resolution.
+    """
+    count = 0
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
+        stream = None
+        for image in frames:
+            pixels = _even(to_bytes(image))
+            if stream is None:
+                stream = _add_stream(container, pixels.shape[1], pixels.shape[0], fps)
+            if pixels.shape[:2] != (stream.height, stream.width):
+                raise ValueError(f"frame {count} is {pixels.shape[1]} x {pixels.shape[0]}, not as the ones before it")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            count += 1
+        if stream is None:
+            raise ValueError(f"no frames for {path}")
+        container.mux(stream.encode())
+    return count
+
+
+def _add_stream(container, width: int, height: int, fps: int):
+    encoder = next(name for name in ENCODERS if name in av.codecs_available)
+    options = {"crf": "18", "preset": "medium"} if encoder == "libx264" else {"qscale": "3"}
+    stream = container.add_stream(encoder, rate=Fraction(fps), options=options)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    return stream
+
+
+def _even(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)

@@ -1,0 +1,155 @@
+"""How many training samples a second come from captures: by a plain loader, by ours, and by ours from packed copies."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from core.data.capture import Capture
+from core.data.crops import center_window
+from core.data.dataset import HumanDataset
+from core.data.human_list import HumanEntry, find_subjects
+from core.data.packing import pack_crops, pack_dataset
+from core.options import DataOptions, TrainOptions
+from core.training.loading import training_batches
+from core.training.order import EndlessBatches, Key
+from scripts.benchmarks.common import report
+from scripts.benchmarks.people import captures
+from smpl_renderer.errors import InputError
+
+Loader = Literal["plain", "ours", "packed", "ready"]
+
+
+@dataclass(frozen=True)
+class DataTiming:
+    """Samples a second, each of `pictures` pictures with their masks, `kilobytes` of files."""
+
+    loader: Loader
+    workers: int
+    pictures: int
+    kilobytes: float
+    samples_per_second: float
+
+
+class PlainPictures(Dataset):
+    """The pictures of a training sample as one would read them at first: whole, with PIL, as floats.
+
+    No cameras, no fits, no verification; each picture once, though some are inputs and targets.
+    """
+
+    def __init__(self, subjects: list[HumanEntry], options: DataOptions):
+        self.options = options
+        self.captures = [Capture(entry.path) for entry in subjects]
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        capture, options = self.captures[index], self.options
+        views = capture.camera_names[: options.target_views]
+        frames = np.random.default_rng(epoch).permutation(capture.frame_ids)[: options.target_frames]
+        pairs = [[self._read(*capture.files(view, int(frame))) for view in views] for frame in frames]
+        return tuple(torch.stack([torch.stack([pair[i] for pair in row]) for row in pairs]) for i in (0, 1))
+
+    def _read(self, image_path: Path, mask_path: Path) -> tuple[Tensor, Tensor]:
+        size = (self.options.image_size, self.options.image_size)
+        with Image.open(image_path) as image, Image.open(mask_path) as mask:
+            window = center_window(*image.size)
+            box = (window.left, window.top, window.left + window.side, window.top + window.side)
+            pixels = (
+                np.asarray(image.convert("RGB").crop(box).resize(size, Image.Resampling.BILINEAR), np.float32) / 255
+            )
+            alpha = np.asarray(mask.convert("L").crop(box).resize(size, Image.Resampling.BILINEAR), np.float32) / 255
+        pixels = alpha[..., None] * pixels + (1 - alpha[..., None])
+        return torch.from_numpy(pixels).movedim(-1, 0).contiguous(), torch.from_numpy(alpha)[None]
+
+
+def data(
+    root: Path | None = None,
+    workers: tuple[int, ...] = (0, 2, 8),
+    crop: Literal["center", "person"] = "center",
+    image_size: int = 512,
+    width: int = 1224,
+    height: int = 1024,
+    people: int = 4,
+    seconds: float = 5.0,
+    out: Path | None = None,
+) -> None:
+    """Read samples of 4 input views and 8 target views of 4 frames, as preset `big` does.
+
+    Args:
+        root: Captures to read; by default some synthetic people are made in a temporary folder.
+        workers: Processes that read; 0 reads in this one.
+        crop: Of our loader, and of the ready crops. The plain one knows `center` only.
+        image_size: Pixels of the square pictures.
+        width: Of the synthetic pictures' files.
+        height: Of the synthetic pictures' files; the packed ones are half as high.
+        people: How many: synthetic ones, or the first of `root`. They are packed in a temporary folder.
+        seconds: To read for, in each case.
+        out: Write the numbers as JSON to this file, too.
+    """
+    if seconds <= 0 or people < 1 or min(workers, default=-1) < 0:
+        raise InputError("--seconds must be above 0, --people at least 1, --workers at least 0")
+    timings = []
+    with ExitStack() as stack:
+        root = stack.enter_context(captures(root, people, width, height))
+        copies = Path(stack.enter_context(TemporaryDirectory(prefix="packed-")))
+        folders: dict[Loader, Path] = {
+            "plain": root,
+            "ours": root,
+            "packed": copies / "packed",
+            "ready": copies / "ready",
+        }
+        processes = min(8, people)
+        subjects = find_subjects(root)[:people]  # the copies of thousands would fill the disk
+        pack_dataset(subjects, folders["packed"], height=height // 2, workers=processes)
+        pack_crops(subjects, folders["ready"], crop, image_size, workers=processes)
+        options = DataOptions(root=root, crop=crop, image_size=image_size, verify=False)
+        cases = [(loader, count) for loader in folders for count in workers]
+        for loader, count in tqdm(cases, desc="data", unit="case"):
+            own = replace(options, root=folders[loader], num_workers=count)
+            pictures = own.target_frames * own.target_views
+            rate = samples_per_second(batches(loader, own, people), count, seconds)
+            kilobytes = 4 * image_size**2 / 1000 if loader == "ready" else _kilobytes(own.root)
+            timings.append(DataTiming(loader, count, pictures, pictures * kilobytes, rate))
+    print(
+        report("data", ["loader", "workers", "pictures", "kB a sample", "samples/s"], timings, torch.device("cpu"), out)
+    )
+
+
+def batches(loader: Loader, options: DataOptions, people: int) -> Iterator:
+    """Endless batches of one sample, of the first people of `options.root`."""
+    subjects = find_subjects(options.root)[:people]
+    if loader != "plain":
+        dataset = HumanDataset(options, subjects)
+        return training_batches(dataset, TrainOptions(data=options), 0, 1, start=0, pin_memory=False)
+    pictures = PlainPictures(subjects, options)
+    order = EndlessBatches(len(pictures.captures), batch_size=1, seed=0)
+    return iter(DataLoader(pictures, batch_sampler=order, num_workers=options.num_workers))
+
+
+def samples_per_second(samples: Iterator, workers: int, seconds: float) -> float:
+    """How fast samples come once the workers have opened everything and their queues are in use."""
+    for _ in islice(samples, 2 + 3 * workers):
+        pass
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        next(samples)
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+def _kilobytes(root: Path) -> float:
+    """Mean size of a picture with its mask."""
+    capture = Capture(find_subjects(root)[0].path)
+    files = [capture.files(name, capture.frames_of(name)[0]) for name in capture.camera_names]
+    return sum(path.stat().st_size for pair in files for path in pair) / len(files) / 1000

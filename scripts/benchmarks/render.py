@@ -1,0 +1,230 @@
+"""Times of the rasterizers on a body-shaped cloud of Gaussians."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from core.render import available_backends, rasterize
+from core.render.backends import load_backend
+from core.types.cameras import Cameras, look_at
+from core.types.gaussians import Gaussians
+from core.utils.device import DeviceName, pick_device
+from scripts.benchmarks.common import graph_replay, host_ms, median_ms, peak_mb, report
+from smpl_renderer.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SCENES = 3  # inputs taken in turn, so that no call finds its own data in a cache
+RECORDABLE = ("triton",)  # never wait for the device, and so can be recorded in a CUDA graph
+PEERS = ("gsplat", "diff_gaussian_rasterization")  # what others use
+
+
+class Limb(NamedTuple):
+    """A capsule: from one point to another, and its radius. Metres, y up, the pelvis at the origin."""
+
+    start: tuple[float, float, float]
+    end: tuple[float, float, float]
+    radius: float
+
+
+FIGURE = (
+    Limb((0, 0, 0), (0, 0.5, 0), 0.15),
+    Limb((0, 0.62, 0), (0, 0.72, 0), 0.1),
+    *(Limb((0.18 * s, 0.45, 0), (0.48 * s, 0.2, 0.05), 0.05) for s in (1, -1)),
+    *(Limb((0.48 * s, 0.2, 0.05), (0.6 * s, -0.05, 0.15), 0.04) for s in (1, -1)),
+    *(Limb((0.1 * s, 0, 0), (0.13 * s, -0.42, 0.02), 0.075) for s in (1, -1)),
+    *(Limb((0.13 * s, -0.42, 0.02), (0.14 * s, -0.85, 0), 0.055) for s in (1, -1)),
+)
+"""A person with arms half raised: what the avatars are to a rasterizer."""
+
+
+@dataclass(frozen=True)
+class RenderTiming:
+    """Medians in milliseconds, all views together, and a call's peak memory beyond its inputs.
+
+    None is what a backend cannot do: `graph_ms`, both passes played back from a CUDA graph, where it waits for the
+    device, and everything where memory does not suffice. `host_ms` is how long Python takes to hand both passes to the
+    device, waiting included. The ratios are the yardstick's time over the backend's: above 1 it is faster.
+    """
+
+    backend: str
+    gaussians: int
+    views: int
+    size: int
+    forward_ms: float | None = None
+    forward_backward_ms: float | None = None
+    graph_ms: float | None = None
+    host_ms: float | None = None
+    peak_mb: float | None = None
+    forward_ratio: float | None = None
+    forward_backward_ratio: float | None = None
+
+
+def render(
+    backends: tuple[str, ...] = (),
+    gaussians: tuple[int, ...] = (13_000, 28_000),
+    views: tuple[int, ...] = (1, 8, 32),
+    size: int = 512,
+    repeats: int | None = None,
+    device: DeviceName = "auto",
+    out: Path | None = None,
+) -> None:
+    """Rasterize a body-shaped cloud of Gaussians from a ring of cameras, forward, and with a loss's backward pass.
+
+    Args:
+        backends: By default all that can run here, on a GPU without the definition (`torch`), which is not made to be
+            fast.
+        gaussians: How many.
+        views: Cameras in one call.
+        size: Width and height of a picture, in pixels.
+        repeats: Timed calls of each case; by default 20 on a GPU and 5 on a CPU.
+        device: Where.
+        out: Write the numbers as JSON to this file, too.
+    """
+    where = pick_device(device)
+    names = backends or default_backends(where)
+    for name in names:
+        load_backend(name, where)
+    repeats = repeats or (20 if where.type == "cuda" else 5)
+    timings = []
+    for n, v in tqdm([(n, v) for n in gaussians for v in views], desc="render", unit="case"):
+        timings += with_ratios([time_render(name, n, v, size, repeats, where) for name in names])
+    yardstick = _yardstick(names)
+    header = ["backend", "Gaussians", "views", "pixels", "forward ms", "forward + backward ms", "in a CUDA graph ms"]
+    header += ["host ms", "peak MB", f"forward vs {yardstick}", f"both vs {yardstick}"]
+    print(report("render", header, timings, where, out))
+
+
+def default_backends(device: torch.device) -> tuple[str, ...]:
+    """All that can be loaded here; on a GPU without the definition, unless there is nothing else."""
+    names = []
+    for name in available_backends():
+        try:
+            load_backend(name, device)
+        except InputError as error:  # a package that is there, but was compiled for another system
+            logger.warning("%s", error)
+        else:
+            names.append(name)
+    others = tuple(name for name in names if name != "torch")
+    return others if others and device.type == "cuda" else ("torch",)
+
+
+def _yardstick(names: Sequence[str]) -> str:
+    """Whose times the others are compared with: the first of the known peers, or whoever comes last."""
+    return next((name for name in PEERS if name in names), names[-1])
+
+
+def with_ratios(timings: list[RenderTiming]) -> list[RenderTiming]:
+    """Fill in how the backends compare at one job."""
+    names = [timing.backend for timing in timings]
+    base = timings[names.index(_yardstick(names))]
+
+    def ratio(reference: float | None, value: float | None) -> float | None:
+        return reference / value if reference is not None and value is not None else None
+
+    return [
+        replace(
+            timing,
+            forward_ratio=ratio(base.forward_ms, timing.forward_ms),
+            forward_backward_ratio=ratio(base.forward_backward_ms, timing.forward_backward_ms),
+        )
+        for timing in timings
+    ]
+
+
+def time_render(backend: str, count: int, views: int, size: int, repeats: int, device: torch.device) -> RenderTiming:
+    """Time one backend at one job; without numbers if the device's memory does not suffice."""
+    if count < 1 or views < 1 or size < 1:
+        raise InputError("gaussians, views and size must be at least 1")
+    try:
+        job = RenderJob(backend, count, views, size, device)
+        numbers = (
+            median_ms(job.forward_without_gradients, repeats, device),
+            median_ms(job.forward_backward, repeats, device),
+            job.graph_ms(repeats),
+            host_ms(job.forward_backward, repeats, device),
+            peak_mb(job.forward_backward, device),
+        )
+    except torch.cuda.OutOfMemoryError:
+        numbers = ()
+    return RenderTiming(backend, count, views, size, *numbers)
+
+
+class RenderJob:
+    """Drawing that can be repeated: call i takes scene i modulo `SCENES`."""
+
+    def __init__(self, backend: str, count: int, views: int, size: int, device: torch.device):
+        self.backend, self.size, self.device = backend, size, device
+        self.cameras = ring(views, size).to(device)
+        self.scenes = [body_cloud(count, seed).map(lambda x: x.to(device).requires_grad_()) for seed in range(SCENES)]
+        self.target = torch.rand(views, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def forward(self, i: int) -> Tensor:
+        cameras, scene = self.cameras, self.scenes[i % SCENES]
+        return rasterize(scene, cameras.viewmats, cameras.Ks, self.size, self.size, backend=self.backend).colors
+
+    @torch.no_grad()
+    def forward_without_gradients(self, i: int) -> Tensor:
+        return self.forward(i)
+
+    def forward_backward(self, i: int) -> tuple[Tensor, ...]:
+        """Gradients of a mean square."""
+        loss = (self.forward(i) - self.target).square().mean()
+        return torch.autograd.grad(loss, list(vars(self.scenes[i % SCENES]).values()))
+
+    def graph_ms(self, repeats: int) -> float | None:
+        """Both passes in CUDA graphs, one for each scene; None if the backend cannot be recorded."""
+        if self.device.type != "cuda" or self.backend not in RECORDABLE:
+            return None
+        try:
+            graphs = [graph_replay(self.forward_backward, i) for i in range(SCENES)]
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            logger.warning("backend %s cannot be recorded in a CUDA graph: %s", self.backend, error)
+            return None
+        return median_ms(lambda i: graphs[i % SCENES](i), repeats, self.device)
+
+
+def body_cloud(count: int, seed: int) -> Gaussians:
+    """`count` Gaussians of random colours on the skin of `FIGURE`, the smaller the more, most of them nearly opaque."""
+    generator = torch.Generator().manual_seed(seed)
+    starts, ends = torch.tensor([limb.start for limb in FIGURE]), torch.tensor([limb.end for limb in FIGURE])
+    radii = torch.tensor([limb.radius for limb in FIGURE])
+    areas = ((ends - starts).norm(dim=-1) + 2 * radii) * radii
+    limb = torch.multinomial(areas, count, replacement=True, generator=generator)
+    along = torch.rand(count, 1, generator=generator)
+    outward = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    return Gaussians(
+        means=torch.lerp(starts[limb], ends[limb], along) + outward * radii[limb, None],
+        quats=torch.nn.functional.normalize(torch.randn(count, 4, generator=generator), dim=-1),
+        scales=0.009 * math.sqrt(13_000 / count) * torch.exp(0.35 * torch.randn(count, 3, generator=generator)),
+        opacities=torch.sigmoid(2 + 1.5 * torch.randn(count, generator=generator)),
+        colors=torch.rand(count, 3, generator=generator),
+    )
+
+
+def ring(views: int, size: int) -> Cameras:
+    """Cameras around the figure, 2.4 m away and slightly above, which see all of it."""
+    elevation, half_fov = 0.3, math.radians(49.1) / 2
+    angles = torch.arange(views) * (2 * math.pi / views)
+    directions = torch.stack(
+        [
+            angles.sin() * math.cos(elevation),
+            torch.full_like(angles, math.sin(elevation)),
+            angles.cos() * math.cos(elevation),
+        ],
+        -1,
+    )
+    target = torch.tensor([0, -0.05, 0])
+    focal = size / 2 / math.tan(half_fov)
+    K = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]])
+    viewmats = look_at(target + 2.4 * directions, target.expand(views, 3), torch.tensor([0, 1.0, 0]))
+    return Cameras(viewmats, K.expand(views, 3, 3), size, size)

@@ -1,0 +1,88 @@
+"""One JSON file a row: what was measured, when, of what, with which settings and on what machine."""
+
+import datetime
+import json
+import platform
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.inference.options import REPOSITORY
+from scripts.benchmarks.common import PACKAGES, package_version
+from scripts.results.bench import Measured
+from smpl_renderer.errors import InputError
+from smpl_renderer.files import atomic_path
+
+Record = dict[str, Any]
+"""`FIELDS` and those of `Measured`; `settings` is what must be equal for a record to stand."""
+FIELDS = ("row", "commit", "data", "date", "device", "versions", "settings", "metrics", "steps", "train_minutes")
+"""Those that every record has."""
+
+
+def record_path(folder: Path, row: str) -> Path:
+    return folder / f"{row}.json"
+
+
+def read_record(folder: Path, row: str) -> Record | None:
+    """The record of a row, if there is one.
+
+    Raises:
+        InputError: If the file is none.
+    """
+    path = record_path(folder, row)
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not a JSON file ({error}); delete it, and the row is measured again") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: no record of results; delete it, and the row is measured again")
+    if missing := [name for name in FIELDS if name not in record]:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; delete it, and the row is measured again")
+    return record
+
+
+def write_record(
+    folder: Path, row: str, settings: dict, measured: Measured, *, device: torch.device, data: str, commit: str | None
+) -> None:
+    """Write the record of a row, whole or not at all."""
+    record = {
+        "row": row,
+        "commit": commit or current_commit(),
+        "data": data,
+        "date": f"{datetime.date.today():%Y-%m-%d}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": versions(),
+        **asdict(measured),
+        "settings": settings,
+    }
+    with atomic_path(record_path(folder, row)) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def is_current(record: Record | None, settings: dict) -> bool:
+    """Whether a record was made with these settings."""
+    return record is not None and record["settings"] == json.loads(json.dumps(settings))
+
+
+def versions() -> dict[str, str]:
+    """Of Python, PyTorch, and what else is installed that numbers may depend on."""
+    found = {package: package_version(package) for package in PACKAGES}
+    known = {package: version for package, version in found.items() if version is not None}
+    return {"python": platform.python_version(), "torch": torch.__version__, **known}
+
+
+def current_commit() -> str:
+    """Of the repository, with a plus where files differ from it; `unknown` in a copy without history."""
+    try:
+        words = [
+            subprocess.run(["git", "-C", str(REPOSITORY), *command], capture_output=True, text=True, check=True).stdout
+            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return words[0].strip() + ("+" if words[1].strip() else "")

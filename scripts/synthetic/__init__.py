@@ -1,0 +1,28 @@
+"""Synthetic captures: varied people in clothes, posed, drawn and written in MVHumanNet's layout.
+
+They stand in for data that cannot be shipped. Everything follows from seeds; nothing is downloaded.
+"""
+
+from scripts.synthetic.capture import (
+    FIRST_SUBJECT,
+    GENERATOR_VERSION,
+    PAPER_FRAMES,
+    CaptureOptions,
+    default_frames,
+    write_capture,
+)
+from scripts.synthetic.sets import CaptureSet, default_workers, shard, write_dataset, write_datasets
+
+__all__ = [
+    "FIRST_SUBJECT",
+    "GENERATOR_VERSION",
+    "PAPER_FRAMES",
+    "CaptureOptions",
+    "CaptureSet",
+    "default_frames",
+    "default_workers",
+    "shard",
+    "write_capture",
+    "write_dataset",
+    "write_datasets",
+]

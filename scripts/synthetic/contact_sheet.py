@@ -1,0 +1,81 @@
+"""One picture to look a set of captures over."""
+
+import logging
+from pathlib import Path
+
+from PIL import Image
+
+from scripts.synthetic.layout import IMAGE_FOLDER, MASK_FOLDER, STAMP
+from smpl_renderer.errors import InputError
+from smpl_renderer.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+STACKED = 16
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def check_sheet_path(path: Path) -> None:
+    """Make sure, before hours of drawing, that a sheet can have this name.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--contact-sheet {path}: must end in {', '.join(SUFFIXES)}")
+
+
+def write_contact_sheet(
+    path: Path, subjects: list[Path], views: int = 4, poses: int = 3, height: int = 160, people: int = 48
+) -> None:
+    """Write a sheet with a strip of pictures per person, on white; strips are stacked in columns of up to 16.
+
+    Captures that are not there are left out; without any, nothing is written.
+
+    Args:
+        path: The picture, `.png` or `.jpg`.
+        subjects: Folders of captures.
+        views: Cameras of each person, evenly chosen.
+        poses: Moments of each person, evenly chosen.
+        height: Of each picture in pixels.
+        people: At most so many people, evenly chosen.
+    Raises:
+        InputError: If the picture's name ends in anything else.
+    """
+    check_sheet_path(path)
+    subjects = [subject for subject in subjects if (subject / STAMP).is_file()]
+    if not subjects:
+        logger.warning("%s: is not written, for none of its captures is there", path)
+        return
+    strips = [[_tile(image, height) for image in _chosen(s, views, poses)] for s in _spread(subjects, people)]
+    width = max(sum(tile.width for tile in strip) for strip in strips)
+    rows = min(len(strips), STACKED)
+    sheet = Image.new("RGB", (width * -(-len(strips) // rows), height * rows), "white")
+    for index, strip in enumerate(strips):
+        left = index // rows * width
+        for tile in strip:
+            sheet.paste(tile, (left, index % rows * height))
+            left += tile.width
+    with atomic_path(path) as temporary:
+        sheet.save(temporary)
+
+
+def _chosen(subject: Path, views: int, poses: int) -> list[Path]:
+    cameras = _spread(sorted((subject / IMAGE_FOLDER).iterdir()), views)
+    return [image for camera in cameras for image in _spread(sorted(camera.glob("*_img.jpg")), poses)]
+
+
+def _spread(items: list[Path], count: int) -> list[Path]:
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _tile(image: Path, height: int) -> Image.Image:
+    """The middle of a picture, cut out with its mask."""
+    mask_file = image.parents[2] / MASK_FOLDER / image.parent.name / f"{image.stem}_fmask.png"
+    picture = Image.open(image).convert("RGB")
+    mask = Image.open(mask_file).convert("L").resize(picture.size)
+    cut_out = Image.composite(picture, Image.new("RGB", picture.size, "white"), mask)
+    margin = cut_out.width // 5
+    cut_out = cut_out.crop((margin, 0, cut_out.width - margin, cut_out.height))
+    return cut_out.resize((cut_out.width * height // cut_out.height, height), Image.Resampling.LANCZOS)

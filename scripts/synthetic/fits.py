@@ -1,0 +1,152 @@
+"""Body fits of a capture: the true ones, noise as an optimiser leaves it, and the files that hold them."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from core.data.fit_noise import BETAS_SHARE, ORIENT_SHARE, TRANSL_SHARE
+from scripts.synthetic.layout import fit_file, refit_file
+from scripts.synthetic.motion import FRAME_RATE, Motion, joint_rotations
+from scripts.synthetic.people import Person
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.types import BodyParams, PosedBody
+
+# `joints[24:]` of a `smpl_param` file are these vertices.
+LANDMARKS = (
+    *(332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787, 2746, 2319, 2445, 2556, 2673),
+    *(6191, 5782, 5905, 6016, 6133),
+)
+# How badly each of the 23 joints is fitted, relative to the others: the trunk well, wrists, hands and feet badly.
+JOINT_ERRORS = np.array(
+    [0.7, 0.7, 0.5, 0.7, 0.7, 0.5, 1.0, 1.0, 0.5, 1.4, 1.4, 0.7, 0.6, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8, 1.5, 1.5, 1.6, 1.6]
+)
+
+
+def body_params(
+    body: BodyModel, person: Person, motion: Motion, frames: tuple[int, ...], front_azimuth: float
+) -> BodyParams:
+    """Shape and poses of a capture in the raw world, feet on the floor (z = 0), batch axis over frames."""
+    poses, roots, places = [], [], []
+    for frame in frames:
+        angles = motion.angles(frame)
+        x, y, drift = motion.place(frame)
+        pose = joint_rotations(angles)
+        azimuth = np.deg2rad(front_azimuth - angles["heading"] + drift)
+        forward = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
+        up = np.array([0.0, 0.0, -1.0])
+        standing = Rotation.from_matrix(np.stack([np.cross(up, forward), up, forward], 1))
+        roots.append((standing * Rotation.from_rotvec(pose[0])).as_rotvec())
+        poses.append(pose[1:].reshape(-1))
+        places.append([x, y, 0.0])
+    count = len(frames)
+    params = BodyParams(
+        betas=torch.tensor(person.betas).expand(count, -1),
+        global_orient=torch.from_numpy(np.stack(roots)).float(),
+        body_pose=torch.from_numpy(np.stack(poses)).float(),
+        transl=torch.zeros(count, 3),
+        scale=torch.ones(count),
+    )
+    posed = body(params)
+    shift = torch.tensor(places, dtype=torch.float32)
+    shift[:, :2] -= posed.joints[:, 0, :2]
+    # The lowest point stands on the floor, on the sole of its shoe.
+    shift[:, 2] = -posed.vertices[..., 2].amax(1) - person.shoes.sole
+    return BodyParams(params.betas, params.global_orient, params.body_pose, shift, params.scale)
+
+
+def noisy_fits(params: BodyParams, frames: tuple[int, ...], deviation: float, rng: np.random.Generator) -> BodyParams:
+    """Fits as an optimiser would have found them: a little off, alike at moments that are close in time.
+
+    Half of each error's variance stays for the whole capture, the rest wanders within seconds; the shape is off by
+    the same amount throughout.
+
+    Args:
+        params: The truth, batch axis over frames.
+        frames: Image ids, 25 a second.
+        deviation: Of the body's joint angles, in radians (root mean square over the joints); metres and shape get a
+            share of it.
+        rng: The capture's.
+    """
+    times = np.array(frames) / FRAME_RATE
+    per_angle = np.repeat(JOINT_ERRORS / np.sqrt(np.mean(JOINT_ERRORS**2)), 3)
+
+    def shaken(x: Tensor, deviations) -> Tensor:
+        error = deviation * deviations * _wander(times, x.shape[1], rng)
+        return x + torch.from_numpy(error).to(x)
+
+    betas = params.betas[:1] + BETAS_SHARE * deviation * torch.from_numpy(rng.normal(size=params.betas.shape[1])).to(
+        params.betas
+    )
+    return BodyParams(
+        betas=betas.expand_as(params.betas),
+        global_orient=shaken(params.global_orient, ORIENT_SHARE),
+        body_pose=shaken(params.body_pose, per_angle),
+        transl=shaken(params.transl, TRANSL_SHARE),
+        scale=params.scale,
+    )
+
+
+def _wander(times: np.ndarray, count: int, rng: np.random.Generator, waves: int = 3) -> np.ndarray:
+    """Smooth errors of variance 1 at some times (seconds), [T, count]: a constant, and waves of 2 to 10 s."""
+    constant = rng.normal(0, np.sqrt(0.5), count)
+    periods = np.exp(rng.uniform(np.log(2), np.log(10), (waves, count)))
+    phases = rng.uniform(0, 2 * np.pi, (waves, count))
+    # A sine's variance is one half.
+    return constant + np.sqrt(1 / waves) * np.sin(2 * np.pi * times[:, None, None] / periods + phases).sum(1)
+
+
+def write_fits(
+    folder: Path, body: BodyModel, params: BodyParams, frames: tuple[int, ...], *, smpl_param: bool, points: bool
+) -> None:
+    """Write `optimized_smpl_points/` of a capture; its `.ply` files and `smpl_param/` if asked for."""
+    with torch.no_grad():
+        posed = body(params)
+    for position, frame in enumerate(frames):
+        one = params[position]
+        record = {
+            "pose": [torch.cat([one.global_orient, one.body_pose]).tolist()],
+            "betas": [one.betas.tolist()],
+            "translation": one.transl.tolist(),
+            "scale": float(one.scale),
+        }
+        refit = refit_file(folder, frame)
+        refit.parent.mkdir(exist_ok=True)
+        refit.write_text(json.dumps(record))
+        if points:
+            _write_points(refit.with_suffix(".ply"), posed.vertices[position].numpy())
+        if smpl_param:
+            path = fit_file(folder, frame)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(pickle.dumps(_smpl_record(body, one, posed[position]), protocol=4))
+
+
+def _write_points(path: Path, vertices: np.ndarray) -> None:
+    """An ASCII point cloud in HGG's world: (x, y, z) of the raw world becomes (x, z, -y)."""
+    swapped = np.stack([vertices[:, 0], vertices[:, 2], -vertices[:, 1]], 1)
+    header = ["ply", "format ascii 1.0", f"element vertex {len(swapped)}"]
+    header += [f"property float {axis}" for axis in "xyz"] + ["end_header"]
+    lines = [" ".join(f"{value:.6f}" for value in row) for row in swapped]
+    path.write_text("\n".join(header + lines) + "\n")
+
+
+def _smpl_record(body: BodyModel, params: BodyParams, posed: PosedBody) -> dict:
+    """The content of a `smpl_param` file."""
+    rotvecs = torch.cat([params.global_orient, params.body_pose]).reshape(-1, 3).numpy()
+    rotations = torch.from_numpy(Rotation.from_rotvec(rotvecs).as_matrix()).float()[None]
+    # Clones: a slice would drag the whole tensor's storage into the file.
+    return {
+        "global_orient": rotations[:, :1].clone(),
+        "body_pose": rotations[:, 1:].clone(),
+        "full_pose": rotations,
+        "betas": params.betas[None].clone(),
+        "vertices": posed.vertices[None].clone(),
+        "joints": torch.cat([posed.joints, posed.vertices[list(LANDMARKS)]])[None],
+        "faces": body.faces.numpy().astype(np.uint32),
+        "transl": None,
+        "v_shaped": None,
+    }

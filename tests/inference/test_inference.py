@@ -1,0 +1,342 @@
+"""infer.py from end to end, with a tiny random network on tiny captures, and what it says when something is wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_capture import TinyCapture
+
+import infer
+from core.avatar.avatar import canonical_gaussians, load_avatar
+from core.checkpoint import load_checkpoint, save_checkpoint
+from core.export.ply import load_ply
+from core.inference import evaluation, outputs
+from core.inference.options import InferenceOptions
+from core.inference.outputs import FILES
+from core.inference.report import METRICS, SPLITS
+from core.inference.session import describe, open_session
+from core.inference.subject import open_subject
+from core.model.hgg import HumanGaussianGraph
+from core.options import GraphOptions, ModelOptions, UNetOptions
+from core.utils.cli import run
+
+ROOT = Path(__file__).parents[2]
+FRAMES = (5, 10, 15, 20)
+
+TINY = ModelOptions(
+    unet=UNetOptions(
+        input_size=32,
+        splat_size=16,
+        down_channels=(16, 16),
+        down_attention=(False, False),
+        mid_attention=False,
+        up_channels=(16,),
+        up_attention=(False,),
+        layers_per_block=1,
+    ),
+    graph=GraphOptions(features=16, queries=1, layers=1, heads=2),
+)
+
+
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory, body):
+    """Two people of 4 frames; four input cameras and two others."""
+    root = tmp_path_factory.mktemp("captures")
+    for name in ("209801", "209802"):
+        TinyCapture(image_size=(153, 128), frames=FRAMES).write(root / name, body)
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, body):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(path, HumanGaussianGraph(TINY, body), step=3)
+    return path
+
+
+@pytest.fixture
+def options(captures, checkpoint, tmp_path):
+    """One subject, on the CPU, with the shortest videos."""
+    return InferenceOptions(
+        captures=captures / "209801",
+        checkpoint=checkpoint,
+        workspace=tmp_path / "out",
+        device="cpu",
+        backend="torch",
+        refine=0,
+        input_size=64,
+        video_size=48,
+        video_frames=3,
+    )
+
+
+@pytest.fixture
+def small_protocol(monkeypatch):
+    """`quick` with 2 observed frames, 1 held out, 1 target camera, 64 px; LPIPS a stand-in for VGG, none for Alex."""
+    from core.inference import session
+
+    quick = replace(
+        session.PROTOCOLS["quick"], observed_frames=(5, 15), novel_frames=(20,), image_size=64, target_views=1
+    )
+    monkeypatch.setitem(session.PROTOCOLS, "quick", quick)
+
+    class Difference(torch.nn.Module):
+        def forward(self, a, b):
+            return (a - b).abs().mean((-3, -2, -1))
+
+    monkeypatch.setattr(evaluation, "load_lpips", lambda net: Difference() if net == "vgg" else None)
+
+
+def refusal(main, capsys) -> str:
+    """The one line that a failing program leaves, after progress bars."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        run(main)
+    assert left.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_writes_everything_for_a_subject(options, body, small_protocol):
+    infer.main(options)
+    folder = options.workspace / "209801"
+    assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
+    assert sorted(p.name for p in options.workspace.iterdir()) == ["209801"]  # not evaluated, nothing left over
+
+    avatar = load_avatar(folder / "avatar.safetensors")
+    assert avatar.body == body.fingerprint and avatar.count == body.num_vertices
+    expected = canonical_gaussians(avatar, body)
+    viewed = load_ply(folder / "avatar.ply")
+    torch.testing.assert_close(viewed.means, expected.means, rtol=0, atol=1e-5)
+    torch.testing.assert_close(viewed.colors, expected.colors, rtol=0, atol=1e-5)
+
+    for name in ("turntable.mp4", "novel_pose.mp4"):
+        with av.open(str(folder / name)) as container:
+            frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+        assert [f.shape for f in frames] == [(48, 48, 3)] * 3
+        # A person is in each picture, on white.
+        assert all(f.min() < 150 and np.median(f) > 240 for f in frames)
+        assert np.abs(frames[0].astype(int) - frames[1]).max() > 30  # something turns or moves
+    with Image.open(folder / "comparison.png") as sheet:
+        assert sheet.width > 4 * 300 and sheet.height > 3 * 300
+
+
+@pytest.mark.parametrize("pictures", [outputs._turntable_pictures, outputs._novel_pose_pictures])
+def test_videos_show_the_same_in_portions_and_frame_by_frame(options, small_protocol, monkeypatch, pictures):
+    subject = open_subject(open_session(options), options.captures)
+    frames = {}
+    for size in (1, 2, 16):
+        monkeypatch.setattr(outputs, "FRAMES_AT_ONCE", size)
+        frames[size] = torch.stack(list(pictures(subject)))
+    assert frames[1].shape == (3, 3, 48, 48)
+    for size in (2, 16):
+        torch.testing.assert_close(frames[size], frames[1], rtol=0, atol=1e-4)
+
+
+def test_metrics(options, captures, small_protocol):
+    options = replace(options, captures=captures, evaluate=True, backend="auto")
+    infer.main(options)
+    path = options.workspace / "metrics.json"
+    metrics = json.loads(path.read_text())
+    assert set(metrics) == {"mean", "subjects", "baselines", "settings"}
+    assert set(metrics["subjects"]) == {"209801", "209802"}
+    assert set(metrics["baselines"]) == {"mean_color", "vertex_color"}
+    for method in (metrics, *metrics["baselines"].values()):
+        for splits in (method["mean"], *method["subjects"].values()):
+            assert set(splits) == set(SPLITS)
+            for scores in splits.values():
+                assert set(scores) == set(METRICS)
+                assert scores["lpips_alex"] is None
+                assert all(isinstance(scores[name], float) for name in METRICS if name != "lpips_alex")
+    for split in SPLITS:
+        values = [metrics["subjects"][name][split]["psnr"] for name in ("209801", "209802")]
+        assert metrics["mean"][split]["psnr"] == pytest.approx(sum(values) / 2)
+
+    settings = metrics["settings"]
+    assert settings["protocol"]["subjects"]["209801"]["observed_frames"] == [5, 15]
+    assert settings["protocol"]["subjects"]["209801"]["novel_frames"] == [20]
+    assert not set(settings["protocol"]["subjects"]["209801"]["target_views"]) & set(
+        settings["protocol"]["subjects"]["209801"]["input_views"]
+    )
+    assert settings["checkpoint"]["step"] == "3" and settings["backend"] == "torch"
+    assert settings["precision"] == "float32" and settings["refinement"] is None
+
+    again = replace(options, workspace=options.workspace / "again")
+    infer.main(again)
+    assert json.loads((again.workspace / "metrics.json").read_text()) == metrics
+
+
+def test_avatars_are_refined_unless_that_is_off(options):
+    assert open_session(options).refiner.options.steps == 0
+    assert open_session(replace(options, refine=None)).refiner.options.steps == 12  # without a GPU
+
+
+def trained_at(checkpoint: Path, size: int, body, path: Path) -> Path:
+    """A copy of a checkpoint that names the pictures of its training."""
+    model, _ = load_checkpoint(checkpoint, body)
+    save_checkpoint(path, model, training=json.dumps({"data": {"image_size": size}}))
+    return path
+
+
+def test_small_pictures_are_means_of_such_as_training_drew(options, body, tmp_path, small_protocol):
+    """Those measured (64 px) and in videos (48 px), by a network trained on 100 px; baselines are what they were."""
+    options = replace(options, checkpoint=trained_at(options.checkpoint, 100, body, tmp_path / "c.safetensors"))
+    session = open_session(options)
+    assert session.trained_size == 100 and describe(session)["enlargement"] == 2
+    subject = open_subject(session, options.captures)
+    plain = replace(subject, session=replace(session, trained_size=None))
+
+    def drawn(subject, method):
+        """All pictures of a method, and the ground truth that they are compared with."""
+        pairs = []
+
+        def judge(predicted, target):
+            pairs.append((predicted, target))
+            return [dict.fromkeys(METRICS, 0.0)] * len(predicted)
+
+        evaluation.evaluate(subject, judge)
+        methods = len(pairs) // 3  # moments
+        return [pairs[i] for i in range(method, len(pairs), methods)]
+
+    for (picture, target), (own_size, _) in zip(drawn(subject, 0), drawn(plain, 0), strict=True):
+        large = plain.render(target.body, target.cameras.resized(128, 128))
+        torch.testing.assert_close(picture, torch.nn.functional.avg_pool2d(large, 2))
+        assert (picture - own_size).abs().max() > 0.01
+    for method in (1, 2):
+        for (picture, _), (same, _) in zip(drawn(subject, method), drawn(plain, method), strict=True):
+            assert picture.equal(same)
+
+    for pictures in (outputs._turntable_pictures, outputs._novel_pose_pictures):
+        large = replace(plain, session=replace(plain.session, video_size=3 * 48))
+        means = [torch.nn.functional.avg_pool2d(frame, 3) for frame in pictures(large)]
+        torch.testing.assert_close(list(pictures(subject)), means, rtol=0, atol=1e-4)
+
+
+def test_refined_avatars_are_nearer_to_their_inputs_and_are_what_is_written(options, small_protocol):
+    from core.losses.metrics import psnr
+
+    options = replace(options, input_views=("22327091", "22236236"), observed_frames=(5, 10))
+    distances = []
+    for steps in (0, 4):
+        subject = open_subject(open_session(replace(options, refine=steps)), options.captures)
+        drawn = [subject.render(moment.body, moment.cameras) for moment in (subject.inputs[0], subject.inputs[1])]
+        distances.append(psnr(torch.stack(drawn), subject.inputs.images).mean().item())
+    assert distances[1] > distances[0] + 0.3
+    assert all(p.grad is None and not p.requires_grad for p in subject.session.model.parameters())
+
+    infer.main(replace(options, refine=4, evaluate=True))
+    written = load_avatar(options.workspace / "209801" / "avatar.safetensors")
+    torch.testing.assert_close(written.colors, subject.avatar.colors)
+    refinement = json.loads((options.workspace / "metrics.json").read_text())["settings"]["refinement"]
+    assert refinement["steps"] == 4 and refinement["rates"]["colors"] > 0
+
+
+def test_feedback_draws_with_the_backend_that_was_asked_for(options, body, tmp_path):
+    path = tmp_path / "feedback.safetensors"
+    save_checkpoint(path, HumanGaussianGraph(replace(TINY, feedback=1), body))
+    session = open_session(replace(options, checkpoint=path, backend="torch"))
+    assert session.model.feedback.backend == "torch"
+
+
+def test_one_camera_and_chosen_frames(options, small_protocol):
+    infer.main(replace(options, input_views=("22236222",), observed_frames=(10, 20)))
+    assert (options.workspace / "209801" / "comparison.png").is_file()
+
+
+def test_frames_that_are_asked_for_are_shown_and_are_no_novel_poses(options):
+    """Though the protocol, whose frames are not there, would choose others."""
+    default = open_subject(open_session(options), options.captures).plan
+    assert (default.observed_frames, default.novel_frames) == ([5, 10], [15, 20])
+    plan = open_subject(open_session(replace(options, observed_frames=(15,))), options.captures).plan
+    assert (plan.observed_frames, plan.novel_frames) == ([15], [20])
+
+
+def test_a_capture_without_further_cameras(options, body, tmp_path, small_protocol, caplog):
+    """Its avatar is made; there is nothing to measure it by."""
+    capture = TinyCapture(image_size=(153, 128), frames=FRAMES, num_cameras=4).write(tmp_path / "209805", body)
+    infer.main(replace(options, captures=capture, evaluate=True))
+    assert "209805: nothing to measure" in caplog.text
+    metrics = json.loads((options.workspace / "metrics.json").read_text())
+    assert metrics["subjects"]["209805"] == metrics["mean"] == {split: {} for split in SPLITS}
+
+
+def test_unknown_camera(options, small_protocol, capsys):
+    line = refusal(lambda: infer.main(replace(options, input_views=("22327091", "99999999"))), capsys)
+    assert "99999999" in line and "22236222" in line  # what was asked for, and what there is
+    assert not options.workspace.exists()
+
+
+def test_unknown_frame(options, small_protocol, capsys):
+    line = refusal(lambda: infer.main(replace(options, observed_frames=(5, 7))), capsys)
+    assert "0007" in line and "0005, 0010" in line
+
+
+def test_checkpoint_for_another_body(options, body, tmp_path, small_protocol, capsys):
+    capture = tmp_path / "209803"
+    shutil.copytree(options.captures, capture)
+    (capture / "body.json").write_text(json.dumps({"fingerprint": "0123456789abcdef"}))
+    line = refusal(lambda: infer.main(replace(options, captures=capture)), capsys)
+    assert "0123456789abcdef" in line and "209803" in line
+    (capture / "body.json").unlink()  # then its fits are SMPL's
+    line = refusal(lambda: infer.main(replace(options, captures=capture)), capsys)
+    assert "SMPL" in line and "209803" in line
+    assert not options.workspace.exists()
+
+
+def test_a_broken_picture_leaves_nothing(options, tmp_path, small_protocol, capsys):
+    capture = tmp_path / "209804"
+    shutil.copytree(options.captures, capture)
+    # The target camera of the last frame: it is read when the first files have been written.
+    for picture in capture.glob("images_lr/22236*/0020_img.jpg"):
+        picture.write_bytes(picture.read_bytes()[:300])
+    line = refusal(lambda: infer.main(replace(options, captures=capture)), capsys)
+    assert "0020_img.jpg" in line
+    assert not options.workspace.exists() or not list(options.workspace.iterdir())
+
+
+def test_other_files_are_not_overwritten(options, small_protocol, capsys):
+    """The workspace is the folder of captures: results would take the captures' place."""
+    line = refusal(lambda: infer.main(replace(options, workspace=options.captures.parent)), capsys)
+    assert "--workspace" in line
+    assert (options.captures / "camera_extrinsics.json").is_file()
+
+
+def test_no_cuda_when_asked_for(options, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = refusal(lambda: infer.main(replace(options, device="cuda")), capsys)
+    assert "cuda" in line and "--device cpu" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"captures": Path("no/such/folder")}, "no/such/folder"),
+        ({"checkpoint": Path("no_such.safetensors")}, "no_such.safetensors"),
+        ({"backend": "opengl"}, "opengl"),
+        ({"protocol": "paper"}, "200102"),
+        ({"body": Path("no_such_body.pkl")}, "no_such_body.pkl"),
+        ({"refine": -1}, "--refine must be at least 0"),
+    ],
+)
+def test_what_is_not_there_is_named(options, change, named, capsys):
+    assert named in refusal(lambda: infer.main(replace(options, **change)), capsys)
+    assert not options.workspace.exists()
+
+
+@pytest.mark.slow
+def test_command_line(captures):
+    """The program itself: one line, status 2, no traceback."""
+    arguments = [captures / "209801", "--checkpoint", "no_such.safetensors", "--device", "cpu"]
+    result = subprocess.run([sys.executable, ROOT / "infer.py", *arguments], capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1 and "no_such.safetensors" in result.stderr

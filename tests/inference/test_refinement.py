@@ -1,0 +1,256 @@
+"""Avatars refined on pictures: what gets better, what stays, and what does not depend on who calls."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.avatar.avatar import Avatar, render_avatar
+from core.inference.refinement import Rates, RefineOptions, Refiner, _order
+from core.losses.metrics import psnr
+from core.model.heads import MAX_OFFSET
+from core.model.surface import place_queries
+from core.types.cameras import Cameras, look_at
+from core.types.frames import Frames
+from smpl_renderer.types import BodyParams
+
+SIZE = 48
+OPTIONS = RefineOptions(steps=10, pictures=2)
+
+
+def refine(avatar: Avatar, inputs: Frames, body, options: RefineOptions = OPTIONS, enlarge: int = 1) -> Avatar:
+    return Refiner(body, options, "torch", enlarge)(avatar, inputs)
+
+
+@pytest.fixture(scope="module")
+def truth(body) -> Avatar:
+    """Every third vertex has a large Gaussian, coloured in stripes."""
+    start = place_queries(body, 1)
+    ids = torch.arange(0, body.num_vertices, 3)
+    stripes = 0.5 + 0.4 * torch.sin(20 * body.v_template[ids] + torch.tensor([0.0, 1.0, 2.0]))
+    return Avatar(
+        offsets=start.offsets[ids],
+        quats=start.quats[ids],
+        scales=1.5 * start.scales[ids],
+        opacities=torch.full((len(ids),), 0.9),
+        colors=stripes,
+        vertex_ids=ids,
+        betas=torch.zeros(10),
+        body=body.fingerprint,
+    )
+
+
+def moments(count: int) -> BodyParams:
+    """Poses in which the arms come down."""
+    params = BodyParams.zeros(count)
+    params.body_pose[:, 3 * 15 + 2] = -torch.linspace(0.2, 1.0, count)
+    params.body_pose[:, 3 * 16 + 2] = torch.linspace(0.2, 1.0, count)
+    return params
+
+
+def cameras(count: int, angles: list[float]) -> Cameras:
+    """All around, in all moments."""
+    turns = torch.tensor(angles).deg2rad()
+    eyes = 3.0 * torch.stack([turns.sin(), torch.zeros(len(turns)), turns.cos()], -1) + torch.tensor([0.0, -0.3, 0.0])
+    viewmats = look_at(eyes, torch.tensor([0.0, -0.3, 0.0]), torch.tensor([0.0, 1.0, 0.0]))
+    K = torch.tensor([[1.3 * SIZE, 0.0, SIZE / 2], [0.0, 1.3 * SIZE, SIZE / 2], [0.0, 0.0, 1.0]])
+    views = len(angles)
+    return Cameras(viewmats.expand(count, views, 4, 4), K.expand(count, views, 3, 3), SIZE, SIZE)
+
+
+def photograph(avatar: Avatar, body, count: int, angles: list[float]) -> Frames:
+    params, own = moments(count), cameras(count, angles)
+    drawn = render_avatar(avatar, body, params, own, backend="torch")
+    return Frames(drawn.colors, drawn.alphas, own, params)
+
+
+@pytest.fixture(scope="module")
+def inputs(truth, body) -> Frames:
+    return photograph(truth, body, 2, [0.0, 180.0])
+
+
+@pytest.fixture(scope="module")
+def novel(truth, body) -> Frames:
+    return photograph(truth, body, 3, [50.0])[2:]
+
+
+@pytest.fixture(scope="module")
+def wrong(truth) -> Avatar:
+    """Too dark and too large."""
+    return replace(truth, colors=0.7 * truth.colors, scales=1.3 * truth.scales)
+
+
+@pytest.fixture(scope="module")
+def refined(wrong, inputs, body) -> Avatar:
+    return refine(wrong, inputs, body)
+
+
+def quality(avatar: Avatar, body, shown: Frames) -> float:
+    drawn = render_avatar(avatar, body, shown.body, shown.cameras, backend="torch").colors
+    return psnr(drawn, shown.images).mean().item()
+
+
+def same(a: Avatar, b: Avatar, mask=slice(None)) -> bool:
+    """To the bit, where the mask is."""
+    return all(
+        getattr(a, name)[mask].equal(getattr(b, name)[mask])
+        for name in ("offsets", "quats", "scales", "opacities", "colors")
+    )
+
+
+def test_inputs_and_novel_views_and_poses_get_better(wrong, refined, inputs, novel, body):
+    assert quality(refined, body, inputs) > quality(wrong, body, inputs) + 3
+    assert quality(refined, body, novel) > quality(wrong, body, novel) + 2
+    assert not any(x.requires_grad for x in vars(refined).values() if isinstance(x, torch.Tensor))
+
+
+def test_what_is_right_stays(truth, inputs, body):
+    """Each picture is compared in the pose of its own moment."""
+    assert quality(refine(truth, inputs, body), body, inputs) > 50  # rounding moves what is hardly seen
+
+
+def test_packed_inputs_are_unpacked(wrong, inputs, body):
+    packed = replace(inputs, images=(255 * inputs.images).byte(), alphas=(255 * inputs.alphas).byte())
+    options = replace(OPTIONS, steps=2)
+    one, other = (refine(wrong, x, body, options) for x in (packed, packed.unpack()))
+    assert same(one, other) and not same(one, wrong)
+
+
+def test_what_no_picture_shows_stays_to_the_bit(wrong, inputs, body):
+    """Far to the side of all pictures; white, whose logit is out of bounds."""
+    hidden = torch.zeros(wrong.count, dtype=torch.bool)
+    hidden[::10] = True
+    far = torch.where(hidden[:, None], torch.tensor([0.45, 0.0, 0.0]), wrong.offsets)
+    start = replace(wrong, offsets=far, colors=torch.where(hidden[:, None], 1.0, wrong.colors))
+    near = Cameras(inputs.cameras.viewmats, inputs.cameras.Ks, 28, SIZE)  # the left part of the pictures
+    own = replace(inputs, images=inputs.images[..., :28], alphas=inputs.alphas[..., :28], cameras=near)
+    own = replace(own, **{name: getattr(own, name)[:, :1] for name in ("images", "alphas")}).views([0])
+    best = refine(start, own, body)
+    unseen = hidden & (body.v_template[wrong.vertex_ids][:, 0] > 0)
+    assert unseen.sum() > 50
+    assert same(best, start, unseen) and not same(best, start, ~hidden)
+
+
+def test_transparent_ones_stay_transparent(wrong, inputs, body):
+    clear = torch.arange(wrong.count) % 7 == 0
+    start = replace(wrong, opacities=wrong.opacities.masked_fill(clear, 0))
+    best = refine(start, inputs, body)
+    assert same(best, start, clear) and bool((best.opacities[~clear] > 0).all())
+
+
+def test_the_same_again_and_with_others(wrong, refined, inputs, novel, body):
+    """Twice, with a seed, and in a batch with somebody else."""
+    assert same(refine(wrong, inputs, body), refined)
+    other = refine(wrong, inputs, body, replace(OPTIONS, seed=1))
+    assert not same(other, refined)
+    dark = replace(inputs, images=0.5 * inputs.images)
+    both = wrong[None].map(lambda x: x.expand(2, *x.shape[1:])), Frames.stack([inputs, dark])
+    first, second = (refine(*both, body)[i] for i in range(2))
+    torch.testing.assert_close(first.colors, refined.colors, rtol=0, atol=2e-3)  # sums in another order
+    assert (second.colors - first.colors).abs().mean() > 0.02
+
+
+def test_callers_modes_do_not_matter(wrong, refined, inputs, body):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert same(refine(wrong, inputs, body), refined)
+
+
+def test_it_works_in_inference_mode(wrong, inputs, body):
+    options = replace(OPTIONS, steps=2)
+    expected = refine(wrong, inputs, body, options)
+    with torch.inference_mode():
+        own, shown = wrong.map(lambda x: x * 1), inputs.map(lambda x: x * 1)
+        assert same(refine(own, shown, body, options), expected)
+
+
+def test_a_view_whose_mask_is_empty_says_nothing(wrong, inputs, body):
+    """Not that the person is white, nor that there is nobody."""
+    blind = replace(inputs, images=torch.ones_like(inputs.images), alphas=torch.zeros_like(inputs.alphas))
+    assert same(refine(wrong, blind, body, replace(OPTIONS, steps=2)), wrong)
+
+
+def test_only_a_rasterizer_that_never_waits_is_recorded(wrong, inputs, body, monkeypatch):
+    """A stand-in for a GPU."""
+    refiner = Refiner(body, replace(OPTIONS, steps=1), "torch")
+    monkeypatch.setattr(refiner.recorder, "serves", lambda _: True)
+    monkeypatch.setattr(type(refiner.recorder), "__call__", lambda *_: pytest.fail("a recording of backend torch"))
+    assert not same(refiner(wrong, inputs), wrong)
+
+
+def test_no_gradient_leaves(wrong, inputs, body):
+    """The numbers may belong to a network, and the fits to somebody who optimises them."""
+    parameter = torch.zeros(3, requires_grad=True)
+    transl = inputs.body.transl.clone().requires_grad_()
+    own = replace(inputs, body=replace(inputs.body, transl=transl))
+    best = refine(replace(wrong, colors=wrong.colors + parameter), own, body)
+    assert parameter.grad is None and transl.grad is None and best.colors.grad_fn is None
+
+
+def test_the_prior_holds_back(wrong, refined, inputs, body):
+    held = refine(wrong, inputs, body, replace(OPTIONS, prior=1.0))
+    moves = [(x.scales.log() - wrong.scales.log()).abs().mean() for x in (held, refined)]
+    assert moves[0] < 0.3 * moves[1]
+
+
+def test_rates_say_what_changes(wrong, inputs, body):
+    rates = Rates(colors=0, opacities=0, scales=0.03, offsets=0.001, quats=0.01)
+    best = refine(wrong, inputs, body, replace(OPTIONS, steps=2, rates=rates))
+    for name in ("offsets", "quats", "scales"):
+        assert not getattr(best, name).equal(getattr(wrong, name))
+    for name in ("opacities", "colors"):  # only rounded
+        torch.testing.assert_close(getattr(best, name), getattr(wrong, name))
+    start = replace(wrong, offsets=wrong.offsets.clone())
+    start.offsets[0] = torch.tensor([0.0, 0.0, 0.4])
+    far = replace(OPTIONS, steps=3, rates=replace(rates, offsets=1.0))
+    assert refine(start, inputs, body, far).offsets.norm(dim=-1).max() <= MAX_OFFSET + 1e-6
+
+
+def test_nothing_is_done_without_steps(wrong, inputs, body):
+    assert same(refine(wrong, inputs, body, replace(OPTIONS, steps=0)), wrong)
+    nothing = Rates(colors=0, opacities=0, scales=0, offsets=0, quats=0)
+    assert same(refine(wrong, inputs, body, replace(OPTIONS, rates=nothing)), wrong)
+
+
+def test_small_pictures_are_compared_with_means_of_larger_ones(truth, inputs, body):
+    """Drawn as the photographs are, twice as large, the truth is not moved as if it were too fat."""
+    own = inputs.cameras.resized(2 * SIZE, 2 * SIZE)
+    drawn = render_avatar(truth, body, inputs.body, inputs.cameras, backend="torch", enlarge=2)
+    assert own.width == 2 * drawn.colors.shape[-1]
+    shown = replace(inputs, images=drawn.colors, alphas=drawn.alphas)
+    options = replace(OPTIONS, steps=4, rates=Rates(colors=0, opacities=0, offsets=0, quats=0))
+    kept, thinner = (
+        refine(truth, shown, body, options, enlarge=times).scales.log().mean() - truth.scales.log().mean()
+        for times in (2, 1)
+    )
+    assert thinner < -0.01 and abs(kept) < 0.3 * abs(thinner)
+
+
+def test_every_picture_comes_once_a_round_and_steps_see_all_sides():
+    order = _order(8, 4, RefineOptions(steps=16, pictures=4))
+    assert order.shape == (16, 4)
+    for half in order.split(8):
+        assert half.flatten().sort().values.equal(torch.arange(32))
+    assert (order % 4).equal(torch.arange(4).expand(16, 4))
+    few = _order(3, 1, RefineOptions(steps=2, pictures=4))
+    assert few.sort().values.equal(torch.arange(3).expand(2, 3))
+
+
+def test_others_inputs_are_refused(wrong, inputs, body):
+    with pytest.raises(ValueError, match=r"inputs must be \[F, C\] for one avatar"):
+        refine(wrong, inputs[None], body)
+
+
+@pytest.mark.gpu
+def test_recorded_steps_do_the_same(wrong, refined, inputs, novel, body):
+    own = copy.deepcopy(body).cuda()
+    results = {}
+    for records in (False, True):
+        refiner = Refiner(own, OPTIONS)
+        refiner.recorder.enabled = records
+        for _ in range(2):  # the second time from the recording alone
+            results[records] = refiner(wrong.to("cuda"), inputs.to("cuda")).to("cpu")
+    # Additions in any order, ten steps long; a Gaussian that is hardly seen follows its rounding errors.
+    assert (results[True].colors - results[False].colors).abs().mean() < 2e-3
+    for avatar in results.values():
+        assert abs(quality(avatar, body, novel) - quality(refined, body, novel)) < 0.2

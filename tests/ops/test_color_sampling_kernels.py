@@ -1,0 +1,112 @@
+"""The second look's kernels against their definitions: in the interpreter, or on a GPU where there is one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from model_rig import ring_cameras
+from torch import nn
+
+from core.model.color_sampling import SecondLook, blend_reference, prepare
+from core.ops.observations import NUMBERS, VISIBLE, Observations, observe_reference
+from core.types.frames import Frames
+from core.types.gaussians import Gaussians
+from smpl_renderer.types import BodyParams
+
+pytest.importorskip("triton")
+
+from core.ops.color_blend_kernel import BlendColors
+from core.ops.observations_kernel import observe_fused
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def random_observations(persons: int, frames: int, views: int, count: int, seed: int = 0) -> Observations:
+    """A third visible, and some Gaussians that nobody sees, at the start so that a whole block is among them."""
+    generator = torch.Generator().manual_seed(seed)
+    numbers = torch.rand(persons, frames, views, NUMBERS, count, generator=generator)
+    visible = numbers[..., VISIBLE, :] < 0.3
+    visible[..., : count // 3] = False
+    numbers[..., VISIBLE, :] = 1
+    numbers = numbers * visible[..., None, :]
+    consensus = torch.rand(persons, count, 3, generator=generator)
+    return Observations(numbers, consensus, torch.zeros(persons, count))
+
+
+def look(hidden: int) -> SecondLook:
+    torch.manual_seed(0)
+    module = SecondLook(6, hidden)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.5)
+    return module
+
+
+@pytest.mark.parametrize(("persons", "frames", "views", "count", "hidden"), [(2, 2, 3, 200, 32), (1, 1, 1, 5, 16)])
+def test_blended_colours_and_all_gradients_equal_the_definition(persons, frames, views, count, hidden):
+    seen = random_observations(persons, frames, views, count)
+    generator = torch.Generator().manual_seed(1)
+    own_colors = torch.rand(persons, count, 3, generator=generator)
+    own_logits = torch.randn(persons, count, generator=generator)
+    context = torch.randn(persons, count, hidden, generator=generator)
+    cotangent = torch.randn(persons, count, 3, generator=generator)
+    module = look(hidden)
+
+    def run(blend, dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        layers = SecondLook(6, hidden).to(DEVICE, dtype)
+        layers.load_state_dict(module.state_dict())
+        own = [x.to(DEVICE, dtype).requires_grad_() for x in (own_colors, own_logits, context)]
+        where = replace(seen, numbers=seen.numbers.to(DEVICE, dtype), consensus=seen.consensus.to(DEVICE, dtype))
+        colors = blend(where, *own, layers.embed_observation, layers.weigh)
+        weights = [*layers.embed_observation.parameters(), *layers.weigh.parameters()]
+        return colors, torch.autograd.grad((colors * cotangent.to(DEVICE, dtype)).sum(), [*own, *weights])
+
+    def fused(seen, own_colors, own_logits, context, embed: nn.Linear, weigh: nn.Sequential):
+        return BlendColors.apply(*prepare(seen, own_colors, context, embed, weigh), own_logits, own_colors)
+
+    colors, grads = run(fused, torch.float32)
+    expected, expected_grads = run(blend_reference, torch.float64)
+    # float32 sums of hundreds of products, three tf32 products each on a GPU.
+    torch.testing.assert_close(colors.double(), expected, rtol=0, atol=2e-5)
+    tolerance = 1e-4 if DEVICE == "cpu" else 2e-3  # single tf32 products: still finer than the bf16 of training
+    for actual, wanted in zip(grads, expected_grads):
+        torch.testing.assert_close(actual.double(), wanted, rtol=tolerance, atol=tolerance * wanted.abs().max().item())
+
+
+def scene(count: int = 150, frames: int = 2, views: int = 3, size: int = 40) -> tuple:
+    """A ball of Gaussians, some of them transparent, on skin that faces anywhere, in pictures with round masks.
+
+    One of the masks is empty.
+    """
+    generator = torch.Generator().manual_seed(0)
+    persons, vertices = 2, 60
+    normals = nn.functional.normalize(torch.randn(vertices, 3, generator=generator), dim=-1)
+    vertex_ids = torch.randint(vertices, (persons, count), generator=generator)
+    batch = (persons, frames)
+    means = nn.functional.normalize(torch.randn(*batch, count, 3, generator=generator), dim=-1)
+    means = 0.6 * means + 0.1 * torch.randn(means.shape, generator=generator)
+    means[0, 0, :5] *= 100  # out of all pictures
+    opacities = (1.2 * torch.rand(persons, count, generator=generator) - 0.2).clamp(0, 1)
+    gaussians = Gaussians(means, torch.ones(*batch, count, 4), means, opacities[:, None].expand(*batch, count), means)
+    turns = torch.linalg.qr(torch.randn(*batch, vertices, 3, 3, generator=generator))[0]
+    ring = ring_cameras(views, size)
+    cameras = replace(ring, viewmats=ring.viewmats.expand(*batch, views, 4, 4), Ks=ring.Ks.expand(*batch, views, 3, 3))
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    alphas = ((1.2 - (x.square() + y.square()).sqrt()) * 2).clamp(0, 1).repeat(*batch, views, 1, 1, 1)
+    alphas[1, 0, 1] = 0
+    images = torch.rand(*batch, views, 3, size, size, generator=generator)
+    inputs = Frames(images, alphas, cameras, BodyParams.zeros(*batch))
+    return tuple(x.to(DEVICE) for x in (gaussians, vertex_ids, turns, normals, inputs))
+
+
+def test_observations_equal_the_definition():
+    inputs = scene()
+    actual, expected = observe_fused(*inputs), observe_reference(*inputs)
+    agree = actual.visible == expected.visible
+    assert 0.05 < expected.visible.float().mean() < 0.5
+    assert agree.float().mean() > 0.998  # rounding decides on whose cell's edge a Gaussian lies
+    same = agree[..., None, :].expand_as(actual.numbers)
+    torch.testing.assert_close(actual.numbers[same], expected.numbers[same], rtol=1e-4, atol=1e-4)
+    whole = agree.all(1).all(1)
+    torch.testing.assert_close(actual.consensus[whole], expected.consensus[whole], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual.outside, expected.outside, rtol=1e-4, atol=1e-3)

@@ -1,0 +1,95 @@
+"""scripts/benchmark.py: it runs, and what it draws is a figure."""
+
+import datetime
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.render import rasterize
+from scripts.benchmarks.render import RenderTiming, body_cloud, default_backends, ring, time_render, with_ratios
+from smpl_renderer.errors import InputError
+
+SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark.py"
+
+
+def benchmark(*arguments):
+    command = [sys.executable, SCRIPT, "render", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_render_prints_a_table_and_writes_numbers(tmp_path):
+    out = tmp_path / "timings.json"
+    job = ("--gaussians", 20, 30, "--views", 2, "--size", 16, "--repeats", 1, "--device", "cpu")
+    result = benchmark(*job, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "forward + backward ms" in result.stdout
+    timings = json.loads(out.read_text())["render"]
+    assert [(t["backend"], t["gaussians"], t["views"], t["size"]) for t in timings] == [
+        ("torch", 20, 2, 16),
+        ("torch", 30, 2, 16),
+    ]
+    for t in timings:
+        assert all(t[name] > 0 for name in ("forward_ms", "forward_backward_ms", "host_ms"))
+        assert t["graph_ms"] is None and t["peak_mb"] is None  # there is no GPU
+        assert t["forward_ratio"] == t["forward_backward_ratio"] == 1  # compared with itself
+    assert f"{datetime.date.today()}" in result.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_backend_that_does_not_exist_is_one_line():
+    result = benchmark("--backends", "opengl", "--gaussians", 20, "--size", 16, "--device", "cpu")
+    assert result.returncode == 2
+    assert "error: no rasterizer is called 'opengl'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("backends", "expected"),
+    [
+        (("triton", "gsplat", "diff_gaussian_rasterization"), [4.0, 1.0, 0.5]),
+        (("triton", "diff_gaussian_rasterization"), [8.0, 1.0]),  # the other peer is not installed
+        (("triton", "torch"), [8.0, 1.0]),
+    ],
+)
+def test_speed_is_compared_with_a_peer_if_there_is_one(backends, expected):
+    times = {"triton": 0.5, "gsplat": 2.0, "diff_gaussian_rasterization": 4.0, "torch": 4.0}
+    timings = [RenderTiming(name, 10, 1, 16, times[name], 3 * times[name]) for name in backends]
+    compared = with_ratios(timings)
+    assert [t.forward_ratio for t in compared] == [t.forward_backward_ratio for t in compared] == expected
+
+
+def test_what_does_not_fit_into_memory_has_no_numbers(monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("scripts.benchmarks.render.rasterize", fail)
+    timing = time_render("torch", 10, 1, 16, 1, torch.device("cpu"))
+    assert timing == RenderTiming("torch", 10, 1, 16)
+    assert with_ratios([timing]) == [timing]
+
+
+def test_peer_that_cannot_be_loaded_is_left_out_and_named(monkeypatch, caplog):
+    def load(name, device):
+        if name == "gsplat":
+            raise InputError("backend gsplat is installed but cannot be loaded: undefined symbol")
+
+    monkeypatch.setattr("scripts.benchmarks.render.available_backends", lambda: ("torch", "triton", "gsplat"))
+    monkeypatch.setattr("scripts.benchmarks.render.load_backend", load)
+    assert default_backends(torch.device("cuda")) == ("triton",)
+    assert "undefined symbol" in caplog.text
+    assert default_backends(torch.device("cpu")) == ("torch",)
+
+
+@pytest.mark.parametrize("view", [0, 2])
+def test_workload_is_a_figure_in_the_picture(view):
+    cameras = ring(8, 64)
+    alphas = rasterize(body_cloud(3000, 0), cameras.viewmats, cameras.Ks, 64, 64).alphas[view, 0]
+    rows, columns = (alphas > 0.5).any(1).nonzero(), (alphas > 0.5).any(0).nonzero()
+    # It stands upright in the middle, 1.7 m in a picture of 2.2 m, and touches no border.
+    height, width = rows.max() - rows.min(), columns.max() - columns.min()
+    assert 40 < height < 58 and width < height
+    assert rows.min() > 2 and rows.max() < 61

@@ -1,0 +1,148 @@
+"""`scripts/make_synthetic.py`: sets in parts, made again, made otherwise; what was left by a killed run; bad input."""
+
+import importlib.util
+import json
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from scripts.synthetic import CaptureOptions, sets
+from smpl_renderer.body_model import REPOSITORY
+from smpl_renderer.errors import InputError
+
+TINY = {"cameras": 2, "frames": (5, 10), "width": 38, "height": 32, "device": "cpu", "workers": 0}
+
+
+def make_synthetic(out: Path, **options) -> None:
+    """The script's `main`, on tiny pictures."""
+    spec = importlib.util.spec_from_file_location("make_synthetic", REPOSITORY / "scripts" / "make_synthetic.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.main(out, **(TINY | options))
+
+
+def listed(folder: Path) -> dict:
+    return json.loads((folder / "human.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two people in two parts, the second of which finds what a killed run left of its person."""
+    folder = tmp_path_factory.mktemp("people")
+    make_synthetic(folder, subjects=2, part="0/2")
+    assert listed(folder)["human_id"] == ["209001"]
+    left = folder / ".209002.0123abcd" / "images_lr"
+    left.mkdir(parents=True)
+    make_synthetic(folder, subjects=2, part="1/2", contact_sheet=folder / "sheet.png")
+    return folder
+
+
+def test_parts_make_a_set(made):
+    assert listed(made) == {
+        "human_id": ["209001", "209002"],
+        "view_id_list": ["22327091", "22327116"],
+        "pose_id_list": ["0005", "0010"],
+    }
+    assert Image.open(made / "sheet.png").height == 160, "the part's one person"
+
+
+def test_processes_make_what_one_makes(made, tmp_path):
+    make_synthetic(tmp_path, subjects=2, workers=2)
+    assert listed(tmp_path) == listed(made)
+    for name in ("209001", "209002"):
+        pictures = sorted((tmp_path / name).glob("*/*/*"))
+        assert len(pictures) == 8
+        for picture in pictures:
+            assert picture.read_bytes() == (made / picture.relative_to(tmp_path)).read_bytes(), picture
+
+
+def test_an_error_in_a_process_stops_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "_write_one", _fail_first)
+    with pytest.raises(RuntimeError, match="the first one"):
+        make_synthetic(tmp_path, subjects=12, workers=1)
+    assert len(list(tmp_path.iterdir())) < 6, "what a process was given already is written, the rest is not"
+
+
+def _fail_first(folder, index, *_):
+    if index == 1:
+        raise RuntimeError("the first one")
+    time.sleep(0.2)
+    folder.mkdir(parents=True)
+
+
+def test_a_process_that_is_killed_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "_write_one", _killed)
+    with pytest.raises(InputError, match="for want of memory; take fewer --workers"):
+        make_synthetic(tmp_path, subjects=2, workers=1)
+
+
+def _killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_nothing_of_a_killed_run_stays(made):
+    assert {path.name for path in made.iterdir()} == {"209001", "209002", "human.json", "sheet.png"}
+
+
+def test_whole_captures_stay(made):
+    stamps = [made / name / "body.json" for name in ("209001", "209002")]
+    before = [stamp.stat().st_mtime_ns for stamp in stamps]
+    make_synthetic(made, subjects=2)
+    assert [stamp.stat().st_mtime_ns for stamp in stamps] == before
+
+
+def test_a_list_names_only_people_who_have_its_cameras_and_frames(tmp_path, caplog):
+    make_synthetic(tmp_path, subjects=2, cameras=1)
+    with caplog.at_level(logging.WARNING):
+        make_synthetic(tmp_path, subjects=1, cameras=1, frames=(5,))
+    assert listed(tmp_path) == {"human_id": ["209001"], "view_id_list": ["22327091"], "pose_id_list": ["0005"]}
+    assert "1 captures have other cameras, frames" in caplog.text
+    # Other seeds and colours may lie beside each other.
+    make_synthetic(tmp_path, subjects=1, first_subject=209005, seed=3, cameras=1, frames=(5,), camera_noise=False)
+    assert listed(tmp_path)["human_id"] == ["209001", "209005"]
+
+
+def test_a_part_without_people_writes_no_sheet(tmp_path):
+    make_synthetic(tmp_path, subjects=1, part="1/2", contact_sheet=tmp_path / "sheet.png")
+    assert listed(tmp_path)["human_id"] == [] and not (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"subjects": 0}, "--subjects"),
+        ({"frames": (), "poses": 0}, "--poses"),
+        ({"frames": (5, 7)}, "frames 5 7: image ids must be positive multiples of 5"),
+        ({"frames": (0,)}, "frames 0"),
+        ({"frames": (5, 10, 5)}, "frames 5 10 5: each"),
+        ({"cameras": 0}, "cameras 0"),
+        ({"samples": 0}, "samples 0"),
+        ({"width": 8}, "width 8"),
+        ({"quality": 101}, "quality 101"),
+        ({"fit_noise": -0.01}, "fit_noise -0.01"),
+        ({"fit_noise": float("nan")}, "fit_noise nan"),
+        ({"part": "2/2"}, "--part 2/2"),
+        ({"contact_sheet": Path("sheet.tga")}, "--contact-sheet sheet.tga"),
+        ({"body": Path("no-such-body.npz")}, "no-such-body.npz"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_drawn(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        make_synthetic(tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file; name a folder"):
+        make_synthetic(tmp_path / "file")
+
+
+def test_rigs_are_known():
+    with pytest.raises(InputError, match="rig 16: must be 24 or 48"):
+        CaptureOptions(rig="16")

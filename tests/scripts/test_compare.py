@@ -1,0 +1,71 @@
+"""scripts/compare.py: differences are right, and numbers of unequal protocols are not compared."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
+
+
+@pytest.fixture
+def metrics():
+    scores = {"psnr": 27.0, "psnr_box": 21.0, "ssim": 0.95, "lpips": 0.05, "lpips_alex": None}
+    splits = {"novel_view": scores, "novel_pose": scores | {"psnr": 26.0}}
+    subject = {"input_views": ["22327091"], "observed_frames": [5, 10]}
+    return {
+        "mean": splits,
+        "subjects": {"209901": splits},
+        "baselines": {},
+        "settings": {
+            "protocol": {"name": "quick", "image_size": 512, "subjects": {"209901": subject}},
+            "checkpoint": {"name": "a.safetensors", "sha256": "0" * 64},
+        },
+    }
+
+
+def compare(folder, a, b):
+    paths = []
+    for name, metrics in (("a", a), ("b", b)):
+        (folder / name).mkdir()
+        (folder / name / "metrics.json").write_text(json.dumps(metrics))
+        paths.append(folder / name / "metrics.json")
+    return subprocess.run([sys.executable, SCRIPT, *paths], capture_output=True, text=True)
+
+
+def test_shows_both_and_their_difference(tmp_path, metrics):
+    better = copy.deepcopy(metrics)
+    better["mean"]["novel_view"]["psnr"] = 28.5
+    better["settings"]["checkpoint"]["name"] = "b.safetensors"  # what is compared may differ
+    result = compare(tmp_path, metrics, better)
+    assert result.returncode == 0, result.stderr
+    mean_row = next(line for line in result.stdout.splitlines() if line.startswith("mean"))
+    assert mean_row.split()[3:6] == ["27.00", "28.50", "1.50"]
+    assert "b.safetensors" in result.stdout and "209901" in result.stdout
+    assert mean_row.split()[-1] == "-"  # a metric that was off
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda p: p.update(image_size=256), "protocol.image_size"),
+        (lambda p: p["subjects"]["209901"].update(observed_frames=[5]), "protocol.subjects.209901.observed_frames"),
+        (lambda p: p["subjects"].update({"209902": {}}), "protocol.subjects.209902"),
+    ],
+)
+def test_refuses_unequal_protocols(tmp_path, metrics, change, name):
+    other = copy.deepcopy(metrics)
+    change(other["settings"]["protocol"])
+    result = compare(tmp_path, metrics, other)
+    assert result.returncode == 2 and result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1 and name in result.stderr
+
+
+@pytest.mark.parametrize("other", [["no evaluation"], {"mean": {}, "subjects": {}, "settings": {}}])
+def test_refuses_other_files(tmp_path, metrics, other):
+    result = compare(tmp_path, metrics, other)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1 and str(tmp_path / "b") in result.stderr

@@ -1,0 +1,168 @@
+"""Checkpoints: written and read back, nothing of the body in them, and misfits as one line."""
+
+import copy
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from core.checkpoint import (
+    VERSION,
+    Training,
+    load_checkpoint,
+    load_weights,
+    read_metadata,
+    read_trainings,
+    save_checkpoint,
+)
+from core.model.hgg import HumanGaussianGraph
+from core.options import GraphOptions, ModelOptions, UNetOptions
+from smpl_renderer.errors import InputError
+
+OPTIONS = ModelOptions(
+    unet=UNetOptions(
+        input_size=32,
+        splat_size=16,
+        down_channels=(8, 16),
+        down_attention=(False, True),
+        up_channels=(16,),
+        up_attention=(False,),
+        layers_per_block=1,
+    ),
+    graph=GraphOptions(features=8, queries=1, layers=1, heads=2),
+)
+
+
+@pytest.fixture(scope="module")
+def model(body):
+    torch.manual_seed(0)
+    return HumanGaussianGraph(OPTIONS, body)
+
+
+def test_a_checkpoint_comes_back_as_it_was(model, body, tmp_path):
+    path = tmp_path / "a" / "model.safetensors"
+    save_checkpoint(path, model, step=7, data="synthetic 3", training="{}")
+    loaded, metadata = load_checkpoint(path)  # the body is found by its fingerprint
+    assert loaded.options == OPTIONS and loaded.body.fingerprint == body.fingerprint and not loaded.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert {k: metadata[k] for k in ("step", "data", "training", "body_name")} == {
+        "step": "7",
+        "data": "synthetic 3",
+        "training": "{}",
+        "body_name": body.name,
+    }
+
+
+def test_a_checkpoint_names_the_trainings_behind_it(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    behind = [Training("frame", 5, 4, 256, 1.5), Training("joint", 7, 3, 512, None)]
+    save_checkpoint(path, model, step=7, trainings=behind)
+    assert read_trainings(read_metadata(path)) == behind
+    # One that was written before they were named: what its options say of the last.
+    save_checkpoint(path, model, step=7, training='{"stage": "joint", "data": {"image_size": 512}}')
+    assert read_trainings(read_metadata(path)) == [Training("joint", 7, None, 512, None)]
+    save_checkpoint(path, model)
+    assert read_trainings(read_metadata(path)) == [Training("", 0, None, None, None)]
+
+
+def test_half_precision_halves_the_file_and_loads_as_float32(model, body, tmp_path):
+    for dtype in (torch.float32, torch.float16):
+        save_checkpoint(tmp_path / f"{dtype}.safetensors", model, dtype=dtype)
+    full, half = ((tmp_path / f"{d}.safetensors").stat().st_size for d in (torch.float32, torch.float16))
+    assert half < 0.55 * full
+    loaded, _ = load_checkpoint(tmp_path / f"{torch.float16}.safetensors", body)
+    for name, parameter in loaded.named_parameters():
+        assert parameter.dtype == torch.float32
+        # float16 keeps 11 bits; below 6e-5 it keeps steps of 6e-8.
+        torch.testing.assert_close(parameter, model.get_parameter(name), rtol=2**-11, atol=6e-8)
+
+
+def test_nothing_of_the_body_is_in_the_file(model, body, tmp_path):
+    save_checkpoint(tmp_path / "m.safetensors", model)
+    tensors = load_file(tmp_path / "m.safetensors")
+    assert set(tensors) == {name for name, _ in model.named_parameters()}
+    sizes = {tensor.numel() for tensor in body.buffers()}
+    flat = {name: tensor.flatten() for name, tensor in tensors.items() if tensor.numel() in sizes}
+    for buffer in body.buffers():
+        copies = [name for name, tensor in flat.items() if torch.equal(tensor, buffer.flatten().to(tensor.dtype))]
+        assert not copies
+
+
+def test_another_body_is_refused(model, body, tmp_path):
+    save_checkpoint(tmp_path / "m.safetensors", model)
+    other = copy.deepcopy(body)
+    other.fingerprint, other.name = "0123456789abcdef", "other"
+    with pytest.raises(InputError, match=rf"trained on the body {body.name} .*not on other \(0123456789abcdef\)"):
+        load_checkpoint(tmp_path / "m.safetensors", other)
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(InputError, match="no checkpoint at"):
+        read_metadata(path)
+    path.write_bytes(b"\x80\x02not safetensors")
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        read_metadata(path)
+    save_file({"a": torch.zeros(2)}, path)
+    with pytest.raises(InputError, match="no checkpoint of this project"):
+        read_metadata(path)
+
+
+def test_another_version_is_refused(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, model)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, metadata | {"version": "99"})
+    with pytest.raises(InputError, match=f"version 99, expected {VERSION}"):
+        load_checkpoint(path)
+    save_file(load_file(path), path, metadata | {"options": metadata["options"].replace("queries", "questions")})
+    with pytest.raises(InputError, match=re.escape("unknown option ModelOptions.graph.questions")):
+        load_checkpoint(path)
+
+
+def test_numbers_that_do_not_fit_are_not_written(model, tmp_path):
+    broken = copy.deepcopy(model)
+    next(broken.parameters()).data.fill_(1e6)  # beyond float16
+    with pytest.raises(ValueError, match="not finite"):
+        save_checkpoint(tmp_path / "m.safetensors", broken, dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_graph_fit_only_the_unet(model, body, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, model)
+    other = HumanGaussianGraph(replace(OPTIONS, graph=replace(OPTIONS.graph, queries=2)), body)
+    with pytest.raises(InputError, match="does not fit the network"):
+        load_weights(other, path)
+    before = copy.deepcopy(other.graph.state_dict())
+    load_weights(other, path, prefix="unet.")
+    for name, tensor in model.unet.state_dict().items():
+        assert torch.equal(other.unet.state_dict()[name], tensor)
+    for name, tensor in before.items():
+        assert torch.equal(other.graph.state_dict()[name], tensor)
+
+
+def test_parts_that_are_new_may_be_missing(model, body, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, model)
+    other = HumanGaussianGraph(replace(OPTIONS, feedback=1), body)
+    with pytest.raises(InputError, match="does not fit the network"):
+        load_weights(other, path)
+    before = copy.deepcopy(other.feedback.state_dict())
+    assert load_weights(other, path, optional=("second_look.", "feedback.")) == ["feedback."]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+    for name, tensor in before.items():
+        assert torch.equal(other.feedback.state_dict()[name], tensor)
+
+
+def test_parts_that_were_not_asked_for_are_not_missed(model, body, tmp_path):
+    """Of a checkpoint that has them, only the U-Net is wanted."""
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, model)
+    assert load_weights(HumanGaussianGraph(OPTIONS, body), path, "unet.", optional=("second_look.",)) == []
