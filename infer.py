@@ -11,7 +11,7 @@ import sys
 import torch
 import tyro
 
-from core.inference.evaluation import OURS, Judge, evaluate, protocol_record
+from core.inference.evaluation import OURS, MetricSuite, evaluate, protocol_record
 from core.inference.options import InferenceOptions
 from core.inference.outputs import check_folder, write_outputs
 from core.inference.report import metrics_table, summarise, write_metrics
@@ -33,18 +33,18 @@ def main(options: InferenceOptions) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
     for path in session.subjects:
         check_folder(options.workspace / path.resolve().name)
-    judge = Judge(session.device) if options.evaluate else None
+    metric_suite = MetricSuite(session.device) if options.evaluate else None
 
     scores, records = {}, {}
     for path in session.subjects:
         subject = open_subject(session, path)
         write_outputs(subject, options.workspace / subject.name)
         logger.info("wrote %s", options.workspace / subject.name)
-        if judge is not None:
-            scores[subject.name] = evaluate(subject, judge)
+        if metric_suite is not None:
+            scores[subject.name] = evaluate(subject, metric_suite)
             records[subject.name] = protocol_record(subject)
 
-    if judge is not None:
+    if metric_suite is not None:
         by_method = {
             method: summarise({name: methods[method] for name, methods in scores.items()})
             for method in next(iter(scores.values()))

@@ -5,12 +5,14 @@ from core.utils.environment import require
 require()
 
 import logging
+import sys
 
 import tyro
 
 from core.options import PRESETS, TrainOptions
 from core.training.rank_monitor import run_together
 from core.training.trainer import Trainer
+from core.utils.aliases import current_flags
 
 logger = logging.getLogger("main")
 
@@ -26,4 +28,7 @@ def main(options: TrainOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_together(lambda: main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__)))
+    arguments, messages = current_flags(sys.argv[1:])
+    for message in messages:
+        sys.stderr.write(f"{message}\n")
+    run_together(lambda: main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__, args=arguments)))

@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from core.utils.cli import run
-from smpl_renderer.body_model import SMPL_FILES, STANDIN_BODY, load_body
+from smpl_renderer.body_files import SMPL_FILES, STANDIN_BODY, load_body
 from smpl_renderer.connectivity import NUM_NEIGHBORS, build_connectivity, save_connectivity
 from smpl_renderer.errors import InputError
 

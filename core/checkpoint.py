@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 
 from core.model.hgg import HumanGaussianGraph
 from core.options import ModelOptions
+from core.utils.aliases import current_parameters
 from core.utils.options_json import options_from_json, options_to_json
-from smpl_renderer.body_model import BodyModel, find_body
+from smpl_renderer.body_files import find_body
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
@@ -147,7 +149,8 @@ def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", option
         InputError: If the checkpoint's network has another shape.
     """
     with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+        tensors = current_parameters({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     own = model.state_dict()
     asked = [name for name in own if name.startswith(prefix)]
     missing = [part for part in optional if _has(asked, part) and not _has(tensors, part)]

@@ -49,7 +49,7 @@ class ModelOptions:
 
     unet: UNetOptions = UNetOptions()
     graph: GraphOptions = GraphOptions()
-    second_look: bool = True
+    color_sampling: bool = True
     """Colour avatar Gaussians from the input pixels that see them."""
     feedback: int = 0
     """Rounds in which the avatar is drawn, compared with the input pictures and corrected."""
@@ -106,13 +106,13 @@ class LossOptions:
     message."""
     lpips_size: int = 256
     """Larger pictures are reduced to this many pixels for it."""
-    lpips_pieces: bool = False
+    lpips_crops: bool = False
     """Instead of reducing larger pictures, compare one piece of this size of each, at full sharpness."""
     lpips_from: float = 0.0
     """Share of the run after which it counts: early on it costs more time than it teaches."""
     ssim: float = 0.0
     """Weight of 1 - SSIM."""
-    tie: float = 0.4
+    surface_distance: float = 0.4
     """Weight of mean((10 d)^3), d being a frame Gaussian's distance to its nearest vertex, in metres."""
 
 
@@ -141,7 +141,7 @@ class TrainOptions:
     """`auto`: bf16 on CUDA, no on a CPU, where bf16 is slower than float32."""
     compile: bool = False
     """Compile the U-Net (CUDA): minutes at the start, faster steps afterwards."""
-    record: bool = True
+    cuda_graphs: bool = True
     """Play recordings (CUDA graphs) of the U-Net and of the graph: faster steps, but they hold memory."""
     attention: Literal["sdpa", "xformers"] = "sdpa"
     """Whose kernels the U-Net's attention runs on CUDA: PyTorch's, or those of `xformers` where it is installed."""
@@ -239,7 +239,7 @@ _DEMO_GPU = TrainOptions(
     ),
     validation_root=Path("benchmark/crops/val"),
     model=MODELS["demo"],
-    loss=replace(_DEMO_LOSS, tie=0.04, lpips=0.05, lpips_size=128, lpips_from=0.5),
+    loss=replace(_DEMO_LOSS, surface_distance=0.04, lpips=0.05, lpips_size=128, lpips_from=0.5),
     device="cuda",
     steps=20_000,
     max_minutes=10.0,
@@ -285,7 +285,7 @@ PRESETS: dict[str, tuple[str, TrainOptions]] = {
                 verify=False,
             ),
             model=MODELS["demo-cpu"],
-            loss=replace(_DEMO_LOSS, tie=0.02),
+            loss=replace(_DEMO_LOSS, surface_distance=0.02),
             steps=400,
             lr=1.5e-3,
             log_every=10,
@@ -306,7 +306,7 @@ PRESETS: dict[str, tuple[str, TrainOptions]] = {
             validation_root=Path("benchmark/val"),
             init=_DEMO_GPU.workspace / "model.safetensors",
             workspace=_DEMO_GPU.workspace / "512",
-            loss=replace(_DEMO_GPU.loss, ssim=0.1, lpips_size=256, lpips_pieces=True, lpips_from=0.0),
+            loss=replace(_DEMO_GPU.loss, ssim=0.1, lpips_size=256, lpips_crops=True, lpips_from=0.0),
             validation=8,
             steps=20_000,
             max_minutes=15.0,

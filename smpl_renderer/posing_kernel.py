@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 from smpl_renderer.load_store import load3, store3, store4, store_matrix
 from smpl_renderer.rotations_kernel import nearest_quaternion, quaternion_matrix
-from smpl_renderer.types import BodyParams, PosedBody, Skin
+from smpl_renderer.types import BodyParams, PosedBody
 
 if TYPE_CHECKING:
     from smpl_renderer.body_model import BodyModel
@@ -156,7 +156,7 @@ def _skin_kernel(
     store_matrix(rotations + i * 9, quaternion_matrix(qw, qx, qy, qz), mask)
 
 
-def pose_body(body: "BodyModel", params: BodyParams) -> Skin:
+def pose_body(body: "BodyModel", params: BodyParams) -> PosedBody:
     """Bodies in any number of poses but none, float32, without gradients.
 
     What follows from the shape is computed once for all poses whose betas are one tensor's expanded axes.
@@ -190,13 +190,15 @@ def pose_body(body: "BodyModel", params: BodyParams) -> Skin:
             num_vertices, num_joints, poses_per_shape, len(body.influences), BLOCK,
         )  # fmt: skip
     shared = [1] * (len(batch) - (betas.ndim - 1))
-    posed = PosedBody(
+    return PosedBody(
         vertices=vertices.view(*batch, num_vertices, 3),
         joints=joints.view(*batch, num_joints, 3),
         shaped=shaped.view(*betas.shape[:-1], *shared, num_vertices, 3).expand(*batch, num_vertices, 3),
         vertex_transforms=transforms.view(*batch, num_vertices, 4, 4),
+        rotations=rotations.view(*batch, num_vertices, 3, 3),
+        quats=quats.view(*batch, num_vertices, 4),
+        scale=params.scale,
     )
-    return Skin(posed, rotations.view(*batch, num_vertices, 3, 3), quats.view(*batch, num_vertices, 4), params.scale)
 
 
 def _unexpanded(betas: Float[Tensor, "*batch S"]) -> Float[Tensor, "*some S"]:

@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from smpl_renderer.tensor_structure import TensorStructure
+
 
 @dataclass(frozen=True)
-class BodyParams:
+class BodyParams(TensorStructure):
     """Shape and pose of SMPL bodies: `vertices = scale * SMPL(betas, global_orient, body_pose) + transl`.
 
     Angles are axis-angle in radians, `transl` is in metres of the world that the body stands in.
@@ -23,17 +25,6 @@ class BodyParams:
     @property
     def batch_shape(self) -> torch.Size:
         return self.scale.shape
-
-    def map(self, fn) -> "BodyParams":
-        """Apply `fn` to every tensor."""
-        return BodyParams(**{f.name: fn(getattr(self, f.name)) for f in fields(self)})
-
-    def to(self, *args, **kwargs) -> "BodyParams":
-        return self.map(lambda x: x.to(*args, **kwargs))
-
-    def __getitem__(self, index) -> "BodyParams":
-        """Index the batch axes."""
-        return self.map(lambda x: x[index])
 
     @staticmethod
     def stack(items: "list[BodyParams]", dim: int = 0) -> "BodyParams":
@@ -54,7 +45,7 @@ class BodyParams:
 
 
 @dataclass(frozen=True)
-class PosedBody:
+class BodyOutput(TensorStructure):
     """A body model's output, all in metres.
 
     `shaped` are the vertices in the canonical space (rest pose, with shape); `vertex_transforms` maps each of them
@@ -66,30 +57,13 @@ class PosedBody:
     shaped: Float[Tensor, "*batch V 3"]
     vertex_transforms: Float[Tensor, "*batch V 4 4"]
 
-    def map(self, fn) -> "PosedBody":
-        """Apply `fn` to every tensor."""
-        return PosedBody(**{f.name: fn(getattr(self, f.name)) for f in fields(self)})
-
-    def __getitem__(self, index) -> "PosedBody":
-        """Index the batch axes."""
-        return self.map(lambda x: x[index])
-
 
 @dataclass(frozen=True)
-class Skin:
-    """A posed body, prepared for carrying things: what they move, turn and grow by."""
+class PosedBody(BodyOutput):
+    """A posed body with the rotation of each vertex and its scale: what skinning of Gaussians needs."""
 
-    body: PosedBody
     rotations: Float[Tensor, "*batch V 3 3"]
     """From canonical axes to those at each posed vertex."""
     quats: Float[Tensor, "*batch V 4"]
     """The same as unit quaternions (w, x, y, z), w >= 0."""
     scale: Float[Tensor, "*batch"]
-
-    def map(self, fn) -> "Skin":
-        """Apply `fn` to every tensor."""
-        return Skin(self.body.map(fn), fn(self.rotations), fn(self.quats), fn(self.scale))
-
-    def __getitem__(self, index) -> "Skin":
-        """Index the batch axes."""
-        return self.map(lambda x: x[index])

@@ -14,7 +14,6 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: kernels run in its interpreter
 
 from smpl_renderer.body_files import STANDIN_BODY, load_body
-
 from smpl_renderer.body_model import BodyModel
 
 pytest_plugins = ["model_fixtures"]

@@ -154,7 +154,7 @@ def test_parts_that_are_new_may_be_missing(model, body, tmp_path):
     with pytest.raises(InputError, match="does not fit the network"):
         load_weights(other, path)
     before = copy.deepcopy(other.feedback.state_dict())
-    assert load_weights(other, path, optional=("second_look.", "feedback.")) == ["feedback."]
+    assert load_weights(other, path, optional=("color_sampling.", "feedback.")) == ["feedback."]
     for name, tensor in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor)
     for name, tensor in before.items():
@@ -165,4 +165,4 @@ def test_parts_that_were_not_asked_for_are_not_missed(model, body, tmp_path):
     """Of a checkpoint that has them, only the U-Net is wanted."""
     path = tmp_path / "m.safetensors"
     save_checkpoint(path, model)
-    assert load_weights(HumanGaussianGraph(OPTIONS, body), path, "unet.", optional=("second_look.",)) == []
+    assert load_weights(HumanGaussianGraph(OPTIONS, body), path, "unet.", optional=("color_sampling.",)) == []

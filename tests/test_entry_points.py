@@ -9,7 +9,7 @@ import pytest
 
 from core.utils import environment
 from core.utils.cli import run
-from smpl_renderer.body_model import REPOSITORY
+from smpl_renderer.body_files import REPOSITORY
 from smpl_renderer.errors import InputError
 
 

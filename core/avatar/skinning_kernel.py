@@ -1,6 +1,6 @@
 """Move, turn and scale things that are tied to vertices: one launch for all poses, and one for the gradients.
 
-Reference: `attach_reference` in core/avatar/avatar.py, whose names are used here.
+Reference: `skin_gaussians_reference` in core/avatar/avatar.py, whose names are used here.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from smpl_renderer.load_store import load3, load4, store3, store4
-from smpl_renderer.types import Skin
+from smpl_renderer.types import PosedBody
 
 BLOCK = 128  # Gaussians per program
 
@@ -134,14 +134,14 @@ def carry(
     quats: Float[Tensor, "*batch N 4"],
     scales: Float[Tensor, "*batch N 3"],
     vertex_ids: Int[Tensor, "*batch N"],
-    skin: Skin,
+    posed: PosedBody,
 ) -> tuple[Float[Tensor, "*batch P N 3"], Float[Tensor, "*batch P N 4"], Float[Tensor, "*batch P N 3"]]:
     """Means, rotations and sizes of Gaussians carried along with skins `[*batch P]`; float32.
 
     Differentiable in `offsets`, `quats` and `scales`.
     """
-    batch, count = skin.scale.shape, vertex_ids.shape[-1]
+    batch, count = posed.scale.shape, vertex_ids.shape[-1]
     own = (x.reshape(-1, *x.shape[len(batch) - 1 :]).contiguous() for x in (offsets, quats, scales, vertex_ids))
-    tables = skin.body.vertices, skin.body.vertex_transforms, skin.quats, skin.scale
+    tables = posed.vertices, posed.vertex_transforms, posed.quats, posed.scale
     posed = _Carry.apply(*own, *(x.reshape(-1, *x.shape[len(batch) :]).contiguous() for x in tables))
     return tuple(x.view(*batch, count, -1) for x in posed)

@@ -31,7 +31,8 @@ from core.data.fits import (
 from core.data.ready_crops import find_ready_crops, sizes_ready
 from core.data.silhouette_check import Agreement, silhouette_agreements
 from core.types.cameras import Cameras
-from smpl_renderer.body_model import BodyModel, find_body
+from smpl_renderer.body_files import find_body
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 

@@ -14,7 +14,8 @@ from core.inference.baselines import paint, render_painted
 from core.inference.report import SPLITS, mean_metrics
 from core.inference.subject import Subject
 from core.losses.lpips import LPIPS, load_lpips
-from core.losses.metrics import psnr, psnr_in_box, quantize, ssim
+from core.losses.metrics import psnr, psnr_in_box, quantize
+from core.losses.ssim import ssim
 from core.types.frames import Frames
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ Draw = Callable[[Frames], dict[str, Float[Tensor, "*moments C 3 H W"]]]
 """What each method makes of these moments from these cameras."""
 
 
-class Judge:
+class MetricSuite:
     """The metrics, with LPIPS where its weights are found.
 
     Args:
@@ -66,19 +67,21 @@ class Judge:
         return [dict(zip(lists, row)) for row in zip(*lists.values())]
 
 
-def measure(methods: Iterable[str], moments: Moments, draw: Draw, judge: Judge) -> dict[str, dict[str, Scores]]:
+def measure(
+    methods: Iterable[str], moments: Moments, draw: Draw, metric_suite: MetricSuite
+) -> dict[str, dict[str, Scores]]:
     """Scores by method and split, means over pictures. A split without moments has no scores."""
     scores: dict[str, dict[str, list[Scores]]] = {method: {split: [] for split in SPLITS} for method in methods}
     for split, target in moments:
         for method, predicted in draw(target).items():
-            scores[method][split] += judge(predicted, target)
+            scores[method][split] += metric_suite(predicted, target)
     return {
         method: {split: mean_metrics(items) if items else {} for split, items in splits.items()}
         for method, splits in scores.items()
     }
 
 
-def evaluate(subject: Subject, judge: Judge) -> dict[str, dict[str, Scores]]:
+def evaluate(subject: Subject, metric_suite: MetricSuite) -> dict[str, dict[str, Scores]]:
     """Scores by method (`ours` and the baselines) and split.
 
     Novel views: the observed poses, from cameras that the model has not seen. Novel poses: held-out moments, from the
@@ -91,7 +94,7 @@ def evaluate(subject: Subject, judge: Judge) -> dict[str, dict[str, Scores]]:
         pictures = {OURS: subject.render(target.body, target.cameras)}
         return pictures | render_painted(paints, body, target.body, target.cameras)
 
-    return measure((OURS, *paints), _moments(subject), draw, judge)
+    return measure((OURS, *paints), _moments(subject), draw, metric_suite)
 
 
 def _moments(subject: Subject) -> Iterator[tuple[str, Frames]]:

@@ -11,25 +11,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core.avatar.avatar import Avatar, attach, pose_skin, render_gaussians
+from core.avatar.avatar import Avatar
+from core.avatar.rendering import render_gaussians
+from core.avatar.skinning import skin_gaussians
 from core.avatar.unconstrained import RawAvatar
 from core.losses.lpips import LPIPS
 from core.losses.reconstruction import reconstruction_loss, weighted_sum
 from core.model.heads import MAX_OFFSET
 from core.options import LossOptions
 from core.render.backends import backend_name
-from core.runtime.cuda_graphs import Recorder
+from core.runtime.cuda_graphs import CudaGraphCache
 from core.types.cameras import Cameras
 from core.types.frames import Frames
 from core.types.gaussians import Gaussians
 from smpl_renderer.body_model import BodyModel
-from smpl_renderer.types import PosedBody, Skin
+from smpl_renderer.types import PosedBody
 
 BETAS = 0.8, 0.95
 """Adam's: some tens of steps are few."""
 EPS = 1e-6
 """Adam's; the change's gradients are some 1e-3 where a Gaussian is well seen."""
-LOSS = LossOptions(alpha=0.5, ssim=0.1, lpips=0.0, tie=0.0)
+LOSS = LossOptions(alpha=0.5, ssim=0.1, lpips=0.0, surface_distance=0.0)
 
 
 @dataclass(frozen=True)
@@ -110,36 +112,36 @@ class _Pictures:
         )
         # An axis more: each picture is the only one of its pose.
         self.cameras = replace(cameras, viewmats=viewmats[:, :, None], Ks=Ks[:, :, None])
-        self.skin = pose_skin(refiner.body, inputs.body)
+        self.posed = refiner.body.pose(inputs.body)
         self.views = cameras.batch_shape[-1]
         self.refiner = refiner
 
     def compare(self, avatar: Avatar, index: Int[Tensor, " P"]) -> Float[Tensor, ""]:
         """The loss of avatars in some of the pictures."""
-        skin, cameras = self.skin[:, index // self.views], self.cameras[:, index]
+        posed, cameras = self.posed[:, index // self.views], self.cameras[:, index]
         tensors = (
             *(avatar.offsets, avatar.quats, avatar.scales, avatar.opacities, avatar.colors, avatar.vertex_ids),
-            *(skin.body.vertices, skin.body.joints, skin.body.shaped, skin.body.vertex_transforms),
-            *(skin.rotations, skin.quats, skin.scale),
+            *(posed.vertices, posed.joints, posed.shaped, posed.vertex_transforms),
+            *(posed.rotations, posed.quats, posed.scale),
             *(cameras.viewmats, cameras.Ks, self.images[:, index], self.alphas[:, index]),
         )
 
         def loss(offsets, quats, scales, opacities, colors, vertex_ids, *others: Tensor) -> Tensor:
             own = Avatar(offsets, quats, scales, opacities, colors, vertex_ids, avatar.betas, avatar.body)
             *posed, rotations, turns, scale, viewmats, Ks, images, alphas = others
-            gaussians = attach(own, Skin(PosedBody(*posed), rotations, turns, scale))
+            gaussians = skin_gaussians(own, PosedBody(*posed, rotations, turns, scale))
             return self._loss(gaussians, replace(cameras, viewmats=viewmats, Ks=Ks), images, alphas)
 
         refiner = self.refiner
         # Other backends wait for the device, which a recording does not allow.
         is_recorded = backend_name(refiner.backend, self.images.device) == "triton"
-        if is_recorded and refiner.recorder.serves(avatar.offsets):
-            return refiner.recorder(refiner.body, loss, *tensors)
+        if is_recorded and refiner.graph_cache.can_capture(avatar.offsets):
+            return refiner.graph_cache(refiner.body, loss, *tensors)
         return loss(*tensors)
 
     def _loss(self, gaussians: Gaussians, cameras: Cameras, images: Tensor, alphas: Tensor) -> Float[Tensor, ""]:
         refiner = self.refiner
-        drawn = render_gaussians(gaussians, cameras, backend=refiner.backend, enlarge=refiner.enlarge)
+        drawn = render_gaussians(gaussians, cameras, backend=refiner.backend, supersample=refiner.supersample)
         targets = _as_float(images), _as_float(alphas)
         # As in the second look, a view whose mask is empty says nothing: it differs from nothing.
         counts = targets[1].amax((-3, -2, -1), keepdim=True) > 0.5
@@ -162,13 +164,13 @@ class Refiner:
     options: RefineOptions = RefineOptions()
     backend: str = "auto"
     """Rasterizer, as of `core.render.rasterize`."""
-    enlarge: int = 1
-    """How many times as large the avatars are drawn, as of `core.avatar.avatar.render_gaussians`."""
+    supersample: int = 1
+    """How many times as large the avatars are drawn, as of `core.avatar.rendering.render_gaussians`."""
     lpips: LPIPS | None = None
     """The perceptual distance, where the loss has a term of it."""
-    recorder: Recorder = field(default_factory=Recorder, init=False, compare=False)
+    graph_cache: CudaGraphCache = field(default_factory=CudaGraphCache, init=False, compare=False)
 
-    def __call__(self, avatar: Avatar, inputs: Frames, tell: Callable[[], object] = lambda: None) -> Avatar:
+    def __call__(self, avatar: Avatar, inputs: Frames, on_step: Callable[[], object] = lambda: None) -> Avatar:
         """Refine avatars.
 
         Args:
@@ -187,12 +189,12 @@ class Refiner:
         if self.options.steps == 0 or not any(vars(self.options.rates).values()):
             return avatar
         if not avatar.batch_shape:
-            return self(avatar[None], inputs[None], tell)[0]
+            return self(avatar[None], inputs[None], on_step)[0]
         off = torch.autocast(avatar.offsets.device.type, enabled=False)
         with torch.inference_mode(False), torch.enable_grad(), off:
-            return self._refine(avatar.map(Tensor.clone), inputs, tell)  # no graph takes tensors of inference mode
+            return self._refine(avatar.map(Tensor.clone), inputs, on_step)  # no graph takes tensors of inference mode
 
-    def _refine(self, avatar: Avatar, inputs: Frames, tell: Callable[[], object]) -> Avatar:
+    def _refine(self, avatar: Avatar, inputs: Frames, on_step: Callable[[], object]) -> Avatar:
         options = self.options
         changes, pictures = _Changes(avatar, options.rates), _Pictures(inputs, self)
         how = {"lr": 1.0, "betas": BETAS, "eps": EPS, "weight_decay": options.prior, "fused": True}
@@ -206,7 +208,7 @@ class Refiner:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            tell()
+            on_step()
         return changes.result()
 
 

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.avatar.avatar import Avatar, enlargement, render_avatar
+from core.avatar.avatar import Avatar
+from core.avatar.rendering import render_avatar, supersampling
 from core.checkpoint import Metadata, load_checkpoint, read_metadata
 from core.data.human_list import find_subjects
 from core.data.protocol import PROTOCOLS, Protocol, select_subjects
@@ -20,7 +21,8 @@ from core.model.hgg import HumanGaussianGraph
 from core.render.backends import backend_name, load_backend
 from core.types.cameras import Cameras
 from core.utils.device import pick_device
-from smpl_renderer.body_model import BodyModel, find_body
+from smpl_renderer.body_files import find_body
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
@@ -70,17 +72,17 @@ class Session:
         """The network's precision as a context."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def enlargement(self, size: int) -> int:
+    def supersampling(self, size: int) -> int:
         """How many times as large as pictures of `size` pixels avatars of this network are drawn."""
-        return enlargement(size, self.trained_size)
+        return supersampling(size, self.trained_size)
 
     def render(self, avatar: Avatar, params: BodyParams, cameras: Cameras) -> Float[Tensor, "*batch P C 3 H W"]:
         """Pictures on white of avatars `[*batch]` of this network in poses `[*batch, P]` from cameras `[*batch, P, C]`.
 
         Those smaller than the pictures of its training are means of larger ones.
         """
-        enlarge = self.enlargement(min(cameras.width, cameras.height))
-        return render_avatar(avatar, self.body, params, cameras, backend=self.backend, enlarge=enlarge).colors
+        supersample = self.supersampling(min(cameras.width, cameras.height))
+        return render_avatar(avatar, self.body, params, cameras, backend=self.backend, supersample=supersample).colors
 
 
 def open_session(options: InferenceOptions) -> Session:
@@ -102,11 +104,11 @@ def open_session(options: InferenceOptions) -> Session:
     body = find_body(metadata["body"], options.body)
     model, metadata = load_checkpoint(options.checkpoint, body, device)
     model.requires_grad_(False)
-    model.draw_with(options.backend)
+    model.set_backend(options.backend)
     trained = json.loads(metadata.get("training") or "{}").get("data", {})
     input_size = options.input_size or trained.get("image_size", protocol.image_size)
     trained_size = trained.get("image_size")
-    enlarge = enlargement(input_size, trained_size)
+    supersample = supersampling(input_size, trained_size)
     size, frames = LONG_VIDEO if device.type == "cuda" or options.full else SHORT_VIDEO
     return Session(
         options=options,
@@ -119,7 +121,7 @@ def open_session(options: InferenceOptions) -> Session:
         trained_size=trained_size,
         video_size=options.video_size or size,
         video_frames=options.video_frames or frames,
-        refiner=Refiner(model.body, RefineOptions(steps=steps), options.backend, enlarge),
+        refiner=Refiner(model.body, RefineOptions(steps=steps), options.backend, supersample),
         subjects=subjects,
     )
 
@@ -149,6 +151,6 @@ def describe(session: Session) -> dict:
         "precision": session.precision,
         "refinement": asdict(session.refiner.options) if session.refiner.options.steps else None,
         "backend": backend_name(session.backend, session.device),
-        "enlargement": session.enlargement(session.protocol.image_size),
+        "enlargement": session.supersampling(session.protocol.image_size),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

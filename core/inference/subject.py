@@ -16,7 +16,7 @@ from core.data.protocol import ResolvedProtocol, resolve
 from core.inference.session import Session
 from core.types.cameras import Cameras
 from core.types.frames import Frames
-from smpl_renderer.body_model import STANDIN_BODY, load_body
+from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
@@ -69,7 +69,7 @@ def open_subject(session: Session, path: Path) -> Subject:
     return Subject(session, capture, plan, inputs, avatar)
 
 
-def make_avatar(session: Session, inputs: Frames, tell: Callable[[], object] = lambda: None) -> Avatar:
+def make_avatar(session: Session, inputs: Frames, on_step: Callable[[], object] = lambda: None) -> Avatar:
     """The avatar of one person from the moments [F, C] that the network is shown; refined, unless that is off.
 
     Args:
@@ -77,8 +77,8 @@ def make_avatar(session: Session, inputs: Frames, tell: Callable[[], object] = l
     """
     with session.autocast():
         avatar = session.model(Frames.stack([inputs])).avatar[0]
-    tell()
-    return session.refiner(avatar, inputs, tell)
+    on_step()
+    return session.refiner(avatar, inputs, on_step)
 
 
 def _as_asked(plan: ResolvedProtocol, observed: tuple[int, ...] | None) -> ResolvedProtocol:

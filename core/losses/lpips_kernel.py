@@ -1,6 +1,6 @@
 """LPIPS with VGG in half precision, and its gradient with respect to the prediction: what training needs of it.
 
-Reference: `LPIPS.forward` in `core/losses/lpips.py`. Convolutions are cuDNN's, all the rest is memory traffic: here a layer's
+Reference: `LPIPS.forward` in `core/losses/lpips.py`. Convolutions are cuDNN's; the rest is memory traffic. A layer's
 bias and ReLU are one pass, the comparison of a tap and the pooling behind it another, and on the way back the gradients
 of tap, pooling and ReLU one more. Maps have their channels last; the second half of a batch are the targets.
 """

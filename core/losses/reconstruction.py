@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.losses.lpips import LPIPS
-from core.losses.metrics import ssim
+from core.losses.ssim import ssim
 from core.options import LossOptions
 from core.utils.resample import resample_area
 
@@ -21,7 +21,7 @@ def reconstruction_loss(
     target_alphas: Float[Tensor, "*batch 1 H W"],
     options: LossOptions,
     lpips: LPIPS | None = None,
-    turn: int = 0,
+    crop_index: int = 0,
 ) -> Terms:
     """Compare renderings with photographs, both on white. Terms that weigh nothing are not computed.
 
@@ -37,15 +37,15 @@ def reconstruction_loss(
         terms["ssim"] = 1 - ssim(colors, target_colors).mean()
     if options.lpips > 0 and lpips is not None:
         size = min(options.lpips_size, colors.shape[-1])
-        if options.lpips_pieces:
-            reduced = [pieces(x, size, turn) for x in (colors, target_colors)]
+        if options.lpips_crops:
+            reduced = [crops(x, size, crop_index) for x in (colors, target_colors)]
         else:
             reduced = [resample_area(x, size) for x in (colors, target_colors)]
         terms["lpips"] = lpips(*reduced).mean()
     return terms
 
 
-def pieces(pictures: Float[Tensor, "*batch F C 3 H H"], size: int, turn: int = 0) -> Float[Tensor, "P 3 S S"]:
+def crops(pictures: Float[Tensor, "*batch F C 3 H H"], size: int, crop_index: int = 0) -> Float[Tensor, "P 3 S S"]:
     """One square of each picture: of neighbours among a person's F*C different ones, which together cover a picture.
 
     They overlap where `size` does not divide the picture's. The order of pictures is not kept.
@@ -60,13 +60,15 @@ def pieces(pictures: Float[Tensor, "*batch F C 3 H H"], size: int, turn: int = 0
     corners = [(top, left) for top in starts for left in starts]
     squares = []
     for k in range(len(corners)):
-        top, left = corners[(k + turn) % len(corners)]
+        top, left = corners[(k + crop_index) % len(corners)]
         own = pictures[..., k :: len(corners), :, top : top + size, left : left + size]
         squares.append(own.flatten(0, -4))
     return torch.cat(squares)
 
 
-def tie_loss(distances: Float[Tensor, "B *frames M"], mask: Bool[Tensor, "B *frames M"]) -> Float[Tensor, ""]:
+def surface_distance_loss(
+    distances: Float[Tensor, "B *frames M"], mask: Bool[Tensor, "B *frames M"]
+) -> Float[Tensor, ""]:
     """Pull frame Gaussians to the body: mean of (10 d)^3 over the masked ones, d in metres to the nearest vertex.
 
     Nothing at a centimetre, strong from a decimetre on. Every person counts the same, so that it does not matter who

@@ -1,6 +1,6 @@
 """SSIM of many pictures in one launch, and its gradient in another. Wang et al. (2004).
 
-Reference: `ssim_reference` in `core/losses/metrics.py`. A program takes a square of a channel; to blur it is to multiply it
+Reference: `ssim_reference` in `core/losses/ssim.py`. A program takes a square of a channel; to blur it is to multiply it
 from both sides with a banded matrix, which is what tensor cores do well.
 """
 
@@ -10,14 +10,14 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from core.losses import metrics
+from core.losses import ssim
 
 SIDE = 32  # pixels of the square that a program loads
 WARPS = 4
 
-WINDOW = tl.constexpr(metrics.SSIM_WINDOW)
-C1, C2 = tl.constexpr(metrics.SSIM_C1), tl.constexpr(metrics.SSIM_C2)
-INNER = tl.constexpr(SIDE - metrics.SSIM_WINDOW + 1)  # of which the window fits around so many
+WINDOW = tl.constexpr(ssim.SSIM_WINDOW)
+C1, C2 = tl.constexpr(ssim.SSIM_C1), tl.constexpr(ssim.SSIM_C2)
+INNER = tl.constexpr(SIDE - ssim.SSIM_WINDOW + 1)  # of which the window fits around so many
 KINDS = tl.constexpr(3)  # of derivatives: with respect to the blurred x, x x and x y
 
 
@@ -99,8 +99,8 @@ class SsimMeans(torch.autograd.Function):
     @staticmethod
     def forward(ctx, predicted, target):
         count, height, width = predicted.shape
-        window = metrics.ssim_window(predicted)
-        rows, columns = height - metrics.SSIM_WINDOW + 1, width - metrics.SSIM_WINDOW + 1
+        window = ssim.ssim_window(predicted)
+        rows, columns = height - ssim.SSIM_WINDOW + 1, width - ssim.SSIM_WINDOW + 1
         tiles = triton.cdiv(columns, INNER.value), triton.cdiv(rows, INNER.value), count
         sums = predicted.new_empty(count, tiles[0] * tiles[1])
         has_slopes = ctx.needs_input_grad[0]

@@ -118,7 +118,7 @@ class Placement:
     """The same as unit quaternions."""
 
 
-def decode_on_skin(raw: Float[Tensor, "*batch N 14"], start: Placement, **identity) -> Avatar:
+def decode_on_surface(raw: Float[Tensor, "*batch N 14"], start: Placement, **identity) -> Avatar:
     """Gaussians that queries place on the skin; positions and rotations are relative to the skin's own axes.
 
     Args:

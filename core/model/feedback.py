@@ -14,10 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from core.avatar.avatar import Avatar, Skin, attach, render_gaussians
+from core.avatar.avatar import Avatar
+from core.avatar.rendering import render_gaussians
+from core.avatar.skinning import skin_gaussians
 from core.model.decode import shift_logits
 from core.types.frames import Frames
 from smpl_renderer.rotations import quat_multiply
+from smpl_renderer.types import PosedBody
 
 PICTURES = 16
 """Of a person that a round looks at, at most: some of the moments (at least one) in all views. The next round has other
@@ -83,7 +86,12 @@ class Feedback(nn.Module):
         self.backend = "auto"
 
     def forward(
-        self, avatar: Avatar, context: Float[Tensor, "B N D"], axes: Float[Tensor, "V 3 3"], inputs: Frames, skin: Skin
+        self,
+        avatar: Avatar,
+        context: Float[Tensor, "B N D"],
+        axes: Float[Tensor, "V 3 3"],
+        inputs: Frames,
+        posed: PosedBody,
     ) -> Avatar:
         """The avatar, corrected.
 
@@ -96,7 +104,7 @@ class Feedback(nn.Module):
         """
         own_axes = axes[avatar.vertex_ids]
         for index, correction in enumerate(self.corrections):
-            errors = compare(avatar, own_axes, *_some_moments(inputs, skin, index), self.backend)
+            errors = compare(avatar, own_axes, *_some_moments(inputs, posed, index), self.backend)
             avatar, context = correction(avatar, context, own_axes, errors)
         return avatar
 
@@ -112,10 +120,10 @@ class Correction(nn.Module):
         super().__init__()
         self.embed_context = nn.Sequential(nn.LayerNorm(context_channels), nn.Linear(context_channels, hidden))
         self.embed_errors = nn.Linear(ERROR_NUMBERS + STATE_NUMBERS, hidden)
-        self.think = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
-        self.decide = nn.Linear(hidden, CHANGES + 3 + 1)
-        self.remember = None if is_last else nn.Linear(hidden, context_channels)
-        for layer in (self.decide, self.remember):
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.to_update = nn.Linear(hidden, CHANGES + 3 + 1)
+        self.to_context = None if is_last else nn.Linear(hidden, context_channels)
+        for layer in (self.to_update, self.to_context):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
@@ -125,14 +133,14 @@ class Correction(nn.Module):
     ) -> tuple[Avatar, Float[Tensor, "B N D"]]:
         """The avatar, corrected, and the context, with what was found out."""
         numbers = torch.cat([errors.numbers(), _state(avatar)], -1)
-        thoughts = self.think(self.embed_context(context) + self.embed_errors(numbers))
-        changes, colors, gain = self.decide(thoughts).float().split([CHANGES, 3, 1], -1)
+        thoughts = self.mlp(self.embed_context(context) + self.embed_errors(numbers))
+        changes, colors, gain = self.to_update(thoughts).float().split([CHANGES, 3, 1], -1)
         with torch.autocast(context.device.type, enabled=False):
             avatar = change(avatar, axes, changes)
             trust = torch.sigmoid(gain) * (errors.pixels / (errors.pixels + FEW_PIXELS))[..., None]
             colors = avatar.colors + trust * errors.residuals + COLOR_RANGE * torch.tanh(colors)
             avatar = replace(avatar, colors=colors.clamp(0, 1))
-        return avatar, context if self.remember is None else context + self.remember(thoughts)
+        return avatar, context if self.to_context is None else context + self.to_context(thoughts)
 
 
 def change(avatar: Avatar, axes: Float[Tensor, "B N 3 3"], changes: Float[Tensor, "B N 10"]) -> Avatar:
@@ -151,17 +159,17 @@ def change(avatar: Avatar, axes: Float[Tensor, "B N 3 3"], changes: Float[Tensor
 
 
 def compare(
-    avatar: Avatar, axes: Float[Tensor, "B N 3 3"], inputs: Frames, skin: Skin, backend: str = "auto"
+    avatar: Avatar, axes: Float[Tensor, "B N 3 3"], inputs: Frames, posed: PosedBody, backend: str = "auto"
 ) -> Errors:
     """Draw avatars B as the pictures `[B, F, C]` should show them, and ask what of each Gaussian speaks against it."""
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(axes.device.type, enabled=False):
         if axes.is_inference():  # no graph takes what was made in inference mode
             axes = axes.clone()
-            avatar, inputs, skin = (x.map(Tensor.clone) for x in (avatar, inputs, skin))
+            avatar, inputs, posed = (x.map(Tensor.clone) for x in (avatar, inputs, posed))
         avatar = avatar.detach()
         changes = avatar.offsets.new_zeros(*avatar.opacities.shape, CHANGES).requires_grad_()
         colors = avatar.colors.clone().requires_grad_()
-        gaussians = attach(change(replace(avatar, colors=colors), axes, changes), skin)
+        gaussians = skin_gaussians(change(replace(avatar, colors=colors), axes, changes), posed)
         drawn = render_gaussians(gaussians, inputs.cameras, backend=backend)
         with torch.no_grad():
             # As in the second look, a view whose mask is empty says nothing.
@@ -185,9 +193,9 @@ def _state(avatar: Avatar) -> Float[Tensor, "B N 7"]:
     return torch.cat([avatar.colors, avatar.opacities[..., None], torch.log(avatar.scales / SIZE_UNIT)], -1)
 
 
-def _some_moments(inputs: Frames, skin: Skin, index: int) -> tuple[Frames, Skin]:
+def _some_moments(inputs: Frames, posed: PosedBody, index: int) -> tuple[Frames, PosedBody]:
     """Every n-th moment, so that there are at most `PICTURES`, and others in the next round."""
     moments, views = inputs.images.shape[1:3]
     stride = -(-moments // max(1, PICTURES // views))
     chosen = slice(index % stride, None, stride)
-    return inputs[:, chosen], skin[:, chosen]
+    return inputs[:, chosen], posed[:, chosen]

@@ -3,84 +3,20 @@
 Liu et al., Human Gaussian Graph (ICCV 2025), Sec. 3.3.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
+from core.model.edges import GaussianVertexEdges, edge_capacity
 from core.ops.feed_forward import FeedForwardWeights, residual_feed_forward
-from core.ops.neighbor_attention import Sources, find_sources, packed_neighbor_attention
+from core.ops.neighbor_attention import ReverseNeighbors, packed_neighbor_attention, reverse_neighbors
 from core.ops.norm_linear import norm_linear
 from core.ops.segment_attention import MAX_QUERIES, packed_segment_attention
 from core.options import GraphOptions
-from core.runtime.cuda_graphs import Recorder
+from core.runtime.cuda_graphs import CudaGraphCache
 from smpl_renderer.connectivity import Connectivity
 from smpl_renderer.errors import InputError
-
-MIN_CAPACITY = 1 << 12
-"""Edges."""
-
-
-@dataclass(frozen=True)
-class Ties:
-    """The edges between Gaussians and vertices, sorted by vertex; the vertices of all persons are counted through."""
-
-    gaussians: Int[Tensor, "E"]
-    """Positions of the tied Gaussians among all Gaussians of the batch, flattened."""
-    crow: Int[Tensor, "BV+1"]
-    """The edges of vertex n are `gaussians[crow[n]:crow[n + 1]]`."""
-
-    def take(self, values: Float[Tensor, "B F M *d"]) -> Float[Tensor, "E *d"]:
-        """The values of the tied Gaussians, in the order of the edges."""
-        return values.flatten(0, 2).index_select(0, self.gaussians)
-
-
-class LateCount:
-    """The number of true entries of a mask, on its way from the device while the host goes on.
-
-    Ask for it early and read it late, when the copy has long arrived: then nobody waits.
-    """
-
-    def __init__(self, mask: Bool[Tensor, "*any"]):
-        self._capacity = mask.numel()
-        self._arrived: torch.cuda.Event | None = None
-        self._count = mask.sum()
-        if mask.is_cuda and not torch.cuda.is_current_stream_capturing():
-            self._count = torch.empty((), dtype=torch.int64, pin_memory=True).copy_(self._count, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    def read(self) -> int:
-        """The count; in the capture of a CUDA graph, which cannot depend on it, the size of the mask."""
-        if self._arrived is None:
-            return self._capacity if self._count.is_cuda else int(self._count)
-        self._arrived.synchronize()
-        return int(self._count)
-
-
-def tie(
-    vertex_ids: Int[Tensor, "B F M"], mask: Bool[Tensor, "B F M"], num_vertices: int, count: LateCount | None = None
-) -> Ties:
-    """Tie the Gaussians of all moments to their vertices; those outside the mask are left out.
-
-    Args:
-        count: Of the mask, where it was asked for earlier, so that the host need not wait for the device.
-    """
-    count = count or LateCount(mask)
-    persons = torch.arange(len(vertex_ids), device=vertex_ids.device)[:, None, None]
-    total = len(vertex_ids) * num_vertices
-    vertices = torch.where(mask, vertex_ids + num_vertices * persons, total).flatten()  # those outside come last
-    vertices, order = vertices.to(torch.int32).sort(stable=True)
-    bounds = torch.arange(total + 1, device=mask.device, dtype=torch.int32)
-    return Ties(order[: count.read()], torch.searchsorted(vertices, bounds))
-
-
-def edge_capacity(num_edges: int) -> int:
-    """Edges that there is room for: at most half as many again, beyond some thousands: few sizes occur then."""
-    step = max(MIN_CAPACITY, 1 << max(0, num_edges.bit_length() - 2))
-    return max(step, -(-num_edges // step) * step)
 
 
 class FeedForward(nn.Sequential):
@@ -147,7 +83,11 @@ class InterNode(nn.Module):
         self.feed_forward = FeedForward(channels, options.ffn_factor, options.dropout)
 
     def forward(
-        self, x: Float[Tensor, "B V Q D"], neighbors: Int[Tensor, "V K"], mask: Bool[Tensor, "V K"], sources: Sources
+        self,
+        x: Float[Tensor, "B V Q D"],
+        neighbors: Int[Tensor, "V K"],
+        mask: Bool[Tensor, "V K"],
+        sources: ReverseNeighbors,
     ) -> Float[Tensor, "B V Q D"]:
         linear = self.query_key_value
         packed, x = norm_linear(x, self.norm.weight, self.norm.bias, linear.weight, linear.bias)
@@ -159,7 +99,7 @@ class InterNode(nn.Module):
 class BodyGraph(nn.Module):
     """L rounds of intra-node and inter-node attention over the vertices of a body.
 
-    On a CUDA device its launches are recorded and played back (`recorder`), but for training with dropout.
+    On a CUDA device its launches are recorded and played back (`graph_cache`), but for training with dropout.
 
     Args:
         options: Sizes, and which of the two attentions there are.
@@ -179,7 +119,7 @@ class BodyGraph(nn.Module):
         channels = options.features
         self.register_buffer("neighbors", connectivity.neighbors, persistent=False)
         self.register_buffer("neighbor_mask", connectivity.mask, persistent=False)
-        sources = find_sources(connectivity.neighbors, connectivity.mask)
+        sources = reverse_neighbors(connectivity.neighbors, connectivity.mask)
         self.register_buffer("sources", sources.vertices, persistent=False)
         self.register_buffer("source_crow", sources.crow, persistent=False)
         self.vertex_embedding = nn.Parameter(0.1 * torch.randn(len(connectivity.neighbors), 1, channels))
@@ -189,14 +129,14 @@ class BodyGraph(nn.Module):
         )
         self.intra = nn.ModuleList(IntraNode(options) for _ in range(options.layers) if options.intra)
         self.inter = nn.ModuleList(InterNode(options) for _ in range(options.layers) if options.inter)
-        self.recorder = Recorder()
+        self.graph_cache = CudaGraphCache()
         self._draws = options.dropout > 0
 
     @property
     def num_vertices(self) -> int:
         return len(self.neighbors)
 
-    def forward(self, keys: Float[Tensor, "E K"], ties: Ties) -> Float[Tensor, "B V Q D"]:
+    def forward(self, keys: Float[Tensor, "E K"], edges: GaussianVertexEdges) -> Float[Tensor, "B V Q D"]:
         """What the queries know at the end.
 
         Args:
@@ -204,15 +144,15 @@ class BodyGraph(nn.Module):
             ties: Whose they are.
         """
         fixed = not (self.training and self._draws) and len(self.query_embedding) <= MAX_QUERIES
-        if fixed and self.recorder.serves(keys):
+        if fixed and self.graph_cache.can_capture(keys):
             keys = pad(keys, (0, 0, 0, edge_capacity(len(keys)) - len(keys)))
-            return self.recorder(self, self._layers, keys, ties.crow)
-        return self._layers(keys, ties.crow)
+            return self.graph_cache(self, self._layers, keys, edges.crow)
+        return self._layers(keys, edges.crow)
 
     def _layers(self, keys: Float[Tensor, "E K"], crow: Int[Tensor, "BV+1"]) -> Float[Tensor, "B V Q D"]:
         num_persons = (len(crow) - 1) // self.num_vertices
         x = (self.vertex_embedding + self.query_embedding).expand(num_persons, -1, -1, -1)
-        sources = Sources(self.sources, self.source_crow)
+        sources = ReverseNeighbors(self.sources, self.source_crow)
         if self.intra:
             maps = [layer.key_value for layer in self.intra]  # one product for all layers
             weight, bias = (torch.cat([getattr(own, name) for own in maps]) for name in ("weight", "bias"))

@@ -4,14 +4,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.avatar.avatar import Avatar, Skin, at_vertices
-from core.model.decode import RAW_CHANNELS, Placement, decode_on_skin, refine
+from core.avatar.avatar import Avatar
+from core.avatar.skinning import at_vertices
+from core.model.decode import RAW_CHANNELS, Placement, decode_on_surface, refine
 from core.model.surface import place_queries
 from core.options import GraphOptions
 from core.types.gaussians import Gaussians
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.rotations import quat_multiply
 from smpl_renderer.skinning import unpose_points
+from smpl_renderer.types import PosedBody
 
 MAX_OFFSET = 0.5
 """Metres. Where the skin is nearly collapsed, un-posing throws points far away; this keeps them at hand."""
@@ -59,7 +61,7 @@ class VertexHead(nn.Module):
             learned = LEARNED_OFFSET_UNIT * torch.einsum("nij,nj->ni", self.axes, self.offsets)
             start = Placement(self.start_offsets + learned, self.start_scales, self.axes, self.start_quats)
             vertex_ids = self.vertex_ids.expand(len(queries), -1)
-            avatar = decode_on_skin(raw, start, vertex_ids=vertex_ids, betas=betas, body=self.body)
+            avatar = decode_on_surface(raw, start, vertex_ids=vertex_ids, betas=betas, body=self.body)
         return avatar, features
 
 
@@ -100,24 +102,24 @@ class ResidualHead(nn.Module):
 def unpose_gaussians(
     gaussians: Gaussians,
     vertex_ids: Tensor,
-    skin: Skin,
+    posed: PosedBody,
     *,
     betas: Float[Tensor, "B S"],
     body: str,
 ) -> Avatar:
-    """Bring Gaussians `[B, N]` of one moment back to the rest pose; `core.avatar.avatar.attach` undoes it.
+    """Bring Gaussians `[B, N]` of one moment back to the rest pose; `core.avatar.skinning.skin_gaussians` undoes it.
 
     Centres go by the inverse of their vertex's transform, rotations by the transpose of the skin's rotation.
     """
     with torch.autocast(gaussians.means.device.type, enabled=False):
-        transforms = at_vertices(skin.body.vertex_transforms, vertex_ids)
-        offsets = unpose_points(gaussians.means, transforms) - at_vertices(skin.body.shaped, vertex_ids)
+        transforms = at_vertices(posed.vertex_transforms, vertex_ids)
+        offsets = unpose_points(gaussians.means, transforms) - at_vertices(posed.shaped, vertex_ids)
         distances = offsets.norm(dim=-1, keepdim=True)
-        w, xyz = at_vertices(skin.quats, vertex_ids).split([1, 3], -1)
+        w, xyz = at_vertices(posed.quats, vertex_ids).split([1, 3], -1)
         return Avatar(
             offsets=offsets * (MAX_OFFSET / distances.clamp_min(MAX_OFFSET)),
             quats=quat_multiply(torch.cat([w, -xyz], -1), gaussians.quats),
-            scales=gaussians.scales / skin.scale[:, None, None],
+            scales=gaussians.scales / posed.scale[:, None, None],
             opacities=gaussians.opacities,
             colors=gaussians.colors,
             vertex_ids=vertex_ids,

@@ -17,23 +17,27 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from core.avatar.avatar import Avatar, Skin, at_vertices, pose_skin
-from core.model.color_sampling import SecondLook
+from core.avatar.avatar import Avatar
+from core.avatar.skinning import at_vertices
+from core.model.color_sampling import ColorSampling
 from core.model.decode import RAW_CHANNELS, decode_pixels
 from core.model.depths import surface_depths
+from core.model.edges import GaussianVertexEdges, build_edges
 from core.model.feedback import Feedback
-from core.model.graph import BodyGraph, LateCount, Ties, tie
+from core.model.graph import BodyGraph
 from core.model.heads import ResidualHead, VertexHead, unpose_gaussians
-from core.model.surface import skin_axes
+from core.model.surface import surface_axes
 from core.model.unet import UNet
-from core.ops.nearest_search import nearest_vertices
+from core.ops.nearest_vertices import nearest_vertices
 from core.options import ModelOptions
+from core.runtime.async_count import AsyncCount
 from core.types.frames import Frames
 from core.types.gaussians import Gaussians
 from core.utils.resample import resample_area
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.connectivity import Connectivity, build_connectivity
 from smpl_renderer.errors import InputError
+from smpl_renderer.types import PosedBody
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -60,7 +64,7 @@ class FrameGaussians:
     """Metres to that vertex, with a gradient with respect to the means; 0 outside the mask."""
     mask: Bool[Tensor, "B F M"]
     """Which Gaussians lie on the person; the others have opacity 0."""
-    inside: LateCount
+    inside: AsyncCount
     """How many."""
 
 
@@ -103,13 +107,13 @@ class HumanGaussianGraph(nn.Module):
             self.head = VertexHead(graph, body)
         else:
             self.head = ResidualHead(graph, self.unet.feature_channels)
-        self.second_look = SecondLook(graph.features) if options.second_look else None
+        self.color_sampling = ColorSampling(graph.features) if options.color_sampling else None
         self.feedback = Feedback(graph.features, options.feedback) if options.feedback else None
-        self.register_buffer("axes", skin_axes(body)[0], persistent=False)
+        self.register_buffer("axes", surface_axes(body)[0], persistent=False)
         self.register_buffer("color_mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("color_std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
-    def record_launches(self, enabled: bool, trains_unet: bool) -> None:
+    def use_cuda_graphs(self, enabled: bool, trains_unet: bool) -> None:
         """Play launches of the U-Net and of the graph from recordings, one for each kind of input, or do not.
 
         They take the host longer than their work takes the device.
@@ -117,56 +121,56 @@ class HumanGaussianGraph(nn.Module):
         Args:
             trains_unet: Whether the U-Net has gradients; else it is its frozen copy that is recorded.
         """
-        self.unet.frozen.recorder.enabled = enabled and not trains_unet
-        self.unet.recorder.enabled = enabled and trains_unet
-        self.graph.recorder.enabled = enabled
+        self.unet.frozen.graph_cache.enabled = enabled and not trains_unet
+        self.unet.graph_cache.enabled = enabled and trains_unet
+        self.graph.graph_cache.enabled = enabled
 
-    def draw_with(self, backend: str) -> None:
+    def set_backend(self, backend: str) -> None:
         """Choose the rasterizer that feedback draws with, a name as in `core.render.rasterize`."""
         if self.feedback is not None:
             self.feedback.backend = backend
 
     def forward(self, inputs: Frames) -> ModelOutput:
         """Make avatars of B persons from F moments of each (`inputs` has batch axes B)."""
-        skin = pose_skin(self.body, inputs.body)
-        frame = self._frame_gaussians(inputs, skin)
-        ties = tie(frame.vertex_ids, frame.mask, self.body.num_vertices, frame.inside)
-        queries = self.graph(self._keys(frame, skin, ties), ties)
+        posed = self.body.pose(inputs.body)
+        frame = self._frame_gaussians(inputs, posed)
+        edges = build_edges(frame.vertex_ids, frame.mask, self.body.num_vertices, frame.inside)
+        queries = self.graph(self._keys(frame, posed, edges), edges)
 
         betas = inputs.body.betas.mean(1)
         if isinstance(self.head, VertexHead):
             avatar, context = self.head(queries, betas)
         else:
             reference = unpose_gaussians(
-                frame.gaussians[:, 0], frame.vertex_ids[:, 0], skin[:, 0], betas=betas, body=self.body.fingerprint
+                frame.gaussians[:, 0], frame.vertex_ids[:, 0], posed[:, 0], betas=betas, body=self.body.fingerprint
             )
             avatar, context = self.head(reference, frame.features[:, 0], queries)
-        if self.second_look is not None:
-            avatar = self.second_look(avatar, context, self.axes[..., 2], inputs, skin)
+        if self.color_sampling is not None:
+            avatar = self.color_sampling(avatar, context, self.axes[..., 2], inputs, posed)
         if self.feedback is not None:
-            avatar = self.feedback(avatar, context, self.axes, inputs, skin)
+            avatar = self.feedback(avatar, context, self.axes, inputs, posed)
         return ModelOutput(avatar, frame)
 
     def frame_gaussians(self, inputs: Frames) -> FrameGaussians:
         """Only the first half: Gaussians of each moment by itself (stage `frame`)."""
-        return self._frame_gaussians(inputs, pose_skin(self.body, inputs.body))
+        return self._frame_gaussians(inputs, self.body.pose(inputs.body))
 
-    def _frame_gaussians(self, inputs: Frames, skin: Skin) -> FrameGaussians:
+    def _frame_gaussians(self, inputs: Frames, posed: PosedBody) -> FrameGaussians:
         size = self.options.unet.splat_size
         foreground = resample_area(inputs.alphas, size)[..., 0, :, :] > 0.5
-        inside = LateCount(foreground)  # reaches the host while the U-Net is at work
+        inside = AsyncCount(foreground)  # reaches the host while the U-Net is at work
         raw, features = self.unet(self._network_input(inputs).flatten(0, 1))
         with torch.autocast(raw.device.type, enabled=False):
             batch = inputs.images.shape[:2]
             cameras = inputs.cameras.resized(size, size)
-            depths = surface_depths(skin.body.vertices, self.body.faces, cameras)
+            depths = surface_depths(posed.vertices, self.body.faces, cameras)
             colors = resample_area(inputs.images, size)
             gaussians = decode_pixels(raw.unflatten(0, batch), cameras, depths, colors, foreground)
             mask = foreground.flatten(2)
             gaussians = gaussians.map(lambda x: x.flatten(2, 3))  # all views of a moment
             towards_camera = cameras.centers.repeat_interleave(size * size, 2) - gaussians.means
-            vertex_ids = nearest_vertices(gaussians.means, skin.body.vertices, mask)
-            gaps = gaussians.means - at_vertices(skin.body.vertices, vertex_ids)
+            vertex_ids = nearest_vertices(gaussians.means, posed.vertices, mask)
+            gaps = gaussians.means - at_vertices(posed.vertices, vertex_ids)
             distances = torch.linalg.vector_norm(gaps, dim=-1) * mask
             return FrameGaussians(
                 gaussians=gaussians,
@@ -186,17 +190,17 @@ class HumanGaussianGraph(nn.Module):
         # Channels last in memory, as convolutions want them.
         return torch.cat([colors.movedim(-3, -1), rays.movedim(-3, -1)], -1).movedim(-1, -3)
 
-    def _keys(self, frame: FrameGaussians, skin: Skin, ties: Ties) -> Float[Tensor, "E K"]:
+    def _keys(self, frame: FrameGaussians, posed: PosedBody, edges: GaussianVertexEdges) -> Float[Tensor, "E K"]:
         """Describe the tied Gaussians, with directions in the axes of their vertex's skin, whatever its pose.
 
         Offsets are turned back by a rotation rather than by the inverse of the skinning matrix: the same up to the
         skin's stretch, and bounded where that matrix is nearly singular.
         """
         with torch.autocast(frame.distances.device.type, enabled=False):
-            axes = ties.take(at_vertices(skin.rotations @ self.axes, frame.vertex_ids))  # [E, 3, 3]
-            gaps = frame.gaussians.means - at_vertices(skin.body.vertices, frame.vertex_ids)
-            gaps = ties.take(gaps / skin.scale[..., None, None]).clamp(-MAX_KEY_OFFSET, MAX_KEY_OFFSET)
+            axes = edges.take(at_vertices(posed.rotations @ self.axes, frame.vertex_ids))  # [E, 3, 3]
+            gaps = frame.gaussians.means - at_vertices(posed.vertices, frame.vertex_ids)
+            gaps = edges.take(gaps / posed.scale[..., None, None]).clamp(-MAX_KEY_OFFSET, MAX_KEY_OFFSET)
             offsets = torch.einsum("eji,ej->ei", axes, gaps) / KEY_OFFSET_UNIT
-            directions = torch.einsum("eji,ej->ei", axes, ties.take(frame.towards_camera))
-            rest = [ties.take(x) for x in (frame.gaussians.colors, frame.gaussians.opacities[..., None])]
-            return torch.cat([ties.take(frame.features).float(), offsets, directions, *rest], -1)
+            directions = torch.einsum("eji,ej->ei", axes, edges.take(frame.towards_camera))
+            rest = [edges.take(x) for x in (frame.gaussians.colors, frame.gaussians.opacities[..., None])]
+            return torch.cat([edges.take(frame.features).float(), offsets, directions, *rest], -1)

@@ -22,7 +22,7 @@ SINK = 0.008
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
-def skin_axes(body: BodyModel) -> tuple[Float[Tensor, "V 3 3"], Float[Tensor, "V"]]:
+def surface_axes(body: BodyModel) -> tuple[Float[Tensor, "V 3 3"], Float[Tensor, "V"]]:
     """Axes at each vertex of the mean shape, and the area that belongs to it in square metres.
 
     The columns of the axes are two tangents and the outward normal. The second tangent points up where it can.
@@ -47,7 +47,7 @@ def place_queries(body: BodyModel, num_queries: int) -> Placement:
     They lie on a disc in the tangent plane with the area of the vertex's surroundings, in a sunflower's pattern (Vogel,
     1979).
     """
-    axes, areas = skin_axes(body)
+    axes, areas = surface_axes(body)
     rank = torch.arange(num_queries, device=areas.device)
     radii = torch.sqrt((rank + 0.5) / num_queries)
     disc = torch.stack([radii * torch.cos(GOLDEN_ANGLE * rank), radii * torch.sin(GOLDEN_ANGLE * rank)], -1)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from core.model.attention import MultiViewAttention, check_attention, norm_of, normalize
 from core.ops.residual_sum import residual_sum
 from core.options import UNetOptions
-from core.runtime.cuda_graphs import Recorder
+from core.runtime.cuda_graphs import CudaGraphCache
 from core.runtime.frozen_copy import FrozenCopy
 from smpl_renderer.dispatch import kernels_wanted
 from smpl_renderer.errors import InputError
@@ -92,8 +92,8 @@ class UNet(nn.Module):
         self.options = options
         self.recompute = self.reference = False
         self.frozen = FrozenCopy()
-        self.recorder = Recorder()
-        self.recorder.enabled = False
+        self.graph_cache = CudaGraphCache()
+        self.graph_cache.enabled = False
         self.conv_in = nn.Conv2d(INPUT_CHANNELS, down[0], 3, padding=1)
 
         channels, skips = down[0], [down[0]]
@@ -130,10 +130,10 @@ class UNet(nn.Module):
     def forward(self, x: Float[Tensor, "B C 9 H W"]) -> tuple[Float[Tensor, "B C R S S"], Float[Tensor, "B C D S S"]]:
         """Raw numbers and features of the splat maps of B moments, each seen by C cameras."""
         fused = x.is_cuda and not self.reference and not torch.compiler.is_compiling() and kernels_wanted()
-        if fused and self.frozen.serves(self, x):
+        if fused and self.frozen.can_capture(self, x):
             return self.frozen(self, x)
-        if fused and not self.recompute and self.recorder.serves(x):
-            return self.recorder(self, self._fused_maps, x)
+        if fused and not self.recompute and self.graph_cache.can_capture(x):
+            return self.graph_cache(self, self._fused_maps, x)
         return self.maps(x, fused)
 
     def _fused_maps(self, x: Float[Tensor, "B C 9 H W"]) -> tuple[Tensor, Tensor]:
@@ -180,11 +180,11 @@ class UNet(nn.Module):
             if isinstance(module, MultiViewAttention):
                 module.kernels = kernels
         self.frozen.clear()
-        self.recorder.clear()
+        self.graph_cache.clear()
 
     def _apply(self, *arguments, **settings) -> "UNet":
         self.frozen.clear()  # their memory, too, is to move
-        self.recorder.clear()
+        self.graph_cache.clear()
         return super()._apply(*arguments, **settings)
 
 

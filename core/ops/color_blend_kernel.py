@@ -1,6 +1,6 @@
 """The colours of observations, weighed by two small layers and mixed in one launch, and the way back in another.
 
-Reference: `blend_reference` in `core/model/color_sampling.py`. A program holds a block of Gaussians and visits their
+Reference: `blend_reference` in `core/ops/color_blend.py`. A program holds a block of Gaussians and visits their
 observations one after the other; those that none of the block sees cost next to nothing. The backward pass computes
 the layers again and sums the weights' gradients within a program, so that it always adds in the same order.
 """
@@ -10,13 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from core.model import color_sampling as second_look
-from core.ops import observations
+from core.model import color_sampling as color_sampling
+from core.ops import color_blend, observations
 
 BLOCK = 32  # Gaussians per program; more, and the backward pass runs out of registers
 WARPS = 4
 
-PREFERENCE = tl.constexpr(second_look.COSINE_PREFERENCE)
+PREFERENCE = tl.constexpr(color_blend.COSINE_PREFERENCE)
 COSINE = tl.constexpr(observations.COSINE)
 VISIBLE = tl.constexpr(observations.VISIBLE)
 NUMBERS = tl.constexpr(observations.NUMBERS)

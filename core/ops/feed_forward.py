@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
-from core.ops.dispatch import layer_dtype
+from smpl_renderer.dispatch import layer_dtype
 
 
 class FeedForwardWeights(NamedTuple):

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from core.ops.dispatch import kernels_take
+from smpl_renderer.dispatch import kernels_take
 
 MAX_GROUP = 512
 """Channels of a group that kernels take."""

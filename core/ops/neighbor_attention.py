@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from core.ops.dispatch import kernels_take
+from smpl_renderer.dispatch import kernels_take
 
 
-class Sources(NamedTuple):
+class ReverseNeighbors(NamedTuple):
     """A table of neighbours the other way round: who has a vertex among its neighbours."""
 
     vertices: Int[Tensor, "V*K"]
@@ -17,12 +17,12 @@ class Sources(NamedTuple):
     """Those that attend to vertex v are `vertices[crow[v]:crow[v + 1]]`."""
 
 
-def find_sources(neighbors: Int[Tensor, "V K"], mask: Bool[Tensor, "V K"]) -> Sources:
+def reverse_neighbors(neighbors: Int[Tensor, "V K"], mask: Bool[Tensor, "V K"]) -> ReverseNeighbors:
     """Turn a table round."""
     num_vertices, num_neighbors = neighbors.shape
     targets, entries = torch.where(mask, neighbors, num_vertices).flatten().sort(stable=True)
     bounds = torch.arange(num_vertices + 1, device=neighbors.device)
-    return Sources((entries // num_neighbors).int(), torch.searchsorted(targets, bounds).int())
+    return ReverseNeighbors((entries // num_neighbors).int(), torch.searchsorted(targets, bounds).int())
 
 
 def neighbor_attention_reference(
@@ -48,7 +48,7 @@ def neighbor_attention(
     values: Float[Tensor, "B V Q H D"],
     neighbors: Int[Tensor, "V K"],
     mask: Bool[Tensor, "V K"],
-    sources: Sources | None = None,
+    sources: ReverseNeighbors | None = None,
 ) -> Float[Tensor, "B V Q H D"]:
     """Softmax attention of the q-th query of a vertex over the q-th keys of its neighbours, in H heads; differentiable.
 
@@ -58,7 +58,7 @@ def neighbor_attention(
         values: What the keys stand for.
         neighbors: The neighbours of each vertex.
         mask: Which entries of `neighbors` count; each vertex needs at least one.
-        sources: `find_sources(neighbors, mask)`, which is worth keeping where the table stays the same.
+        sources: `reverse_neighbors(neighbors, mask)`, which is worth keeping where the table stays the same.
     Returns:
         Weighted means of the values. Of the queries' dtype, computed in float32.
     Raises:
@@ -74,7 +74,7 @@ def packed_neighbor_attention(
     packed: Float[Tensor, "B V Q 3 H D"],
     neighbors: Int[Tensor, "V K"],
     mask: Bool[Tensor, "V K"],
-    sources: Sources | None = None,
+    sources: ReverseNeighbors | None = None,
 ) -> Float[Tensor, "B V Q H D"]:
     """`neighbor_attention` with queries, keys and values side by side, as one linear map makes them."""
     if packed.ndim != 6 or packed.shape[3] != 3:
@@ -85,7 +85,7 @@ def packed_neighbor_attention(
     if kernels_take(packed) and packed.numel() > 0:
         from core.ops.neighbor_attention_kernel import NeighborAttention
 
-        sources = sources or find_sources(neighbors, mask)
+        sources = sources or reverse_neighbors(neighbors, mask)
         return NeighborAttention.apply(packed.contiguous(), neighbors, mask, *sources)
     dtype = torch.promote_types(packed.dtype, torch.float32)
     return neighbor_attention_reference(*packed.to(dtype).unbind(3), neighbors, mask).to(packed.dtype)

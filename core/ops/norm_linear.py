@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
-from core.ops.dispatch import layer_dtype
+from smpl_renderer.dispatch import layer_dtype
 
 
 def norm_linear_reference(

@@ -7,10 +7,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, grid_sample, max_pool2d
 
-from core.avatar.avatar import Avatar, Skin, at_vertices, attach
+from core.avatar.avatar import Avatar
+from core.avatar.skinning import at_vertices, skin_gaussians
 from core.types.frames import Frames
 from core.types.gaussians import Gaussians
 from smpl_renderer.dispatch import use_kernels
+from smpl_renderer.types import PosedBody
 
 ZBUFFER_SIZE = 128
 """Cells along each side of the depth buffer; finer ones would have holes between the Gaussians."""
@@ -72,7 +74,7 @@ class Observations:
 
 
 @torch.no_grad()
-def observe(avatar: Avatar, normals: Float[Tensor, "V 3"], inputs: Frames, skin: Skin) -> Observations:
+def observe(avatar: Avatar, normals: Float[Tensor, "V 3"], inputs: Frames, posed: PosedBody) -> Observations:
     """Project avatars into their input pictures and look there; on CUDA in Triton.
 
     Args:
@@ -82,12 +84,12 @@ def observe(avatar: Avatar, normals: Float[Tensor, "V 3"], inputs: Frames, skin:
         skin: The fits of those moments.
     """
     with torch.autocast(inputs.images.device.type, enabled=False):
-        gaussians = attach(avatar, skin)
+        gaussians = skin_gaussians(avatar, posed)
         if inputs.images.is_cuda and inputs.images.dtype == gaussians.means.dtype == torch.float32 and use_kernels():
             from core.ops.observations_kernel import observe_fused as look
         else:
             look = observe_reference
-        return look(gaussians, avatar.vertex_ids, skin.rotations, normals, inputs)
+        return look(gaussians, avatar.vertex_ids, posed.rotations, normals, inputs)
 
 
 def observe_reference(

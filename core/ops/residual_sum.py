@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.ops.dispatch import kernels_take
+from smpl_renderer.dispatch import kernels_take
 
 
 def residual_sum_reference(

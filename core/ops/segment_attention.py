@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core.ops.dispatch import kernels_take
+from smpl_renderer.dispatch import kernels_take
 
 MAX_QUERIES = 128  # of a segment, in the kernels
 

@@ -259,7 +259,7 @@ def _list_kernel(
 _launch_mark, _launch_list = (Launcher(kernel, num_warps=1) for kernel in (_mark_kernel, _list_kernel))
 
 
-class _Experience:
+class CapacityEstimator:
     """What has been learned of pictures of one kind: from the first of them, and from those that took it by surprise.
 
     A call says what surprised it in the host's memory, behind everybody's back, also as part of a CUDA graph; the next
@@ -303,13 +303,13 @@ class _Experience:
 @functools.cache  # for good: a CUDA graph may write to it at any time
 def _experience(
     device: torch.device, num_views: int, count: int, width: int, height: int, tile: int, capacity: int | None
-) -> _Experience:
+) -> CapacityEstimator:
     """One for each kind of picture; with a capacity chosen by the caller, nothing is left to learn about that."""
     on_cuda, total_rows = device.type == "cuda", num_views * count
     if capacity is None:
         limit = max(4096, min(MAX_LEARNED, MAX_SLOTS - total_rows))
-        return _Experience(min(4096 + 16 * total_rows, limit), limit, on_cuda)
-    experience = _Experience(capacity, capacity, on_cuda)
+        return CapacityEstimator(min(4096 + 16 * total_rows, limit), limit, on_cuda)
+    experience = CapacityEstimator(capacity, capacity, on_cuda)
     experience.is_learned = True
     return experience
 
@@ -352,7 +352,7 @@ def _cell_side(num_views: int, count: int, num_tiles: int) -> int:
 
 
 def _list_tiles(
-    rows: Tensor, order: DepthOrder, width: int, height: int, tile: int, experience: _Experience
+    rows: Tensor, order: DepthOrder, width: int, height: int, tile: int, experience: CapacityEstimator
 ) -> TileLists:
     num_views, count, capacity = rows.shape[:-2].numel(), rows.shape[-2], experience.capacity
     columns, lines, total_rows, words = -(-width // tile), -(-height // tile), num_views * count, -(-count // 32)

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.types.gaussians import Gaussians
+from smpl_renderer.tensor_structure import TensorStructure
 
 
 @dataclass(frozen=True)
-class Rendering:
+class Rendering(TensorStructure):
     """Pictures of Gaussians, composed on a background.
 
     `alphas` is what the Gaussians cover of each pixel. `depths` is the mean depth of what is seen there, in metres
@@ -22,10 +23,6 @@ class Rendering:
     colors: Float[Tensor, "*batch C 3 H W"]
     alphas: Float[Tensor, "*batch C 1 H W"]
     depths: Float[Tensor, "*batch C 1 H W"] | None = None
-
-    def map(self, fn) -> "Rendering":
-        """Apply `fn` to every tensor."""
-        return Rendering(fn(self.colors), fn(self.alphas), None if self.depths is None else fn(self.depths))
 
 
 def one_batch_axis(draw: Callable[..., Rendering]) -> Callable[..., Rendering]:

@@ -51,7 +51,7 @@ class DepthOrder:
     `keys` says it all, and can be sorted. The rest spares that: splats of similar depth are in one bucket, each bucket
     a chain of them, so that a splat comes after those of earlier buckets and, in its own, after those of smaller keys,
     of which there are few. (Where there are many, as in a scene in millimetres, all of it beyond the last octave,
-    sorting is quicker, and what is done after the first drawing; see `_Experience` in `bin.py`.)
+    sorting is quicker, and what is done after the first drawing; see `CapacityEstimator` in `bin.py`.)
     """
 
     keys: Int[Tensor, "*views N"]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from core.ops.dispatch import kernels_take
+from smpl_renderer.dispatch import kernels_take
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ Outputs = Tensor | tuple[Tensor, ...]
 """Of a function."""
 
 
-class Recorder:
+class CudaGraphCache:
     """Runs a module's function of tensors, and plays its launches from a recording once a kind of input comes again.
 
     A kind is what the launches depend on: shapes, dtypes, whether gradients are wanted, of which parameters, and
@@ -57,11 +57,11 @@ class Recorder:
         self._state: list[int] = []
         self._parameters: list[nn.Parameter] = []
         self._gradients: dict[nn.Parameter, Tensor] = {}  # where backward passes leave those of parameters
-        self._seen: dict[tuple, Recording | None] = {}
-        self._pass: weakref.ref[Pass] | None = None
+        self._seen: dict[tuple, CapturedGraph | None] = {}
+        self._pass: weakref.ref[ForwardPass] | None = None
         self._is_full = False
 
-    def serves(self, x: Tensor) -> bool:
+    def can_capture(self, x: Tensor) -> bool:
         """Whether a call with x may be recorded: kernels on a CUDA device, and no other recording under way."""
         return self.enabled and kernels_take(x) and not torch.cuda.is_current_stream_capturing()
 
@@ -94,11 +94,11 @@ class Recorder:
         if recording is None:
             return function(*tensors)
         if not any(wanted):
-            return recording.play(tensors)
-        return _Play.apply(recording, self, len(tensors), *tensors, *parameters)
+            return recording.replay(tensors)
+        return _Replay.apply(recording, self, len(tensors), *tensors, *parameters)
 
     def begin(self) -> "Pass":
-        own = Pass()
+        own = ForwardPass()
         self._pass = weakref.ref(own)
         return own
 
@@ -141,13 +141,13 @@ class Recorder:
     def _record(self, function: Callable[..., Outputs], tensors: tuple[Tensor, ...], wanted: list[bool]) -> "Recording":
         pool = next((r.pool for r in self._seen.values() if r is not None), None)
         if not any(wanted):
-            return Recording(function, tensors, [], wanted, pool)
+            return CapturedGraph(function, tensors, [], wanted, pool)
         for parameter, own in zip(self._parameters, wanted[len(tensors) :], strict=True):
             if own and parameter not in self._gradients:
                 self._gradients[parameter] = torch.empty_like(parameter)
         buffers = [self._gradients.get(parameter) for parameter in self._parameters]
         with self._stand_ins() as parameters:
-            return Recording(function, tensors, parameters, wanted, pool, buffers)
+            return CapturedGraph(function, tensors, parameters, wanted, pool, buffers)
 
     @contextmanager
     def _stand_ins(self) -> Iterator[list[nn.Parameter]]:
@@ -163,11 +163,11 @@ class Recorder:
                 place[name] = parameter
 
 
-class Pass:
+class ForwardPass:
     """Forward, until its backward is done or can no longer come."""
 
 
-class Recording:
+class CapturedGraph:
     """The launches of a function for one kind of input, and of its backward pass."""
 
     def __init__(
@@ -218,13 +218,13 @@ class Recording:
         self._gradients = [*gradients[:inputs], *parameters]
         self._outputs = tuple(x.detach() for x in self._outputs)  # and with them goes what the backward pass needed
 
-    def play(self, tensors: tuple[Tensor, ...]) -> Outputs:
+    def replay(self, tensors: tuple[Tensor, ...]) -> Outputs:
         torch._foreach_copy_([x.detach() for x in self._inputs], [x.detach() for x in tensors])
         self._forward.replay()
         outputs = tuple(x.detach().clone() for x in self._outputs)
         return outputs[0] if self._is_single else outputs
 
-    def play_backward(self, cotangents: Sequence[Tensor]) -> list[Tensor | None]:
+    def replay_backward(self, cotangents: Sequence[Tensor]) -> list[Tensor | None]:
         """Gradients of all inputs and all parameters; None where none is wanted, or there is none."""
         torch._foreach_copy_(self._cotangents, list(cotangents))
         self._backward.replay()
@@ -233,14 +233,14 @@ class Recording:
         return [next(found) if x else None for x in self._wanted]
 
 
-class _Play(torch.autograd.Function):
+class _Replay(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, recording, recorder, num_inputs, *tensors):
-        ctx.recording, ctx.recorder, ctx.own = recording, recorder, recorder.begin()
-        return recording.play(tensors[:num_inputs])
+    def forward(ctx, recording, graph_cache, num_inputs, *tensors):
+        ctx.recording, ctx.graph_cache, ctx.own = recording, graph_cache, graph_cache.begin()
+        return recording.replay(tensors[:num_inputs])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *cotangents):
-        ctx.recorder.end(ctx.own)
-        return None, None, None, *ctx.recording.play_backward(cotangents)
+        ctx.graph_cache.end(ctx.own)
+        return None, None, None, *ctx.recording.replay_backward(cotangents)

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from core.runtime.cuda_graphs import Recorder
+from core.runtime.cuda_graphs import CudaGraphCache
 
 
 class FrozenCopy:
@@ -21,13 +21,13 @@ class FrozenCopy:
     """
 
     def __init__(self):
-        self.recorder = Recorder()
-        self.recorder.enabled = False
+        self.graph_cache = CudaGraphCache()
+        self.graph_cache.enabled = False
         self.clear()
 
     def __deepcopy__(self, memo: dict) -> "FrozenCopy":
         twin = type(self)()
-        twin.recorder = copy.deepcopy(self.recorder, memo)
+        twin.graph_cache = copy.deepcopy(self.graph_cache, memo)
         return twin
 
     def __reduce__(self) -> tuple:
@@ -37,9 +37,9 @@ class FrozenCopy:
         self._network: nn.Module | None = None
         self._pairs: list[tuple[dict, str, Tensor]] = []  # where a parameter is, under which name, and its copy
         self._state: list[tuple[int, int]] = []
-        self.recorder.clear()
+        self.graph_cache.clear()
 
-    def serves(self, network: nn.Module, x: Tensor) -> bool:
+    def can_capture(self, network: nn.Module, x: Tensor) -> bool:
         """Whether the copy gives all that a call is to give: bfloat16 is asked for, and no gradients."""
         parameters = self._parameters() if self._pairs else network.parameters()
         if any(p.requires_grad for p in parameters):
@@ -58,8 +58,8 @@ class FrozenCopy:
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             self._follow(network)
             x = x.to(torch.bfloat16)
-            if self.recorder.serves(x):
-                return self.recorder(self._network, self._maps, x)
+            if self.graph_cache.can_capture(x):
+                return self.graph_cache(self._network, self._maps, x)
             return self._maps(x)
 
     def _maps(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -24,12 +24,12 @@ def check_options(options: TrainOptions) -> None:
         raise InputError(f"--max-minutes must be above 0, got {options.max_minutes:g}; leave it out for no limit")
 
 
-def course(options: TrainOptions, processes: int) -> tuple[TrainOptions, int]:
+def resume_signature(options: TrainOptions, processes: int) -> tuple[TrainOptions, int]:
     """What decides how a run goes on: not how persons are shared out or read, what saves memory, or what is written."""
     persons = options.batch_size * options.accumulate * processes
     intervals = {name: 1 for name in COUNTS if name != "steps"} | {"keep": 1}
     data = replace(options.data, num_workers=0)
-    memory = {"record": True, "checkpoint_unet": False}
+    memory = {"cuda_graphs": True, "checkpoint_unet": False}
     return replace(options, data=data, resume="auto", workspace=Path(), **intervals, **memory), persons
 
 

@@ -83,7 +83,7 @@ def _spread(
     return variances.flatten(1).mean(1).sqrt()
 
 
-class CollapseWatch:
+class CollapseIndicator:
     """Reads the rows of the log; warns once when a run has collapsed, and says when it has recovered.
 
     Training goes on. A resumed run has a new watch, which warns anew.
@@ -129,7 +129,7 @@ class CollapseWatch:
         options = self.options
         steps = [f"lower --lr (now {options.lr:g})", f"raise --warmup (now {options.warmup:g})"]
         if options.stage != "graph":
-            steps.append(f"lower --loss.tie (now {options.loss.tie:g})")
+            steps.append(f"lower --loss.surface-distance (now {options.loss.surface_distance:g})")
         good = [path for path in find_run_states(options.workspace) if path.name < f"state_{self._since:08d}.pt"]
         if good:
             steps.append(f"with these, go on from before it: --resume {good[-1]} (copy it, --keep will remove it)")

@@ -32,7 +32,7 @@ FAILURE, DONE = "failure", "done"
 
 
 def run_together(main: Callable[[], object]) -> None:
-    """`core.utils.cli.run` for what may be one of several processes: where one fails, all stop, and repeat its message."""
+    """`core.utils.cli.run` for one of several processes: where one fails, all stop, and repeat its message."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         run(main)
         return

@@ -11,6 +11,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,9 @@ from core.types.frames import Sample, collate
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+_IN_SHARED_MEMORY = np.empty(0, np.uint8)
+"""Stands for images and alphas on their way between processes."""
 
 Parcel = tuple[int, Sample]
 """What a worker sends: the number of a piece of memory, and the batch with arrays for tensors and None for pictures."""
@@ -62,7 +66,7 @@ class SharedBatches:
         piece = self._free.get()
         pictures = iter(self._pictures(piece))
         batch = collate(samples, lambda tensors: torch.stack(tensors, out=next(pictures)))
-        return piece, batch.map(lambda x: None if x.dtype == torch.uint8 else x.numpy())
+        return piece, batch.map(lambda x: _IN_SHARED_MEMORY if x.dtype == torch.uint8 else x.numpy())
 
     def receive(self, parcels: Iterator[Parcel], lock_pages: bool) -> Iterator[Sample]:
         """The batches, packed. Workers may write over the pictures of one as soon as the next but one is asked for.
@@ -79,7 +83,7 @@ class SharedBatches:
                     self._lock(piece)
                 held.append(piece)
                 pictures = iter(self._pictures(piece))
-                yield batch.map(lambda x: next(pictures) if x is None else torch.from_numpy(x))  # noqa: B023 - at once
+                yield batch.map(lambda x: next(pictures) if x.dtype == np.uint8 else torch.from_numpy(x))  # noqa: B023 - at once
                 if len(held) == 2:
                     self._free.put(held.popleft())
         finally:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from core.avatar.avatar import Avatar, pose_avatar, render_gaussians
+from core.avatar.avatar import Avatar
+from core.avatar.rendering import render_gaussians
+from core.avatar.skinning import pose_avatar
 from core.losses.lpips import LPIPS
 from core.losses.metrics import psnr
-from core.losses.reconstruction import Terms, reconstruction_loss, tie_loss, weighted_sum
+from core.losses.reconstruction import Terms, reconstruction_loss, surface_distance_loss, weighted_sum
 from core.model.hgg import FrameGaussians, HumanGaussianGraph
 from core.options import DataOptions, TrainOptions
 from core.render import Rendering
@@ -17,22 +19,22 @@ from core.types.frames import Frames, Sample
 from core.types.gaussians import Gaussians
 from smpl_renderer.body_model import BodyModel
 
-TERMS = ("loss", "psnr", "rgb", "alpha", "lpips", "ssim", "tie", "frame", "coverage", "contrast")
+TERMS = ("loss", "psnr", "rgb", "alpha", "lpips", "ssim", "surface_distance", "frame", "coverage", "contrast")
 """What a step reports, in this order: the loss, PSNR in dB, the unweighted terms, and what tells whether anything is
 drawn (`core.training.collapse`); NaN for what it does not have."""
 
 
 @dataclass(frozen=True)
-class Shown:
+class InputSubset:
     """Which of a sample's input frames and views the model sees in one step."""
 
     frames: list[int]
     views: list[int]
-    turn: int = 0
-    """Which piece of its first target LPIPS sees (`core.losses.reconstruction.pieces`)."""
+    crop_index: int = 0
+    """Which piece of its first target LPIPS sees (`core.losses.reconstruction.crops`)."""
 
 
-def draw_shown(frames: int, views: int, options: DataOptions, generator: torch.Generator) -> Shown:
+def sample_input_subset(frames: int, views: int, options: DataOptions, generator: torch.Generator) -> InputSubset:
     """Drop input frames and views at random, so that the network learns to do with fewer.
 
     The first of each stays: the first view is what the subject frame is turned to, as it is when only one camera sees
@@ -45,7 +47,7 @@ def draw_shown(frames: int, views: int, options: DataOptions, generator: torch.G
         return [0, *others.sort().values.tolist()]
 
     kept = draw(options.min_input_frames, frames), draw(options.min_input_views, views)
-    return Shown(*kept, turn=int(torch.randint(2**16, (), generator=generator)))
+    return InputSubset(*kept, crop_index=int(torch.randint(2**16, (), generator=generator)))
 
 
 class TrainingStep(nn.Module):
@@ -66,7 +68,7 @@ class TrainingStep(nn.Module):
             self.model.unet.eval()
         return self
 
-    def forward(self, sample: Sample, shown: Shown, use_lpips: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, sample: Sample, shown: InputSubset, use_lpips: bool) -> tuple[Tensor, Tensor]:
         """The loss, and a report [len(TERMS)] without gradients."""
         inputs = sample.inputs.moments(shown.frames).views(shown.views)
         lpips = self.lpips if use_lpips else None
@@ -78,37 +80,44 @@ class TrainingStep(nn.Module):
         return loss, torch.stack([value.detach().float() for value in report])
 
     def _avatar_losses(
-        self, inputs: Frames, targets: Frames, shown: Shown, lpips: LPIPS | None
+        self, inputs: Frames, targets: Frames, shown: InputSubset, lpips: LPIPS | None
     ) -> tuple[Terms, Tensor]:
         options = self.options
         output = self.model(inputs)
-        terms = self._compare(_posed(output.avatar, self.model.body, targets), targets, lpips, shown.turn)
+        terms = self._compare(_posed(output.avatar, self.model.body, targets), targets, lpips, shown.crop_index)
         loss = weighted_sum(terms, options.loss)
         if options.stage == "joint":
-            terms["tie"] = tie_loss(output.frame.distances.float(), output.frame.mask)
-            loss = loss + options.loss.tie * terms["tie"]
+            terms["surface_distance"] = surface_distance_loss(output.frame.distances.float(), output.frame.mask)
+            loss = loss + options.loss.surface_distance * terms["surface_distance"]
             if options.frame_weight > 0:
-                _, terms["frame"] = self._frame_losses(output.frame, targets, shown, lpips, tie=False)
+                _, terms["frame"] = self._frame_losses(output.frame, targets, shown, lpips, with_surface_distance=False)
                 loss = loss + options.frame_weight * terms["frame"]
         return terms, loss
 
     def _frame_losses(
-        self, frame: FrameGaussians, targets: Frames, shown: Shown, lpips: LPIPS | None, tie: bool = True
+        self,
+        frame: FrameGaussians,
+        targets: Frames,
+        shown: InputSubset,
+        lpips: LPIPS | None,
+        with_surface_distance: bool = True,
     ) -> tuple[Terms, Tensor]:
         """Every frame's own Gaussians against that frame's photographs. Target frames begin with the input frames."""
         options = self.options
         num_observed = options.data.target_frames - options.data.novel_frames
         observed = [index for index in shown.frames if index < num_observed]  # the first of the shown ones
         targets = targets.moments(observed)
-        terms = self._compare(frame.gaussians[:, : len(observed)], targets, lpips, shown.turn)
-        if tie:
-            terms["tie"] = tie_loss(frame.distances.float(), frame.mask)
+        terms = self._compare(frame.gaussians[:, : len(observed)], targets, lpips, shown.crop_index)
+        if with_surface_distance:
+            terms["surface_distance"] = surface_distance_loss(frame.distances.float(), frame.mask)
         return terms, weighted_sum(terms, options.loss)
 
-    def _compare(self, gaussians: Gaussians, targets: Frames, lpips: LPIPS | None, turn: int) -> Terms:
+    def _compare(self, gaussians: Gaussians, targets: Frames, lpips: LPIPS | None, crop_index: int) -> Terms:
         rendering = self._draw(gaussians, targets)
         photographs = targets.images, targets.alphas
-        terms = reconstruction_loss(rendering.colors, rendering.alphas, *photographs, self.options.loss, lpips, turn)
+        terms = reconstruction_loss(
+            rendering.colors, rendering.alphas, *photographs, self.options.loss, lpips, crop_index
+        )
         seen = coverage_and_contrast(rendering.colors, rendering.alphas, *photographs)
         return terms | {"psnr": psnr(rendering.colors.detach(), targets.images).mean()} | seen
 

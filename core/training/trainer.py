@@ -26,8 +26,8 @@ from core.losses.lpips import load_lpips
 from core.model.hgg import HumanGaussianGraph
 from core.options import TrainOptions
 from core.training.accelerator import make_accelerator
-from core.training.checks import check_agreement, check_options, course
-from core.training.collapse import CollapseWatch
+from core.training.checks import check_agreement, check_options, resume_signature
+from core.training.collapse import CollapseIndicator
 from core.training.loading import choose_subjects, data_stamp, held_out_batches, on_device, training_batches
 from core.training.logs import COLUMNS, RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer, restore_optimizer, set_lr
@@ -41,8 +41,9 @@ from core.training.run_state import (
     save_run_state,
 )
 from core.training.schedule import Stopwatch, one_cycle, progress
-from core.training.step import Shown, TrainingStep, draw_shown
+from core.training.step import InputSubset, TrainingStep, sample_input_subset
 from core.training.validation import preview, score, validation_data
+from core.utils.aliases import current_parameters
 from core.utils.options_json import options_from_json, options_to_json
 from smpl_renderer.connectivity import load_connectivity
 from smpl_renderer.errors import InputError
@@ -51,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 CLOCK_EVERY = 10
 """Steps between two looks at the clock in a run of limited time, at which processes have to agree."""
-ADDITIONS = ("second_look.", "feedback.")
+ADDITIONS = ("color_sampling.", "feedback.")
 """Parts of the network that a checkpoint to begin with (`--init`) may lack."""
 
 
@@ -113,7 +114,7 @@ class Trainer:
         check_agreement(gather_object([(self.step, [entry.subject for entry in training])]))
         self.clock = Stopwatch(0.0 if state is None else state.seconds)
         self.log = RunLog(options.workspace, self.step) if self.accelerator.is_main_process else None
-        self.collapse_watch = CollapseWatch(options)
+        self.collapse_indicator = CollapseIndicator(options)
         batches = training_batches(
             self.dataset,
             options,
@@ -183,8 +184,8 @@ class Trainer:
         model.unet.to(memory_format=torch.channels_last)
         model.unet.use_attention(options.attention)
         model.unet.recompute = options.checkpoint_unet
-        model.record_launches(options.record, trains_unet=options.stage != "graph")
-        model.draw_with(options.backend)
+        model.use_cuda_graphs(options.cuda_graphs, trains_unet=options.stage != "graph")
+        model.set_backend(options.backend)
         if options.compile:
             model.unet.compile()
         return model
@@ -202,7 +203,7 @@ class Trainer:
         options, accelerator = self.options, self.accelerator
         lr = options.lr * one_cycle(done, options.warmup)
         set_lr(self.optimizer, lr)
-        shown = self._draw_shown()
+        shown = self._sample_input_subset()
         reports, names = [], []
         for _ in range(options.accumulate):
             sample = next(self.batches).unpack()
@@ -217,14 +218,14 @@ class Trainer:
         self.step += 1
         self._pending.append(StepRecord(self.step, lr, torch.stack(reports), norm, names))
 
-    def _draw_shown(self) -> Shown:
+    def _sample_input_subset(self) -> InputSubset:
         """Frames and views of this step: one draw for all its persons, in all processes.
 
         So a step is the same however its persons are shared out, and no process waits for one that has more to do.
         """
         data = self.options.data
         drawing = torch.Generator().manual_seed(mixed_seed(self.options.seed, self.step, 1))
-        return draw_shown(data.input_frames, len(data.input_views), data, drawing)
+        return sample_input_subset(data.input_frames, len(data.input_views), data, drawing)
 
     def _flush(self, bar: tqdm) -> None:
         """Bring the reports since the last log line from the device, log them, and look for steps that were skipped."""
@@ -237,7 +238,7 @@ class Trainer:
         self._check_finite(rows)
         if self.log is not None:
             self.log.steps(rows)
-            self.collapse_watch.look(rows)
+            self.collapse_indicator.look(rows)
             memory = self._memory()
             rate = bar.format_dict["rate"] or float("nan")
             self.log.rates(self.step, {"steps_per_second": rate, "memory_gb": memory})
@@ -355,9 +356,9 @@ class Trainer:
             raise InputError(
                 f"{source} is of another network or stage; use the options it was made with, or --resume none"
             )
-        if course(earlier, len(state.rng)) != course(self.options, self.accelerator.num_processes):
+        if resume_signature(earlier, len(state.rng)) != resume_signature(self.options, self.accelerator.num_processes):
             logger.warning("some options differ from those of %s: the run goes on, but not as it would have", source)
-        self.model.load_state_dict(state.model)
+        self.model.load_state_dict(current_parameters(state.model))
         restore_optimizer(self.optimizer, state.optimizer)
         self.step, self.bad_steps, self.first_scores = state.step, state.bad_steps, state.first_scores
         self._earlier = [Training(**training) for training in state.earlier]

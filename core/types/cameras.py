@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from smpl_renderer.tensor_structure import TensorStructure
+
 
 @dataclass(frozen=True)
-class Cameras:
+class Cameras(TensorStructure):
     """Cameras of one image size: `viewmats` take world points to the camera, `Ks` are in pixels of `width x height`."""
 
     viewmats: Float[Tensor, "*batch 4 4"]
@@ -19,13 +21,6 @@ class Cameras:
     @property
     def batch_shape(self) -> torch.Size:
         return self.viewmats.shape[:-2]
-
-    def to(self, *args, **kwargs) -> "Cameras":
-        return replace(self, viewmats=self.viewmats.to(*args, **kwargs), Ks=self.Ks.to(*args, **kwargs))
-
-    def __getitem__(self, index) -> "Cameras":
-        """Index the batch axes."""
-        return replace(self, viewmats=self.viewmats[index], Ks=self.Ks[index])
 
     @property
     def centers(self) -> Float[Tensor, "*batch 3"]:

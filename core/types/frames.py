@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from core.types.cameras import Cameras
+from smpl_renderer.tensor_structure import TensorStructure
 from smpl_renderer.types import BodyParams
 
 
 @dataclass(frozen=True)
-class Frames:
+class Frames(TensorStructure):
     """F moments of a person, each seen by C cameras, all pictures of one size.
 
     Every moment has a world of its own, the subject frame: y up, origin at the pelvis of that moment's fit, turned
@@ -32,22 +33,10 @@ class Frames:
     body: BodyParams
     """Batch axes `*batch F`, in the subject frame."""
 
-    def map(self, fn) -> "Frames":
-        """Apply `fn` to every tensor."""
-        cameras = replace(self.cameras, viewmats=fn(self.cameras.viewmats), Ks=fn(self.cameras.Ks))
-        return Frames(fn(self.images), fn(self.alphas), cameras, self.body.map(fn))
-
-    def to(self, device, non_blocking: bool = False) -> "Frames":
-        return self.map(lambda x: x.to(device, non_blocking=non_blocking))
-
     def unpack(self) -> "Frames":
         """Pictures as float32 in [0, 1], exactly: they have 8 bits when they are read."""
         images, alphas = (x.to(torch.float32).div_(255) for x in (self.images, self.alphas))
         return replace(self, images=images, alphas=alphas)
-
-    def __getitem__(self, index) -> "Frames":
-        """Index the batch axes and F (not C)."""
-        return Frames(self.images[index], self.alphas[index], self.cameras[index], self.body[index])
 
     def moments(self, indices: list[int]) -> "Frames":
         """Keep some of the F moments."""
@@ -82,20 +71,13 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(TensorStructure):
     """One person (or, collated, B of them): what the model sees, and what its avatar is compared with."""
 
     inputs: Frames
     targets: Frames
     names: list[str]
     """For messages: one `subject/frames` per person."""
-
-    def map(self, fn) -> "Sample":
-        """Apply `fn` to every tensor."""
-        return Sample(self.inputs.map(fn), self.targets.map(fn), self.names)
-
-    def to(self, device, non_blocking: bool = False) -> "Sample":
-        return Sample(self.inputs.to(device, non_blocking), self.targets.to(device, non_blocking), self.names)
 
     def unpack(self) -> "Sample":
         """The same with pictures as float32 (`Frames.unpack`)."""

@@ -1,14 +1,16 @@
 """3D Gaussians as a value: what the model makes and the rasterizer draws."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from smpl_renderer.tensor_structure import TensorStructure
+
 
 @dataclass(frozen=True)
-class Gaussians:
+class Gaussians(TensorStructure):
     """A set of 3D Gaussians, all attributes activated.
 
     `means` and `scales` (standard deviations along the local axes) are in metres, `quats` (w, x, y, z), of any length
@@ -29,22 +31,3 @@ class Gaussians:
     def count(self) -> int:
         """Gaussians in each set (N)."""
         return self.opacities.shape[-1]
-
-    def map(self, fn) -> "Gaussians":
-        """Apply `fn` to every attribute."""
-        return Gaussians(**{f.name: fn(getattr(self, f.name)) for f in fields(self)})
-
-    def to(self, *args, **kwargs) -> "Gaussians":
-        return self.map(lambda x: x.to(*args, **kwargs))
-
-    def detach(self) -> "Gaussians":
-        return self.map(Tensor.detach)
-
-    def __getitem__(self, index) -> "Gaussians":
-        """Index the batch axes (not the axis of Gaussians)."""
-        return self.map(lambda x: x[index])
-
-    def take(self, indices: Tensor) -> "Gaussians":
-        """Keep, repeat or reorder Gaussians; `indices` is one-dimensional and the same for every set."""
-        axis = len(self.batch_shape)
-        return self.map(lambda x: x.index_select(axis, indices))

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from core.utils.aliases import current_options
 from smpl_renderer.errors import InputError
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ def _parse_dataclass(cls: type, values: Any, name: str) -> Any:
     if not isinstance(values, dict):
         raise _Misfit(f"option {name} cannot be {values!r}")
     hints = get_type_hints(cls)
+    values = current_options(values, list(hints))
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise _Misfit(f"unknown option {name}.{unknown[0]}")

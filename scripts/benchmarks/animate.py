@@ -7,14 +7,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from core.avatar.avatar import Avatar, pose_avatar, render_avatar
+from core.avatar.avatar import Avatar
+from core.avatar.rendering import render_avatar
+from core.avatar.skinning import pose_avatar
 from core.render import rasterize
 from core.render.backends import backend_name
 from core.types.cameras import Cameras
 from core.utils.device import DeviceName, pick_device
 from scripts.benchmarks.common import graph_replay, median_ms, peak_mb, report
 from scripts.benchmarks.render import RECORDABLE, ring
-from smpl_renderer.body_model import JOINT_NAMES, STANDIN_BODY, BodyModel, load_body
+from smpl_renderer.body_files import STANDIN_BODY, load_body
+from smpl_renderer.body_model import JOINT_NAMES, BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.model.graph import BodyGraph, LateCount, tie
+from core.model.edges import build_edges
+from core.model.graph import BodyGraph
 from core.ops.nearest_vertices import nearest_vertices_of_sets
 from core.options import GraphOptions
+from core.runtime.async_count import AsyncCount
 from core.utils.device import DeviceName, pick_device
 from scripts.benchmarks.common import median_ms, peak_mb, report
 from scripts.benchmarks.render import body_cloud
-from smpl_renderer.body_model import STANDIN_BODY, load_body
+from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.connectivity import build_connectivity
 from smpl_renderer.dispatch import reference_operations
 from smpl_renderer.errors import InputError
@@ -109,18 +111,18 @@ def time_graph(
     torch.manual_seed(0)
     body = load_body(STANDIN_BODY)
     network = BodyGraph(options, KEY_CHANNELS, build_connectivity(body, options.neighbors)).to(device)
-    network.recorder.enabled = operations == "recorded"
+    network.graph_cache.enabled = operations == "recorded"
     vertex_ids, mask = (x.to(device) for x in tied_gaussians(frames, gaussians, body.num_vertices, seed=0))
-    count = LateCount(mask)  # as in the network, where it is there before the U-Net is through
+    count = AsyncCount(mask)  # as in the network, where it is there before the U-Net is through
     keys = torch.randn(frames * gaussians, KEY_CHANNELS).to(device).requires_grad_()
     cotangent = torch.randn(1, body.num_vertices, options.queries, options.features).to(device)
     parameters = [keys, *network.parameters()]
 
     def forward(i: int) -> Tensor:
         with reference_operations() if operations == "reference" else nullcontext():
-            ties = tie(vertex_ids, mask, body.num_vertices, count)
+            edges = build_edges(vertex_ids, mask, body.num_vertices, count)
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
-                return network(keys, ties)
+                return network(keys, edges)
 
     def forward_without_gradients(i: int) -> None:
         with torch.no_grad():
@@ -131,7 +133,7 @@ def time_graph(
 
     forward_ms = median_ms(forward_without_gradients, repeats, device)
     forward_backward_ms = median_ms(forward_backward, repeats, device)
-    network.recorder.clear()
+    network.graph_cache.clear()
     forward_backward(0)
     peak = peak_mb(forward_backward, device)  # where there is a recording, while it is made
     total = frames * gaussians

@@ -19,7 +19,7 @@ from core.utils.device import DeviceName, pick_device
 from core.utils.options_json import options_to_json
 from scripts.benchmarks.common import report
 from scripts.benchmarks.people import captures
-from smpl_renderer.body_model import REPOSITORY
+from smpl_renderer.body_files import REPOSITORY
 from smpl_renderer.errors import InputError
 
 COUNTS = (1, 2, 4, 8)

@@ -13,20 +13,21 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from core.avatar.avatar import render_avatar
+from core.avatar.rendering import render_avatar
 from core.losses.lpips import LPIPS, load_lpips
-from core.model.decode import RAW_CHANNELS, decode_on_skin
+from core.model.decode import RAW_CHANNELS, decode_on_surface
 from core.model.hgg import HumanGaussianGraph
 from core.model.surface import place_queries
 from core.options import PRESETS, TrainOptions
 from core.training.optimizer import finite_step, make_optimizer
-from core.training.step import Shown, TrainingStep
+from core.training.step import InputSubset, TrainingStep
 from core.types.cameras import Cameras
 from core.types.frames import Frames, Sample
 from core.utils.device import DeviceName, pick_device
 from scripts.benchmarks.common import WARM_UP, median_ms, peak_mb, report
 from scripts.benchmarks.render import ring
-from smpl_renderer.body_model import STANDIN_BODY, BodyModel, load_body
+from smpl_renderer.body_files import STANDIN_BODY, load_body
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.dispatch import reference_operations
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
@@ -49,7 +50,7 @@ AVATAR_FRAMES = 8
 class StepTiming:
     """Medians in milliseconds; the parts are those of one further step, in which events stand between them.
 
-    `unet` includes its input, `ties` decodes the splat maps and finds nearest vertices.
+    `unet` includes its input, `edges` decodes the splat maps and finds nearest vertices.
     `host` is how long Python takes to hand the step to the device. All are None where memory did not suffice.
     """
 
@@ -60,10 +61,10 @@ class StepTiming:
     total_ms: float | None
     host_ms: float | None
     unet: float | None
-    ties: float | None
+    edges: float | None
     graph: float | None
     head: float | None
-    second_look: float | None
+    color_sampling: float | None
     feedback: float | None
     posing: float | None
     rasterizer: float | None
@@ -158,7 +159,7 @@ class MarkedStep(TrainingStep):
             "U-Net": model.unet,
             "graph": model.graph,
             "head": model.head,
-            "second look": model.second_look,
+            "second look": model.color_sampling,
             "feedback": model.feedback,
         }
         for part, module in ends.items():
@@ -224,7 +225,7 @@ class Job:
         body = copy.deepcopy(load_body(STANDIN_BODY)).to(device)
         model = HumanGaussianGraph(options.model, body).to(device)
         model.unet.to(memory_format=torch.channels_last)
-        model.record_launches(options.record, trains_unet=stage in ("joint", "frame"))
+        model.use_cuda_graphs(options.cuda_graphs, trains_unet=stage in ("joint", "frame"))
         # Times do not depend on the weights, so random ones serve where the published ones are not.
         lpips = (load_lpips() or LPIPS()).to(device) if options.loss.lpips > 0 else None
         self.module = MarkedStep(model, options, lpips).train(stage != "avatar")
@@ -233,7 +234,7 @@ class Job:
         self.optimizer = None if stage == "avatar" else make_optimizer(model, options)
         self.sample = make_sample(options, body, device)
         frames, views = self.sample.inputs.images.shape[1:3]
-        self.shown = Shown(list(range(frames)), list(range(views)))
+        self.shown = InputSubset(list(range(frames)), list(range(views)))
 
     def run(self, index: int = 0) -> None:
         """One step."""
@@ -296,7 +297,7 @@ def _pictures(body: BodyModel, params: BodyParams, cameras: Cameras) -> Frames:
     vertex_ids = torch.arange(body.num_vertices, device=device).expand(batch[0], -1)
     raw = torch.zeros(batch[0], body.num_vertices, RAW_CHANNELS, device=device)
     identity = {"vertex_ids": vertex_ids, "betas": params.betas[:, 0], "body": body.fingerprint}
-    avatar = decode_on_skin(raw, place_queries(body, 1), **identity)
+    avatar = decode_on_surface(raw, place_queries(body, 1), **identity)
     alphas = (render_avatar(avatar, body, params, cameras).alphas > 0.5).float()
     generator = torch.Generator(device).manual_seed(0)
     colors = torch.rand(*batch, 3, cameras.height, cameras.width, generator=generator, device=device)

@@ -95,7 +95,7 @@ def time_unet(
         network.recompute = False
         network.requires_grad_(False)
         yield measure("frozen", network, trains=False)
-        network.frozen.recorder.enabled = True
+        network.frozen.graph_cache.enabled = True
         yield measure("frozen, recorded", network, trains=False)
         network.requires_grad_(True)
     if compile:

@@ -13,14 +13,14 @@ from core.inference.subject import make_avatar
 from core.options import MODELS, PRESETS, TrainOptions
 from core.training.trainer import Trainer
 from core.utils.options_json import options_to_json
-from scripts.results.bench import Bench, Make, Measured, Shown, bind_one_frame, mean_gaussians
+from scripts.results.bench import Bench, InputSubset, Make, Measured, bind_one_frame, mean_gaussians
 from scripts.results.options import ResultsOptions
 from smpl_renderer.errors import InputError
 
 METRICS = ("lpips",)
 """Kinds of LPIPS that are measured; VGG alone, to save time."""
 
-YOUNGER = (("model", "feedback"), ("loss", "lpips_pieces"), ("data", "target_input_views"))
+YOUNGER = (("model", "feedback"), ("loss", "lpips_crops"), ("data", "target_input_views"))
 """Options that records may be older than. By their defaults, a training is the one that it was without them."""
 
 Change = Callable[[TrainOptions], TrainOptions]
@@ -35,12 +35,12 @@ def graph_option(**values) -> Change:
     return lambda options: replace(options, model=replace(options.model, graph=replace(options.model.graph, **values)))
 
 
-def with_second_look(options: TrainOptions) -> TrainOptions:
-    return replace(options, model=replace(options.model, second_look=True))
+def with_color_sampling(options: TrainOptions) -> TrainOptions:
+    return replace(options, model=replace(options.model, color_sampling=True))
 
 
 def with_feedback(options: TrainOptions) -> TrainOptions:
-    model = replace(options.model, second_look=True, feedback=MODELS["demo"].feedback)
+    model = replace(options.model, color_sampling=True, feedback=MODELS["demo"].feedback)
     return replace(options, model=model)
 
 
@@ -60,7 +60,7 @@ class Ablation:
 
     def settings(self, bench: Bench) -> dict:
         training = self._training(bench)
-        own = {"training": comparable(training), "shown": asdict(Shown())}
+        own = {"training": comparable(training), "shown": asdict(InputSubset())}
         return bench.judged_by(training.data.image_size) | own
 
     def measure(self, bench: Bench) -> Measured:
@@ -73,12 +73,12 @@ class Ablation:
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()
         session = bench.open(training.workspace / "model.safetensors")
-        avatars = bench.avatars(session, Shown(), self.make)
-        metrics = bench.measure_avatars(avatars, session, training.data.image_size, bench.judge(METRICS))
+        avatars = bench.avatars(session, InputSubset(), self.make)
+        metrics = bench.measure_avatars(avatars, session, training.data.image_size, bench.metric_suite(METRICS))
         return Measured(
             metrics=metrics,
             gaussians=mean_gaussians(avatars),
-            avatar_ms=bench.avatar_ms(session, Shown(), self.make),
+            avatar_ms=bench.avatar_ms(session, InputSubset(), self.make),
             steps=steps,
             train_minutes=minutes,
         )
@@ -113,7 +113,7 @@ def base_options(bench: Bench) -> TrainOptions:
     return replace(
         preset,
         data=data,
-        model=replace(preset.model, graph=graph, second_look=False, feedback=0),
+        model=replace(preset.model, graph=graph, color_sampling=False, feedback=0),
         stage="joint",
         init=None,
         resume="auto",
@@ -158,7 +158,7 @@ ABLATIONS = (
     Ablation("no-inter", "without inter-node attention", graph_option(inter=False)),
     Ablation("layers-1", "L = 1", graph_option(layers=1)),
     Ablation("layers-6", "L = 6", graph_option(layers=6)),
-    Ablation("second-look", "with the second look", with_second_look),
+    Ablation("second-look", "with the second look", with_color_sampling),
     Ablation("feedback", "with the second look and feedback", with_feedback),
     Ablation("residual-head", "residual head", graph_option(head="residual")),
 )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from core.avatar.avatar import Avatar, pose_skin
+from core.avatar.avatar import Avatar
 from core.checkpoint import Training
-from core.inference.evaluation import LPIPS_AT_ONCE, LPIPS_NETS, OURS, Draw, Judge, Scores, measure
+from core.inference.evaluation import LPIPS_AT_ONCE, LPIPS_NETS, OURS, Draw, MetricSuite, Scores, measure
 from core.inference.options import InferenceOptions
 from core.inference.refinement import RefineOptions
 from core.inference.report import Metrics, summarise
@@ -33,7 +33,7 @@ Make = Callable[[Session, Frames], Avatar]
 
 
 @dataclass(frozen=True)
-class Shown:
+class InputSubset:
     """How much of the observed moments and input views the network is shown."""
 
     views: int = 4
@@ -72,7 +72,7 @@ class Bench:
     def __init__(self, options: ResultsOptions):
         self.options = options
         self.device = pick_device(options.device)
-        self._judges: dict[tuple[str, ...], Judge] = {}
+        self._judges: dict[tuple[str, ...], MetricSuite] = {}
 
     @property
     def train(self) -> Path:
@@ -114,11 +114,11 @@ class Bench:
         """The pictures that a row is measured by, for its settings."""
         return {"data": self.data, "image_size": size, "crop": FULL.crop}
 
-    def judge(self, metrics: tuple[str, ...] = tuple(LPIPS_NETS)) -> Judge:
+    def metric_suite(self, metrics: tuple[str, ...] = tuple(LPIPS_NETS)) -> MetricSuite:
         """The metrics, those of LPIPS that are named."""
         if metrics not in self._judges:
             at_once = LPIPS_ON_CUDA if self.device.type == "cuda" else LPIPS_AT_ONCE
-            self._judges[metrics] = Judge(self.device, metrics, at_once)
+            self._judges[metrics] = MetricSuite(self.device, metrics, at_once)
         return self._judges[metrics]
 
     def inputs(self, session: Session) -> list[Frames]:
@@ -127,13 +127,13 @@ class Bench:
 
     @torch.no_grad()
     def avatars(
-        self, session: Session, shown: Shown, make: Make = make_avatar, persons: int | None = None
+        self, session: Session, shown: InputSubset, make: Make = make_avatar, persons: int | None = None
     ) -> list[Avatar]:
         """One avatar of each person, or of the first `persons`."""
         return [make(session, shown.of(inputs.unpack())) for inputs in self.inputs(session)[:persons]]
 
     @torch.no_grad()
-    def avatar_ms(self, session: Session, shown: Shown, make: Make = make_avatar) -> float:
+    def avatar_ms(self, session: Session, shown: InputSubset, make: Make = make_avatar) -> float:
         """Median time from the pictures, on the device, to the avatar."""
         inputs = [shown.of(frames.unpack()) for frames in self.inputs(session)]
         repeats = 3 * len(inputs) if self.device.type == "cuda" else len(inputs)
@@ -142,16 +142,18 @@ class Bench:
         return median_ms(lambda i: make(session, inputs[i % len(inputs)]), repeats, self.device, warm_up)
 
     @torch.no_grad()
-    def measure(self, draw: Callable[[int], Draw], size: int, judge: Judge, persons: int | None = None) -> Metrics:
+    def measure(
+        self, draw: Callable[[int], Draw], size: int, metric_suite: MetricSuite, persons: int | None = None
+    ) -> Metrics:
         """Metrics of what `draw(index)` draws of each person under the name `ours`, or of the first `persons`."""
         names = self.people.names[:persons]
         scores: dict[str, dict[str, Scores]] = {}
         for index, name in enumerate(names):
             moments = self.people.moments(index, size, MOMENTS_AT_ONCE[self.device.type])
-            scores[name] = measure([OURS], moments, draw(index), judge)[OURS]
+            scores[name] = measure([OURS], moments, draw(index), metric_suite)[OURS]
         return summarise(scores)
 
-    def measure_avatars(self, avatars: list[Avatar], session: Session, size: int, judge: Judge) -> Metrics:
+    def measure_avatars(self, avatars: list[Avatar], session: Session, size: int, metric_suite: MetricSuite) -> Metrics:
         """Metrics of avatars of the session's network, one of each of the first people."""
 
         def draw_person(index: int) -> Draw:
@@ -160,7 +162,7 @@ class Bench:
 
             return draw
 
-        return self.measure(draw_person, size, judge, len(avatars))
+        return self.measure(draw_person, size, metric_suite, len(avatars))
 
 
 def bind_one_frame(session: Session, inputs: Frames) -> Avatar:
@@ -172,7 +174,7 @@ def bind_one_frame(session: Session, inputs: Frames) -> Avatar:
     return unpose_gaussians(
         frame.gaussians[:, 0],
         frame.vertex_ids[:, 0],
-        pose_skin(model.body, inputs.body)[:, 0],
+        model.body.pose(inputs.body)[:, 0],
         betas=inputs.body.betas.mean(1),
         body=model.body.fingerprint,
     )[0]

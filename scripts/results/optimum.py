@@ -7,7 +7,7 @@ from tqdm import tqdm
 from core.avatar.avatar import Avatar
 from core.avatar.unconstrained import RawAvatar
 from core.inference.session import Session
-from core.losses.metrics import ssim
+from core.losses.ssim import ssim
 from core.types.frames import Frames
 
 RATES = {"offsets": 4e-4, "quats": 4e-3, "scales": 1e-2, "opacities": 4e-2, "colors": 4e-2}

@@ -15,7 +15,7 @@ from core.inference.sheet import Tile, make_sheet
 from core.inference.trajectories import turntable
 from core.types.frames import Frames
 from core.utils.images import save_image, to_bytes
-from scripts.results.bench import Bench, Shown
+from scripts.results.bench import Bench, InputSubset
 from scripts.results.options import ResultsOptions
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
@@ -34,7 +34,7 @@ def write_pictures(options: ResultsOptions, out: Path) -> None:
     """Write `people.png` and `turntable.gif` of the first test people, refined, into a folder."""
     bench = Bench(options)
     session = bench.refined
-    avatars = bench.avatars(session, Shown(), persons=max(PEOPLE, TURNING))
+    avatars = bench.avatars(session, InputSubset(), persons=max(PEOPLE, TURNING))
     rows = [_strip(bench, session, index, avatar) for index, avatar in enumerate(avatars[:PEOPLE])]
     save_image(out / "people.png", make_sheet(rows, TILE))
     poses = [inputs[0] for inputs in bench.inputs(session)]

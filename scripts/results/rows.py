@@ -12,7 +12,7 @@ from core.inference.evaluation import OURS, Draw
 from core.inference.session import Session, describe
 from core.types.frames import Frames
 from scripts.results.ablations import ABLATIONS, ablation_size
-from scripts.results.bench import Bench, Measured, Shown, mean_gaussians
+from scripts.results.bench import Bench, InputSubset, Measured, mean_gaussians
 from scripts.results.optimum import optimise
 from smpl_renderer.errors import InputError
 
@@ -30,10 +30,10 @@ class Row(Protocol):
     def measure(self, bench: Bench) -> Measured: ...
 
 
-EVERYTHING = Shown()
+EVERYTHING = InputSubset()
 
 
-def checkpoint_settings(bench: Bench, size: int, shown: Shown = EVERYTHING) -> dict:
+def checkpoint_settings(bench: Bench, size: int, shown: InputSubset = EVERYTHING) -> dict:
     """What rows of the checkpoint's avatars depend on."""
     described = describe(bench.headline)
     own = {
@@ -42,7 +42,7 @@ def checkpoint_settings(bench: Bench, size: int, shown: Shown = EVERYTHING) -> d
         "input": described["input"],
         "shown": asdict(shown),
     }
-    if (times := bench.headline.enlargement(size)) > 1:
+    if (times := bench.headline.supersampling(size)) > 1:
         own["enlargement"] = times  # named only there: drawings at their own size are what they were
     return bench.judged_by(size) | own
 
@@ -54,7 +54,7 @@ class CheckpointRow:
     name: str
     group: str
     title: str
-    shown: Shown = EVERYTHING
+    shown: InputSubset = EVERYTHING
     like_ablations: bool = False
     """Measured by pictures of their size, to stand beside them."""
     is_refined: bool = False
@@ -68,7 +68,7 @@ class CheckpointRow:
         session = self._session(bench)
         avatars, trainings = bench.avatars(session, self.shown), read_trainings(session.metadata)
         return Measured(
-            metrics=bench.measure_avatars(avatars, session, self._size(bench), bench.judge()),
+            metrics=bench.measure_avatars(avatars, session, self._size(bench), bench.metric_suite()),
             gaussians=mean_gaussians(avatars),
             avatar_ms=bench.avatar_ms(session, self.shown),
             steps=trainings[-1].steps,
@@ -110,7 +110,7 @@ class PaintedRow:
 
             return draw
 
-        return Measured(bench.measure(draw_person, bench.options.image_size, bench.judge()))
+        return Measured(bench.measure(draw_person, bench.options.image_size, bench.metric_suite()))
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class OptimumRow:
         targets = bench.people.targets(options.image_size)
         how = {"steps": options.optimum_steps, "seed": options.seed}
         best = [optimise(avatar, session, target, **how) for avatar, target in zip(avatars, targets)]
-        metrics = bench.measure_avatars(best, session, options.image_size, bench.judge())
+        metrics = bench.measure_avatars(best, session, options.image_size, bench.metric_suite())
         return Measured(metrics, mean_gaussians(best), steps=options.optimum_steps)
 
 
@@ -140,9 +140,9 @@ ROWS: tuple[Row, ...] = (
     CheckpointRow("ours", "model", "ours"),
     CheckpointRow("refined", "model", "ours, refined on its inputs", is_refined=True),
     CheckpointRow("ours-256", "model", "ours, measured as the ablations", like_ablations=True),
-    *(CheckpointRow(f"views-{n}", "inputs", f"{n} x 8", Shown(views=n)) for n in (1, 2)),
-    CheckpointRow("refined-1", "inputs", "1 x 8, refined", Shown(views=1), is_refined=True),
-    *(CheckpointRow(f"frames-{n}", "inputs", f"4 x {n}", Shown(frames=n)) for n in (1, 2, 4)),
+    *(CheckpointRow(f"views-{n}", "inputs", f"{n} x 8", InputSubset(views=n)) for n in (1, 2)),
+    CheckpointRow("refined-1", "inputs", "1 x 8, refined", InputSubset(views=1), is_refined=True),
+    *(CheckpointRow(f"frames-{n}", "inputs", f"4 x {n}", InputSubset(frames=n)) for n in (1, 2, 4)),
     PaintedRow("mean-color", "mean colour of the inputs painted on the body", "mean_color"),
     PaintedRow("vertex-color", "each vertex painted with the pixels that see it", "vertex_color"),
     OptimumRow("optimum", "the same Gaussians optimised per person on the target pictures"),

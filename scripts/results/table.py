@@ -261,7 +261,7 @@ def _ablation_note(records: Records) -> str:
     settings = records["ours-256"]["settings"] if "ours-256" in records else {}
     differs = ["was trained for longer"]
     network = settings.get("training", {}).get("model", {})
-    for option, name in (("second_look", "the second look"), ("feedback", "feedback")):
+    for option, name in (("color_sampling", "the second look"), ("feedback", "feedback")):
         if network.get(option):
             differs.append(f"has {name}")
     if shown := settings.get("input", {}).get("image_size"):

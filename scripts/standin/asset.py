@@ -1,4 +1,4 @@
-"""The compact file that ships: SMPL's arrays in 0.7 instead of 20 MB. `smpl_renderer.body_model.load_body` reads it.
+"""The compact file that ships: SMPL's arrays in 0.7 instead of 20 MB. `smpl_renderer.body_files.load_body` reads it.
 
 v_template           float32, metres
 f                    uint16, faces

@@ -27,7 +27,7 @@ from scripts.synthetic.waves import constant
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
-from smpl_renderer.types import BodyParams, PosedBody
+from smpl_renderer.types import BodyOutput, BodyParams
 
 GENERATOR_VERSION = "2"
 """Changes whenever the same seed gives other pictures. Captures and the checkpoints trained on them carry it."""
@@ -146,7 +146,7 @@ class Staged:
     rig: Rig
     params: BodyParams
     """The true fits, raw world, batch axis over the capture's frames."""
-    posed: PosedBody
+    posed: BodyOutput
     """Bodies of these, on the CPU."""
 
 
@@ -232,7 +232,7 @@ def draw_pictures(
     device, person = scene.points.device, scene.person
     stream = (options.seed, options.split, person.index)
     posed = staged.posed[options.frames.index(frame)]
-    moment = scene.pose(PosedBody(**{f.name: getattr(posed, f.name).to(device) for f in fields(PosedBody)}))
+    moment = scene.pose(BodyOutput(**{f.name: getattr(posed, f.name).to(device) for f in fields(BodyOutput)}))
     cameras = rig.cameras().to(device)
     # A GPU draws all cameras at once; a CPU one at a time, which stays in its cache.
     groups = [slice(None)] if device.type == "cuda" else [slice(i, i + 1) for i in range(len(rig.names))]

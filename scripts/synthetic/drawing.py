@@ -14,7 +14,7 @@ from scripts.synthetic.people import Light, Person
 from scripts.synthetic.surfaces import Surface
 from scripts.synthetic.waves import constant
 from smpl_renderer.mesh_rasterizer import rasterize_fragments
-from smpl_renderer.types import PosedBody
+from smpl_renderer.types import BodyOutput
 
 _LIGHT_DIRECTIONS = 24
 _LIGHT_MAP = 112
@@ -35,14 +35,14 @@ class Scene:
     anchors: Int[Tensor, "M K"]
     anchor_weights: Float[Tensor, "M K"]
 
-    def pose(self, posed: PosedBody) -> "Moment":
+    def pose(self, posed: BodyOutput) -> "Moment":
         """Carry all layers along with one posed body (raw world, on this scene's device), and light them."""
         vertices = self._vertices(posed)
         return Moment(
             vertices, _irradiance(vertices, _vertex_normals(vertices, self.faces), self.faces, self.person.light)
         )
 
-    def _vertices(self, posed: PosedBody) -> Float[Tensor, "M 3"]:
+    def _vertices(self, posed: BodyOutput) -> Float[Tensor, "M 3"]:
         transforms = posed.vertex_transforms[:, :3]
         result = torch.zeros_like(self.points)
         for k in range(self.anchors.shape[1]):

@@ -14,7 +14,7 @@ from scripts.synthetic.layout import fit_file, refit_file
 from scripts.synthetic.motion import FRAME_RATE, Motion, joint_rotations
 from scripts.synthetic.people import Person
 from smpl_renderer.body_model import BodyModel
-from smpl_renderer.types import BodyParams, PosedBody
+from smpl_renderer.types import BodyOutput, BodyParams
 
 # `joints[24:]` of a `smpl_param` file are these vertices.
 LANDMARKS = (
@@ -134,7 +134,7 @@ def _write_points(path: Path, vertices: np.ndarray) -> None:
     path.write_text("\n".join(header + lines) + "\n")
 
 
-def _smpl_record(body: BodyModel, params: BodyParams, posed: PosedBody) -> dict:
+def _smpl_record(body: BodyModel, params: BodyParams, posed: BodyOutput) -> dict:
     """The content of a `smpl_param` file."""
     rotvecs = torch.cat([params.global_orient, params.body_pose]).reshape(-1, 3).numpy()
     rotations = torch.from_numpy(Rotation.from_rotvec(rotvecs).as_matrix()).float()[None]

@@ -16,7 +16,7 @@ from scripts.synthetic.motion import Motion, sample_motion
 from scripts.synthetic.outfits import Outfit, sample_outfit
 from scripts.synthetic.palette import cloth_color_sample, hair_colors, iris_color, linear, skin_tone
 from scripts.synthetic.seeding import digest, random_stream
-from scripts.synthetic.skin import HairColor, Skin
+from scripts.synthetic.skin import HairColor, SkinTone
 from scripts.synthetic.surfaces import RestBody, Surface
 from scripts.synthetic.waves import sample_waves
 from smpl_renderer.body_model import BodyModel
@@ -47,7 +47,7 @@ class Person:
 
     index: int
     betas: tuple[float, ...]
-    skin: Skin
+    skin: SkinTone
     hair: Hair
     hair_color: HairColor
     outfit: Outfit
@@ -102,9 +102,9 @@ def _sample_betas(body: BodyModel, rng: np.random.Generator) -> tuple[float, ...
             return tuple(betas.tolist())
 
 
-def _sample_skin(rng: np.random.Generator, hair_root) -> Skin:
+def _sample_skin(rng: np.random.Generator, hair_root) -> SkinTone:
     tone = skin_tone(rng)
-    return Skin(
+    return SkinTone(
         tone=tone,
         mottle=sample_waves(rng, 0.04, count=8),
         face=_sample_face(rng, np.array(tone), np.array(hair_root)),

@@ -18,7 +18,8 @@ from core.utils.processes import end_with_parent
 from scripts.synthetic.capture import CaptureOptions, fits_beside, is_current, write_capture
 from scripts.synthetic.layout import STAMP
 from scripts.synthetic.rigs import make_rig
-from smpl_renderer.body_model import STANDIN_BODY, BodyModel, load_body
+from smpl_renderer.body_files import STANDIN_BODY, load_body
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 

@@ -15,7 +15,7 @@ _GROUND = -1.166
 
 
 @dataclass(frozen=True)
-class Skin:
+class SkinTone:
     """What shows of the body itself."""
 
     tone: Color
@@ -51,7 +51,7 @@ class ShoeColor:
     """Ground and rings."""
 
 
-def skin_color(skin: Skin, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+def skin_color(skin: SkinTone, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
     """Skin with its unevenness, a face, ears, and knuckles and knees a little redder."""
     tone = constant(skin.tone, paint)
     x, y, z = paint.unbind(-1)

@@ -8,18 +8,15 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
-from core.avatar.avatar import (
-    Avatar,
+from core.avatar.avatar import Avatar
+from core.avatar.file import load_avatar, save_avatar
+from core.avatar.rendering import render_avatar, supersampling
+from core.avatar.skinning import (
     at_vertices,
-    attach,
-    attach_reference,
     canonical_gaussians,
-    enlargement,
-    load_avatar,
     pose_avatar,
-    pose_skin,
-    render_avatar,
-    save_avatar,
+    skin_gaussians,
+    skin_gaussians_reference,
 )
 from core.types.cameras import Cameras, look_at
 from smpl_renderer import dispatch as kernels
@@ -161,7 +158,7 @@ def test_enlarged_pictures_are_means_over_blocks(body, avatars, params, cameras)
     wide = Cameras(cameras.viewmats, cameras.Ks, 32, 24)
     Ks = cameras.Ks * torch.tensor([3.0, 3.0, 1.0])[:, None]
     large = render_avatar(avatars, body, params, Cameras(cameras.viewmats, Ks, 96, 72), background=0.3)
-    small = render_avatar(avatars, body, params, wide, background=0.3, enlarge=3)
+    small = render_avatar(avatars, body, params, wide, background=0.3, supersample=3)
     for fine, mean in ((large.colors, small.colors), (large.alphas, small.alphas)):
         assert mean.shape == (*fine.shape[:-2], 24, 32)
         blocks = fine.unflatten(-1, (32, 3)).unflatten(-3, (24, 3))
@@ -171,7 +168,7 @@ def test_enlarged_pictures_are_means_over_blocks(body, avatars, params, cameras)
 def test_enlarged_avatars_are_thinner(body, avatars, params, cameras):
     """They cover less, by what the rasterizer widens small splats."""
     fine = replace(avatars, scales=0.2 * avatars.scales)  # 4 mm, a twentieth of a pixel
-    covered = [render_avatar(fine, body, params, cameras, enlarge=k).alphas.sum().item() for k in (1, 2, 4)]
+    covered = [render_avatar(fine, body, params, cameras, supersample=k).alphas.sum().item() for k in (1, 2, 4)]
     assert covered[0] > 1.5 * covered[1] > 2 * covered[2] > 0
 
 
@@ -180,7 +177,7 @@ def test_enlarged_avatars_are_thinner(body, avatars, params, cameras):
     [(512, 512, 1), (1024, 512, 1), (300, 512, 2), (256, 512, 2), (255, 512, 3), (256, 256, 1), (16, None, 1)],
 )
 def test_small_pictures_are_drawn_no_smaller_than_in_training(size, trained_size, times):
-    assert enlargement(size, trained_size) == times
+    assert supersampling(size, trained_size) == times
 
 
 def test_batches_are_persons_one_by_one(body, avatars, params, posing):
@@ -193,10 +190,10 @@ def test_batches_are_persons_one_by_one(body, avatars, params, posing):
 NAMES = ("offsets", "quats", "scales", "opacities", "colors")
 
 
-def carried(attach, avatars: Avatar, skin) -> list[torch.Tensor]:
+def carried(skin_gaussians, avatars: Avatar, posed) -> list[torch.Tensor]:
     """The Gaussians' attributes, and the gradients of their product with random cotangents."""
     own = {name: getattr(avatars, name).detach().clone().requires_grad_() for name in NAMES}
-    gaussians = attach(replace(avatars, **own), skin)
+    gaussians = skin_gaussians(replace(avatars, **own), posed)
     values = list(vars(gaussians).values())
     cotangents = [random(*x.shape, seed=i).to(x) for i, x in enumerate(values)]
     return [*values, *torch.autograd.grad(values, list(own.values()), cotangents)]
@@ -204,11 +201,11 @@ def carried(attach, avatars: Avatar, skin) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("posing", ["kernels"], indirect=True)
 def test_attach_equals_its_reference(body, avatars, params, posing):
-    skin = pose_skin(body, params)
-    actual, expected = (carried(f, avatars, skin) for f in (attach, attach_reference))
+    posed = body.pose(params)
+    actual, expected = (carried(f, avatars, posed) for f in (skin_gaussians, skin_gaussians_reference))
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-5, atol=3e-6)  # a metre in float32, and sums over three poses
-    single = [attach(avatars[0], skin[0, 1:2]).means[0], attach(avatars[0], skin[0]).means[1]]
+    single = [skin_gaussians(avatars[0], posed[0, 1:2]).means[0], skin_gaussians(avatars[0], posed[0]).means[1]]
     torch.testing.assert_close(*single, rtol=0, atol=0)
 
 
@@ -221,12 +218,14 @@ def test_gradients_of_the_pose_go_through_the_reference(body, avatars, params, p
 
 @pytest.mark.gpu
 def test_on_a_gpu(body, avatars, params):
-    skin = copy.deepcopy(body).double().skin(params.to(torch.double))
-    expected = carried(attach_reference, avatars.map(lambda x: x.double() if x.is_floating_point() else x), skin)
-    on_gpu = pose_skin(copy.deepcopy(body).cuda(), params.to("cuda"))
-    for a, e in zip(carried(attach, avatars.to("cuda"), on_gpu), expected, strict=True):
+    posed = copy.deepcopy(body).double().posed(params.to(torch.double))
+    expected = carried(
+        skin_gaussians_reference, avatars.map(lambda x: x.double() if x.is_floating_point() else x), posed
+    )
+    on_gpu = copy.deepcopy(body).cuda().pose(params.to("cuda"))
+    for a, e in zip(carried(skin_gaussians, avatars.to("cuda"), on_gpu), expected, strict=True):
         torch.testing.assert_close(a.cpu().double(), e, rtol=1e-4, atol=1e-5)
-    twice = [carried(attach, avatars.to("cuda"), on_gpu) for _ in range(2)]
+    twice = [carried(skin_gaussians, avatars.to("cuda"), on_gpu) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*twice))
 
 

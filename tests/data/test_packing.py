@@ -19,7 +19,7 @@ from core.data.dataset import HumanDataset
 from core.data.human_list import HumanEntry, find_subjects
 from core.data.packing import pack_dataset
 from core.options import DataOptions
-from smpl_renderer.body_model import REPOSITORY
+from smpl_renderer.body_files import REPOSITORY
 from smpl_renderer.errors import InputError
 
 FRAMES = (5, 10, 15, 20)

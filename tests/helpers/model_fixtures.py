@@ -6,8 +6,9 @@ import pytest
 import torch
 from model_rig import TEST_MODEL, random_poses, ring_cameras
 
-from core.avatar.avatar import Avatar, render_avatar
-from core.model.decode import RAW_CHANNELS, decode_on_skin
+from core.avatar.avatar import Avatar
+from core.avatar.rendering import render_avatar
+from core.model.decode import RAW_CHANNELS, decode_on_surface
 from core.model.surface import place_queries
 from core.types.cameras import Cameras
 from core.types.frames import Frames
@@ -45,7 +46,7 @@ def plain(body: BodyModel) -> Avatar:
     vertex_ids = torch.arange(body.num_vertices)[None]
     raw = torch.zeros(1, body.num_vertices, RAW_CHANNELS)
     identity = {"vertex_ids": vertex_ids, "betas": torch.zeros(1, 10), "body": body.fingerprint}
-    return decode_on_skin(raw, place_queries(body, 1), **identity)
+    return decode_on_surface(raw, place_queries(body, 1), **identity)
 
 
 @pytest.fixture(scope="module")

@@ -129,3 +129,9 @@ def gradients(render, scene: Scene, seed: int = 0) -> dict[str, Tensor]:
     inputs = vars(gaussians) | {"viewmats": cameras.viewmats, "Ks": cameras.Ks}
     values = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
     return {name: value for name, value in zip(inputs, values) if value is not None}
+
+
+def take(gaussians: Gaussians, indices: Tensor) -> Gaussians:
+    """Keep, repeat or reorder Gaussians; `indices` is one-dimensional and the same for every set."""
+    axis = len(gaussians.batch_shape)
+    return gaussians.map(lambda x: x.index_select(axis, indices))

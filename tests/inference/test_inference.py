@@ -15,7 +15,8 @@ from PIL import Image
 from tiny_capture import TinyCapture
 
 import infer
-from core.avatar.avatar import canonical_gaussians, load_avatar
+from core.avatar.file import load_avatar
+from core.avatar.skinning import canonical_gaussians
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.export.ply import load_ply
 from core.inference import evaluation, outputs
@@ -200,11 +201,11 @@ def test_small_pictures_are_means_of_such_as_training_drew(options, body, tmp_pa
         """All pictures of a method, and the ground truth that they are compared with."""
         pairs = []
 
-        def judge(predicted, target):
+        def metric_suite(predicted, target):
             pairs.append((predicted, target))
             return [dict.fromkeys(METRICS, 0.0)] * len(predicted)
 
-        evaluation.evaluate(subject, judge)
+        evaluation.evaluate(subject, metric_suite)
         methods = len(pairs) // 3  # moments
         return [pairs[i] for i in range(method, len(pairs), methods)]
 

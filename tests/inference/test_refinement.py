@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.avatar.avatar import Avatar, render_avatar
+from core.avatar.avatar import Avatar
+from core.avatar.rendering import render_avatar
 from core.inference.refinement import Rates, RefineOptions, Refiner, _order
 from core.losses.metrics import psnr
 from core.model.heads import MAX_OFFSET
@@ -19,8 +20,8 @@ SIZE = 48
 OPTIONS = RefineOptions(steps=10, pictures=2)
 
 
-def refine(avatar: Avatar, inputs: Frames, body, options: RefineOptions = OPTIONS, enlarge: int = 1) -> Avatar:
-    return Refiner(body, options, "torch", enlarge)(avatar, inputs)
+def refine(avatar: Avatar, inputs: Frames, body, options: RefineOptions = OPTIONS, supersample: int = 1) -> Avatar:
+    return Refiner(body, options, "torch", supersample)(avatar, inputs)
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +174,8 @@ def test_a_view_whose_mask_is_empty_says_nothing(wrong, inputs, body):
 def test_only_a_rasterizer_that_never_waits_is_recorded(wrong, inputs, body, monkeypatch):
     """A stand-in for a GPU."""
     refiner = Refiner(body, replace(OPTIONS, steps=1), "torch")
-    monkeypatch.setattr(refiner.recorder, "serves", lambda _: True)
-    monkeypatch.setattr(type(refiner.recorder), "__call__", lambda *_: pytest.fail("a recording of backend torch"))
+    monkeypatch.setattr(refiner.graph_cache, "can_capture", lambda _: True)
+    monkeypatch.setattr(type(refiner.graph_cache), "__call__", lambda *_: pytest.fail("a recording of backend torch"))
     assert not same(refiner(wrong, inputs), wrong)
 
 
@@ -215,12 +216,12 @@ def test_nothing_is_done_without_steps(wrong, inputs, body):
 def test_small_pictures_are_compared_with_means_of_larger_ones(truth, inputs, body):
     """Drawn as the photographs are, twice as large, the truth is not moved as if it were too fat."""
     own = inputs.cameras.resized(2 * SIZE, 2 * SIZE)
-    drawn = render_avatar(truth, body, inputs.body, inputs.cameras, backend="torch", enlarge=2)
+    drawn = render_avatar(truth, body, inputs.body, inputs.cameras, backend="torch", supersample=2)
     assert own.width == 2 * drawn.colors.shape[-1]
     shown = replace(inputs, images=drawn.colors, alphas=drawn.alphas)
     options = replace(OPTIONS, steps=4, rates=Rates(colors=0, opacities=0, offsets=0, quats=0))
     kept, thinner = (
-        refine(truth, shown, body, options, enlarge=times).scales.log().mean() - truth.scales.log().mean()
+        refine(truth, shown, body, options, supersample=times).scales.log().mean() - truth.scales.log().mean()
         for times in (2, 1)
     )
     assert thinner < -0.01 and abs(kept) < 0.3 * abs(thinner)
@@ -247,7 +248,7 @@ def test_recorded_steps_do_the_same(wrong, refined, inputs, novel, body):
     results = {}
     for records in (False, True):
         refiner = Refiner(own, OPTIONS)
-        refiner.recorder.enabled = records
+        refiner.graph_cache.enabled = records
         for _ in range(2):  # the second time from the recording alone
             results[records] = refiner(wrong.to("cuda"), inputs.to("cuda")).to("cpu")
     # Additions in any order, ten steps long; a Gaussian that is hardly seen follows its rounding errors.

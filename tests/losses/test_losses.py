@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.losses.lpips import LPIPS
-from core.losses.reconstruction import pieces, reconstruction_loss, tie_loss, weighted_sum
+from core.losses.reconstruction import crops, reconstruction_loss, surface_distance_loss, weighted_sum
 from core.options import LossOptions
 
 PAPER = LossOptions()
@@ -40,13 +40,13 @@ def test_lpips_sees_reduced_pictures():
     colors, alphas, targets, target_alphas = pictures(2, 1, size=96)
     sizes = []
 
-    class Recorder(torch.nn.Module):
+    class CudaGraphCache(torch.nn.Module):
         def forward(self, predicted, target):
             sizes.append((predicted.shape, target.shape))
             return predicted.mean((-3, -2, -1))
 
     options = replace(PAPER, lpips_size=48)
-    term = reconstruction_loss(colors, alphas, targets, target_alphas, options, Recorder())["lpips"]
+    term = reconstruction_loss(colors, alphas, targets, target_alphas, options, CudaGraphCache())["lpips"]
     assert sizes == [((2, 1, 3, 48, 48),) * 2]
     torch.testing.assert_close(term, colors.mean())  # averages of areas keep the mean
 
@@ -57,7 +57,7 @@ def test_pieces_are_cut_out_and_cover_a_picture(size):
     picture = torch.stack([place[:, None].expand(96, 96), place.expand(96, 96), torch.zeros(96, 96)])
     count = (-(-96 // size)) ** 2
     batch = picture.expand(2, 1, count, 3, 96, 96) + 1000 * torch.arange(2.0)[:, None, None, None, None, None]
-    cut = pieces(batch, size, turn=3)
+    cut = crops(batch, size, crop_index=3)
     assert cut.shape == (2 * count, 3, size, size)
     for person in (0, 1):
         own = cut[(cut[:, 2, 0, 0] == 1000 * person)] - 1000 * person
@@ -70,14 +70,14 @@ def test_lpips_may_see_pieces():
     colors, alphas, targets, target_alphas = pictures(2, 2, 3, size=96)
     seen = []
 
-    class Recorder(torch.nn.Module):
+    class CudaGraphCache(torch.nn.Module):
         def forward(self, predicted, target):
             seen.append((predicted, target))
             return predicted.mean((-3, -2, -1))
 
-    options = replace(PAPER, lpips_size=48, lpips_pieces=True)
-    for turn in (0, 1):
-        reconstruction_loss(colors, alphas, targets, target_alphas, options, Recorder(), turn)
+    options = replace(PAPER, lpips_size=48, lpips_crops=True)
+    for crop_index in (0, 1):
+        reconstruction_loss(colors, alphas, targets, target_alphas, options, CudaGraphCache(), crop_index)
     first, second = seen
     for own, whole in zip(first, (colors, targets)):
         assert own.shape == (12, 3, 48, 48)
@@ -90,16 +90,18 @@ def test_lpips_may_see_pieces():
 def test_tie_loss_counts_only_what_is_masked():
     distances = torch.tensor([[0.1, 0.2, float("nan")]])
     mask = torch.tensor([[True, True, False]])
-    torch.testing.assert_close(tie_loss(distances, mask), torch.tensor((1.0 + 8.0) / 2))
-    assert tie_loss(distances, torch.zeros_like(mask)) == 0
-    others = tie_loss(torch.full((1, 3), 0.3), torch.ones(1, 3, dtype=torch.bool))
-    both = tie_loss(torch.cat([distances, torch.full((1, 3), 0.3)]), torch.cat([mask, ~torch.zeros_like(mask)]))
+    torch.testing.assert_close(surface_distance_loss(distances, mask), torch.tensor((1.0 + 8.0) / 2))
+    assert surface_distance_loss(distances, torch.zeros_like(mask)) == 0
+    others = surface_distance_loss(torch.full((1, 3), 0.3), torch.ones(1, 3, dtype=torch.bool))
+    both = surface_distance_loss(
+        torch.cat([distances, torch.full((1, 3), 0.3)]), torch.cat([mask, ~torch.zeros_like(mask)])
+    )
     torch.testing.assert_close(both, (4.5 + others) / 2)  # persons count the same, whatever they have in the mask
 
 
 def test_tie_loss_pulls_the_far_ones_most_and_leaves_finite_gradients():
     distances = torch.tensor([[0.05, 0.1, 0.0, float("inf")]], requires_grad=True)
-    tie_loss(distances, torch.tensor([[True, True, True, False]])).backward()
+    surface_distance_loss(distances, torch.tensor([[True, True, True, False]])).backward()
     near, far, zero, outside = distances.grad[0].tolist()
     assert far == pytest.approx(4 * near) and near > 0
     assert zero == 0 and outside == 0

@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from core.losses.metrics import PSNR_CEILING, box_mask, person_boxes, psnr, psnr_in_box, quantize, ssim, ssim_reference
+from core.losses.metrics import PSNR_CEILING, box_mask, person_boxes, psnr, psnr_in_box, quantize
+from core.losses.ssim import ssim, ssim_reference
 
 
 def noisy_pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:

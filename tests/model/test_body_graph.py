@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.model.graph import BodyGraph, LateCount, tie
+from core.model.edges import build_edges
+from core.model.graph import BodyGraph
 from core.ops import feed_forward, neighbor_attention, norm_linear, segment_attention
 from core.options import GraphOptions
+from core.runtime.async_count import AsyncCount
 from smpl_renderer.connectivity import Connectivity
 from smpl_renderer.errors import InputError
 
@@ -41,7 +43,7 @@ def graph(request, ring, monkeypatch) -> BodyGraph:
         monkeypatch.setattr(module, "kernels_take", lambda *_: True)
     for module in (norm_linear, feed_forward):
         monkeypatch.setattr(module, "layer_dtype", lambda x: torch.float32)
-    graph.recorder.enabled = False
+    graph.graph_cache.enabled = False
     return graph.to(DEVICE)
 
 
@@ -55,8 +57,8 @@ def gaussians():
 
 
 def run(graph, vertex_ids, mask, keys):
-    ties = tie(vertex_ids.to(graph.neighbors.device), mask.to(graph.neighbors.device), graph.num_vertices)
-    return graph(ties.take(keys.to(graph.vertex_embedding)), ties)
+    edges = build_edges(vertex_ids.to(graph.neighbors.device), mask.to(graph.neighbors.device), graph.num_vertices)
+    return graph(edges.take(keys.to(graph.vertex_embedding)), edges)
 
 
 def assert_same(actual, expected):
@@ -69,26 +71,26 @@ def assert_same(actual, expected):
 
 def test_every_gaussian_in_the_mask_is_tied_to_its_vertex(gaussians):
     vertex_ids, mask, _ = gaussians
-    ties = tie(vertex_ids, mask, VERTICES)
-    assert sorted(ties.gaussians.tolist()) == mask.flatten().nonzero()[:, 0].tolist()
+    edges = build_edges(vertex_ids, mask, VERTICES)
+    assert sorted(edges.gaussians.tolist()) == mask.flatten().nonzero()[:, 0].tolist()
     for row in range(2 * VERTICES):
-        own = ties.gaussians[ties.crow[row] : ties.crow[row + 1]]
+        own = edges.gaussians[edges.crow[row] : edges.crow[row + 1]]
         assert (vertex_ids.flatten()[own] == row % VERTICES).all()
         assert (own // 20 == row // VERTICES).all()  # 20 Gaussians a person
 
 
 def test_a_count_from_before_changes_no_ties(gaussians):
     vertex_ids, mask, _ = gaussians
-    count = LateCount(mask)
+    count = AsyncCount(mask)
     assert count.read() == mask.sum()
-    early, late = tie(vertex_ids, mask, VERTICES, count), tie(vertex_ids, mask, VERTICES)
+    early, late = build_edges(vertex_ids, mask, VERTICES, count), build_edges(vertex_ids, mask, VERTICES)
     assert torch.equal(early.gaussians, late.gaussians) and torch.equal(early.crow, late.crow)
 
 
 def test_nothing_in_the_mask(graph, gaussians):
     vertex_ids, mask, keys = gaussians
-    ties = tie(vertex_ids, torch.zeros_like(mask), VERTICES)
-    assert len(ties.gaussians) == 0 and (ties.crow == 0).all()
+    edges = build_edges(vertex_ids, torch.zeros_like(mask), VERTICES)
+    assert len(edges.gaussians) == 0 and (edges.crow == 0).all()
     assert run(graph, vertex_ids, torch.zeros_like(mask), keys).isfinite().all()
 
 
@@ -116,7 +118,7 @@ def test_relabelling_vertices_relabels_the_result(graph, ring, gaussians):
     relabelled = BodyGraph(OPTIONS, KEYS, other_ring).to(graph.vertex_embedding)
     relabelled.load_state_dict(graph.state_dict())
     relabelled.vertex_embedding.data = graph.vertex_embedding.data[new_to_old]
-    relabelled.recorder.enabled = graph.recorder.enabled
+    relabelled.graph_cache.enabled = graph.graph_cache.enabled
     assert_same(run(relabelled, old_to_new[vertex_ids], mask, keys), run(graph, vertex_ids, mask, keys)[:, new_to_old])
 
 

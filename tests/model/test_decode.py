@@ -2,20 +2,21 @@ import pytest
 import torch
 from model_rig import random_poses, ring_cameras
 
-from core.avatar.avatar import Avatar, attach, pose_skin
+from core.avatar.avatar import Avatar
+from core.avatar.skinning import skin_gaussians
 from core.model.decode import (
     DEPTH_RANGE,
     OFFSET_RANGE,
     OFFSET_UNIT,
     PIXEL_RANGE,
     RAW_CHANNELS,
-    decode_on_skin,
+    decode_on_surface,
     decode_pixels,
     refine,
 )
 from core.model.heads import unpose_gaussians
-from core.model.surface import SINK, place_queries, skin_axes
-from core.ops.nearest_search import nearest_vertices
+from core.model.surface import SINK, place_queries, surface_axes
+from core.ops.nearest_vertices import nearest_vertices
 from core.types.gaussians import Gaussians
 from smpl_renderer.rotations import quat_to_matrix
 
@@ -93,7 +94,7 @@ def assert_valid(gaussians: Gaussians):
 
 
 def test_skin_axes_are_rotations_with_the_outward_normal(body):
-    axes, areas = skin_axes(body)
+    axes, areas = surface_axes(body)
     torch.testing.assert_close(axes.mT @ axes, torch.eye(3).expand_as(axes), rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.linalg.det(axes), torch.ones(len(axes)), rtol=0, atol=1e-5)
     # The mesh is closed, so by the divergence theorem outward normals see its volume (a person: 0.05 to 0.12 m3).
@@ -120,14 +121,14 @@ def test_moves_on_the_skin_follow_its_axes(body):
     start = place_queries(body, 1)
     raw = torch.zeros(1, body.num_vertices, RAW_CHANNELS)
     raw[..., 2] = 50.0  # all the way along the normal
-    avatar = decode_on_skin(raw, start, vertex_ids=None, betas=None, body="")
-    normals = skin_axes(body)[0][..., 2]
+    avatar = decode_on_surface(raw, start, vertex_ids=None, betas=None, body="")
+    normals = surface_axes(body)[0][..., 2]
     torch.testing.assert_close(avatar.offsets[0], (OFFSET_RANGE - SINK) * normals)
     # The thin axis of a Gaussian is its third, and that is the normal.
     torch.testing.assert_close(quat_to_matrix(avatar.quats[0])[..., 2], normals, rtol=0, atol=1e-5)
     assert (avatar.scales[..., 2] < avatar.scales[..., 0]).all()
     raw[..., 2] = 0.1
-    avatar = decode_on_skin(raw, start, vertex_ids=None, betas=None, body="")
+    avatar = decode_on_surface(raw, start, vertex_ids=None, betas=None, body="")
     torch.testing.assert_close(avatar.offsets[0], (0.1 * OFFSET_UNIT - SINK) * normals, rtol=0, atol=2e-5)
 
 
@@ -144,13 +145,13 @@ def random_gaussians(*shape: int) -> Gaussians:
 
 def test_posing_undoes_unposing(body):
     params = random_poses(body, 2, 1, spread=0.3)
-    skin = pose_skin(body, params)
+    posed = body.pose(params)
     chosen = torch.randint(0, body.num_vertices, (2, 50), generator=torch.Generator().manual_seed(0))
     gaussians = random_gaussians(2, 50)
-    near = torch.take_along_dim(skin.body.vertices[:, 0], chosen[..., None], 1) + 0.02 * gaussians.means
+    near = torch.take_along_dim(posed.vertices[:, 0], chosen[..., None], 1) + 0.02 * gaussians.means
     gaussians = Gaussians(**{**vars(gaussians), "means": near})
-    avatar = unpose_gaussians(gaussians, chosen, skin[:, 0], betas=params.betas[:, 0], body=body.fingerprint)
-    back = attach(avatar, skin)[:, 0]
+    avatar = unpose_gaussians(gaussians, chosen, posed[:, 0], betas=params.betas[:, 0], body=body.fingerprint)
+    back = skin_gaussians(avatar, posed)[:, 0]
     # The skin of bent joints is squeezed, so un-posing it magnifies float32's rounding.
     torch.testing.assert_close(back.means, near, rtol=0, atol=1e-4)
     torch.testing.assert_close(quat_to_matrix(back.quats), quat_to_matrix(gaussians.quats), rtol=0, atol=1e-5)

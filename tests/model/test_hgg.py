@@ -6,7 +6,8 @@ import pytest
 import torch
 from model_rig import TEST_MODEL
 
-from core.avatar.avatar import pose_avatar, render_avatar
+from core.avatar.rendering import render_avatar
+from core.avatar.skinning import pose_avatar
 from core.model.heads import MAX_OFFSET
 from core.model.hgg import HumanGaussianGraph
 from core.options import GraphOptions, ModelOptions
@@ -46,10 +47,10 @@ def test_untrained_it_renders_a_body(body, connectivity, make_frames, queries):
 
 
 @pytest.mark.parametrize("options", [TEST_MODEL, RESIDUAL], ids=["vertex", "residual"])
-@pytest.mark.parametrize(("second_look", "feedback"), [(True, 0), (False, 0), (True, 2)])
-def test_gradients_reach_every_parameter(body, connectivity, make_frames, options, second_look, feedback):
+@pytest.mark.parametrize(("color_sampling", "feedback"), [(True, 0), (False, 0), (True, 2)])
+def test_gradients_reach_every_parameter(body, connectivity, make_frames, options, color_sampling, feedback):
     frames = make_frames(batch=2)
-    model = make_model(body, connectivity, replace(options, second_look=second_look, feedback=feedback))
+    model = make_model(body, connectivity, replace(options, color_sampling=color_sampling, feedback=feedback))
     output = model(frames)
     cameras = replace(frames.cameras, viewmats=frames.cameras.viewmats[:, :1], Ks=frames.cameras.Ks[:, :1])
     rendering = render_avatar(output.avatar, body, frames.body[:, :1], cameras)
@@ -129,7 +130,7 @@ def test_persons_in_a_batch_do_not_see_each_other(body, connectivity, make_frame
 
 def test_the_residual_head_starts_from_the_first_moment(body, connectivity, make_frames):
     frames = make_frames(frames=2, size=64)
-    model = make_model(body, connectivity, replace(RESIDUAL, second_look=False))
+    model = make_model(body, connectivity, replace(RESIDUAL, color_sampling=False))
     torch.nn.init.zeros_(model.head.layers[-1].weight)
     with torch.no_grad():
         output = model(frames)
@@ -142,11 +143,11 @@ def test_the_residual_head_starts_from_the_first_moment(body, connectivity, make
     torch.testing.assert_close(back[mask & near], first.means[mask & near], rtol=0, atol=1e-4)
 
 
-def test_the_second_look_changes_looks_only(body, connectivity, make_frames):
+def test_the_color_sampling_changes_looks_only(body, connectivity, make_frames):
     frames = make_frames(size=64)
     on = make_model(body, connectivity)
-    off = make_model(body, connectivity, replace(TEST_MODEL, second_look=False))
-    off.load_state_dict({k: v for k, v in on.state_dict().items() if not k.startswith("second_look")})
+    off = make_model(body, connectivity, replace(TEST_MODEL, color_sampling=False))
+    off.load_state_dict({k: v for k, v in on.state_dict().items() if not k.startswith("color_sampling")})
     with torch.no_grad():
         looked, plain = on(frames).avatar, off(frames).avatar
     torch.testing.assert_close(looked.offsets, plain.offsets)

@@ -160,9 +160,9 @@ def test_xformers_that_was_built_for_another_pytorch_is_refused(unet, monkeypatc
 
 
 def test_what_moves_keeps_no_recordings(unet):
-    unet.recorder._seen[None] = None
+    unet.graph_cache._seen[None] = None
     unet.float()
-    assert unet.recorder._seen == {}
+    assert unet.graph_cache._seen == {}
 
 
 @pytest.mark.gpu
@@ -186,7 +186,7 @@ def test_fused_operations_equal_the_plain_ones_on_a_gpu(name):
 def test_recorded_training_gives_the_same():
     torch.manual_seed(0)
     unet = UNet(MODELS["demo"].unet, RAW_CHANNELS).cuda().to(memory_format=torch.channels_last)
-    unet.recorder.enabled = True
+    unet.graph_cache.enabled = True
     for step in range(8):  # two kinds of input, each as usual, recorded, and played
         x = torch.randn(2, 1 + step % 2, INPUT_CHANNELS, 256, 256, device="cuda")
         with torch.autocast("cuda", torch.bfloat16):
@@ -196,7 +196,7 @@ def test_recorded_training_gives_the_same():
         with torch.no_grad():
             for parameter in unet.parameters():
                 parameter += 1e-3 * torch.randn_like(parameter)
-    assert sum(recording is not None for recording in unet.recorder._seen.values()) == 2
+    assert sum(recording is not None for recording in unet.graph_cache._seen.values()) == 2
 
 
 @pytest.mark.gpu

@@ -7,7 +7,8 @@ import torch
 from model_rig import ring_cameras
 from torch import nn
 
-from core.model.color_sampling import SecondLook, blend_reference, prepare
+from core.model.color_sampling import ColorSampling
+from core.ops.color_blend import blend_reference, prepare
 from core.ops.observations import NUMBERS, VISIBLE, Observations, observe_reference
 from core.types.frames import Frames
 from core.types.gaussians import Gaussians
@@ -33,9 +34,9 @@ def random_observations(persons: int, frames: int, views: int, count: int, seed:
     return Observations(numbers, consensus, torch.zeros(persons, count))
 
 
-def look(hidden: int) -> SecondLook:
+def look(hidden: int) -> ColorSampling:
     torch.manual_seed(0)
-    module = SecondLook(6, hidden)
+    module = ColorSampling(6, hidden)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(std=0.5)
@@ -53,16 +54,16 @@ def test_blended_colours_and_all_gradients_equal_the_definition(persons, frames,
     module = look(hidden)
 
     def run(blend, dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        layers = SecondLook(6, hidden).to(DEVICE, dtype)
+        layers = ColorSampling(6, hidden).to(DEVICE, dtype)
         layers.load_state_dict(module.state_dict())
         own = [x.to(DEVICE, dtype).requires_grad_() for x in (own_colors, own_logits, context)]
         where = replace(seen, numbers=seen.numbers.to(DEVICE, dtype), consensus=seen.consensus.to(DEVICE, dtype))
-        colors = blend(where, *own, layers.embed_observation, layers.weigh)
-        weights = [*layers.embed_observation.parameters(), *layers.weigh.parameters()]
+        colors = blend(where, *own, layers.embed_observation, layers.attention_mlp)
+        weights = [*layers.embed_observation.parameters(), *layers.attention_mlp.parameters()]
         return colors, torch.autograd.grad((colors * cotangent.to(DEVICE, dtype)).sum(), [*own, *weights])
 
-    def fused(seen, own_colors, own_logits, context, embed: nn.Linear, weigh: nn.Sequential):
-        return BlendColors.apply(*prepare(seen, own_colors, context, embed, weigh), own_logits, own_colors)
+    def fused(seen, own_colors, own_logits, context, embed: nn.Linear, attention_mlp: nn.Sequential):
+        return BlendColors.apply(*prepare(seen, own_colors, context, embed, attention_mlp), own_logits, own_colors)
 
     colors, grads = run(fused, torch.float32)
     expected, expected_grads = run(blend_reference, torch.float64)

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from core.model.graph import BodyGraph, LateCount, tie
+from core.model.edges import build_edges
+from core.model.graph import BodyGraph
 from core.ops.nearest_vertices import nearest_vertices_of_sets, nearest_vertices_reference
 from core.ops.neighbor_attention import neighbor_attention, neighbor_attention_reference
 from core.ops.segment_attention import segment_attention, segment_attention_reference
 from core.options import GraphOptions
+from core.runtime.async_count import AsyncCount
 from scripts.benchmarks.graph import tied_gaussians
 from smpl_renderer.connectivity import build_connectivity
 from smpl_renderer.dispatch import reference_operations
@@ -40,8 +42,8 @@ def connectivity(body):
 
 
 @pytest.fixture
-def ties(body):
-    return tie(*(x.cuda() for x in tied_gaussians(4, 9000, body.num_vertices, seed=0)), body.num_vertices)
+def edges(body):
+    return build_edges(*(x.cuda() for x in tied_gaussians(4, 9000, body.num_vertices, seed=0)), body.num_vertices)
 
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.bfloat16, 2**-8), (torch.float16, 2**-10)]
@@ -49,12 +51,12 @@ PRECISIONS = [(torch.float32, 1e-5), (torch.bfloat16, 2**-8), (torch.float16, 2*
 
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize("queries", [4, 20])
-def test_segment_attention(ties, dtype, tolerance, queries):
+def test_segment_attention(edges, dtype, tolerance, queries):
     torch.manual_seed(0)
-    q = torch.randn(len(ties.crow) - 1, queries, 4, 32, device="cuda").to(dtype)
-    k, v = torch.randn(2, len(ties.gaussians), 4, 32, device="cuda").to(dtype)
+    q = torch.randn(len(edges.crow) - 1, queries, 4, 32, device="cuda").to(dtype)
+    k, v = torch.randn(2, len(edges.gaussians), 4, 32, device="cuda").to(dtype)
     assert_close(
-        lambda *x: segment_attention(*x, ties.crow), lambda *x: segment_attention_reference(*x, ties.crow), (q, k, v),
+        lambda *x: segment_attention(*x, edges.crow), lambda *x: segment_attention_reference(*x, edges.crow), (q, k, v),
         tolerance,
     )  # fmt: skip
 
@@ -82,46 +84,46 @@ def test_neighbor_attention(connectivity, dtype, tolerance):
     )  # fmt: skip
 
 
-def run(network, keys, ties):
-    return values_and_gradients(lambda keys, *_: network(keys, ties), [keys])[:1] + list(
-        torch.autograd.grad(network(keys, ties).float().square().sum(), list(network.parameters()))
+def run(network, keys, edges):
+    return values_and_gradients(lambda keys, *_: network(keys, edges), [keys])[:1] + list(
+        torch.autograd.grad(network(keys, edges).float().square().sum(), list(network.parameters()))
     )
 
 
 @pytest.mark.parametrize("features", [128, 32])
-def test_bf16_is_as_near_to_double_precision_as_autocast(connectivity, ties, features):
+def test_bf16_is_as_near_to_double_precision_as_autocast(connectivity, edges, features):
     torch.manual_seed(0)
     options = GraphOptions(features=features, queries=3, layers=2)
     network = BodyGraph(options, KEYS, connectivity).cuda()
-    keys = torch.randn(len(ties.gaussians), KEYS, device="cuda")
+    keys = torch.randn(len(edges.gaussians), KEYS, device="cuda")
     with torch.autocast("cuda", torch.bfloat16):
-        kernels = run(network, keys, ties)
+        kernels = run(network, keys, edges)
         with reference_operations():
-            autocast = run(network, keys, ties)
+            autocast = run(network, keys, edges)
     with torch.autocast("cuda", enabled=False):
-        exact = run(network.double(), keys.double(), ties)
+        exact = run(network.double(), keys.double(), edges)
     for ours, theirs, e in zip(kernels, autocast, exact, strict=True):
         assert ours.dtype == theirs.dtype
         # Not more than half as much again, or else a tenth of one rounding: some gradients hardly lose anything.
         assert relative_error(ours, e) < max(1.5 * relative_error(theirs, e), 4e-4)
 
 
-def test_single_precision_graph(connectivity, ties):
+def test_single_precision_graph(connectivity, edges):
     torch.manual_seed(0)
     network = BodyGraph(GraphOptions(queries=3, layers=2), KEYS, connectivity).cuda()
-    keys = torch.randn(len(ties.gaussians), KEYS, device="cuda")
-    single = run(network, keys, ties)
-    exact = run(network.double(), keys.double(), ties)
+    keys = torch.randn(len(edges.gaussians), KEYS, device="cuda")
+    single = run(network, keys, edges)
+    exact = run(network.double(), keys.double(), edges)
     assert relative_error(single[0], exact[0]) < 1e-5
     assert all(relative_error(a, e) < 1e-4 for a, e in zip(single[1:], exact[1:], strict=True))
 
 
-def test_gradients_repeat_themselves(connectivity, ties):
+def test_gradients_repeat_themselves(connectivity, edges):
     torch.manual_seed(0)
     network = BodyGraph(GraphOptions(layers=1), KEYS, connectivity).cuda()
-    keys = torch.randn(len(ties.gaussians), KEYS, device="cuda")
+    keys = torch.randn(len(edges.gaussians), KEYS, device="cuda")
     with torch.autocast("cuda", torch.bfloat16):
-        first, second = run(network, keys, ties), run(network, keys, ties)
+        first, second = run(network, keys, edges), run(network, keys, edges)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -131,14 +133,14 @@ def test_nothing_waits_for_the_device(connectivity, body):
     keys = torch.randn(*mask.shape, KEYS, device="cuda")
 
     def step():
-        ties = tie(vertex_ids, mask, body.num_vertices, count)
+        edges = build_edges(vertex_ids, mask, body.num_vertices, count)
         with torch.autocast("cuda", torch.bfloat16):
-            network(ties.take(keys), ties).sum().backward()
+            network(edges.take(keys), edges).sum().backward()
 
     for _ in range(3):  # kernels are compiled, then launches recorded, then played
-        count = LateCount(mask)
+        count = AsyncCount(mask)
         step()
-    count = LateCount(mask)
+    count = AsyncCount(mask)
     torch.cuda.set_sync_debug_mode("error")
     try:
         step()

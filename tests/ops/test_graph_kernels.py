@@ -12,7 +12,7 @@ from core.ops.feed_forward import FeedForwardWeights, residual_feed_forward_refe
 from core.ops.feed_forward_kernel import ResidualFeedForward
 from core.ops.nearest_vertices import nearest_vertices_reference
 from core.ops.nearest_vertices_kernel import nearest
-from core.ops.neighbor_attention import find_sources, neighbor_attention_reference
+from core.ops.neighbor_attention import neighbor_attention_reference, reverse_neighbors
 from core.ops.neighbor_attention_kernel import NeighborAttention
 from core.ops.norm_linear import norm_linear_reference
 from core.ops.norm_linear_kernel import NormLinear
@@ -110,7 +110,7 @@ def table():
 
 @pytest.mark.parametrize(("queries", "heads", "width"), [(3, 3, 20), (1, 2, 8), (4, 1, 32)])
 def test_neighbor_attention(table, queries, heads, width):
-    sources = find_sources(*table)
+    sources = reverse_neighbors(*table)
     assert_as_defined(
         lambda packed: NeighborAttention.apply(packed, *table, *sources),
         lambda packed: neighbor_attention_reference(*packed.unbind(3), *table),
@@ -120,7 +120,7 @@ def test_neighbor_attention(table, queries, heads, width):
 
 def test_sources_are_the_table_the_other_way_round(table):
     neighbors, mask = (x.cpu() for x in table)
-    vertices, crow = (x.cpu() for x in find_sources(*table))
+    vertices, crow = (x.cpu() for x in reverse_neighbors(*table))
     for target in range(37):
         expected = [v for v in range(37) for j in range(5) if mask[v, j] and neighbors[v, j] == target]
         assert vertices[crow[target] : crow[target + 1]].tolist() == expected
@@ -168,7 +168,7 @@ def test_feed_forward_without_a_bias_of_the_update():
 
 def test_half_precision(table):
     """Inputs in bf16, results rounded to it, float32 in between (for products of long sums: TF32)."""
-    crow, sources = segments([3, 0, 40]), find_sources(*table)
+    crow, sources = segments([3, 0, 40]), reverse_neighbors(*table)
     half = {"forward": BF16_ROUNDING, "backward": BF16_ROUNDING}
     assert_as_defined(
         lambda q, kv: SegmentAttention.apply(q, kv, crow),

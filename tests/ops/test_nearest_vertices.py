@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 
-from core.ops.nearest_search import SEARCH_VARIABLE, nearest_vertices
-from core.ops.nearest_vertices import nearest_vertices_reference
+from core.ops.nearest_vertices import SEARCH_VARIABLE, nearest_vertices, nearest_vertices_reference
 from smpl_renderer.errors import InputError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from render_scenes import Scene, gradients, make_scene
+from render_scenes import Scene, gradients, make_scene, take
 
 from core.render import available_backends, rasterize
 from core.types.gaussians import Gaussians
@@ -107,7 +107,7 @@ def test_peer_takes_batches_as_a_loop_would(peer):
 
 def test_peer_draws_nothing_and_double_precision_too(peer):
     scene = sparse_scene()
-    empty = replace(scene, gaussians=scene.gaussians.take(torch.zeros(0, dtype=torch.long, device="cuda")))
+    empty = replace(scene, gaussians=take(scene.gaussians, torch.zeros(0, dtype=torch.long, device="cuda")))
     assert (empty.render(backend=peer.name).colors == 1).all()
     assert scene.to(torch.float64).render(backend=peer.name).colors.dtype == torch.float64
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from render_scenes import Scene, brute_force, gradients, make_scene, render_bounded
+from render_scenes import Scene, brute_force, gradients, make_scene, render_bounded, take
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.render import Rendering, rasterize
@@ -92,7 +92,7 @@ def test_moving_world_and_cameras_together_changes_no_pixel():
 
 def test_order_in_the_list_changes_nothing():
     scene = make_scene()
-    shuffled = scene.gaussians.take(torch.randperm(scene.gaussians.count, generator=torch.Generator().manual_seed(1)))
+    shuffled = take(scene.gaussians, torch.randperm(scene.gaussians.count, generator=torch.Generator().manual_seed(1)))
     assert_same(replace(scene, gaussians=shuffled).render(return_depth=True), scene.render(return_depth=True))
 
 
@@ -159,7 +159,7 @@ def test_nothing_to_draw_is_background(keep):
     scene = make_scene(views=2)
     g = scene.gaussians
     gaussians = {
-        "none": g.take(torch.zeros(0, dtype=torch.long)),
+        "none": take(g, torch.zeros(0, dtype=torch.long)),
         "transparent": replace(g, opacities=torch.full_like(g.opacities, 1 / 256)),
         "behind": replace(g, means=g.means + 2 * scene.cameras.centers[0] + torch.tensor([0.0, 100, 0])),
         "beside": replace(g, means=g.means + torch.tensor([0.0, 50, 0])),

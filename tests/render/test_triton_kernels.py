@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from render_scenes import Scene, gradients, make_scene
+from render_scenes import Scene, gradients, make_scene, take
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -207,7 +207,7 @@ def test_cells_grow_where_their_bits_would_take_much_memory_but_never_past_what_
 
 
 def test_what_is_learned_has_a_bound():
-    experience = bin_module._Experience(5000, 10_000, on_cuda=False)
+    experience = bin_module.CapacityEstimator(5000, 10_000, on_cuda=False)
     assert experience.learn(4500) and experience.capacity == 6144
     experience.overflow.fill_(2**40)  # once in a while, a picture of a giant
     experience.update()
@@ -374,7 +374,7 @@ def test_light_is_followed_until_almost_none_is_left():
 
 def test_nothing_to_see_is_background():
     scene = single(make_scene(count=20, width=10, height=9))
-    nothing = scene.gaussians.take(torch.zeros(0, dtype=torch.long, device=DEVICE))
+    nothing = take(scene.gaussians, torch.zeros(0, dtype=torch.long, device=DEVICE))
     unseen = [
         replace(scene, gaussians=nothing),
         scene.with_gaussians(opacities=torch.zeros_like(scene.gaussians.opacities)),

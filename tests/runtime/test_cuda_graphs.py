@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from core.model.graph import edge_capacity
+from core.model.edges import edge_capacity
 from core.runtime import cuda_graphs as recorded
-from core.runtime.cuda_graphs import Recorder
+from core.runtime.cuda_graphs import CudaGraphCache
 
 
 class FakeGraph:
@@ -44,8 +44,10 @@ class Sums(nn.Module):
 def played(monkeypatch):
     """The recordings that were played; CUDA graphs are replaced by nothing at all."""
     calls = []
-    play = recorded.Recording.play
-    monkeypatch.setattr(recorded.Recording, "play", lambda self, tensors: calls.append(self) or play(self, tensors))
+    replay = recorded.CapturedGraph.replay
+    monkeypatch.setattr(
+        recorded.CapturedGraph, "replay", lambda self, tensors: calls.append(self) or replay(self, tensors)
+    )
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
     monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: contextlib.nullcontext())
     return calls
@@ -64,10 +66,10 @@ def inputs():
 
 
 def test_third_call_is_played_and_gives_what_the_first_gave(module, inputs, played):
-    recorder, parameters = Recorder(), list(module.parameters())
+    graph_cache, parameters = CudaGraphCache(), list(module.parameters())
 
     def step():
-        out = recorder(module, module.run, *inputs)
+        out = graph_cache(module, module.run, *inputs)
         return out, *torch.autograd.grad(out.sum(), [inputs[0], *module.first.parameters(), module.second.bias])
 
     first, second, third = step(), step(), step()
@@ -78,10 +80,10 @@ def test_third_call_is_played_and_gives_what_the_first_gave(module, inputs, play
 
 
 def test_gradients_add_up_in_parameters_and_nowhere_else(module, inputs, played):
-    recorder, twin = Recorder(), copy.deepcopy(module)
-    recorder(module, module.run, *inputs)
+    graph_cache, twin = CudaGraphCache(), copy.deepcopy(module)
+    graph_cache(module, module.run, *inputs)
     for _ in range(3):  # the first fills `grad`, the others add to it
-        recorder(module, module.run, *inputs).sum().backward()
+        graph_cache(module, module.run, *inputs).sum().backward()
         twin.run(*inputs).sum().backward()
     assert len(played) == 3
     assert module.unused.grad is None and module.frozen.grad is None
@@ -90,43 +92,43 @@ def test_gradients_add_up_in_parameters_and_nowhere_else(module, inputs, played)
 
 
 def test_one_pass_at_a_time(module, inputs, played):
-    recorder = Recorder()
+    graph_cache = CudaGraphCache()
     for _ in range(2):
-        pending = recorder(module, module.run, *inputs)
-    other = recorder(module, module.run, *inputs)  # as usual: what `pending` keeps must stay
+        pending = graph_cache(module, module.run, *inputs)
+    other = graph_cache(module, module.run, *inputs)  # as usual: what `pending` keeps must stay
     with torch.no_grad():
-        recorder(module, module.run, *inputs)
-        recorder(module, module.run, *inputs)
+        graph_cache(module, module.run, *inputs)
+        graph_cache(module, module.run, *inputs)
     assert len(played) == 1
     (pending + other).sum().backward()
-    recorder(module, module.run, *inputs)  # nobody keeps it
+    graph_cache(module, module.run, *inputs)  # nobody keeps it
     gc.collect()
-    recorder(module, module.run, *inputs)
+    graph_cache(module, module.run, *inputs)
     assert len(played) == 3
 
 
 def test_backward_twice_is_an_error(module, inputs, played):
-    recorder = Recorder()
+    graph_cache = CudaGraphCache()
     for _ in range(2):
-        out = recorder(module, module.run, *inputs).sum()
+        out = graph_cache(module, module.run, *inputs).sum()
     out.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="backward once"):
         out.backward()
 
 
 def test_results_belong_to_the_caller(module, inputs, played):
-    recorder = Recorder()
+    graph_cache = CudaGraphCache()
     with torch.no_grad():
-        first, second, third = (recorder(module, module.run, *inputs) for _ in range(3))
+        first, second, third = (graph_cache(module, module.run, *inputs) for _ in range(3))
     second.zero_()
     assert torch.equal(first, third)
 
 
 @pytest.mark.parametrize("change", ["shape", "dtype", "frozen", "no_grad", "training", "autocast"])
 def test_another_kind_of_call_is_not_played(module, inputs, played, change):
-    recorder, (x, table) = Recorder(), inputs
+    graph_cache, (x, table) = CudaGraphCache(), inputs
     for _ in range(2):
-        recorder(module, module.run, x, table).sum().backward()
+        graph_cache(module, module.run, x, table).sum().backward()
     assert len(played) == 1
     context = contextlib.nullcontext()
     if change == "shape":
@@ -142,64 +144,64 @@ def test_another_kind_of_call_is_not_played(module, inputs, played, change):
     else:
         context = torch.autocast("cpu", torch.bfloat16)
     with context:
-        recorder(module, module.run, x, table)
+        graph_cache(module, module.run, x, table)
     assert len(played) == 1
 
 
 def test_parameters_that_move_end_all_recordings(module, inputs, played):
-    recorder = Recorder()
+    graph_cache = CudaGraphCache()
     for _ in range(2):
-        recorder(module, module.run, *inputs).sum().backward()
+        graph_cache(module, module.run, *inputs).sum().backward()
     module.first.weight.data = module.first.weight.data + 1
-    actual = recorder(module, module.run, *inputs)
+    actual = graph_cache(module, module.run, *inputs)
     assert len(played) == 1
     assert torch.equal(actual, module.run(*inputs))
 
 
 def test_no_more_recordings_than_there_is_room_for(module, inputs, played):
-    recorder = Recorder()
+    graph_cache = CudaGraphCache()
     for size in range(1, recorded.MAX_RECORDINGS + 3):
         for _ in range(2):
-            recorder(module, module.run, inputs[0], inputs[1].repeat(size)).sum().backward()
+            graph_cache(module, module.run, inputs[0], inputs[1].repeat(size)).sum().backward()
     assert len(played) == recorded.MAX_RECORDINGS
 
 
 def test_kinds_that_never_come_again_take_no_room(module, inputs, played):
-    recorder, (x, table) = Recorder(), inputs
+    graph_cache, (x, table) = CudaGraphCache(), inputs
     for size in range(1, 3 * recorded.MAX_RECORDINGS):
-        recorder(module, module.run, x, table.repeat(size))
-    assert len(recorder._seen) <= recorded.MAX_RECORDINGS
+        graph_cache(module, module.run, x, table.repeat(size))
+    assert len(graph_cache._seen) <= recorded.MAX_RECORDINGS
     for _ in range(2):
-        recorder(module, module.run, x, table[:2]).sum().backward()
+        graph_cache(module, module.run, x, table[:2]).sum().backward()
     assert len(played) == 1
 
 
 def test_kinds_without_room_are_mentioned_once(module, inputs, played, caplog):
-    recorder, (x, table) = Recorder(), inputs
+    graph_cache, (x, table) = CudaGraphCache(), inputs
     with torch.no_grad(), caplog.at_level(logging.INFO):
         for size in range(1, recorded.MAX_RECORDINGS + 4):
             for _ in range(3):
-                recorder(module, module.run, x, table.repeat(size))
+                graph_cache(module, module.run, x, table.repeat(size))
     assert [record.getMessage() for record in caplog.records] == [
         f"more than {recorded.MAX_RECORDINGS} kinds of input come again; the others go without a recording"
     ]
 
 
 def test_recordings_of_inference_mode_serve_nobody_else(module, inputs, played):
-    recorder = Recorder()
+    graph_cache = CudaGraphCache()
     for context in (torch.inference_mode, torch.no_grad, torch.enable_grad):
         with context():
             for _ in range(3):
-                out = recorder(module, module.run, *inputs)
+                out = graph_cache(module, module.run, *inputs)
         assert torch.equal(out, module.run(*inputs))
     assert len(played) == 5  # with gradients, one pass at a time
     out.sum().backward()
 
 
 def test_several_results_belong_to_the_caller(module, inputs, played):
-    recorder = Recorder()
+    graph_cache = CudaGraphCache()
     with torch.no_grad():
-        first, second, third = (recorder(module, lambda x: (x.sin(), x.cos()), inputs[0]) for _ in range(3))
+        first, second, third = (graph_cache(module, lambda x: (x.sin(), x.cos()), inputs[0]) for _ in range(3))
     assert len(played) == 2
     for a, b, c in zip(first, second, third, strict=True):
         b.zero_()
@@ -207,7 +209,7 @@ def test_several_results_belong_to_the_caller(module, inputs, played):
 
 
 def test_several_results_have_gradients(module, inputs, played):
-    recorder, x = Recorder(), inputs[0]
+    graph_cache, x = CudaGraphCache(), inputs[0]
 
     def run(x):
         y = module.first(x)
@@ -217,20 +219,20 @@ def test_several_results_have_gradients(module, inputs, played):
         return torch.autograd.grad(3 * results[0].sum() + results[1].sum(), [x, *module.first.parameters()])
 
     for _ in range(2):  # the cotangents of a recording are ones until they are copied, and zeros for what is unused
-        results = recorder(module, run, x)
+        results = graph_cache(module, run, x)
         actual = gradients(results)
     assert len(played) == 1 and all(torch.equal(a, b) for a, b in zip(results, run(x), strict=True))
-    recording = next(filter(None, recorder._seen.values()))
+    recording = next(filter(None, graph_cache._seen.values()))
     assert [c.unique().tolist() for c in recording._cotangents] == [[3.0], [1.0], [0.0]]
     assert len(actual) == 3
 
 
 def test_gradients_of_all_kinds_of_input_wait_in_one_place(module, inputs, played):
-    recorder, (x, table) = Recorder(), inputs
+    graph_cache, (x, table) = CudaGraphCache(), inputs
     for size in (1, 2):
         for _ in range(2):
-            recorder(module, module.run, x, table.repeat(size)).sum().backward()
-    first, second = filter(None, recorder._seen.values())
+            graph_cache(module, module.run, x, table.repeat(size)).sum().backward()
+    first, second = filter(None, graph_cache._seen.values())
     weights = zip(first._gradients[1:], second._gradients[1:], strict=True)
     assert all(a is b for a, b in weights) and first._gradients[0] is not second._gradients[0]
 
@@ -245,10 +247,10 @@ def process_group():
 class Recorded(nn.Module):
     def __init__(self, module):
         super().__init__()
-        self.module, self.recorder = module, Recorder()
+        self.module, self.graph_cache = module, CudaGraphCache()
 
     def forward(self, *inputs):
-        return self.recorder(self, self.module.run, *inputs)
+        return self.graph_cache(self, self.module.run, *inputs)
 
 
 def test_data_parallel_training_sums_up_and_exchanges_recorded_gradients(module, inputs, played, process_group):
@@ -283,21 +285,21 @@ def test_without_memory_it_goes_on_without_recordings(module, inputs, monkeypatc
     def fail(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(recorded, "Recording", fail)
-    recorder = Recorder()
+    monkeypatch.setattr(recorded, "CapturedGraph", fail)
+    graph_cache = CudaGraphCache()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            out = recorder(module, module.run, *inputs)
-    assert torch.equal(out, module.run(*inputs)) and not recorder.enabled
+            out = graph_cache(module, module.run, *inputs)
+    assert torch.equal(out, module.run(*inputs)) and not graph_cache.enabled
     assert "no memory is left" in caplog.text
 
 
 def test_copies_of_a_network_record_for_themselves(module, inputs, played):
-    module.recorder = Recorder()
+    module.graph_cache = CudaGraphCache()
     for _ in range(2):
-        module.recorder(module, module.run, *inputs).sum().backward()
+        module.graph_cache(module, module.run, *inputs).sum().backward()
     twin = copy.deepcopy(module)
-    assert twin.recorder is not module.recorder and twin.recorder._seen == {}
+    assert twin.graph_cache is not module.graph_cache and twin.graph_cache._seen == {}
 
 
 def test_room_for_edges_comes_in_few_sizes():

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from core.model.graph import BodyGraph, tie
+from core.model.edges import build_edges
+from core.model.graph import BodyGraph
 from core.options import GraphOptions
 from scripts.benchmarks.graph import tied_gaussians
 from smpl_renderer.connectivity import build_connectivity
@@ -23,14 +24,14 @@ def table(body):
 def make_network(table, enabled, lr=1e-3):
     torch.manual_seed(0)
     network = BodyGraph(GraphOptions(queries=2, layers=2), KEYS, table).cuda()
-    network.recorder.enabled = enabled
+    network.graph_cache.enabled = enabled
     return network, torch.optim.AdamW(network.parameters(), lr=lr, fused=True)
 
 
 def random_edges(body, gaussians, seed):
     vertex_ids, mask = (x.cuda() for x in tied_gaussians(2, gaussians, body.num_vertices, seed))
     keys = torch.randn(2 * gaussians, KEYS, generator=torch.Generator().manual_seed(seed)).cuda()
-    return keys, tie(vertex_ids, mask, body.num_vertices)
+    return keys, build_edges(vertex_ids, mask, body.num_vertices)
 
 
 def relative_error(actual, expected):
@@ -53,7 +54,7 @@ def test_training_goes_as_without_recordings(body, table):
             gradients.append(own.grad)
         assert relative_error(*losses) < 1e-3
         assert gradients[0].shape == keys.shape and relative_error(*gradients) < 0.05
-    assert sum(r is not None for r in pairs[0][0].recorder._seen.values()) == 2
+    assert sum(r is not None for r in pairs[0][0].graph_cache._seen.values()) == 2
 
 
 def test_lowered_weights_are_never_those_of_before(body, table):
@@ -67,9 +68,9 @@ def test_lowered_weights_are_never_those_of_before(body, table):
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
-            network.recorder.enabled = False
+            network.graph_cache.enabled = False
             expected = network(keys, ties)
-            network.recorder.enabled = True
+            network.graph_cache.enabled = True
             for _ in range(3):
                 assert relative_error(network(keys, ties), expected) < SAME
         assert relative_error(before, expected) > 5 * SAME  # the step was a large one
@@ -113,7 +114,7 @@ def test_new_weights_take_effect(body, table, change):
             network.to("cpu").to("cuda")
         network.load_state_dict(other)
         actual = [network(keys, ties) for _ in range(3)]
-        network.recorder.enabled = False
+        network.graph_cache.enabled = False
         expected = network(keys, ties)
     assert relative_error(expected, before) > 0.1
     assert all(relative_error(x, expected) < 1e-4 for x in actual)
@@ -133,9 +134,9 @@ def test_an_evaluation_between_forward_and_backward_changes_no_gradient(body, ta
         loss.backward()
         return [p.grad.clone() for p in network.parameters()]
 
-    network.recorder.enabled = False
+    network.graph_cache.enabled = False
     expected = gradients(False)
-    network.recorder.enabled = True
+    network.graph_cache.enabled = True
     with context():
         for _ in range(3):
             network(others, other_ties)

@@ -11,7 +11,7 @@ from model_rig import TEST_UNET
 from core.model.decode import RAW_CHANNELS
 from core.model.unet import INPUT_CHANNELS, UNet
 from core.runtime import cuda_graphs as recorded
-from core.runtime.cuda_graphs import Recorder
+from core.runtime.cuda_graphs import CudaGraphCache
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -34,17 +34,17 @@ def x() -> torch.Tensor:
 def run(unet: UNet, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """As on CUDA: by the copy where it serves."""
     with lowered():
-        assert unet.frozen.serves(unet, x)
+        assert unet.frozen.can_capture(unet, x)
         return unet.frozen(unet, x)
 
 
 def test_serves_only_where_bfloat16_and_no_gradient_are_asked_for(unet, x):
-    assert not unet.frozen.serves(unet, x)
+    assert not unet.frozen.can_capture(unet, x)
     with lowered():
-        assert unet.frozen.serves(unet, x)
-        assert not unet.frozen.serves(unet, x.clone().requires_grad_())
+        assert unet.frozen.can_capture(unet, x)
+        assert not unet.frozen.can_capture(unet, x.clone().requires_grad_())
         unet.conv_out.bias.requires_grad_()
-        assert not unet.frozen.serves(unet, x)
+        assert not unet.frozen.can_capture(unet, x)
 
 
 def test_equals_the_network_and_keeps_nothing_for_a_backward_pass(unet, x):
@@ -81,7 +81,7 @@ def test_never_stale(unet, x, change):
     else:
         unet.requires_grad_(True)
         optimizer = torch.optim.AdamW(unet.parameters(), lr=0.1, fused=True)  # does not count its changes
-        unet.frozen.serves(unet, x)
+        unet.frozen.can_capture(unet, x)
         sum(output.square().mean() for output in unet(x)).backward()
         optimizer.step()
         unet.requires_grad_(False)
@@ -102,9 +102,9 @@ def test_a_copied_network_has_a_copy_of_its_own(unet, x):
 @pytest.fixture
 def recording(unet, monkeypatch):
     """Without a CUDA device, recordings that give the results of when they were made, whatever their input."""
-    unet.frozen.recorder.enabled = True
+    unet.frozen.graph_cache.enabled = True
     if DEVICE == "cpu":
-        monkeypatch.setattr(Recorder, "serves", lambda self, x: self.enabled)
+        monkeypatch.setattr(CudaGraphCache, "can_capture", lambda self, x: self.enabled)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", MagicMock)
         monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: contextlib.nullcontext())
 
@@ -115,7 +115,7 @@ def test_recordings_of_inference_mode_serve_outside_of_it(unet, x, recording):
             inside = run(unet, x.clone())
     with torch.no_grad():
         outside = run(unet, x)
-    assert [r is not None for r in unet.frozen.recorder._seen.values()] == [True]
+    assert [r is not None for r in unet.frozen.graph_cache._seen.values()] == [True]
     assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
 
 
@@ -123,9 +123,9 @@ def test_without_memory_it_goes_on_without_recordings(unet, x, recording, monkey
     def fail(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(recorded, "Recording", fail)
+    monkeypatch.setattr(recorded, "CapturedGraph", fail)
     first, second = run(unet, x), run(unet, x)
-    assert not unet.frozen.recorder.enabled and "no memory is left" in caplog.text
+    assert not unet.frozen.graph_cache.enabled and "no memory is left" in caplog.text
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -133,7 +133,7 @@ def test_without_memory_it_goes_on_without_recordings(unet, x, recording, monkey
 def test_recorded_calls_equal_launched_ones_for_every_shape(unet, x):
     inputs = [x, x[:1], x[:, :1], x + 1]
     launched = [run(unet, i) for i in inputs]
-    unet.frozen.recorder.enabled = True
+    unet.frozen.graph_cache.enabled = True
     for _ in range(3):
         recorded = [run(unet, i) for i in inputs]
     for a, b in zip(recorded, launched, strict=True):
@@ -144,7 +144,7 @@ def test_recorded_calls_equal_launched_ones_for_every_shape(unet, x):
 
 @pytest.mark.gpu
 def test_recordings_follow_weights_that_are_loaded_or_move(unet, x):
-    unet.frozen.recorder.enabled = True
+    unet.frozen.graph_cache.enabled = True
     for _ in range(3):
         run(unet, x)
     torch.manual_seed(1)

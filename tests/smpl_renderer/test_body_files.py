@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from smpl_renderer import body_model
-from smpl_renderer.body_model import BodyModel, find_body, load_body
+from smpl_renderer import body_files
+from smpl_renderer.body_files import find_body, load_body
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 
 
@@ -67,7 +68,7 @@ def test_fingerprint_tells_bodies_apart(toy_body, toy_arrays, name):
 def smpl(tmp_path, monkeypatch, toy_arrays):
     """A body where SMPL belongs."""
     paths = (tmp_path / "SMPL_NEUTRAL.pkl", tmp_path / "SMPL_NEUTRAL.npz")
-    monkeypatch.setattr(body_model, "SMPL_FILES", paths)
+    monkeypatch.setattr(body_files, "SMPL_FILES", paths)
     return write_pickle(paths[0], toy_arrays)
 
 

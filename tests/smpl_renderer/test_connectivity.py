@@ -8,7 +8,8 @@ import torch
 
 import vertex_connectivity
 from core.utils.cli import run
-from smpl_renderer.body_model import STANDIN_BODY, BodyModel
+from smpl_renderer.body_files import STANDIN_BODY
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.connectivity import (
     build_connectivity,
     load_connectivity,

@@ -10,9 +10,9 @@ from torch import nn
 from core.losses.lpips import LPIPS
 from core.model.decode import RAW_CHANNELS
 from core.model.unet import UNet
-from core.ops.dispatch import kernels_take
 from core.options import MODELS
 from smpl_renderer import dispatch as kernels
+from smpl_renderer.dispatch import kernels_take
 
 
 class OnCuda(SimpleNamespace):
@@ -76,7 +76,7 @@ def test_the_machine_is_looked_at_once(monkeypatch):
 def test_unet_runs_plain_operations_where_references_are_wanted():
     unet = UNet(MODELS["demo-cpu"].unet, RAW_CHANNELS)
     unet.maps = lambda x, fused: fused
-    unet.frozen.serves = lambda network, x: False
+    unet.frozen.can_capture = lambda network, x: False
     assert unet(OnCuda())
     with kernels.reference_operations():
         assert not unet(OnCuda())

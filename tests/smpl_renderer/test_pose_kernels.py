@@ -13,7 +13,7 @@ from smpl_renderer import posing_kernel as pose
 from smpl_renderer import rotations_kernel as rotation
 from smpl_renderer.posing_tables import ancestor_table, influence_tables
 from smpl_renderer.rotations import axis_angle_to_matrix, quat_to_matrix
-from smpl_renderer.types import BodyParams, Skin
+from smpl_renderer.types import BodyParams, PosedBody
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -38,16 +38,16 @@ def random_params(*batch: int, joints: int, seed: int = 0) -> BodyParams:
     )
 
 
-def pose_both(body, params: BodyParams) -> tuple[Skin, Skin]:
+def pose_both(body, params: BodyParams) -> tuple[PosedBody, PosedBody]:
     """By the kernels, and by the reference in double precision."""
     actual = pose.pose_body(copy.deepcopy(body).to(DEVICE), params.to(DEVICE))
-    return actual, copy.deepcopy(body).double().skin(params.to(torch.double))
+    return actual, copy.deepcopy(body).double().pose(params.to(torch.double))
 
 
-def assert_same_skin(actual: Skin, expected: Skin) -> None:
+def assert_same_skin(actual: PosedBody, expected: PosedBody) -> None:
     # Lengths of a metre or two and rotations, through chains of up to nine products in float32.
-    for name, value in vars(expected.body).items():
-        torch.testing.assert_close(getattr(actual.body, name).cpu().double(), value, rtol=0, atol=3e-6, msg=name)
+    for name, value in vars(expected).items():
+        torch.testing.assert_close(getattr(actual, name).cpu().double(), value, rtol=0, atol=3e-6, msg=name)
     torch.testing.assert_close(actual.scale.cpu().double(), expected.scale)
 
 
@@ -73,7 +73,7 @@ def test_bodies_equal_the_reference(make_toy_arrays, batch, joints):
     actual, expected = pose_both(body, random_params(*batch, joints=joints))
     assert_same_skin(actual, expected)
     # These matrices are random mixtures; what counts in a rotation is how well it is defined.
-    gaps = singular_gap(expected.body.vertex_transforms[..., :3, :3])[..., None, None]
+    gaps = singular_gap(expected.vertex_transforms[..., :3, :3])[..., None, None]
     errors = (actual.rotations.cpu() - expected.rotations).abs() * gaps
     assert errors.max() < 5e-6
     torch.testing.assert_close(quat_to_matrix(actual.quats), actual.rotations, rtol=0, atol=1e-6)
@@ -87,7 +87,7 @@ def test_poses_of_one_shape_share_it(toy_body, expanded):
     params = dataclasses.replace(params, betas=own.expand(2, 3, 10))
     actual, expected = pose_both(toy_body, params)
     assert_same_skin(actual, expected)
-    assert actual.body.shaped.untyped_storage().nbytes() == 4 * 21 * (1 if expanded == "all" else 2)
+    assert actual.shaped.untyped_storage().nbytes() == 4 * 21 * (1 if expanded == "all" else 2)
 
 
 def test_fewer_betas(toy_body):
@@ -104,7 +104,7 @@ def test_a_real_body(body, monkeypatch):
     params.body_pose[2], params.global_orient[2] = 0, 0
     actual, expected = pose_both(body, params)
     assert_same_skin(actual, expected)
-    assert torch.linalg.det(expected.body.vertex_transforms[1, :, :3, :3]).min() < 0.01
+    assert torch.linalg.det(expected.vertex_transforms[1, :, :3, :3]).min() < 0.01
     errors = (actual.rotations.cpu() - expected.rotations).flatten(2).abs().amax(-1)
     assert errors.max() < 1e-5
     torch.testing.assert_close(actual.rotations[2].cpu(), torch.eye(3).expand(6890, 3, 3), rtol=0, atol=1e-6)
@@ -162,10 +162,10 @@ def test_tables_by_hand():
 def test_many_poses_on_a_gpu(body):
     params = random_params(4, 8, joints=24)
     on_gpu = copy.deepcopy(body).cuda()
-    actual, expected = on_gpu.skin(params.to("cuda")), copy.deepcopy(body).double().skin(params.to(torch.double))
+    actual, expected = on_gpu.pose(params.to("cuda")), copy.deepcopy(body).double().pose(params.to(torch.double))
     assert_same_skin(actual, expected)
-    torch.testing.assert_close(on_gpu(params.to("cuda")).vertices, actual.body.vertices, rtol=0, atol=0)
-    gaps = singular_gap(expected.body.vertex_transforms[..., :3, :3])[..., None, None]
+    torch.testing.assert_close(on_gpu(params.to("cuda")).vertices, actual.vertices, rtol=0, atol=0)
+    gaps = singular_gap(expected.vertex_transforms[..., :3, :3])[..., None, None]
     assert ((actual.rotations.cpu() - expected.rotations).abs() * gaps).max() < 1e-5
 
 
@@ -173,10 +173,10 @@ def test_many_poses_on_a_gpu(body):
 def test_posing_never_waits_for_the_device(body):
     on_gpu, params = copy.deepcopy(body).cuda(), random_params(4, joints=24).to("cuda")
     differentiable = params.map(lambda x: x.clone().requires_grad_())
-    on_gpu.skin(params)
+    on_gpu.pose(params)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        on_gpu.skin(params)
+        on_gpu.pose(params)
         on_gpu(differentiable)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 import trimesh
 
-from smpl_renderer.body_model import JOINT_NAMES, SMPL_PARENTS, STANDIN_BODY
+from smpl_renderer.body_files import STANDIN_BODY
+from smpl_renderer.body_model import JOINT_NAMES, SMPL_PARENTS
 
 
 def test_is_the_body_that_checkpoints_and_captures_were_made_with(body):

@@ -70,4 +70,4 @@ def flat_pictures(monkeypatch) -> None:
         alphas = gaussians.opacities.mean(-1)[..., None, None, None, None].expand(*Ks.shape[:-2], 1, height, width)
         return Rendering(colors, alphas)
 
-    monkeypatch.setattr("core.avatar.avatar.rasterize", rasterize)
+    monkeypatch.setattr("core.avatar.rendering.rasterize", rasterize)

@@ -10,7 +10,7 @@ import torch
 
 from core.model import decode
 from core.options import TrainOptions
-from core.training.collapse import SIGNS, WINDOW, CollapseWatch, coverage_and_contrast
+from core.training.collapse import SIGNS, WINDOW, CollapseIndicator, coverage_and_contrast
 from core.training.logs import COLUMNS, RunLog, read_rows
 from core.training.trainer import Trainer
 
@@ -95,7 +95,7 @@ def said(tmp_path, caplog):
     caplog.set_level(logging.INFO)
 
     def run(rows: list[dict[str, float]], every: int = WINDOW) -> list[tuple[str, str]]:
-        watch = CollapseWatch(TrainOptions(workspace=tmp_path))
+        watch = CollapseIndicator(TrainOptions(workspace=tmp_path))
         for i in range(0, len(rows), every):
             watch.look(rows[i : i + every])
         return [(record.levelname, record.getMessage()) for record in caplog.records]
@@ -109,7 +109,9 @@ def test_a_run_that_draws_nothing_is_told_once_with_the_remedy(said, tmp_path):
     ((level, message),) = said(series([WELL] * 60 + [0.01] * 200))
     assert level == "WARNING" and "since step 61" in message and "cover 1.0%" in message
     assert "state_00000060.pt" in message and "state_00000080.pt" not in message  # the last one before
-    remedies = [message.index(word) for word in ("--lr", "--warmup", "--loss.tie", "--resume", "masks of the data")]
+    remedies = [
+        message.index(word) for word in ("--lr", "--warmup", "--loss.surface-distance", "--resume", "masks of the data")
+    ]
     assert remedies == sorted(remedies)
 
 
@@ -169,7 +171,7 @@ def test_a_run_warns_once_if_its_head_is_transparent(options, monkeypatch, caplo
     monkeypatch.setattr(decode, "OPACITY_LOGIT", opacity_logit)
     options = replace(options, steps=3 * WINDOW, log_every=WINDOW, save_every=100, validation=0)
     # The second look would raise opacities to the 0.001 at which it takes their logits.
-    Trainer(replace(options, model=replace(options.model, second_look=opacity_logit > 0))).run()
+    Trainer(replace(options, model=replace(options.model, color_sampling=opacity_logit > 0))).run()
     told = [record.getMessage() for record in caplog.records if "has collapsed" in record.getMessage()]
     assert len(told) == warnings
     rows = read_rows(options.workspace / "log.csv")

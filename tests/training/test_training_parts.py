@@ -12,14 +12,14 @@ from torch import nn
 
 from core.options import DataOptions, TrainOptions
 from core.training import run_state
-from core.training.checks import check_agreement, course
+from core.training.checks import check_agreement, resume_signature
 from core.training.loading import choose_subjects, on_device
 from core.training.logs import RunLog, read_rows
 from core.training.optimizer import finite_step, make_optimizer
 from core.training.order import EndlessBatches, mixed_seed
 from core.training.run_state import RunState, find_run_states, load_run_state, resolve_resume, save_run_state
 from core.training.schedule import one_cycle, progress
-from core.training.step import draw_shown
+from core.training.step import sample_input_subset
 from core.types.cameras import Cameras
 from core.types.frames import Frames, Sample, collate
 from smpl_renderer.errors import InputError
@@ -69,12 +69,12 @@ def test_mixed_seeds_differ_and_are_fit_for_a_generator():
 
 def test_drawn_views_keep_the_first_and_stay_within_bounds():
     options = DataOptions(min_input_views=2, min_input_frames=1)
-    drawn = [draw_shown(3, 4, options, torch.Generator().manual_seed(i)) for i in range(200)]
+    drawn = [sample_input_subset(3, 4, options, torch.Generator().manual_seed(i)) for i in range(200)]
     assert {tuple(shown.frames) for shown in drawn} == {(0,), (0, 1), (0, 2), (0, 1, 2)}
     assert {len(shown.views) for shown in drawn} == {2, 3, 4}
     assert all(shown.views == sorted(set(shown.views)) and shown.views[0] == 0 for shown in drawn)
     assert {view for shown in drawn for view in shown.views} == {0, 1, 2, 3}
-    everything = draw_shown(3, 1, DataOptions(min_input_frames=9), torch.Generator())  # more than there is
+    everything = sample_input_subset(3, 1, DataOptions(min_input_frames=9), torch.Generator())  # more than there is
     assert (everything.frames, everything.views) == ([0, 1, 2], [0])
 
 
@@ -124,10 +124,12 @@ def test_processes_that_see_different_things_are_refused():
 
 def test_what_makes_another_run_of_it():
     options = TrainOptions(batch_size=4)
-    same = replace(options, batch_size=1, accumulate=2, record=False, checkpoint_unet=True, save_every=7, log_every=1)
-    assert course(same, 2) == course(options, 1)
+    same = replace(
+        options, batch_size=1, accumulate=2, cuda_graphs=False, checkpoint_unet=True, save_every=7, log_every=1
+    )
+    assert resume_signature(same, 2) == resume_signature(options, 1)
     for other in (replace(options, lr=1.0), replace(options, weight_decay=1.0), replace(options, batch_size=2)):
-        assert course(other, 1) != course(options, 1)
+        assert resume_signature(other, 1) != resume_signature(options, 1)
 
 
 def frames_of(value: int) -> Frames:

@@ -12,7 +12,7 @@ import torch
 from core.checkpoint import Training, load_checkpoint, read_metadata, read_trainings, save_checkpoint
 from core.training import trainer as engine
 from core.training.logs import read_rows
-from core.training.step import Shown, TrainingStep
+from core.training.step import InputSubset, TrainingStep
 from core.training.trainer import Trainer
 from core.types.frames import Sample
 from smpl_renderer.connectivity import build_connectivity, save_connectivity
@@ -47,13 +47,13 @@ def test_the_stages_train_their_parts(options, tmp_path):
     assert all(torch.equal(before[name], parameter) for name, parameter in first.model.unet.named_parameters("unet"))
     graph.run()
     assert not graph.model.unet.training and graph.model.graph.training
-    assert changed(graph, before) == {"graph", "head", "second_look"}
+    assert changed(graph, before) == {"graph", "head", "color_sampling"}
     assert all(row["tie"] != row["tie"] for row in read_rows(tmp_path / "graph" / "log.csv"))
 
     joint = Trainer(replace(quick, frame_weight=0.5, init=graph.options.workspace / "model.safetensors"))
     before = snapshot(joint)
     joint.run()
-    assert changed(joint, before) == {"unet", "graph", "head", "second_look"}
+    assert changed(joint, before) == {"unet", "graph", "head", "color_sampling"}
     assert all(row["frame"] > 0 for row in read_rows(joint.options.workspace / "log.csv"))
 
 
@@ -132,8 +132,8 @@ def test_connectivity_comes_from_a_file_if_one_is_named(options, body, flat_pict
 def test_recordings_can_be_left_out(options, flat_pictures, tmp_path, record):
     first = Trainer(replace(options, steps=1, stage="frame", workspace=tmp_path / "frame"))
     save_checkpoint(tmp_path / "unet.safetensors", first.model)
-    model = Trainer(replace(options, stage="graph", init=tmp_path / "unet.safetensors", record=record)).model
-    assert model.graph.recorder.enabled is model.unet.frozen.recorder.enabled is record
+    model = Trainer(replace(options, stage="graph", init=tmp_path / "unet.safetensors", cuda_graphs=record)).model
+    assert model.graph.graph_cache.enabled is model.unet.frozen.graph_cache.enabled is record
 
 
 def test_resuming_with_another_network_is_refused(options, flat_pictures):
@@ -249,7 +249,7 @@ def test_every_trained_parameter_gets_a_gradient(stage, head, options, tmp_path,
         if nothing:
             inputs = replace(sample.inputs, alphas=torch.zeros_like(sample.inputs.alphas))
             sample = replace(sample, inputs=inputs)
-        loss, _ = trainer.module(sample, Shown([0], [0]), False)
+        loss, _ = trainer.module(sample, InputSubset([0], [0]), False)
         loss.backward()
         without = [name for name, p in trainer.model.named_parameters() if p.requires_grad and p.grad is None]
         assert without == []

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from core.avatar.avatar import render_avatar
+from core.avatar.rendering import render_avatar
 from scripts.benchmarks.animate import animate, one_camera_each, random_poses, skin_avatar
 
 

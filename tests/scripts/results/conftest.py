@@ -53,7 +53,7 @@ def checkpoint(tmp_path_factory, body) -> Path:
     """A network that has learned nothing."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    model = replace(MODEL, second_look=True)
+    model = replace(MODEL, color_sampling=True)
     behind = [Training("joint", 8, 4, 32, 0.5), Training("joint", 3, 2, 32, 0.25)]
     save_checkpoint(path, HumanGaussianGraph(model, body), step=3, trainings=behind)
     return path

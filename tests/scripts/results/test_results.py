@@ -12,13 +12,13 @@ import torch
 
 import infer
 from core import options as core_options
-from core.avatar.avatar import render_avatar
+from core.avatar.rendering import render_avatar
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.inference import session
 from core.inference.options import InferenceOptions
 from core.types.frames import Frames
 from scripts.results import ablations, pictures
-from scripts.results.bench import Bench, Shown, bind_one_frame
+from scripts.results.bench import Bench, InputSubset, bind_one_frame
 from scripts.results.data_id import data_id
 from scripts.results.rows import ROWS, choose_rows
 from scripts.results.run import measure_rows
@@ -70,7 +70,7 @@ def test_numbers_are_those_of_infer(options, tmp_path, monkeypatch):
 def test_ablations_differ_in_one_thing(options):
     bench = Bench(options)
     base = ablations.base_options(bench)
-    assert base.model.graph.layers == 3 and not base.model.second_look and base.validation == 0
+    assert base.model.graph.layers == 3 and not base.model.color_sampling and base.validation == 0
     assert (base.steps, base.seed, base.max_minutes) == (1, 0, None)
     assert "feedback" not in ablations.comparable(base)["model"]  # as in records that are older than it
     no_inputs = replace(base, data=replace(base.data, target_input_views=0))
@@ -86,8 +86,8 @@ def test_ablations_differ_in_one_thing(options):
         "layers-1": {"graph.layers"},
         "layers-6": {"graph.layers"},
         "residual-head": {"graph.head"},
-        "second-look": {"second_look"},
-        "feedback": {"second_look", "feedback"},
+        "second-look": {"color_sampling"},
+        "feedback": {"color_sampling", "feedback"},
         "one-frame": {"stage"},
     }
 
@@ -158,9 +158,9 @@ def test_rows_of_smaller_pictures_than_the_training_had_are_drawn_larger(options
 
     drawn = []
 
-    def render(*arguments, enlarge, **options):
-        drawn.append((arguments[3].width, enlarge))
-        return render_avatar(*arguments, enlarge=enlarge, **options)
+    def render(*arguments, supersample, **options):
+        drawn.append((arguments[3].width, supersample))
+        return render_avatar(*arguments, supersample=supersample, **options)
 
     monkeypatch.setattr(session, "render_avatar", render)
     assert measure_rows(options) == []
@@ -231,15 +231,15 @@ def test_shown_views_and_frames_are_spread_and_begin_with_the_first(options):
     bench = Bench(options)
     inputs = bench.inputs(bench.headline)[0].unpack()
     assert inputs.cameras.batch_shape == (2, 4)
-    assert Shown().of(inputs).images.equal(inputs.images)
-    assert Shown(views=1).of(inputs).images.equal(inputs.images[:, :1])
-    assert Shown(views=2, frames=1).of(inputs).images.equal(inputs.images[:1, [0, 2]])
+    assert InputSubset().of(inputs).images.equal(inputs.images)
+    assert InputSubset(views=1).of(inputs).images.equal(inputs.images[:, :1])
+    assert InputSubset(views=2, frames=1).of(inputs).images.equal(inputs.images[:1, [0, 2]])
 
 
 @torch.no_grad()
 def test_one_frames_gaussians_go_back_where_they_were(options):
     """Bound to the body and posed as in that frame they are what the U-Net saw."""
-    from core.avatar.avatar import pose_avatar
+    from core.avatar.skinning import pose_avatar
 
     bench = Bench(options)
     session = bench.headline
@@ -275,9 +275,11 @@ def test_the_optimum_is_nearer_to_the_pictures(options):
 
     bench = Bench(options)
     session, targets = bench.headline, bench.people.targets(48)[:1]
-    start = bench.avatars(session, Shown())[:1]
+    start = bench.avatars(session, InputSubset())[:1]
     best = optimise(start[0], session, targets[0], 12)
-    before, after = (bench.measure_avatars(avatars, session, 48, bench.judge())["mean"] for avatars in (start, [best]))
+    before, after = (
+        bench.measure_avatars(avatars, session, 48, bench.metric_suite())["mean"] for avatars in (start, [best])
+    )
     assert all(after[split]["psnr"] > before[split]["psnr"] + 0.5 for split in SPLITS)
     assert best.vertex_ids.equal(start[0].vertex_ids) and not best.offsets.requires_grad
 

@@ -23,7 +23,7 @@ from scripts.synthetic.benchmark import (
     write_benchmark,
 )
 from scripts.synthetic.seeding import digest
-from smpl_renderer.body_model import REPOSITORY
+from smpl_renderer.body_files import REPOSITORY
 from smpl_renderer.errors import InputError
 
 CONFIG = REPOSITORY / "configs" / "benchmark.json"

@@ -1,0 +1,77 @@
+"""Names that parameters and options had in earlier versions, for checkpoints, run states and command lines.
+
+Old files are read under the present names and written under them. Nothing else in the code knows an old name.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
+
+_PARAMETERS = (
+    (r"^second_look\.weigh_own\.", "color_sampling.own_logit."),
+    (r"^second_look\.weigh\.", "color_sampling.attention_mlp."),
+    (r"^second_look\.correct\.", "color_sampling.correction_head."),
+    (r"^second_look\.", "color_sampling."),
+    (r"^(feedback\.corrections\.\d+)\.think\.", r"\1.mlp."),
+    (r"^(feedback\.corrections\.\d+)\.decide\.", r"\1.to_update."),
+    (r"^(feedback\.corrections\.\d+)\.remember\.", r"\1.to_context."),
+)
+"""Patterns of old parameter names, and what replaces them; the first that matches applies."""
+
+OPTIONS = {
+    "color_sampling": "second_look",
+    "surface_distance": "tie",
+    "lpips_crops": "lpips_pieces",
+    "cuda_graphs": "record",
+}
+"""Present field names of option classes, and their earlier names. Each occurs in one class only."""
+
+_FLAGS = {
+    "--model.second-look": "--model.color-sampling",
+    "--model.no-second-look": "--model.no-color-sampling",
+    "--loss.tie": "--loss.surface-distance",
+    "--loss.lpips-pieces": "--loss.lpips-crops",
+    "--loss.no-lpips-pieces": "--loss.no-lpips-crops",
+    "--record": "--cuda-graphs",
+    "--no-record": "--no-cuda-graphs",
+}
+"""Earlier spellings of command-line flags, and the present ones. Accepted for one version."""
+
+
+def current_parameter(name: str) -> str:
+    """The present name of a parameter, given its name in a checkpoint of any version."""
+    for pattern, replacement in _PARAMETERS:
+        renamed, count = re.subn(pattern, replacement, name)
+        if count:
+            return renamed
+    return name
+
+
+def current_parameters(tensors: dict[str, Value]) -> dict[str, Value]:
+    """The same values by the present names of their parameters."""
+    return {current_parameter(name): value for name, value in tensors.items()}
+
+
+def current_options(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Option values by present names.
+
+    Args:
+        values: Options of one class as read from a file.
+        names: Present field names of that class.
+    """
+    old = {OPTIONS[name]: name for name in names if name in OPTIONS}
+    return {old.get(name, name): value for name, value in values.items()}
+
+
+def current_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Command-line arguments in present spelling, and one message for each earlier spelling among them."""
+    current, messages = [], []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        renamed = _FLAGS.get(flag.replace("_", "-"))
+        if renamed is not None:
+            messages.append(f"{flag} is now {renamed}; the earlier spelling is accepted in this version only")
+        current.append(argument if renamed is None else renamed + equals + value)
+    return current, messages
