@@ -135,7 +135,7 @@ def base_options(bench: Bench) -> TrainOptions:
 def comparable(options: TrainOptions) -> dict:
     """Options of a training, without those that say where and how fast it runs, and how often it tells of itself."""
     data = replace(options.data, root=Path(), num_workers=0)
-    here = {"workspace": Path(), "resume": "auto", "device": "auto", "backend": "auto", "record": True, "keep": 1}
+    here = {"workspace": Path(), "resume": "auto", "device": "auto", "backend": "auto", "cuda_graphs": True, "keep": 1}
     intervals = {f"{name}_every": 1 for name in ("log", "image", "eval", "save")}
     own = json.loads(options_to_json(replace(options, data=data, **here, **intervals)))
     default = json.loads(options_to_json(TrainOptions()))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from core.inference.options import REPOSITORY
+from core.utils.aliases import OPTIONS, current_options
 from scripts.benchmarks.common import PACKAGES, package_version
 from scripts.results.bench import Measured
 from smpl_renderer.errors import InputError
@@ -43,6 +44,7 @@ def read_record(folder: Path, row: str) -> Record | None:
         raise InputError(f"{path}: no record of results; delete it, and the row is measured again")
     if missing := [name for name in FIELDS if name not in record]:
         raise InputError(f"{path}: lacks {', '.join(missing)}; delete it, and the row is measured again")
+    record["settings"] = current_settings(record["settings"])
     return record
 
 
@@ -62,6 +64,13 @@ def write_record(
     }
     with atomic_path(record_path(folder, row)) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def current_settings(values: Any) -> Any:
+    """Settings, nested to any depth, under the present names of their options."""
+    if isinstance(values, dict):
+        return {name: current_settings(value) for name, value in current_options(values, list(OPTIONS)).items()}
+    return [current_settings(value) for value in values] if isinstance(values, list) else values
 
 
 def is_current(record: Record | None, settings: dict) -> bool:

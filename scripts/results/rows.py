@@ -14,6 +14,7 @@ from core.types.frames import Frames
 from scripts.results.ablations import ABLATIONS, ablation_size
 from scripts.results.bench import Bench, InputSubset, Measured, mean_gaussians
 from scripts.results.optimum import optimise
+from scripts.results.records import current_settings
 from smpl_renderer.errors import InputError
 
 
@@ -38,7 +39,7 @@ def checkpoint_settings(bench: Bench, size: int, shown: InputSubset = EVERYTHING
     described = describe(bench.headline)
     own = {
         "checkpoint": described["checkpoint"]["sha256"],
-        "training": json.loads(bench.headline.metadata.get("training") or "{}"),
+        "training": current_settings(json.loads(bench.headline.metadata.get("training") or "{}")),
         "input": described["input"],
         "shown": asdict(shown),
     }
