@@ -1,7 +1,8 @@
-"""Has a network come to draw nothing, or one flat colour? Two numbers of each step tell it, and a watch over log lines.
+"""Detect collapsed renderings from per-step coverage and contrast.
 
-Both are minima from which the losses lead out slowly or not at all: where all is transparent, no colour has a gradient.
-An untrained network covers the person (initial opacity 0.88); only without a second look does it begin in one colour.
+A network can collapse to drawing nothing, or to drawing one flat colour. The losses lead out of both minima slowly or
+not at all: where everything is transparent, no colour has a gradient. An untrained network covers the subject (initial
+opacity 0.88); it begins in one colour only without image colour sampling.
 """
 
 import logging
@@ -17,34 +18,37 @@ from core.training.run_state import find_run_states
 
 logger = logging.getLogger(__name__)
 
-SAMPLED = 64
-"""Pixels of an axis that are looked at, at least (of larger pictures): numbers about a whole person need no more."""
-LEAST_SPREAD = 1e-3
-"""Added to both spreads: photographs of one plain colour ask for no contrast."""
+SAMPLED_SIZE = 64
+"""Larger images are subsampled, to no fewer pixels per axis than this: statistics of a whole body need no more."""
+SPREAD_OFFSET = 1e-3
+"""Added to both spreads of the contrast, so that targets of one plain colour require no contrast."""
 WINDOW = 10
-"""Steps that are judged together, at least; a longer log interval is judged as a whole."""
+"""Minimum number of steps per window; a longer log interval is one window."""
 RECOVERY = 2.0
-"""Times the limit: noise about the limit makes no episodes of its own."""
+"""Factor above an indicator's threshold at which a run counts as recovered; the gap keeps noise from ending episodes."""
 
 
 @dataclass(frozen=True)
-class Sign:
-    """A number of the log that is too low in a collapsed run."""
+class CollapseIndicator:
+    """A log column that is too low in a collapsed run."""
 
     column: str
-    limit: float
+    threshold: float
     windows: int
-    """How many in a row have to be below the limit."""
+    """Consecutive windows that must be below the threshold."""
     warm_up: int
-    """Steps in which a number that has not been above the limit yet may be below it."""
-    meaning: str
+    """Step up to which low values are accepted, as long as no window has been above the threshold."""
+    description: str
+    """Text of the warning; formatted with the mean of the last window."""
 
 
-SIGNS = (
-    Sign(
-        "coverage", 0.05, 1, 0, "the renderings cover {:.1%} of the persons' masks, so next to nothing is drawn there"
+INDICATORS = (
+    CollapseIndicator(
+        "coverage", 0.05, 1, 0, "the renderings cover {:.1%} of the subjects' masks, so next to nothing is drawn there"
     ),
-    Sign("contrast", 0.05, 3, 200, "colours vary {:.1%} as much as the photographs', so all is of one colour"),
+    CollapseIndicator(
+        "contrast", 0.05, 3, 200, "colours vary {:.1%} as much as in the target images, so all is of one colour"
+    ),
 )
 
 
@@ -52,94 +56,103 @@ SIGNS = (
 def coverage_and_contrast(
     colors: Float[Tensor, "B F C 3 H W"],
     alphas: Float[Tensor, "B F C 1 H W"],
-    photographs: Float[Tensor, "B F C 3 H W"],
-    masks: Float[Tensor, "B F C 1 H W"],
+    target_colors: Float[Tensor, "B F C 3 H W"],
+    target_alphas: Float[Tensor, "B F C 1 H W"],
 ) -> dict[str, Float[Tensor, ""]]:
-    """How much is drawn where the persons are. Pictures are on white; both numbers are means over persons.
+    """Coverage and contrast of renderings inside the masks; images are on white, both values are means over subjects.
 
-    `coverage` is the mean rendered alpha inside the masks (1 for a person without any). `contrast` is the standard
-    deviation of what is drawn there, relative to that of the photographs, and at most 1.
+    `coverage` is the mean rendered alpha inside the masks (1 for a subject whose masks are empty). `contrast` is the
+    standard deviation of the rendered colours there, relative to that of the targets, and at most 1.
     """
-    stride = max(1, min(colors.shape[-2:]) // SAMPLED)
-    colors, alphas, photographs, masks = (x[..., ::stride, ::stride] for x in (colors, alphas, photographs, masks))
+    stride = max(1, min(colors.shape[-2:]) // SAMPLED_SIZE)
+    colors, alphas, target_colors, masks = (
+        x[..., ::stride, ::stride] for x in (colors, alphas, target_colors, target_alphas)
+    )
     pixels = masks.flatten(1).sum(1)
     covered = (masks * alphas).flatten(1).sum(1) / pixels.clamp(min=1)
-    contrast = (_spread(colors, alphas, masks) + LEAST_SPREAD) / (_spread(photographs, masks, masks) + LEAST_SPREAD)
+    contrast = (_spread(colors, alphas, masks) + SPREAD_OFFSET) / (_spread(target_colors, masks, masks) + SPREAD_OFFSET)
     return {"coverage": covered.where(pixels > 0, 1).mean(), "contrast": contrast.clamp(max=1).mean()}
 
 
 def _spread(
     colors: Float[Tensor, "B F C 3 H W"], alphas: Float[Tensor, "B F C 1 H W"], masks: Float[Tensor, "B F C 1 H W"]
 ) -> Float[Tensor, " B"]:
-    """Standard deviation of a person's colours from the one colour that fits them best.
+    """Standard deviation of each subject's colours from their best-fitting single colour.
 
-    The white behind is taken out: soft edges, too, would be a contrast. Less than one whole pixel counts as nothing.
+    The white background is subtracted first, because soft edges on it would count as contrast. A weight of less than
+    one whole pixel counts as empty.
     """
-    pictures = (1, 2, 4, 5)
-    drawn = colors - (1 - alphas)  # color * alpha
-    weight = (masks * alphas.square()).sum(pictures, keepdim=True).clamp(min=1)
-    best = (masks * alphas * drawn).sum(pictures, keepdim=True) / weight  # [B, 1, 1, 3, 1, 1]
-    variances = (masks * (drawn - alphas * best).square()).sum(pictures, keepdim=True) / weight
+    pixel_axes = (1, 2, 4, 5)
+    premultiplied = colors - (1 - alphas)  # color * alpha
+    weight = (masks * alphas.square()).sum(pixel_axes, keepdim=True).clamp(min=1)
+    best = (masks * alphas * premultiplied).sum(pixel_axes, keepdim=True) / weight  # [B, 1, 1, 3, 1, 1]
+    variances = (masks * (premultiplied - alphas * best).square()).sum(pixel_axes, keepdim=True) / weight
     return variances.flatten(1).mean(1).sqrt()
 
 
-class CollapseIndicator:
-    """Reads the rows of the log; warns once when a run has collapsed, and says when it has recovered.
+class CollapseMonitor:
+    """Warn once when a run has collapsed, and report its recovery. Training continues in either case.
 
-    Training goes on. A resumed run has a new watch, which warns anew.
+    The monitor has no state that outlives the process: a resumed run warns again.
     """
 
     def __init__(self, options: TrainOptions):
         self.options = options
-        self._rows: list[dict[str, float]] = []  # of the window that is not full yet
-        self._low: dict[str, list[int]] = {sign.column: [] for sign in SIGNS}  # first steps of the last windows, if low
-        self._was_well: set[str] = set()
-        self._since: int | None = None  # the step since which the run is collapsed
+        self._rows: list[dict[str, float]] = []  # of the incomplete window
+        # First steps of the latest consecutive windows that were below the threshold.
+        self._low_windows: dict[str, list[int]] = {indicator.column: [] for indicator in INDICATORS}
+        self._was_above: set[str] = set()
+        self._collapsed_since: int | None = None
 
-    def look(self, rows: list[dict[str, float]]) -> None:
-        """Take the next log line's rows into account."""
+    def update(self, rows: list[dict[str, float]]) -> None:
+        """Take the rows of the next log interval into account."""
         self._rows += rows
         if len(self._rows) < WINDOW:
             return
         first, last = self._rows[0]["step"], self._rows[-1]["step"]
-        means = {sign.column: _mean([row[sign.column] for row in self._rows]) for sign in SIGNS}
+        means = {indicator.column: _finite_mean([row[indicator.column] for row in self._rows]) for indicator in INDICATORS}
         self._rows = []
-        for sign in SIGNS:
-            self._judge(sign, means[sign.column], first, last)
-        if self._since is not None and all(means[sign.column] > RECOVERY * sign.limit for sign in SIGNS):
-            logger.info("the run, collapsed since step %d, has recovered by step %d", self._since, last)
-            self._since = None
+        for indicator in INDICATORS:
+            self._update_indicator(indicator, means[indicator.column], first, last)
+        if self._collapsed_since is not None and all(
+            means[indicator.column] > RECOVERY * indicator.threshold for indicator in INDICATORS
+        ):
+            logger.info("the run, collapsed since step %d, has recovered by step %d", self._collapsed_since, last)
+            self._collapsed_since = None
 
-    def _judge(self, sign: Sign, mean: float, first: int, last: int) -> None:
-        low = self._low[sign.column]
-        if math.isnan(mean):  # only skipped steps, of which others tell
+    def _update_indicator(self, indicator: CollapseIndicator, mean: float, first: int, last: int) -> None:
+        low_windows = self._low_windows[indicator.column]
+        if math.isnan(mean):  # a window of skipped steps only, which are reported elsewhere
             return
-        if mean >= sign.limit:
-            self._was_well.add(sign.column)
-            low.clear()
+        if mean >= indicator.threshold:
+            self._was_above.add(indicator.column)
+            low_windows.clear()
             return
-        low.append(first)
-        is_early = last <= sign.warm_up and sign.column not in self._was_well
-        if len(low) >= sign.windows and not is_early and self._since is None:
-            self._since = low[0]
-            seen = sign.meaning.format(mean)
-            logger.warning("the run has collapsed: since step %d, %s. %s", self._since, seen, self._remedy())
+        low_windows.append(first)
+        is_early = last <= indicator.warm_up and indicator.column not in self._was_above
+        if len(low_windows) >= indicator.windows and not is_early and self._collapsed_since is None:
+            self._collapsed_since = low_windows[0]
+            reason = indicator.description.format(mean)
+            logger.warning(
+                "the run has collapsed: since step %d, %s. %s", self._collapsed_since, reason, self._remedy()
+            )
 
     def _remedy(self) -> str:
         options = self.options
         steps = [f"lower --lr (now {options.lr:g})", f"raise --warmup (now {options.warmup:g})"]
         if options.stage != "graph":
             steps.append(f"lower --loss.surface-distance (now {options.loss.surface_distance:g})")
-        good = [path for path in find_run_states(options.workspace) if path.name < f"state_{self._since:08d}.pt"]
-        if good:
-            steps.append(f"with these, go on from before it: --resume {good[-1]} (copy it, --keep will remove it)")
+        collapsed_state = f"state_{self._collapsed_since:08d}.pt"
+        earlier = [path for path in find_run_states(options.workspace) if path.name < collapsed_state]
+        if earlier:
+            steps.append(f"then resume from before it: --resume {earlier[-1]} (copy it first, --keep will remove it)")
         else:
-            steps.append("with these, begin anew: no run state from before it is left")
+            steps.append("then start anew: no run state from before it is left")
         steps.append("check the masks of the data")
-        return f"Training goes on, since it may recover; if it does not: {'; '.join(steps)}"
+        return f"Training continues, because the run may recover; if it does not: {'; '.join(steps)}"
 
 
-def _mean(values: list[float]) -> float:
-    """Of the finite ones; NaN without any."""
+def _finite_mean(values: list[float]) -> float:
+    """Mean of the finite values; NaN if there is none."""
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan

@@ -70,7 +70,7 @@ class TrainingStep(nn.Module):
 
     def forward(self, sample: Sample, shown: InputSubset, use_lpips: bool) -> tuple[Tensor, Tensor]:
         """The loss, and a report [len(TERMS)] without gradients."""
-        inputs = sample.inputs.moments(shown.frames).views(shown.views)
+        inputs = sample.inputs.select_frames(shown.frames).select_views(shown.views)
         lpips = self.lpips if use_lpips else None
         if self.options.stage == "frame":
             terms, loss = self._frame_losses(self.model.frame_gaussians(inputs), sample.targets, shown, lpips)
@@ -106,7 +106,7 @@ class TrainingStep(nn.Module):
         options = self.options
         num_observed = options.data.target_frames - options.data.novel_frames
         observed = [index for index in shown.frames if index < num_observed]  # the first of the shown ones
-        targets = targets.moments(observed)
+        targets = targets.select_frames(observed)
         terms = self._compare(frame.gaussians[:, : len(observed)], targets, lpips, shown.crop_index)
         if with_surface_distance:
             terms["surface_distance"] = surface_distance_loss(frame.distances.float(), frame.mask)

@@ -38,11 +38,11 @@ class Frames(TensorStructure):
         images, alphas = (x.to(torch.float32).div_(255) for x in (self.images, self.alphas))
         return replace(self, images=images, alphas=alphas)
 
-    def moments(self, indices: list[int]) -> "Frames":
+    def select_frames(self, indices: list[int]) -> "Frames":
         """Keep some of the F moments."""
         return self.map(lambda x: _keep(x, indices, self.images.ndim - 5))
 
-    def views(self, indices: list[int]) -> "Frames":
+    def select_views(self, indices: list[int]) -> "Frames":
         """Keep some of the C cameras."""
         axis = self.images.ndim - 4
         cameras = replace(

@@ -283,8 +283,8 @@ def make_sample(options: TrainOptions, body: BodyModel, device: torch.device) ->
     observed = data.target_frames - data.novel_frames
     shown = [*range(observed), *range(data.input_frames, moments)]
     return Sample(
-        inputs=pictures.moments(list(range(data.input_frames))).views(list(range(inputs))),
-        targets=pictures.moments(shown).views(list(range(views))),
+        inputs=pictures.select_frames(list(range(data.input_frames))).select_views(list(range(inputs))),
+        targets=pictures.select_frames(shown).select_views(list(range(views))),
         names=["random"] * options.batch_size,
     )
 

@@ -42,7 +42,7 @@ class InputSubset:
     def of(self, inputs: Frames) -> Frames:
         """Evenly spread, the first of each always among them: two of front, left, back, right are front and back."""
         moments, views = (_spread(*pair) for pair in zip((self.frames, self.views), inputs.cameras.batch_shape))
-        return inputs.moments(moments).views(views)
+        return inputs.select_frames(moments).select_views(views)
 
 
 def _spread(count: int, available: int) -> list[int]:

@@ -38,7 +38,7 @@ def optimise(avatar: Avatar, session: Session, targets: Frames, steps: int, *, s
     for _ in tqdm(range(steps), desc="optimum", unit="step"):
         moments = torch.randperm(num_moments, generator=drawing)[:MOMENTS].tolist()
         views = torch.randperm(num_views, generator=drawing)[:VIEWS].tolist()
-        some = targets.moments(moments).views(views).unpack()
+        some = targets.select_frames(moments).select_views(views).unpack()
         current = raw.as_(avatar)
         colors = session.render(current[None], some.body[None], some.cameras[None])[0]
         loss = F.mse_loss(colors, some.images) + SSIM_WEIGHT * (1 - ssim(colors, some.images).mean())

@@ -50,7 +50,7 @@ def test_shapes_and_order(dataset):
         assert tensor.dtype == torch.float32
     assert sample.inputs.images.min() >= 0 and sample.inputs.images.max() == 1
     # Targets: the first input frames and views, then a novel frame and other views.
-    seen = sample.targets[:2].views([0, 1, 2, 3])
+    seen = sample.targets[:2].select_views([0, 1, 2, 3])
     assert torch.equal(seen.images, sample.inputs.images[:2])
     assert torch.equal(seen.cameras.viewmats, sample.inputs.cameras.viewmats[:2])
     poses = torch.cat([sample.inputs.body.transl, sample.targets.body.transl[2:]])

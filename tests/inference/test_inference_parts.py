@@ -45,7 +45,7 @@ def test_vertices_get_the_pixels_that_see_them(two_sided, body):
 
 def test_unseen_vertices_take_the_nearest_seen_color(two_sided, body):
     frames, _, normals = two_sided
-    recovered = paint(frames.views([0]), body)["vertex_color"]  # from the front only
+    recovered = paint(frames.select_views([0]), body)["vertex_color"]  # from the front only
     backwards = normals[:, 2] < -0.9 * normals.norm(dim=-1)
     assert backwards.sum() > 500
     assert ((recovered[backwards] - FRONT).abs().amax(-1) < 0.25).float().mean() > 0.95

@@ -126,7 +126,7 @@ def test_what_no_picture_shows_stays_to_the_bit(wrong, inputs, body):
     start = replace(wrong, offsets=far, colors=torch.where(hidden[:, None], 1.0, wrong.colors))
     near = Cameras(inputs.cameras.viewmats, inputs.cameras.Ks, 28, SIZE)  # the left part of the pictures
     own = replace(inputs, images=inputs.images[..., :28], alphas=inputs.alphas[..., :28], cameras=near)
-    own = replace(own, **{name: getattr(own, name)[:, :1] for name in ("images", "alphas")}).views([0])
+    own = replace(own, **{name: getattr(own, name)[:, :1] for name in ("images", "alphas")}).select_views([0])
     best = refine(start, own, body)
     unseen = hidden & (body.v_template[wrong.vertex_ids][:, 0] > 0)
     assert unseen.sum() > 50

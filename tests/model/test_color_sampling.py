@@ -47,7 +47,7 @@ def context(body):
 
 def blind_views(frames: Frames, kind: str) -> Frames:
     """Views of the same moments that show nothing of the person."""
-    view = frames.views([0])
+    view = frames.select_views([0])
     if kind == "mask is empty":
         return Frames(view.images, torch.zeros_like(view.alphas), view.cameras, view.body)
     if kind == "looks away":
@@ -99,14 +99,14 @@ def test_without_a_visible_pixel_the_colour_stays(body, look, painted, photograp
 def test_the_order_of_moments_and_views_does_not_matter(body, look, grey, photographed, context, normals):
     posed = body.pose(photographed.body)
     before = look(grey, context, normals, photographed, posed)
-    flipped = photographed.views([2, 0, 3, 1])
+    flipped = photographed.select_views([2, 0, 3, 1])
     flipped = Frames(flipped.images.flip(1), flipped.alphas.flip(1), flipped.cameras[:, [1, 0]], flipped.body)
     after = look(grey, context, normals, flipped, posed[:, [1, 0]])
     torch.testing.assert_close(after.colors, before.colors, rtol=0, atol=1e-5)
 
 
 def test_the_far_side_is_hidden(body, grey, photographed, normals):
-    view = photographed[:, :1].views([0])
+    view = photographed[:, :1].select_views([0])
     posed = body.pose(view.body)
     visible = observe(grey, normals, view, posed).visible[0, 0, 0]
     towards = (posed.rotations[0, 0] @ normals[..., None])[..., 2, 0]  # the camera is at +z
@@ -116,7 +116,7 @@ def test_the_far_side_is_hidden(body, grey, photographed, normals):
 
 def test_what_stands_in_front_hides(body, grey, photographed, normals):
     """A Gaussian 30 cm behind the chest's skin, but with the same normal, is not seen; moved outside it would be."""
-    view = photographed[:, :1].views([0])
+    view = photographed[:, :1].select_views([0])
     posed = body.pose(view.body)
     chest = ((body.v_template[:, 1] - 0.15).abs() < 0.1) & (normals[:, 2] > 0.8) & (body.v_template[:, 0].abs() < 0.1)
     behind = replace(grey, offsets=grey.offsets - 0.3 * chest[:, None] * normals)
@@ -130,7 +130,7 @@ def test_what_stands_in_front_hides(body, grey, photographed, normals):
 def test_mist_hides_nothing(body, look, grey, photographed, context, normals):
     """Where nothing is opaque, all that faces the camera is seen, and the empty depth buffer does no harm."""
     mist = replace(grey, opacities=torch.full_like(grey.opacities, 0.1))
-    view = photographed[:, :1].views([0])
+    view = photographed[:, :1].select_views([0])
     posed = body.pose(view.body)
     seen = observe(mist, normals, view, posed)
     towards = (posed.rotations[0, 0] @ normals[..., None])[..., 2, 0]  # the camera is at +z

@@ -130,7 +130,7 @@ def test_a_view_whose_mask_is_empty_says_nothing(grey, axes, photographed, posed
     images, alphas = photographed.images.clone(), photographed.alphas.clone()
     images[:, :, 3], alphas[:, :, 3] = 1, 0  # on white
     blind = replace(photographed, images=images, alphas=alphas)
-    without, with_it = (compare(grey, axes, x, posed) for x in (photographed.views([0, 1, 2]), blind))
+    without, with_it = (compare(grey, axes, x, posed) for x in (photographed.select_views([0, 1, 2]), blind))
     for name in ("residuals", "pixels", "descent"):
         torch.testing.assert_close(getattr(with_it, name), getattr(without, name), rtol=1e-4, atol=1e-5)
 
@@ -146,7 +146,7 @@ def test_training_mends_more_than_colours(body, painted, photographed, posed, co
     torch.manual_seed(0)
     feedback = Feedback(CONTEXT, rounds=2)
     fat = replace(painted, scales=2.0 * painted.scales)
-    shown, hidden = photographed.views([0, 1, 2]), photographed.views([3])
+    shown, hidden = photographed.select_views([0, 1, 2]), photographed.select_views([3])
     before = feedback(fat, context, surface_axes(body)[0], shown, posed).detach()
     optimizer = torch.optim.Adam(feedback.parameters(), lr=1e-2)
     for _ in range(8):
@@ -191,7 +191,7 @@ def test_rounds_look_at_different_moments(body, make_frames, grey, context, monk
     monkeypatch.setattr("core.model.feedback.compare", note)
     with torch.no_grad():
         Feedback(CONTEXT, rounds=2)(grey, context, surface_axes(body)[0], frames, posed)
-        Feedback(CONTEXT, rounds=1)(grey, context, surface_axes(body)[0], frames.views([0, 1]), posed)
+        Feedback(CONTEXT, rounds=1)(grey, context, surface_axes(body)[0], frames.select_views([0, 1]), posed)
     assert torch.equal(shown[0], frames.images[:, ::2]) and torch.equal(shown[1], frames.images[:, 1::2])
     assert torch.equal(shown[2], frames.images[:, :, :2])  # of two views, there is room for all
 
