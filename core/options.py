@@ -92,6 +92,11 @@ class DataOptions:
     verify: bool = True
     """Compare the fits with the masks, once for each subject and worker, and leave out cameras that were moved."""
 
+    @property
+    def observed_targets(self) -> int:
+        """Number of target frames that are input frames (see `core.types.frames.Sample`)."""
+        return self.target_frames - self.novel_frames
+
 
 @dataclass(frozen=True)
 class LossOptions:

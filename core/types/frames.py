@@ -1,4 +1,4 @@
-"""What the data hands to the model: pictures, cameras and fits of one person, every frame in its own subject frame."""
+"""Frames of subjects, as the data module yields them and the model reads them: images, cameras and body fits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,13 +15,13 @@ from smpl_renderer.types import BodyParams
 
 @dataclass(frozen=True)
 class Frames(TensorStructure):
-    """F moments of a person, each seen by C cameras, all pictures of one size.
+    """F frames of a subject, each seen by C cameras, all images of one size.
 
-    Every moment has a world of its own, the subject frame: y up, origin at the pelvis of that moment's fit, turned
-    about y so that the first *input* camera looks from +z. Leading batch axes (persons, B) may stand before F.
+    Each frame has its own world, the subject frame: y up, origin at the pelvis of that frame's fit, turned about y so
+    that the first *input* camera looks from +z. Leading batch axes (B subjects) may precede F.
 
-    Frames that are read come *packed*, with pictures of one byte a value: a quarter to send between processes and to a
-    GPU. `unpack` makes them what everything else takes.
+    Frames are read *packed*, with images in uint8, a quarter of the bytes to send between processes and to a GPU.
+    `unpack` converts them to float32, which all other functions expect.
     """
 
     images: Float[Tensor, "*batch F C 3 H W"]
@@ -29,32 +29,32 @@ class Frames(TensorStructure):
     alphas: Float[Tensor, "*batch F C 1 H W"]
     """Foreground masks in [0, 1]; packed: uint8."""
     cameras: Cameras
-    """Batch axes `*batch F C`, in the subject frame."""
+    """Cameras with batch axes `*batch F C`, in the subject frame."""
     body: BodyParams
-    """Batch axes `*batch F`, in the subject frame."""
+    """Body fits with batch axes `*batch F`, in the subject frame."""
 
     def unpack(self) -> "Frames":
-        """Pictures as float32 in [0, 1], exactly: they have 8 bits when they are read."""
+        """Convert packed images and masks to float32 in [0, 1]; exact, because files hold 8 bits per value."""
         images, alphas = (x.to(torch.float32).div_(255) for x in (self.images, self.alphas))
         return replace(self, images=images, alphas=alphas)
 
     def select_frames(self, indices: list[int]) -> "Frames":
-        """Keep some of the F moments."""
-        return self.map(lambda x: _keep(x, indices, self.images.ndim - 5))
+        """Keep the given frames, in the given order."""
+        return self.map(lambda x: _select(x, indices, self.images.ndim - 5))
 
     def select_views(self, indices: list[int]) -> "Frames":
-        """Keep some of the C cameras."""
+        """Keep the given cameras, in the given order."""
         axis = self.images.ndim - 4
         cameras = replace(
             self.cameras,
-            viewmats=_keep(self.cameras.viewmats, indices, axis),
-            Ks=_keep(self.cameras.Ks, indices, axis),
+            viewmats=_select(self.cameras.viewmats, indices, axis),
+            Ks=_select(self.cameras.Ks, indices, axis),
         )
-        return Frames(_keep(self.images, indices, axis), _keep(self.alphas, indices, axis), cameras, self.body)
+        return Frames(_select(self.images, indices, axis), _select(self.alphas, indices, axis), cameras, self.body)
 
     @staticmethod
     def stack(items: "list[Frames]", join: Callable[[list[Tensor]], Tensor] = torch.stack) -> "Frames":
-        """Join along a new first axis: moments to a sequence, or persons to a batch. `join` does it with pictures."""
+        """Join along a new first axis: frames to a sequence, or subjects to a batch. `join` stacks the images."""
         first = items[0].cameras
         cameras = Cameras(
             torch.stack([i.cameras.viewmats for i in items]),
@@ -72,32 +72,36 @@ class Frames(TensorStructure):
 
 @dataclass(frozen=True)
 class Sample(TensorStructure):
-    """One person (or, collated, B of them): what the model sees, and what its avatar is compared with."""
+    """Input frames of one subject (collated: of B subjects), and the target frames that supervise its avatar.
+
+    The target frames begin with the input frames: for the first `DataOptions.observed_targets` of them, target frame i
+    is input frame i; the remaining ones show poses that are not among the inputs.
+    """
 
     inputs: Frames
     targets: Frames
     names: list[str]
-    """For messages: one `subject/frames` per person."""
+    """Name of each sample for messages, as `subject/frames`."""
 
     def unpack(self) -> "Sample":
-        """The same with pictures as float32 (`Frames.unpack`)."""
+        """Convert images to float32 (`Frames.unpack`)."""
         return replace(self, inputs=self.inputs.unpack(), targets=self.targets.unpack())
 
     def pin_memory(self) -> "Sample":
-        """The same in page-locked memory, from which a GPU is filled while it works (a DataLoader calls this)."""
+        """Copy to page-locked memory, for asynchronous transfer to a GPU (called by a DataLoader)."""
         return self.map(lambda x: torch.as_tensor(x).pin_memory())
 
 
-def _keep(tensor: torch.Tensor, indices: list[int], axis: int) -> torch.Tensor:
-    """Some slices of an axis. An index tensor would have to reach the GPU first, and that waits for all work there."""
+def _select(tensor: torch.Tensor, indices: list[int], axis: int) -> torch.Tensor:
+    """Select slices along an axis. An index tensor would first be copied to the GPU, which waits for all work there."""
     return torch.stack([tensor.select(axis, i) for i in indices], axis)
 
 
 def collate(samples: list[Sample], join: Callable[[list[Tensor]], Tensor] = default_collate) -> Sample:
-    """Join persons into a batch (the `collate_fn` of a DataLoader).
+    """Join samples into a batch (the `collate_fn` of a DataLoader).
 
-    `join` does it with pictures: in a worker, `default_collate` of tensors is `torch.stack` into memory that the worker
-    shares with the main process, which saves copying them once more.
+    `join` stacks the images. In a worker, `default_collate` stacks tensors into memory that is shared with the main
+    process, which saves one copy.
     """
     return Sample(
         Frames.stack([s.inputs for s in samples], join),
