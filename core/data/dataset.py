@@ -139,7 +139,7 @@ class HumanDataset(Dataset[Sample]):
     ):
         if not subjects:
             raise InputError(f"{options.root}: no subject for the split `{split}`; add captures or hold out fewer")
-        if not 0 <= options.target_frames - options.novel_frames <= options.input_frames:
+        if not 0 <= options.observed_targets <= options.input_frames:
             raise InputError(
                 f"target_frames ({options.target_frames}) must be at least novel_frames ({options.novel_frames}), and "
                 f"may exceed it by at most input_frames ({options.input_frames})"
@@ -178,7 +178,7 @@ class HumanDataset(Dataset[Sample]):
                 f"{len(others)} others are usable; lower data.target_views, raise data.target_input_views or leave "
                 "this subject out"
             )
-        targets = shown[: options.target_frames - options.novel_frames] + novel
+        targets = shown[: options.observed_targets] + novel
 
         pictures: Pictures = {}
         shared = (input_views[0], options.image_size, options.crop, pictures)

@@ -280,7 +280,7 @@ def make_sample(options: TrainOptions, body: BodyModel, device: torch.device) ->
     spread = [i * len(cameras.viewmats) // inputs for i in range(inputs)]  # evenly around the person
     order = spread + [i for i in range(len(cameras.viewmats)) if i not in spread]
     pictures = _pictures(body, params, cameras[order])
-    observed = data.target_frames - data.novel_frames
+    observed = data.observed_targets
     shown = [*range(observed), *range(data.input_frames, moments)]
     return Sample(
         inputs=pictures.select_frames(list(range(data.input_frames))).select_views(list(range(inputs))),
