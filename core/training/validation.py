@@ -22,8 +22,7 @@ SCORES = ("novel_view", "novel_pose", "novel_view_in_box", "novel_pose_in_box")
 def validation_data(options: DataOptions) -> DataOptions:
     """As in training, with at least one novel pose and nothing random."""
     novel = max(1, options.novel_frames)
-    observed = options.target_frames - options.novel_frames
-    return replace(options, novel_frames=novel, target_frames=observed + novel, random_input_views=0.0)
+    return replace(options, novel_frames=novel, target_frames=options.observed_targets + novel, random_input_views=0.0)
 
 
 @torch.no_grad()
@@ -42,7 +41,7 @@ def score(
             rendering, targets = render_sample(model, sample, options)
         pair = quantize(rendering.colors), targets.images
         whole, in_box = psnr(*pair), psnr_in_box(*pair, targets.alphas)  # [B, F, C]
-        observed = _num_observed(options)
+        observed = options.data.observed_targets
         seen_views = sample.inputs.images.shape[-4]
         parts = [values for x in (whole, in_box) for values in (x[:, :observed, seen_views:], x[:, observed:])]
         sums += torch.stack([torch.tensor([x.sum().item() for x in parts]), torch.tensor([x.numel() for x in parts])])
@@ -53,7 +52,7 @@ def score(
 def render_sample(model: HumanGaussianGraph, sample: Sample, options: TrainOptions) -> tuple[Rendering, Frames]:
     """What the stage draws of a sample's targets, and those targets. Stage `frame` knows observed frames only."""
     if options.stage == "frame":
-        targets = sample.targets[:, : _num_observed(options)]
+        targets = sample.targets[:, : options.data.observed_targets]
         frame = model.frame_gaussians(sample.inputs[:, : targets.images.shape[1]])
         return render_frames(frame.gaussians, targets, options.backend), targets
     avatar = model(sample.inputs).avatar
@@ -69,8 +68,3 @@ def preview(
         rendering, targets = render_sample(model, sample.to(accelerator.device), options)
     rows = [images[0, [0, -1], -3:].flatten(0, 1).unbind(0) for images in (targets.images, rendering.colors)]
     return torch.cat([torch.cat(row, -1) for row in rows], -2)
-
-
-def _num_observed(options: TrainOptions) -> int:
-    """How many target frames are shown ones; they come first. The same in training and for held-out persons."""
-    return options.data.target_frames - options.data.novel_frames
