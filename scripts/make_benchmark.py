@@ -27,9 +27,10 @@ from scripts.synthetic.benchmark import check_parameters, check_pictures, read_b
 from scripts.synthetic.contact_sheet import write_contact_sheet
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.errors import InputError
+from smpl_renderer.files import REPOSITORY
 
 logger = logging.getLogger("make_benchmark")
-CONFIG = Path(__file__).parents[1] / "configs" / "benchmark.json"
+CONFIG = REPOSITORY / "configs" / "benchmark.json"
 
 
 def main(

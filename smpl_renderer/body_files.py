@@ -7,17 +7,11 @@ import numpy as np
 
 from smpl_renderer.body_model import JOINT_NAMES, SMPL_ARRAYS, SMPL_PARENTS, BodyModel
 from smpl_renderer.errors import InputError
+from smpl_renderer.files import REPOSITORY
 from smpl_renderer.pickles import read_smpl_pickle
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-
 STANDIN_BODY = REPOSITORY / "smpl_renderer/assets/standin_body.npz"
-
-
 SMPL_FOLDER = REPOSITORY / "smpl_renderer/mvhuman_tools/visual_smpl/smpl_"
-
-
 SMPL_FILES = (SMPL_FOLDER / "SMPL_NEUTRAL.pkl", SMPL_FOLDER / "SMPL_NEUTRAL.npz")
 
 

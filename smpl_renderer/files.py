@@ -1,10 +1,13 @@
-"""Files that are written whole or not at all."""
+"""The folder of the repository, and files that are written completely or not at all."""
 
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+"""Root folder of the repository, for files that are shipped with it."""
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import pytest
 
 from core.utils import environment
 from core.utils.cli import run
-from smpl_renderer.body_files import REPOSITORY
 from smpl_renderer.errors import InputError
+from smpl_renderer.files import REPOSITORY
 
 
 def test_input_errors_become_one_line(capsys):

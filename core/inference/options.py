@@ -7,8 +7,8 @@ from typing import Literal
 from tyro.conf import Positional
 
 from core.utils.device import DeviceName
+from smpl_renderer.files import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SHIPPED_CAPTURES = REPOSITORY / "test_dataset"
 SHIPPED_CHECKPOINT = REPOSITORY / "pretrained" / "hgg_demo.safetensors"
 

@@ -17,11 +17,12 @@ from torch.nn import functional as F
 
 from smpl_renderer.dispatch import use_kernels
 from smpl_renderer.errors import InputError
+from smpl_renderer.files import REPOSITORY
 
 logger = logging.getLogger(__name__)
 
 Net = Literal["vgg", "alex"]
-WEIGHTS_FOLDER = Path(__file__).parents[2] / "pretrained" / "lpips"
+WEIGHTS_FOLDER = REPOSITORY / "pretrained" / "lpips"
 
 # Layers up to the last tap. ("conv", outputs, kernel, stride, padding) is followed by a ReLU; ("pool", kernel, stride).
 _LAYERS: dict[Net, tuple[tuple, ...]] = {

@@ -19,8 +19,8 @@ from core.utils.device import DeviceName, pick_device
 from core.utils.options_json import options_to_json
 from scripts.benchmarks.common import report
 from scripts.benchmarks.people import captures
-from smpl_renderer.body_files import REPOSITORY
 from smpl_renderer.errors import InputError
+from smpl_renderer.files import REPOSITORY
 
 COUNTS = (1, 2, 4, 8)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.data.calibration import read_json
 from core.data.human_list import find_subjects
-from core.inference.options import REPOSITORY
+from smpl_renderer.files import REPOSITORY
 
 BENCHMARK = REPOSITORY / "configs" / "benchmark.json"
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from core.inference.options import REPOSITORY
 from core.utils.aliases import OPTIONS, current_options
 from scripts.benchmarks.common import PACKAGES, package_version
 from scripts.results.bench import Measured
 from smpl_renderer.errors import InputError
-from smpl_renderer.files import atomic_path
+from smpl_renderer.files import REPOSITORY, atomic_path
 
 Record = dict[str, Any]
 """`FIELDS` and those of `Measured`; `settings` is what must be equal for a record to stand."""

@@ -19,8 +19,8 @@ from core.data.dataset import HumanDataset
 from core.data.human_list import HumanEntry, find_subjects
 from core.data.packing import pack_dataset
 from core.options import DataOptions
-from smpl_renderer.body_files import REPOSITORY
 from smpl_renderer.errors import InputError
+from smpl_renderer.files import REPOSITORY
 
 FRAMES = (5, 10, 15, 20)
 

@@ -17,7 +17,7 @@ from core.training.logs import read_rows
 from core.training.run_state import find_run_states, load_run_state
 from core.training.trainer import Trainer
 from core.utils.options_json import options_to_json
-from smpl_renderer.body_files import REPOSITORY
+from smpl_renderer.files import REPOSITORY
 
 PROGRAM = """
 import os, signal, sys

@@ -23,8 +23,8 @@ from scripts.synthetic.benchmark import (
     write_benchmark,
 )
 from scripts.synthetic.seeding import digest
-from smpl_renderer.body_files import REPOSITORY
 from smpl_renderer.errors import InputError
+from smpl_renderer.files import REPOSITORY
 
 CONFIG = REPOSITORY / "configs" / "benchmark.json"
 TINY = CaptureOptions(seed=1, cameras=2, frames=(55, 155), width=76, height=64, smpl_param=False)

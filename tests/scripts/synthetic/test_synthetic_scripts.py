@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from scripts.synthetic import CaptureOptions, sets
-from smpl_renderer.body_files import REPOSITORY
 from smpl_renderer.errors import InputError
+from smpl_renderer.files import REPOSITORY
 
 TINY = {"cameras": 2, "frames": (5, 10), "width": 38, "height": 32, "device": "cpu", "workers": 0}
 
