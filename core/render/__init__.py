@@ -1,4 +1,4 @@
-"""Gaussians to pictures."""
+"""Rendering of Gaussians to images: `rasterize`, and the backends that it chooses from."""
 
 import os
 
@@ -25,24 +25,24 @@ def rasterize(
     return_depth: bool = False,
     check: bool | None = None,
 ) -> Rendering:
-    """Draw sets of Gaussians `[*batch]`, each set from its own C cameras. What is drawn: core/render/torch_backend.py.
+    """Render sets of Gaussians `[*batch]`, each set from its own C cameras. Definition: core/render/torch_backend.py.
 
-    The result is float64 if any input is of it, else float32, under mixed precision too; backend `torch` alone computes
-    in float64. Gradients reach every attribute of the Gaussians, the background and `viewmats`; with the backends
-    `torch` and `triton`, `Ks` as well. Sets of unequal size are padded with Gaussians of opacity 0.
+    The result is float64 if any input is float64, else float32, also under mixed precision; only backend `torch`
+    computes in float64. Gradients reach every attribute of the Gaussians, the background and `viewmats`; with the
+    backends `torch` and `triton`, `Ks` as well. Pad sets of unequal size with Gaussians of opacity 0.
 
     Args:
-        gaussians: In the world of the cameras.
+        gaussians: In the world frame of the cameras.
         viewmats: World to camera, OpenCV axes.
-        Ks: Intrinsics in pixels of the `width` x `height` picture, pixel centres at +0.5. Only fx, fy, cx and cy count.
-        width: Pixels.
-        height: Pixels.
+        Ks: Intrinsics in pixels of the `width` x `height` image, pixel centres at +0.5. Only fx, fy, cx, cy are used.
+        width: Width of the images in pixels.
+        height: Height of the images in pixels.
         background: Grey value or colour.
-        backend: A name of `BACKENDS`, or `auto`: the fastest that can run here on the device of the Gaussians.
+        backend: A name in `BACKENDS`, or `auto`: the fastest backend available on the device of the Gaussians.
         return_depth: Fill in `Rendering.depths`.
-        check: Look for NaN and infinities first, which waits for the device; by default if HGG_CHECK=1 is set.
+        check: Reject NaN and infinities, which synchronises with the device; by default only if HGG_CHECK=1 is set.
     Raises:
-        ValueError: If shapes, dtypes or devices do not fit, or the check finds something; names the argument.
+        ValueError: If shapes, dtypes or devices do not fit, or the check fails; the message names the argument.
         InputError: If the backend is unknown or cannot run here.
     """
     _check_layout(gaussians, viewmats, Ks)
@@ -59,14 +59,14 @@ def rasterize(
             raise ValueError(f"background must be a number or a colour [3], got {list(background.shape)}")
         background = background.to(device, dtype).expand(3)
     else:
-        background = torch.full((3,), background, dtype=dtype, device=device)  # a copy would wait for the device
+        background = torch.full((3,), background, dtype=dtype, device=device)  # a copy would synchronise
     if dtypes != {dtype}:
         gaussians, viewmats, Ks = gaussians.to(dtype), viewmats.to(dtype), Ks.to(dtype)
     return load_backend(backend, device)(gaussians, viewmats, Ks, width, height, background, return_depth)
 
 
 def _check_layout(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor) -> None:
-    """Shapes, dtypes and devices."""
+    """Raise ValueError unless shapes, dtypes and devices fit."""
     batch, count = gaussians.batch_shape, gaussians.count
     num_cameras = viewmats.shape[-3] if viewmats.ndim >= 3 else "C"
     expected = ((count, 3), (count, 4), (count, 3), (count,), (count, 3), (num_cameras, 4, 4), (num_cameras, 3, 3))
@@ -83,15 +83,17 @@ def _check_layout(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor) -> None:
         if value.device != device:
             raise ValueError(f"{name} is on {value.device}, viewmats on {device}; move them to one device")
     if 0 in batch or num_cameras == 0:
-        raise ValueError(f"viewmats {list(viewmats.shape)} hold no view to draw")
+        raise ValueError(f"viewmats {list(viewmats.shape)} hold no view to render; pass at least one camera")
 
 
 def _by_name(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor) -> dict[str, Tensor]:
+    """Input tensors by the names that messages use."""
     inputs = {f"gaussians.{name}": value for name, value in vars(gaussians).items()}
     return inputs | {"viewmats": viewmats, "Ks": Ks}
 
 
 def _check_values(inputs: dict[str, Tensor]) -> None:
+    """Raise ValueError if any value is NaN or infinite."""
     for name, value in inputs.items():
         bad = value.numel() - int(value.isfinite().sum())
         if bad:

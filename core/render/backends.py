@@ -1,4 +1,4 @@
-"""The rasterizers behind `rasterize`, by name. Each is loaded when it is first asked for."""
+"""Rasterization backends by name. Each is imported at its first use."""
 
 import functools
 import importlib
@@ -13,8 +13,8 @@ from smpl_renderer.dispatch import can_launch
 from smpl_renderer.errors import InputError
 
 Backend = Callable[..., Rendering]
-"""Called with what `rasterize` has checked: gaussians [*batch, N], viewmats [*batch, C, 4, 4], Ks [*batch, C, 3, 3],
-width, height, background [3], return_depth. All tensors are on one device, and of one dtype: float32 or float64."""
+"""A function of gaussians [*batch, N], viewmats [*batch, C, 4, 4], Ks [*batch, C, 3, 3], width, height, background [3]
+and return_depth. `rasterize` has checked them: tensors are on one device, of one dtype, float32 or float64."""
 
 
 def _load_torch() -> Backend:
@@ -32,33 +32,33 @@ def _load_diff_gaussian_rasterization() -> Backend:
 
 
 def _load_peer(name: str, installed: bool) -> Backend:
-    """The adapter to somebody else's CUDA rasterizer, a package of that name."""
+    """Adapter to the CUDA rasterizer of the package `name`."""
     if not installed:
         raise InputError(f"backend {name} is not installed; see requirements-cuda.txt, or choose backend torch")
     if not torch.cuda.is_available():
-        raise InputError(f"backend {name} needs a CUDA device, and there is none; choose backend torch")
+        raise InputError(f"backend {name} needs a CUDA device, and none is available; choose backend torch")
     try:
         return importlib.import_module(f"core.render.{name}_backend").rasterize
-    except (ImportError, OSError) as error:  # compiled for another PyTorch, or not compiled at all
+    except (ImportError, OSError) as error:  # compiled for another PyTorch version, or not compiled
         reason = str(error).partition("\n")[0]
         raise InputError(f"backend {name} is installed but cannot be loaded: {reason}; choose backend torch") from error
 
 
-@functools.cache  # every drawing may ask
+@functools.cache  # called for every rendering
 def _has_gsplat() -> bool:
     return importlib.util.find_spec("gsplat") is not None
 
 
-@functools.cache  # every drawing may ask
+@functools.cache  # called for every rendering
 def _has_diff_gaussian_rasterization() -> bool:
     return importlib.util.find_spec("diff_gaussian_rasterization") is not None
 
 
 def _load_triton() -> Backend:
     if not _has_triton():
-        raise InputError("backend triton is not installed, or not made for this system; choose backend torch")
+        raise InputError("backend triton is not installed, or not available for this system; choose backend torch")
     if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
-        raise InputError("backend triton needs a CUDA device, and there is none; choose backend torch")
+        raise InputError("backend triton needs a CUDA device, and none is available; choose backend torch")
     if torch.cuda.is_available() and not can_launch():
         raise InputError(
             "backend triton needs a C compiler and Python's headers (on Debian and Ubuntu: gcc and python3-dev); "
@@ -69,7 +69,7 @@ def _load_triton() -> Backend:
     return triton_backend.rasterize
 
 
-@functools.cache  # every drawing may ask
+@functools.cache  # called for every rendering
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
@@ -80,11 +80,11 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     "gsplat": _load_gsplat,
     "diff_gaussian_rasterization": _load_diff_gaussian_rasterization,
 }
-"""Names, and what loads them or raises `InputError` where they cannot run."""
+"""Loaders of the backends by name; they raise `InputError` where a backend cannot run."""
 
 
 def available_backends() -> tuple[str, ...]:
-    """The backends that can run here."""
+    """Names of the backends that can run on this machine."""
     if not torch.cuda.is_available():
         return ("torch",)
     installed = {
@@ -97,7 +97,7 @@ def available_backends() -> tuple[str, ...]:
 
 
 def backend_name(name: str, device: torch.device) -> str:
-    """What `auto` stands for on tensors of `device`: the fastest backend that can run here. Other names stay."""
+    """Resolve `auto` to the fastest backend for tensors on `device`; other names are returned as they are."""
     if name != "auto":
         return name
     if device.type != "cuda":
@@ -106,12 +106,12 @@ def backend_name(name: str, device: torch.device) -> str:
 
 
 def load_backend(name: str, device: torch.device) -> Backend:
-    """The backend of that name, or the one that `auto` stands for.
+    """Load the backend of that name; `auto` is resolved by `backend_name`.
 
     Raises:
-        InputError: If there is no such backend, or it cannot run here.
+        InputError: If the backend is unknown or cannot run on this machine.
     """
     name = backend_name(name, device)
     if name not in BACKENDS:
-        raise InputError(f"no rasterizer is called {name!r}; choose auto or one of {', '.join(BACKENDS)}")
+        raise InputError(f"unknown rasterizer {name!r}; choose auto or one of {', '.join(BACKENDS)}")
     return BACKENDS[name]()

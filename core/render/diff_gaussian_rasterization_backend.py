@@ -1,15 +1,15 @@
 """Adapter to diff-gaussian-rasterization (Kerbl et al., 2023) and to forks that kept its interface, on CUDA.
 
-Its kernels draw one view at a time, know a camera by tan(field of view / 2) and two matrices made for row vectors,
-and put pixel centres on integers. What is drawn differs from the definition in small ways:
+Its kernels render one view at a time, describe a camera by tan(field of view / 2) and two matrices for row vectors, and
+place pixel centres on integers. Differences from the definition:
 
 - a Gaussian whose centre is at 0.2 m or nearer is not drawn, and splats end at tiles 3 standard deviations away;
-- alpha is at most 0.99, and a pixel stops before the splat that would bring its transmittance below 1e-4;
-- single precision, and no gradient to the intrinsics. It works on CUDA's default stream and waits for the device once
-  a view.
+- alpha is at most 0.99, and a pixel stops before the splat that would reduce its transmittance below 1e-4;
+- single precision, and no gradient reaches the intrinsics;
+- it runs on CUDA's default stream and synchronises once per view.
 
-Alpha and depth come with the colours where the fork gives them (colour, radii, depth, alpha), as ashawkey's does. The
-original has no alpha: each view is then drawn a second time with the colours (1, depth, 0).
+Forks that return (colour, radii, depth, alpha), as ashawkey's does, provide alpha and depth in one pass. The original
+has no alpha: each view is then rendered a second time with the colours (1, depth, 0).
 """
 
 import math
@@ -20,20 +20,21 @@ from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianR
 from jaxtyping import Float
 from torch import Tensor
 
-from core.render import torch_backend
 from core.render.projection import FRUSTUM_MARGIN
 from core.render.rendering import Rendering, compose, one_batch_axis
+from core.render.torch_backend import rasterize as rasterize_reference
 from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import quat_to_matrix
 
 REACH = 1.3 / 2
-"""Of the picture's size: how far from its middle the kernels evaluate J, the derivative of the perspective map."""
+"""Distance from the principal point, as a share of the image size, up to which the kernels evaluate J, the derivative
+of the perspective map."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture with its camera's intrinsics, and where in it the one that is asked for begins; all in pixels."""
+class PaddedImage:
+    """An image that contains the requested one, and its intrinsics; all in pixels."""
 
     fx: float
     fy: float
@@ -42,18 +43,20 @@ class Picture:
     width: int
     height: int
     left: int = 0
+    """First column of the requested image."""
     top: int = 0
+    """First row of the requested image."""
 
     @property
     def projection(self) -> list[list[float]]:
-        """P, which takes a point in camera space to (x, y, z, w) with w = its depth.
+        """P, which maps a point in camera space to (x, y, z, w) with w = its depth.
 
-        The pixel is at ((x / w + 1) width - 1) / 2, with pixel centres on integers: half a pixel less than ours.
+        The pixel is at ((x / w + 1) width - 1) / 2 with pixel centres on integers: half a pixel less than here.
         """
         return [
             [2 * self.fx / self.width, 0.0, 2 * self.cx / self.width - 1, 0.0],
             [0.0, 2 * self.fy / self.height, 2 * self.cy / self.height - 1, 0.0],
-            [0.0, 0.0, 1.0, 0.0],  # nothing reads z
+            [0.0, 0.0, 1.0, 0.0],  # z is unused
             [0.0, 0.0, 1.0, 0.0],
         ]
 
@@ -68,14 +71,14 @@ def rasterize(
     background: Float[Tensor, "3"],
     return_depth: bool,
 ) -> Rendering:
-    """Draw `gaussians` (batch axis B), view by view; the result has the dtype of the inputs."""
+    """Render `gaussians` (batch axis B), view by view; the result has the dtype of the inputs."""
     if not viewmats.is_cuda:
         raise InputError(
-            f"backend diff_gaussian_rasterization draws CUDA tensors, these are on {viewmats.device}; "
+            f"backend diff_gaussian_rasterization renders CUDA tensors, got tensors on {viewmats.device}; "
             "choose backend torch"
         )
-    if gaussians.count == 0:  # the extension then returns black, whatever the background
-        return torch_backend.rasterize(gaussians, viewmats, Ks, width, height, background, return_depth)
+    if gaussians.count == 0:  # the extension then returns black on any background
+        return rasterize_reference(gaussians, viewmats, Ks, width, height, background, return_depth)
     with torch.cuda.device(viewmats.device):
         return draw(gaussians, viewmats, Ks, width, height, background, return_depth)
 
@@ -90,23 +93,27 @@ def draw(
     return_depth: bool,
 ) -> Rendering:
     """`rasterize` without its checks."""
-    single = gaussians.map(lambda x: x.float().contiguous())  # the backward pass takes contiguous memory for granted
-    single = replace(single, quats=torch.nn.functional.normalize(single.quats, dim=-1))  # and both, unit quaternions
-    pictures = [[enlarged(K, width, height) for K in cameras] for cameras in Ks.detach().tolist()]
+    single = gaussians.map(lambda x: x.float().contiguous())  # the backward pass assumes contiguous memory
+    single = replace(
+        single, quats=torch.nn.functional.normalize(single.quats, dim=-1)
+    )  # and both passes assume unit quaternions
+    padded = [[pad_image(K, width, height) for K in cameras] for cameras in Ks.detach().tolist()]
     cameras = viewmats.float()
-    # The extension gives cameras no gradients. Where they need some, the Gaussians are taken to the camera beforehand.
-    moved = torch.is_grad_enabled() and viewmats.requires_grad
-    view_matrices = (torch.eye(4, device=cameras.device).expand_as(cameras) if moved else cameras).mT.contiguous()
-    projections = view_matrices.new_tensor([[picture.projection for picture in row] for row in pictures]).mT
+    # The extension gives cameras no gradients. If they are needed, Gaussians are transformed to camera space first.
+    in_camera_space = torch.is_grad_enabled() and viewmats.requires_grad
+    view_matrices = (
+        torch.eye(4, device=cameras.device).expand_as(cameras) if in_camera_space else cameras
+    ).mT.contiguous()
+    projections = view_matrices.new_tensor([[image.projection for image in row] for row in padded]).mT
     full_matrices = (view_matrices[..., None] * projections[..., None, :, :]).sum(-2)
     black = view_matrices.new_zeros(3)
 
     views = []
-    for b, row in enumerate(pictures):
-        for c, picture in enumerate(row):
-            rasterizer = GaussianRasterizer(_settings(picture, view_matrices[b, c], full_matrices[b, c], black))
-            images = _draw_view(rasterizer, single[b], cameras[b, c], moved, return_depth)
-            views.append(images[:, picture.top : picture.top + height, picture.left : picture.left + width])
+    for b, row in enumerate(padded):
+        for c, image in enumerate(row):
+            rasterizer = GaussianRasterizer(_settings(image, view_matrices[b, c], full_matrices[b, c], black))
+            maps = _draw_view(rasterizer, single[b], cameras[b, c], in_camera_space, return_depth)
+            views.append(maps[:, image.top : image.top + height, image.left : image.left + width])
     images = torch.stack(views).unflatten(0, viewmats.shape[:2]).to(viewmats.dtype)
     return compose(images[:, :, :-1], images[:, :, -1:], background)
 
@@ -115,11 +122,11 @@ def _draw_view(
     rasterizer: GaussianRasterizer,
     gaussians: Gaussians,
     viewmat: Float[Tensor, "4 4"],
-    moved: bool,
+    in_camera_space: bool,
     return_depth: bool,
 ) -> Float[Tensor, "D+1 H W"]:
     """Weighted sums of the colours and, on request, of the depths; last the transmittance."""
-    if moved:
+    if in_camera_space:
         means = _to_camera(gaussians.means, viewmat)
         shapes = {"cov3D_precomp": _covariances(gaussians, viewmat[:3, :3])}
     else:
@@ -127,7 +134,7 @@ def _draw_view(
         shapes = {"scales": gaussians.scales, "rotations": gaussians.quats}
 
     def sums(features: Float[Tensor, "N 3"]) -> list[Tensor]:
-        placeholder = torch.zeros_like(means)  # takes gradients of the projected centres, which nobody asks for
+        placeholder = torch.zeros_like(means)  # receives gradients of the projected centres, which are not used
         image, _radii, *others = rasterizer(
             means, placeholder, gaussians.opacities[:, None], colors_precomp=features, **shapes
         )
@@ -143,41 +150,41 @@ def _draw_view(
     return torch.cat([colors, depths, 1 - alphas] if return_depth else [colors, 1 - alphas])
 
 
-def enlarged(K: list[list[float]], width: int, height: int) -> Picture:
-    """The picture around one of `width` x `height` pixels in which the kernels keep each splat's shape as we do.
+def pad_image(K: list[list[float]], width: int, height: int) -> PaddedImage:
+    """Pad an image of `width` x `height` pixels such that the kernels bound J as the definition does.
 
-    They bound J at `REACH` of the size to both sides of the principal point, we at `FRUSTUM_MARGIN` of it outside the
-    picture. With the principal point in the middle that is the same. With it elsewhere, as after cropping, splats on
-    the farther side would be drawn too thin, unless the picture is made larger on the other side.
+    They bound it at `REACH` of the size to both sides of the principal point, the definition at `FRUSTUM_MARGIN` of the
+    size outside the image. Both agree for a centred principal point. Otherwise, as after cropping, splats on the
+    farther side would be too thin, unless the image is padded on the other side.
     """
     (fx, _, cx), (_, fy, cy), _ = K
-    full_width, left = _enlarged(width, cx)
-    full_height, top = _enlarged(height, cy)
-    return Picture(fx, fy, cx + left, cy + top, full_width, full_height, left, top)
+    full_width, left = _pad_axis(width, cx)
+    full_height, top = _pad_axis(height, cy)
+    return PaddedImage(fx, fy, cx + left, cy + top, full_width, full_height, left, top)
 
 
-def _enlarged(size: int, center: float) -> tuple[int, int]:
-    """The larger size, and how many of its pixels come first."""
+def _pad_axis(size: int, center: float) -> tuple[int, int]:
+    """The padded size, and the number of pixels before the image."""
     needed = (max(center, size - center) + FRUSTUM_MARGIN * size) / REACH
-    full = max(size, math.ceil(needed - 1e-3))  # no pixel more for the rounding of a principal point in the middle
+    full = max(size, math.ceil(needed - 1e-3))  # rounding of a centred principal point must not add a pixel
     return full, full - size if center < size / 2 else 0
 
 
 def _settings(
-    picture: Picture, view_matrix: Float[Tensor, "4 4"], full_matrix: Float[Tensor, "4 4"], zeros: Float[Tensor, "3"]
+    image: PaddedImage, view_matrix: Float[Tensor, "4 4"], full_matrix: Float[Tensor, "4 4"], zeros: Float[Tensor, "3"]
 ) -> GaussianRasterizationSettings:
-    """A camera in the terms of the extension, before a black background. Its matrices are for row vectors."""
+    """Camera parameters of the extension, with a black background. Its matrices are for row vectors."""
     values = {
-        "image_height": picture.height,
-        "image_width": picture.width,
-        "tanfovx": picture.width / (2 * picture.fx),
-        "tanfovy": picture.height / (2 * picture.fy),
+        "image_height": image.height,
+        "image_width": image.width,
+        "tanfovx": image.width / (2 * image.fx),
+        "tanfovy": image.height / (2 * image.fy),
         "bg": zeros,
         "scale_modifier": 1.0,
         "viewmatrix": view_matrix,
         "projmatrix": full_matrix,
         "sh_degree": 0,
-        "campos": zeros,  # only harmonics need it
+        "campos": zeros,  # used for spherical harmonics only
         "prefiltered": False,
         "debug": False,
         "antialiasing": False,
@@ -186,19 +193,19 @@ def _settings(
     unknown = [name for name in names if name not in values]
     if unknown:
         raise InputError(
-            f"this fork of diff-gaussian-rasterization has settings that HGG does not know: {', '.join(unknown)}; "
+            f"this fork of diff-gaussian-rasterization has unsupported settings: {', '.join(unknown)}; "
             "install one that requirements-cuda.txt names, or choose backend triton"
         )
     return GaussianRasterizationSettings(**{name: values[name] for name in names})
 
 
 def _to_camera(points: Float[Tensor, "N 3"], viewmat: Float[Tensor, "4 4"]) -> Float[Tensor, "N 3"]:
-    # Spelt out, as in core/render/projection.py: reduced-precision matmul modes would blur the geometry.
+    # Without matmul, as in core/render/projection.py: its reduced-precision modes are too inaccurate for geometry.
     return (viewmat[:3, :3] * points[:, None, :]).sum(-1) + viewmat[:3, 3]
 
 
 def _covariances(gaussians: Gaussians, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "N 6"]:
-    """Upper triangles (xx, xy, xz, yy, yz, zz) of the covariances in the frame that `rotation` turns to."""
+    """Upper triangles (xx, xy, xz, yy, yz, zz) of the covariances in the frame that `rotation` maps to."""
     axes = quat_to_matrix(gaussians.quats) * gaussians.scales[:, None, :]
     axes = (rotation[:, :, None] * axes[:, None, :, :]).sum(2)
     rows, columns = (0, 0, 0, 1, 1, 2), (0, 1, 2, 1, 2, 2)

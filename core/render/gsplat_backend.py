@@ -1,7 +1,7 @@
 """Adapter to gsplat (Ye et al., 2024), version 1.5, on CUDA.
 
-It differs from the definition in three small ways: it computes in single precision only, a pixel stops before the
-splat that would bring its transmittance to 1e-4, and no gradient flows back to the intrinsics.
+Differences from the definition: single precision only, a pixel stops before the splat that would reduce its
+transmittance to 1e-4, and no gradient reaches the intrinsics.
 """
 
 import torch
@@ -9,9 +9,9 @@ from gsplat import rasterization
 from jaxtyping import Float
 from torch import Tensor
 
-from core.render import torch_backend
 from core.render.projection import DILATION, NEAR_PLANE
 from core.render.rendering import Rendering, one_batch_axis
+from core.render.torch_backend import rasterize as rasterize_reference
 from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
 
@@ -26,11 +26,11 @@ def rasterize(
     background: Float[Tensor, "3"],
     return_depth: bool,
 ) -> Rendering:
-    """Draw `gaussians` (batch axis B) in one set of launches; the result has the dtype of the inputs."""
+    """Render `gaussians` (batch axis B) in one call of gsplat; the result has the dtype of the inputs."""
     if not viewmats.is_cuda:
-        raise InputError(f"backend gsplat draws CUDA tensors, these are on {viewmats.device}; choose backend torch")
+        raise InputError(f"backend gsplat renders CUDA tensors, got tensors on {viewmats.device}; choose backend torch")
     if gaussians.count == 0:  # gsplat divides by the count
-        return torch_backend.rasterize(gaussians, viewmats, Ks, width, height, background, return_depth)
+        return rasterize_reference(gaussians, viewmats, Ks, width, height, background, return_depth)
     single = gaussians.to(torch.float32)
     with torch.cuda.device(viewmats.device):
         images, alphas, _ = rasterization(

@@ -1,23 +1,24 @@
-"""Launching kernels at little cost on the host.
+"""Kernel launches with little host overhead.
 
-`kernel[grid](...)` looks at every argument to find the compilation that fits, which takes longer than many a kernel
-here. A `Launcher` looks once: it knows that pointers are aligned, and its kernels do not care what integers they get.
+`kernel[grid](...)` inspects every argument to select a compiled variant, which takes longer than many kernels of this
+package. A `Launcher` selects the variant once. This is valid because pointers are aligned and integer arguments are not
+specialised.
 """
 
 import torch
 from triton import JITFunction
 from triton.compiler import CompiledKernel
 
-ALIGNMENT = 16  # bytes; what Triton finds out about pointers
+ALIGNMENT = 16  # bytes; the pointer alignment that Triton specialises on
 
 
 class Launcher:
-    """Launches one kernel, and keeps what Triton made of it.
+    """Launches one kernel, and caches its compiled form per device and constants.
 
     Args:
-        kernel: With tensors and integers first, none of the latter specialised (`do_not_specialize`), then constants.
-            Each tensor argument always has the same type.
-        options: What Triton compiles with (`num_warps`, `maxnreg`).
+        kernel: Its parameters are tensors and integers first, no integer specialised (`do_not_specialize`), then
+            constants. Each tensor argument always has the same dtype.
+        options: Compilation options of Triton (`num_warps`, `maxnreg`).
     """
 
     def __init__(self, kernel: JITFunction, **options: int):
@@ -25,12 +26,12 @@ class Launcher:
         self._compiled: dict[tuple, CompiledKernel] = {}
 
     def __call__(self, grid: tuple[int, ...], *arguments: torch.Tensor | int, constants: tuple = ()) -> None:
-        """Launch on the current device, which the tensors are on.
+        """Launch on the current device, which must hold the tensors.
 
         Args:
-            grid: Programs, along one to three axes.
-            arguments: Tensors, each beginning at a multiple of `ALIGNMENT`, and integers.
-            constants: The kernel's constants, in order.
+            grid: Number of programs along one to three axes.
+            arguments: Tensors, each starting at a multiple of `ALIGNMENT` bytes, and integers.
+            constants: Values of the kernel's constants, in order.
         """
         device = torch.cuda.current_device() if torch.cuda.is_available() else None  # None: in the interpreter
         compiled = self._compiled.get((device, constants))
@@ -43,6 +44,6 @@ class Launcher:
 
 
 def aligned(values: torch.Tensor) -> torch.Tensor:
-    """The same values in adjacent words, beginning at a multiple of `ALIGNMENT`."""
+    """The same values in contiguous memory that starts at a multiple of `ALIGNMENT` bytes."""
     values = values.contiguous()
     return values if values.data_ptr() % ALIGNMENT == 0 else values.clone()

@@ -1,6 +1,6 @@
-"""EWA projection: what a 3D Gaussian looks like to a pinhole camera.
+"""EWA projection of 3D Gaussians to the image of a pinhole camera.
 
-A Gaussian with covariance S in camera space is drawn as the 2D Gaussian with covariance J S J^T + 0.3 I, where J is
+A Gaussian with covariance S in camera space becomes the 2D Gaussian with covariance J S J^T + 0.3 I, where J is
 the derivative of the perspective map at its centre. Zwicker et al., EWA Volume Splatting (2001), Sec. 4; Kerbl et al.
 (2023), Sec. 4.
 """
@@ -23,26 +23,17 @@ FRUSTUM_MARGIN = 0.15  # of the image's size; J is evaluated no farther outside 
 
 @dataclass(frozen=True)
 class Splats:
-    """Gaussians as a camera sees them, in pixels; pixel centres lie at +0.5.
-
-    `whiteners` (p, q, r) stand for W = [[p, q], [0, r]], which turns a pixel's offset d from the centre into standard
-    deviations: the splat has the density exp(-|W d|^2 / 2) there, and W^T W is the inverse of the covariance, the
-    conic. From the conic itself, the density of a long thin splat would be a small difference of large numbers, lost
-    in rounding.
-    """
+    """Gaussians projected to the image of a camera, in pixels; pixel centres lie at +0.5."""
 
     means2d: Float[Tensor, "*batch N 2"]
     whiteners: Float[Tensor, "*batch N 3"]
+    """(p, q, r) of W = [[p, q], [0, r]], which maps a pixel's offset d from the centre to standard deviations. The
+    splat's density is exp(-|W d|^2 / 2), and W^T W is the inverse covariance, the conic. Computed from the conic, the
+    density of a long thin splat would be a small difference of large numbers, lost in rounding."""
     depths: Float[Tensor, "*batch N"]
     """Distance along the optical axis, in metres."""
     extents: Float[Tensor, "*batch N 2"]
     """Half the width and height of the box outside of which alpha is below `ALPHA_MIN`; 0 if not drawn. No gradient."""
-
-    @property
-    def conics(self) -> Float[Tensor, "*batch N 3"]:
-        """Inverse covariances (xx, xy, yy), in 1 / square pixels."""
-        p, q, r = self.whiteners.unbind(-1)
-        return torch.stack([p * p, p * q, q * q + r * r], -1)
 
 
 def project(
@@ -54,25 +45,25 @@ def project(
 ) -> Splats:
     """Project Gaussians, whose batch axes broadcast with those of the cameras, for images of `width` x `height` pixels.
 
-    Only fx, fy, cx and cy of `Ks` count. Gaussians at or behind the near plane have finite values and zero gradients.
+    Only fx, fy, cx, cy of `Ks` are used. Gaussians at or behind the near plane have finite values and zero gradients.
     """
     rotations, translations = viewmats[..., None, :3, :3], viewmats[..., None, :3, 3]
-    centers = _turn(gaussians.means, rotations) + translations
+    centers = _rotate(gaussians.means, rotations) + translations
     in_front = centers[..., 2:] > NEAR_PLANE
-    # A stand-in one metre ahead keeps the divisions below, and their gradients, finite for those behind the camera.
+    # A substitute one metre ahead keeps the divisions below, and their gradients, finite behind the near plane.
     x, y, z = torch.where(in_front, centers, centers.new_tensor([0.0, 0.0, 1.0])).unbind(-1)
 
     fx, fy, cx, cy = (Ks[..., None, i, j] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
     tan_x, tan_y = x / z, y / z
     means2d = torch.stack([fx * tan_x + cx, fy * tan_y + cy], -1)
 
-    # J grows without bound towards the sides, where a linear map means nothing any more: evaluate it near the image.
+    # J grows without bound away from the image, where the linear approximation fails: evaluate it near the image.
     tan_x = _clamp(tan_x, (-FRUSTUM_MARGIN * width - cx) / fx, ((1 + FRUSTUM_MARGIN) * width - cx) / fx)
     tan_y = _clamp(tan_y, (-FRUSTUM_MARGIN * height - cy) / fy, ((1 + FRUSTUM_MARGIN) * height - cy) / fy)
 
-    # M = J R_view R S has the rows u and v; its columns are the images of the Gaussian's axes.
+    # M = J R_view R S has the rows u and v; its columns are the projected axes of the Gaussian.
     axes = (quat_to_matrix(gaussians.quats) * gaussians.scales[..., None, :]).transpose(-1, -2)
-    axes_x, axes_y, axes_z = _turn(axes, rotations[..., None, :, :]).unbind(-1)
+    axes_x, axes_y, axes_z = _rotate(axes, rotations[..., None, :, :]).unbind(-1)
     u = (fx / z)[..., None] * (axes_x - tan_x[..., None] * axes_z)
     v = (fy / z)[..., None] * (axes_y - tan_y[..., None] * axes_z)
     uu, uv, vv = (u * u).sum(-1), (u * v).sum(-1), (v * v).sum(-1)
@@ -85,15 +76,15 @@ def project(
 
     with torch.no_grad():
         drawn = in_front[..., 0] & (gaussians.opacities >= ALPHA_MIN)
-        # o exp(-r^2 / 2) = ALPHA_MIN at r standard deviations; a little more, so that rounding never cuts a pixel off.
+        # o exp(-r^2 / 2) = ALPHA_MIN at r standard deviations; the margin ensures that rounding drops no pixel.
         radii = (2 * torch.log(gaussians.opacities.clamp_min(ALPHA_MIN) / ALPHA_MIN)).sqrt()
         extents = radii[..., None] * torch.stack([var_x, var_y], -1).sqrt() * 1.0001 + 0.01
         extents = torch.where(drawn[..., None], extents, 0.0)
     return Splats(means2d, whiteners, z, extents)
 
 
-def _turn(vectors: Tensor, matrices: Tensor) -> Tensor:
-    """Matrix times vector, spelt out: reduced-precision matmul modes meant for networks would blur the geometry."""
+def _rotate(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """Matrix times vector without matmul, whose reduced-precision modes are too inaccurate for geometry."""
     return (matrices * vectors[..., None, :]).sum(-1)
 
 

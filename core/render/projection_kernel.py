@@ -1,7 +1,7 @@
-"""EWA projection of all Gaussians into all cameras, forward and backward, one launch each.
+"""EWA projection of all Gaussians into all cameras: one kernel for the forward pass, one for the backward pass.
 
-Reference: `project_rows_reference` and `depth_keys_reference` in `core/render/splat_table.py`, from
-`core/render/projection.py`, whose names are used here.
+Reference: `splat_table_reference` and `depth_keys_reference` in `core/render/splat_table.py`, which build on
+`core/render/projection.py`. Variables are named as there.
 """
 
 import torch
@@ -23,8 +23,7 @@ from core.render.splat_table import (
     NOT_DRAWN,
     OCTAVES,
     RED,
-    ROW,
-    ROW_WORDS,
+    STRIDE,
     WHITENER_UNIT,
     DepthOrder,
     P,
@@ -38,7 +37,7 @@ from smpl_renderer.load_store import load3, store3
 
 BLOCK = 64  # Gaussians per program
 
-# In products a tensor stands before these: in the other order, the interpreter of Triton 3.9 makes a constant of both.
+# In products, tensors come before these constants: in the other order, the interpreter of Triton 3.9 gives a constant.
 NEAR_PLANE = tl.constexpr(projection.NEAR_PLANE)
 DILATION = tl.constexpr(projection.DILATION)
 ALPHA_MIN = tl.constexpr(projection.ALPHA_MIN)
@@ -47,14 +46,14 @@ UNIT = tl.constexpr(WHITENER_UNIT)
 
 
 @triton.jit
-def _turn(rotation, x, y, z):
-    """Matrix times vector; a matrix is its nine entries, row by row."""
+def _rotate(rotation, x, y, z):
+    """Matrix times vector; a matrix is a tuple of its nine entries in row-major order."""
     m00, m01, m02, m10, m11, m12, m20, m21, m22 = rotation
     return m00 * x + m01 * y + m02 * z, m10 * x + m11 * y + m12 * z, m20 * x + m21 * y + m22 * z
 
 
 @triton.jit
-def _turn_back(rotation, x, y, z):
+def _rotate_transposed(rotation, x, y, z):
     """Transposed matrix times vector."""
     m00, m01, m02, m10, m11, m12, m20, m21, m22 = rotation
     return m00 * x + m10 * y + m20 * z, m01 * x + m11 * y + m21 * z, m02 * x + m12 * y + m22 * z
@@ -75,7 +74,7 @@ def _load_camera(viewmats, Ks, view):
 
 @triton.jit
 def _load_rotation(quats, i, mask):
-    """The unit quaternion (w, x, y, z), the length it had, and its matrix."""
+    """Unit quaternion (w, x, y, z), its length before normalisation, and its rotation matrix."""
     w = tl.load(quats + i * 4, mask, 1.0)
     x, y, z = load3(quats + i * 4 + 1, mask)
     length = tl.maximum(tl.sqrt(w * w + x * x + y * y + z * z), 1e-12)
@@ -96,29 +95,32 @@ def _load_rotation(quats, i, mask):
 
 @triton.jit
 def _center(camera, mean_x, mean_y, mean_z, width, height):
-    """Whether a centre is in front, its depth, its tangents, and those at which J is evaluated."""
+    """Whether the centre is in front of the camera, its depth, x / z and y / z, and these clamped for J."""
     rotation, translation, intrinsics = camera
     fx, fy, cx, cy = intrinsics
-    x, y, z = _turn(rotation, mean_x, mean_y, mean_z)
+    x, y, z = _rotate(rotation, mean_x, mean_y, mean_z)
     x, y, z = x + translation[0], y + translation[1], z + translation[2]
     in_front = z > NEAR_PLANE
     x, y, z = tl.where(in_front, x, 0.0), tl.where(in_front, y, 0.0), tl.where(in_front, z, 1.0)
     tan_x, tan_y = x / z, y / z
-    bent_x = tl.minimum(tl.maximum(tan_x, (width * -MARGIN - cx) / fx), (width * (1 + MARGIN) - cx) / fx)
-    bent_y = tl.minimum(tl.maximum(tan_y, (height * -MARGIN - cy) / fy), (height * (1 + MARGIN) - cy) / fy)
-    return in_front, z, tan_x, tan_y, bent_x, bent_y
+    clamped_x = tl.minimum(tl.maximum(tan_x, (width * -MARGIN - cx) / fx), (width * (1 + MARGIN) - cx) / fx)
+    clamped_y = tl.minimum(tl.maximum(tan_y, (height * -MARGIN - cy) / fy), (height * (1 + MARGIN) - cy) / fy)
+    return in_front, z, tan_x, tan_y, clamped_x, clamped_y
 
 
 @triton.jit
-def _image_of_axis(view_rotation, axis_x, axis_y, axis_z, scale, gain_x, gain_y, bent_x, bent_y):
-    """One axis of the Gaussian (a column of its rotation times its size): turned z, and x and y in pixels."""
-    x, y, z = _turn(view_rotation, axis_x * scale, axis_y * scale, axis_z * scale)
-    return z, gain_x * (x - bent_x * z), gain_y * (y - bent_y * z)
+def _project_axis(view_rotation, axis_x, axis_y, axis_z, scale, gain_x, gain_y, clamped_x, clamped_y):
+    """Depth component in camera space and image (u, v) in pixels of one principal axis of a Gaussian.
+
+    The axis is a column of the rotation matrix; `scale` is the standard deviation along it.
+    """
+    x, y, z = _rotate(view_rotation, axis_x * scale, axis_y * scale, axis_z * scale)
+    return z, gain_x * (x - clamped_x * z), gain_y * (y - clamped_y * z)
 
 
 @triton.jit
 def _covariance(u0, u1, u2, v0, v1, v2):
-    """The products uu, uv, vv, the root of the dilated determinant, and that of the dilated variance in y."""
+    """Entries uu, uv, vv of the covariance; square roots of its dilated determinant and of its dilated vv."""
     uu, uv, vv = u0 * u0 + u1 * u1 + u2 * u2, u0 * v0 + u1 * v1 + u2 * v2, v0 * v0 + v1 * v1 + v2 * v2
     n0, n1, n2 = u1 * v2 - u2 * v1, u2 * v0 - u0 * v2, u0 * v1 - u1 * v0
     area = tl.sqrt(n0 * n0 + n1 * n1 + n2 * n2 + (uu + vv) * DILATION + DILATION * DILATION)
@@ -127,7 +129,7 @@ def _covariance(u0, u1, u2, v0, v1, v2):
 
 @triton.jit(do_not_specialize=["count", "num_cameras", "width", "height"])
 def _fwd_kernel(
-    means, quats, scales, opacities, colors, viewmats, Ks, rows, keys, sizes, heads, nexts,
+    means, quats, scales, opacities, colors, viewmats, Ks, table, keys, sizes, heads, nexts,
     count, num_cameras, width, height, OCTAVE_BITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     view = tl.program_id(0).to(tl.int64)
@@ -139,29 +141,29 @@ def _fwd_kernel(
     fx, fy, cx, cy = intrinsics
 
     mean_x, mean_y, mean_z = load3(means + i * 3, mask)
-    in_front, z, tan_x, tan_y, bent_x, bent_y = _center(camera, mean_x, mean_y, mean_z, width, height)
+    in_front, z, tan_x, tan_y, clamped_x, clamped_y = _center(camera, mean_x, mean_y, mean_z, width, height)
     _, _, m = _load_rotation(quats, i, mask)
     s0, s1, s2 = load3(scales + i * 3, mask)
-    _, u0, v0 = _image_of_axis(rotation, m[0], m[3], m[6], s0, fx / z, fy / z, bent_x, bent_y)
-    _, u1, v1 = _image_of_axis(rotation, m[1], m[4], m[7], s1, fx / z, fy / z, bent_x, bent_y)
-    _, u2, v2 = _image_of_axis(rotation, m[2], m[5], m[8], s2, fx / z, fy / z, bent_x, bent_y)
+    _, u0, v0 = _project_axis(rotation, m[0], m[3], m[6], s0, fx / z, fy / z, clamped_x, clamped_y)
+    _, u1, v1 = _project_axis(rotation, m[1], m[4], m[7], s1, fx / z, fy / z, clamped_x, clamped_y)
+    _, u2, v2 = _project_axis(rotation, m[2], m[5], m[8], s2, fx / z, fy / z, clamped_x, clamped_y)
     _, uv, _, area, sigma_y = _covariance(u0, u1, u2, v0, v1, v2)
 
     opacity = tl.load(opacities + i, mask, 0.0)
     drawn = in_front & (opacity >= ALPHA_MIN)
     red, green, blue = load3(colors + i * 3, mask)
-    row = rows + (view * count + n) * ROW
-    tl.store(row + MEAN_X, fx * tan_x + cx, mask)
-    tl.store(row + MEAN_Y, fy * tan_y + cy, mask)
-    tl.store(row + P, sigma_y * UNIT / area, mask)
-    tl.store(row + Q, uv * -UNIT / (sigma_y * area), mask)
-    tl.store(row + R, 1.0 / sigma_y * UNIT, mask)
-    tl.store(row + LOG2_OPACITY, tl.where(drawn, tl.log2(tl.maximum(opacity, ALPHA_MIN)), float("-inf")), mask)
-    # What is not drawn may have any colour, and a picture of too many splats still looks at it.
-    tl.store(row + RED, tl.where(drawn, red, 0.0), mask)
-    tl.store(row + GREEN, tl.where(drawn, green, 0.0), mask)
-    tl.store(row + BLUE, tl.where(drawn, blue, 0.0), mask)
-    tl.store(row + DEPTH, z, mask)
+    splat = table + (view * count + n) * STRIDE
+    tl.store(splat + MEAN_X, fx * tan_x + cx, mask)
+    tl.store(splat + MEAN_Y, fy * tan_y + cy, mask)
+    tl.store(splat + P, sigma_y * UNIT / area, mask)
+    tl.store(splat + Q, uv * -UNIT / (sigma_y * area), mask)
+    tl.store(splat + R, 1.0 / sigma_y * UNIT, mask)
+    tl.store(splat + LOG2_OPACITY, tl.where(drawn, tl.log2(tl.maximum(opacity, ALPHA_MIN)), float("-inf")), mask)
+    # Splats that are not drawn may have any colour, and compositing reads them when the lists overflow.
+    tl.store(splat + RED, tl.where(drawn, red, 0.0), mask)
+    tl.store(splat + GREEN, tl.where(drawn, green, 0.0), mask)
+    tl.store(splat + BLUE, tl.where(drawn, blue, 0.0), mask)
+    tl.store(splat + DEPTH, z, mask)
 
     m = viewmats + view * 16 + 8
     depth = (
@@ -180,10 +182,10 @@ def _fwd_kernel(
 
 @triton.jit(do_not_specialize=["count", "num_cameras", "width", "height"])
 def _bwd_kernel(
-    means, quats, scales, opacities, viewmats, Ks, g_rows, g_means, g_quats, g_scales, g_opacities, g_colors,
+    means, quats, scales, opacities, viewmats, Ks, g_table, g_means, g_quats, g_scales, g_opacities, g_colors,
     count, num_cameras, width, height, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program owns a block of Gaussians and sums over their cameras: no atomics, and always in the same order."""
+    """Each program sums the gradients of a block of Gaussians over the cameras: no atomics, and a fixed order."""
     subject = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = n < count
@@ -192,8 +194,8 @@ def _bwd_kernel(
     quat, length, m = _load_rotation(quats, i, mask)
     s0, s1, s2 = load3(scales + i * 3, mask)
     zero = tl.zeros([BLOCK], tl.float32)
-    gm_x, gm_y, gm_z = zero, zero, zero  # of the mean
-    g00, g10, g20, g01, g11, g21, g02, g12, g22 = zero, zero, zero, zero, zero, zero, zero, zero, zero  # of scaled axes
+    gm_x, gm_y, gm_z = zero, zero, zero  # mean
+    g00, g10, g20, g01, g11, g21, g02, g12, g22 = zero, zero, zero, zero, zero, zero, zero, zero, zero  # scaled axes
     g_log2_opacity, g_red, g_green, g_blue = zero, zero, zero, zero
 
     view = subject * num_cameras
@@ -201,51 +203,51 @@ def _bwd_kernel(
         camera = _load_camera(viewmats, Ks, view)
         rotation, _, intrinsics = camera
         fx, fy, _, _ = intrinsics
-        in_front, z, tan_x, tan_y, bent_x, bent_y = _center(camera, mean_x, mean_y, mean_z, width, height)
+        in_front, z, tan_x, tan_y, clamped_x, clamped_y = _center(camera, mean_x, mean_y, mean_z, width, height)
         gain_x, gain_y = fx / z, fy / z
-        z0, u0, v0 = _image_of_axis(rotation, m[0], m[3], m[6], s0, gain_x, gain_y, bent_x, bent_y)
-        z1, u1, v1 = _image_of_axis(rotation, m[1], m[4], m[7], s1, gain_x, gain_y, bent_x, bent_y)
-        z2, u2, v2 = _image_of_axis(rotation, m[2], m[5], m[8], s2, gain_x, gain_y, bent_x, bent_y)
+        z0, u0, v0 = _project_axis(rotation, m[0], m[3], m[6], s0, gain_x, gain_y, clamped_x, clamped_y)
+        z1, u1, v1 = _project_axis(rotation, m[1], m[4], m[7], s1, gain_x, gain_y, clamped_x, clamped_y)
+        z2, u2, v2 = _project_axis(rotation, m[2], m[5], m[8], s2, gain_x, gain_y, clamped_x, clamped_y)
         uu, uv, vv, area, sigma_y = _covariance(u0, u1, u2, v0, v1, v2)
 
-        g_row = g_rows + (view * count + n) * ROW
-        g_log2_opacity += tl.load(g_row + LOG2_OPACITY, mask, 0.0)
-        red, green, blue = load3(g_row + RED, mask)
+        g_splat = g_table + (view * count + n) * STRIDE
+        g_log2_opacity += tl.load(g_splat + LOG2_OPACITY, mask, 0.0)
+        red, green, blue = load3(g_splat + RED, mask)
         g_red, g_green, g_blue = g_red + red, g_green + green, g_blue + blue
 
         # Whitener p = sigma_y / area, q = -uv / (sigma_y area), r = 1 / sigma_y, to uv, vv and the determinant area^2.
-        g_p, g_q, g_r = load3(g_row + P, mask)
+        g_p, g_q, g_r = load3(g_splat + P, mask)
         g_p, g_q, g_r = g_p * UNIT, g_q * UNIT, g_r * UNIT
         p, q, r = sigma_y / area, -uv / (sigma_y * area), 1 / sigma_y
         g_uv = -g_q * r / area
         g_vv = 0.5 * r * (g_p / area - g_q * q * r - g_r * r * r)
         g_det = -0.5 * (g_p * p + g_q * q) / (area * area)
-        # To the axes' images: det = |u x v|^2 + D (uu + vv) + D^2, and v x (u x v) = vv u - uv v.
-        of_u, of_v, of_both = 2 * g_det * (vv + DILATION), 2 * (g_det * (uu + DILATION) + g_vv), g_uv - 2 * g_det * uv
-        g_u0, g_u1, g_u2 = of_u * u0 + of_both * v0, of_u * u1 + of_both * v1, of_u * u2 + of_both * v2
-        g_v0, g_v1, g_v2 = of_v * v0 + of_both * u0, of_v * v1 + of_both * u1, of_v * v2 + of_both * u2
-        # To the turned axes, the tangents and the centre: u = fx / z (x_axis - bent_x z_axis), and v alike.
-        g_bent_x = -gain_x * (g_u0 * z0 + g_u1 * z1 + g_u2 * z2)
-        g_bent_y = -gain_y * (g_v0 * z0 + g_v1 * z1 + g_v2 * z2)
-        g_tan_x = fx * tl.load(g_row + MEAN_X, mask, 0.0) + tl.where(bent_x == tan_x, g_bent_x, 0.0)
-        g_tan_y = fy * tl.load(g_row + MEAN_Y, mask, 0.0) + tl.where(bent_y == tan_y, g_bent_y, 0.0)
+        # To u and v: det = |u x v|^2 + D (uu + vv) + D^2, and v x (u x v) = vv u - uv v.
+        k_u, k_v, k_uv = 2 * g_det * (vv + DILATION), 2 * (g_det * (uu + DILATION) + g_vv), g_uv - 2 * g_det * uv
+        g_u0, g_u1, g_u2 = k_u * u0 + k_uv * v0, k_u * u1 + k_uv * v1, k_u * u2 + k_uv * v2
+        g_v0, g_v1, g_v2 = k_v * v0 + k_uv * u0, k_v * v1 + k_uv * u1, k_v * v2 + k_uv * u2
+        # To the rotated axes, the tangents and the centre: u = fx / z (x_axis - clamped_x z_axis), and v alike.
+        g_clamped_x = -gain_x * (g_u0 * z0 + g_u1 * z1 + g_u2 * z2)
+        g_clamped_y = -gain_y * (g_v0 * z0 + g_v1 * z1 + g_v2 * z2)
+        g_tan_x = fx * tl.load(g_splat + MEAN_X, mask, 0.0) + tl.where(clamped_x == tan_x, g_clamped_x, 0.0)
+        g_tan_y = fy * tl.load(g_splat + MEAN_Y, mask, 0.0) + tl.where(clamped_y == tan_y, g_clamped_y, 0.0)
         g_gains = g_u0 * u0 + g_u1 * u1 + g_u2 * u2 + g_v0 * v0 + g_v1 * v1 + g_v2 * v2
-        g_z = tl.load(g_row + DEPTH, mask, 0.0) - (g_gains + g_tan_x * tan_x + g_tan_y * tan_y) / z
-        d_x, d_y, d_z = _turn_back(rotation, g_tan_x / z, g_tan_y / z, g_z)
+        g_z = tl.load(g_splat + DEPTH, mask, 0.0) - (g_gains + g_tan_x * tan_x + g_tan_y * tan_y) / z
+        d_x, d_y, d_z = _rotate_transposed(rotation, g_tan_x / z, g_tan_y / z, g_z)
         gm_x += tl.where(in_front, d_x, 0.0)
         gm_y += tl.where(in_front, d_y, 0.0)
         gm_z += tl.where(in_front, d_z, 0.0)
-        d_x, d_y, d_z = _axis_gradient(rotation, g_u0, g_v0, gain_x, gain_y, bent_x, bent_y)
+        d_x, d_y, d_z = _axis_gradient(rotation, g_u0, g_v0, gain_x, gain_y, clamped_x, clamped_y)
         g00, g10, g20 = g00 + d_x, g10 + d_y, g20 + d_z
-        d_x, d_y, d_z = _axis_gradient(rotation, g_u1, g_v1, gain_x, gain_y, bent_x, bent_y)
+        d_x, d_y, d_z = _axis_gradient(rotation, g_u1, g_v1, gain_x, gain_y, clamped_x, clamped_y)
         g01, g11, g21 = g01 + d_x, g11 + d_y, g21 + d_z
-        d_x, d_y, d_z = _axis_gradient(rotation, g_u2, g_v2, gain_x, gain_y, bent_x, bent_y)
+        d_x, d_y, d_z = _axis_gradient(rotation, g_u2, g_v2, gain_x, gain_y, clamped_x, clamped_y)
         g02, g12, g22 = g02 + d_x, g12 + d_y, g22 + d_z
         view += 1
 
     store3(g_means + i * 3, gm_x, gm_y, gm_z, mask)
     store3(g_colors + i * 3, g_red, g_green, g_blue, mask)
-    # Those below ALPHA_MIN have gradient 0 in the table; the bound keeps 0 / 0 away.
+    # Opacities below ALPHA_MIN have gradient 0 in the table; the bound avoids 0 / 0.
     opacity = tl.maximum(tl.load(opacities + i, mask, 1.0), ALPHA_MIN)
     tl.store(g_opacities + i, g_log2_opacity / (opacity * LN_2), mask)
     store3(
@@ -263,18 +265,18 @@ def _bwd_kernel(
     g_x = 2 * (w * (g21 - g12) + y * (g01 + g10) + z * (g02 + g20) - 2 * x * (g11 + g22))
     g_y = 2 * (w * (g02 - g20) + x * (g01 + g10) + z * (g12 + g21) - 2 * y * (g00 + g22))
     g_z = 2 * (w * (g10 - g01) + x * (g02 + g20) + y * (g12 + g21) - 2 * z * (g00 + g11))
-    along = w * g_w + x * g_x + y * g_y + z * g_z  # the length of a quaternion does not matter
-    tl.store(g_quats + i * 4, (g_w - w * along) / length, mask)
+    radial = w * g_w + x * g_x + y * g_y + z * g_z  # the length of a quaternion has no gradient
+    tl.store(g_quats + i * 4, (g_w - w * radial) / length, mask)
     store3(
-        g_quats + i * 4 + 1, (g_x - x * along) / length, (g_y - y * along) / length, (g_z - z * along) / length, mask
+        g_quats + i * 4 + 1, (g_x - x * radial) / length, (g_y - y * radial) / length, (g_z - z * radial) / length, mask
     )
 
 
 @triton.jit
-def _axis_gradient(view_rotation, g_u, g_v, gain_x, gain_y, bent_x, bent_y):
-    """Adjoint of `_image_of_axis`, to the scaled axis in the world."""
+def _axis_gradient(view_rotation, g_u, g_v, gain_x, gain_y, clamped_x, clamped_y):
+    """Adjoint of `_project_axis`: the gradient of the scaled axis in the world frame."""
     g_x, g_y = gain_x * g_u, gain_y * g_v
-    return _turn_back(view_rotation, g_x, g_y, -bent_x * g_x - bent_y * g_y)
+    return _rotate_transposed(view_rotation, g_x, g_y, -clamped_x * g_x - clamped_y * g_y)
 
 
 _launch_fwd, _launch_bwd = (Launcher(kernel, num_warps=2) for kernel in (_fwd_kernel, _bwd_kernel))
@@ -287,10 +289,10 @@ def project(
     width: int,
     height: int,
 ) -> tuple[Float[Tensor, "*batch C N 12"], DepthOrder]:
-    """The table of splats, and what their order by depth follows from. All tensors are `aligned` float32."""
+    """Splat table and depth order of every view. All tensors are `aligned` float32."""
     views, count = viewmats.shape[:-2], gaussians.count
     num_views, num_cameras = views.numel(), views[-1]
-    rows = viewmats.new_empty(*views, count, ROW_WORDS)
+    table = viewmats.new_empty(*views, count, STRIDE.value)
     keys = torch.empty(*views, count, dtype=torch.int64, device=viewmats.device)
     nexts = torch.empty(*views, count, dtype=torch.int32, device=viewmats.device)
     bits = octave_bits(count)
@@ -298,11 +300,11 @@ def project(
     g = gaussians
     _launch_fwd(
         (num_views, triton.cdiv(count, BLOCK)),
-        *(g.means, g.quats, g.scales, g.opacities, g.colors, viewmats, Ks, rows, keys, sizes, heads, nexts),
+        *(g.means, g.quats, g.scales, g.opacities, g.colors, viewmats, Ks, table, keys, sizes, heads, nexts),
         *(count, num_cameras, width, height),
         constants=(bits, BLOCK),
     )
-    return rows, DepthOrder(keys, sizes, heads, nexts)
+    return table, DepthOrder(keys, sizes, heads, nexts)
 
 
 def project_backward(
@@ -311,14 +313,14 @@ def project_backward(
     Ks: Float[Tensor, "*batch C 3 3"],
     width: int,
     height: int,
-    grad_rows: Float[Tensor, "*batch C N 12"],
+    grad_table: Float[Tensor, "*batch C N 12"],
 ) -> Gaussians:
-    """The gradients of the Gaussians, given that of their table. All tensors are `aligned` float32."""
+    """Gradients of the Gaussians, given that of their splat table. All tensors are `aligned` float32."""
     num_cameras, count = viewmats.shape[-3], gaussians.count
     g, grads = gaussians, gaussians.map(torch.empty_like)
     _launch_bwd(
         (gaussians.batch_shape.numel(), triton.cdiv(count, BLOCK)),
-        *(g.means, g.quats, g.scales, g.opacities, viewmats, Ks, grad_rows),
+        *(g.means, g.quats, g.scales, g.opacities, viewmats, Ks, grad_table),
         *(grads.means, grads.quats, grads.scales, grads.opacities, grads.colors),
         *(count, num_cameras, width, height),
         constants=(BLOCK,),

@@ -1,4 +1,4 @@
-"""What a rasterizer gives back."""
+"""Output of a rasterizer, and helpers that backends share."""
 
 import functools
 from collections.abc import Callable
@@ -14,19 +14,18 @@ from smpl_renderer.tensor_structure import TensorStructure
 
 @dataclass(frozen=True)
 class Rendering(TensorStructure):
-    """Pictures of Gaussians, composed on a background.
-
-    `alphas` is what the Gaussians cover of each pixel. `depths` is the mean depth of what is seen there, in metres
-    along the optical axis: sum_k w_k z_k / sum_k w_k with the weights of compositing, and 0 where nothing is.
-    """
+    """Images of Gaussians, composed on a background."""
 
     colors: Float[Tensor, "*batch C 3 H W"]
     alphas: Float[Tensor, "*batch C 1 H W"]
+    """Coverage of each pixel by the Gaussians."""
     depths: Float[Tensor, "*batch C 1 H W"] | None = None
+    """Mean depth in metres along the optical axis: sum_k w_k z_k / sum_k w_k with the weights of compositing; 0 where
+    alpha is 0."""
 
 
 def one_batch_axis(draw: Callable[..., Rendering]) -> Callable[..., Rendering]:
-    """Let a backend that draws sets of Gaussians `[B]` take any batch axes."""
+    """Extend a backend for sets of Gaussians `[B]` to any batch axes."""
 
     @functools.wraps(draw)
     def draw_any(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, *arguments, **options) -> Rendering:
@@ -46,7 +45,7 @@ def compose(
     transmittances: Float[Tensor, "*batch C 1 H W"],
     background: Float[Tensor, "3"],
 ) -> Rendering:
-    """Put sums of weighted colours (D = 3), or of colours and depths (D = 4), on a background."""
+    """Compose weighted sums of colours (D = 3), or of colours and depths (D = 4), on a background."""
     alphas = 1 - transmittances
     colors = sums[..., :3, :, :] + transmittances * background[:, None, None]
     if sums.shape[-3] == 3:

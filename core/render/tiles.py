@@ -1,4 +1,4 @@
-"""Which splats touch which part of an image: tiles with their splats from near to far, in chunks of bounded size."""
+"""Assignment of splats to image tiles, from near to far, in chunks of bounded size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Canvas:
-    """An image of `width` x `height` pixels, cut into tiles of `tile` x `tile`; the last of them may stick out."""
+    """An image of `width` x `height` pixels, divided into tiles of `tile` x `tile`; the last ones may exceed it."""
 
     width: int
     height: int
@@ -18,23 +18,23 @@ class Canvas:
 
     @property
     def columns(self) -> int:
-        """Tiles side by side."""
+        """Number of tiles along the width."""
         return -(-self.width // self.tile)
 
     @property
     def rows(self) -> int:
-        """Tiles on top of each other."""
+        """Number of tiles along the height."""
         return -(-self.height // self.tile)
 
     def to_tiles(self, image: Float[Tensor, "D H W"]) -> Float[Tensor, "tiles D tile tile"]:
-        """Cut up, row by row; zeros fill what sticks out."""
+        """Split an image into tiles in row-major order; pixels beyond the image are 0."""
         right, bottom = self.columns * self.tile - self.width, self.rows * self.tile - self.height
         padded = torch.nn.functional.pad(image, (0, right, 0, bottom))
         blocks = padded.view(-1, self.rows, self.tile, self.columns, self.tile)
         return blocks.permute(1, 3, 0, 2, 4).reshape(self.rows * self.columns, -1, self.tile, self.tile)
 
     def to_image(self, tiles: Float[Tensor, "tiles D tile tile"]) -> Float[Tensor, "D H W"]:
-        """Put together, and cut off what sticks out."""
+        """Join tiles to an image, without the pixels beyond it."""
         blocks = tiles.view(self.rows, self.columns, -1, self.tile, self.tile).permute(2, 0, 3, 1, 4)
         image = blocks.reshape(-1, self.rows * self.tile, self.columns * self.tile)
         return image[:, : self.height, : self.width]
@@ -42,13 +42,14 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some tiles, and the splats that may touch each of them."""
+    """T tiles, and the K splats that may touch each of them."""
 
     tiles: Int[Tensor, " T"]
+    """Indices of the tiles, in row-major order of the canvas."""
     corners: Int[Tensor, "T 2"]
-    """Column and row of each tile's first pixel."""
+    """Column and row of each tile's first pixel, in pixels."""
     splats: Int[Tensor, "T K"]
-    """From near to far; short lists are filled up with N, which is no splat's index."""
+    """Indices of the splats from near to far; shorter lists are padded with N."""
 
 
 def chunks(
@@ -59,15 +60,15 @@ def chunks(
     max_fragments: int,
     max_pairs: int,
 ) -> Iterator[Chunk]:
-    """Every tile that a splat's box touches, once.
+    """Yield every tile that a splat's box touches, exactly once.
 
     Args:
         canvas: The image.
         means2d: Centres of the boxes, in pixels.
-        extents: Half their widths and heights; 0 for those to leave out.
-        depths: What "near" means. Splats of equal depth keep their order.
-        max_fragments: Bound on a chunk's T * K * tile^2, unless one tile alone is beyond it.
-        max_pairs: Bound on the (tile, splat) pairs listed at a time, unless one row of tiles alone is beyond it.
+        extents: Half their widths and heights, in pixels; 0 omits a splat.
+        depths: Sort key. Splats of equal depth keep their order.
+        max_fragments: Bound on a chunk's T * K * tile^2, unless a single tile exceeds it.
+        max_pairs: Bound on the (tile, splat) pairs listed at a time, unless a single row of tiles exceeds it.
     """
     limits = means2d.new_tensor([canvas.columns - 1, canvas.rows - 1])
     # A box touches a tile when it reaches the outermost of its pixel centres.
@@ -107,7 +108,7 @@ def _bands(
 def _pairs(
     canvas: Canvas, first: Int[Tensor, "M 2"], last: Int[Tensor, "M 2"], top: int, bottom: int
 ) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    """All (tile, box) with the tile in rows `top` to `bottom` and touched by the box, one box after the other."""
+    """All (tile, box) pairs with the box touching the tile, for tiles in rows `top` to `bottom`, sorted by box."""
     x, y = first[:, 0], first[:, 1].clamp(min=top)
     widths = last[:, 0] - x + 1
     heights = (last[:, 1].clamp(max=bottom - 1) - y + 1).clamp(min=0)
@@ -122,7 +123,7 @@ def _pairs(
 def _group(
     canvas: Canvas, counts: Int[Tensor, " tiles"], splats: Int[Tensor, " pairs_and_N"], max_fragments: int
 ) -> Iterator[Chunk]:
-    """Put tiles with lists of similar length together, longest first. `splats` holds the lists, and N at its end."""
+    """Group tiles whose lists have similar lengths, longest first. `splats` holds all lists, then N for padding."""
     starts = counts.cumsum(0) - counts
     by_length = counts.argsort(descending=True)
     lengths = counts[by_length].tolist()

@@ -1,11 +1,11 @@
-"""The rasterizer's definition in plain PyTorch: exact, on any device, in single or double precision, in bounded memory.
+"""Definition of the rasterizer in plain PyTorch: exact, on any device, in single or double precision, bounded memory.
 
-A splat with opacity o has alpha = min(o exp(-|W d|^2 / 2), ALPHA_MAX) at a pixel whose centre is d away from its own,
-and none at all where that is below ALPHA_MIN. A pixel sums its splats from near to far,
+A splat with opacity o has alpha = min(o exp(-|W d|^2 / 2), ALPHA_MAX) at a pixel whose centre is at offset d from its
+own, and alpha = 0 where that is below ALPHA_MIN. A pixel sums its splats from near to far,
 
     color = sum_k w_k color_k + T background,    w_k = alpha_k prod_{j<k} (1 - alpha_j),    T = prod_j (1 - alpha_j),
 
-all of them: nothing stops early (Kerbl et al., 2023, Sec. 4). Tiles of the image whose lists of splats have similar
+without early termination (Kerbl et al., 2023, Sec. 4). Tiles of the image whose lists of splats have similar
 lengths are computed together, as arrays [tiles, rows, columns, K].
 """
 
@@ -18,8 +18,8 @@ from core.render.rendering import Rendering, compose, one_batch_axis
 from core.render.tiles import Canvas, Chunk, chunks
 from core.types.gaussians import Gaussians
 
-TILE = 4  # pixels along a tile's side; the splats of a body are some 5 to 15 pixels wide
-MAX_FRAGMENTS = 2**18  # (pixel, splat) pairs at a time: a megabyte per array, which stays in a CPU's cache
+TILE = 4  # side of a tile in pixels; the splats of a body are about 5 to 15 pixels wide
+MAX_FRAGMENTS = 2**18  # (pixel, splat) pairs at a time: a megabyte per array, which fits into the cache of a CPU
 MAX_PAIRS = 2**21  # (tile, splat) pairs at a time: 16 megabytes per list of indices
 
 
@@ -35,7 +35,7 @@ def rasterize(
     max_fragments: int = MAX_FRAGMENTS,
     max_pairs: int = MAX_PAIRS,
 ) -> Rendering:
-    """Draw `gaussians` (batch axis B), view by view. The last two arguments bound the memory and change no result."""
+    """Render `gaussians` (batch axis B), view by view. The last two arguments bound the memory and change no result."""
     num_sets, num_cameras = viewmats.shape[:2]
     views = []
     for b in range(num_sets):
@@ -53,10 +53,10 @@ def rasterize(
 
 
 class _Composite(torch.autograd.Function):
-    """Splats of one view to an image [D + 1, H, W] of their features' weighted sums and the transmittance.
+    """Compositing of one view's splats to an image [D + 1, H, W]: weighted sums of D features, and the transmittance.
 
-    The splats come as a table [N, 6 + D] of mean x and y, p, q, r, opacity and D features. The backward pass computes
-    each chunk of tiles anew, so that both passes need no more than a chunk's memory.
+    Input is a table [N, 6 + D] of mean x and y, p, q, r, opacity and D features. The backward pass recomputes each
+    chunk of tiles, so that both passes need the memory of one chunk only.
     """
 
     @staticmethod
@@ -66,7 +66,7 @@ class _Composite(torch.autograd.Function):
         padded = _with_invisible(table)
         num_features = table.shape[1] - 6
         tiles = table.new_zeros(canvas.rows * canvas.columns, num_features + 1, canvas.tile, canvas.tile)
-        tiles[:, -1] = 1  # until something stands before the background
+        tiles[:, -1] = 1  # transmittance of tiles without splats
         for chunk in chunks(canvas, table[:, :2], extents, depths, max_fragments, max_pairs):
             fragments = _Fragments(chunk, padded, canvas.tile)
             weights = fragments.weights()
@@ -83,18 +83,18 @@ class _Composite(torch.autograd.Function):
         grad_padded = torch.zeros_like(padded)
         for chunk in chunks(ctx.canvas, table[:, :2], extents, depths, *ctx.bounds):
             fragments = _Fragments(chunk, padded, ctx.canvas.tile)
-            grad_rows = fragments.gradients(grad_tiles[chunk.tiles])
-            grad_padded.index_add_(0, chunk.splats.flatten(), grad_rows.flatten(0, 1))
+            grad_splats = fragments.gradients(grad_tiles[chunk.tiles])
+            grad_padded.index_add_(0, chunk.splats.flatten(), grad_splats.flatten(0, 1))
         return grad_padded[:-1], None, None, None, None, None
 
 
 def _with_invisible(table: Float[Tensor, "N 6+D"]) -> Float[Tensor, "N+1 6+D"]:
-    """Append a splat of opacity 0, which fills up short lists."""
+    """Append a splat of opacity 0, to which the padding of short lists refers."""
     return torch.cat([table, table.new_zeros(1, table.shape[1])])
 
 
 class _Fragments:
-    """What the splats of a chunk are at its pixels, in arrays [T, rows, columns, K], and how gradients flow back."""
+    """Values of a chunk's splats at its pixels, in arrays [T, rows, columns, K], and their gradients."""
 
     def __init__(self, chunk: Chunk, table: Float[Tensor, "N+1 6+D"], tile: int):
         columns = table[chunk.splats].unbind(-1)  # [T, K] each
@@ -108,31 +108,31 @@ class _Fragments:
         self.v = self.r[:, None] * self.dy
         exponents = (self.opacities.log()[:, None] - 0.5 * self.v * self.v)[:, :, None]
         alphas = torch.addcmul(exponents, self.u, self.u, value=-0.5).exp_().clamp_(max=ALPHA_MAX)
-        # `threshold` keeps what is greater; an epsilon less makes that "no less than ALPHA_MIN".
+        # `threshold` keeps strictly greater values; subtracting an epsilon keeps ALPHA_MIN itself.
         self.alphas = torch.nn.functional.threshold_(alphas, ALPHA_MIN * (1 - torch.finfo(alphas.dtype).eps), 0.0)
         self.transparencies = 1 - self.alphas
         self.transmittances = self.transparencies.cumprod(-1)
-        """Share of the light that passes the splat and all before it."""
+        """Share of the light that passes the splat and all in front of it."""
 
     def weights(self) -> Tensor:
-        """w_k = alpha_k prod_{j<k} (1 - alpha_j)."""
+        """Weights w_k = alpha_k prod_{j<k} (1 - alpha_j)."""
         weights = self.alphas.clone()
         weights[..., 1:] *= self.transmittances[..., :-1]
         return weights
 
     def gradients(self, grads: Float[Tensor, "T D+1 tile tile"]) -> Float[Tensor, "T K 6+D"]:
-        """Gradients of the splats' rows in the table, given those of the tiles."""
+        """Gradients of the splats' table entries, given those of the tiles."""
         *grad_sums, grad_transmittance = grads[..., None].unbind(1)  # [T, tile, tile, 1] each
         weights = self.weights()
         terms = torch.zeros_like(weights)  # <grad_sums, w_k features_k>
         for grad, feature in zip(grad_sums, self.features):
             terms.addcmul_(grad, feature[:, None, None])
         terms *= weights
-        # Raising alpha_k by a share of itself raises its own term by that share, and dims what lies behind, the terms
-        # of all j > k and the background, by that share of alpha_k / (1 - alpha_k).
+        # A relative change of alpha_k changes the term of k by the same ratio, and attenuates the terms of all j > k
+        # and the background by alpha_k / (1 - alpha_k) times that ratio.
         behind = terms.flip(-1).cumsum(-1).flip(-1).sub_(terms)
         behind.addcmul_(grad_transmittance, self.transmittances[..., -1:])
-        # With sigma = |W d|^2 / 2, alpha falls by d sigma of itself; where it is clamped it does not move.
+        # With sigma = |W d|^2 / 2, d alpha = -alpha d sigma; where alpha is clamped, the derivative is 0.
         grad_sigma = behind.mul_(self.alphas).div_(self.transparencies).sub_(terms)
         grad_sigma *= self.alphas < ALPHA_MAX
 
@@ -148,7 +148,7 @@ class _Fragments:
                 (u_by_column * self.dx).sum(1),
                 (u_by_row * self.dy).sum(1),
                 (v_by_row * self.dy).sum(1),
-                # Splats in a list have an opacity of at least ALPHA_MIN, but for the invisible one.
+                # Listed splats have an opacity of at least ALPHA_MIN, except the padding.
                 -by_row.sum(1) / self.opacities.clamp_min(ALPHA_MIN),
                 *grad_features,
             ],

@@ -1,13 +1,11 @@
-"""Backend `triton`: the definition of `core/render/torch_backend.py` as GPU kernels, with nothing to build beforehand.
+"""Backend `triton`: the definition of `core/render/torch_backend.py` as GPU kernels that need no build step.
 
-Three stages, each a file of `core/render/kernels/`: `project` turns Gaussians into a table of splats, `bin` lists
-those that each tile of the pictures needs, `composite` draws the tiles. All sets and cameras go through one set of
-launches, and nothing waits for the device but the first call with given sizes; see `bin` for what happens if there is
-more to draw than was expected.
+Three stages: `projection_kernel.py` projects Gaussians to a table of splats, `binning_kernel.py` lists the splats of
+each tile, `compositing_kernel.py` composites the tiles. All sets and cameras share one set of launches. Only the first
+call with given sizes synchronises with the device; see `binning_kernel.py` for what happens if lists overflow later.
 
-It differs from the definition in that a tile of pixels stops once less than 1e-4 of the light passes anywhere in it.
-Pictures are the same at every run, as long as no list overflows. Gradients differ in their last bits, for the additions
-to a splat's gradient come in any order.
+Difference from the definition: a tile stops once its transmittance is below 1e-4 at all pixels. Images are
+deterministic as long as no list overflows. Gradients vary in their last bits, since the order of atomic additions does.
 """
 
 import os
@@ -16,20 +14,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.render import torch_backend
 from core.render.binning_kernel import TileLists, bin_tiles
 from core.render.compositing_kernel import composite, composite_backward
 from core.render.launch import aligned
 from core.render.projection_kernel import project, project_backward
 from core.render.rendering import Rendering
-from core.render.splat_table import DepthOrder, depth_keys_reference, project_rows_reference
+from core.render.splat_table import DepthOrder, depth_keys_reference, splat_table_reference
+from core.render.torch_backend import rasterize as rasterize_reference
 from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
 
-TILE = 8  # pixels along a tile's side
+TILE = 8  # side of a tile in pixels
 
 
-@torch.compiler.disable  # there is nothing in here to compile, and Dynamo stumbles over launches
+@torch.compiler.disable  # nothing to compile, and Dynamo cannot trace the launches
 def rasterize(
     gaussians: Gaussians,
     viewmats: Float[Tensor, "*batch C 4 4"],
@@ -40,17 +38,17 @@ def rasterize(
     return_depth: bool,
     capacity: int | None = None,
 ) -> Rendering:
-    """Draw sets of Gaussians `[*batch]`; the result has the dtype of the inputs.
+    """Render sets of Gaussians `[*batch]`; the result has the dtype of the inputs.
 
-    Gradients reach `viewmats` and `Ks` at some cost in time: the projection is then PyTorch's.
+    If `viewmats` or `Ks` need gradients, the projection runs in PyTorch, which is slower.
 
     Args:
-        capacity: Slots for the tiles' lists; by default learned from earlier calls of the same sizes.
+        capacity: Slots for the tiles' lists; by default estimated from earlier calls of the same sizes.
     """
     if not viewmats.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise InputError(f"backend triton draws CUDA tensors, these are on {viewmats.device}; choose backend torch")
+        raise InputError(f"backend triton renders CUDA tensors, got tensors on {viewmats.device}; choose backend torch")
     if gaussians.count == 0:
-        return torch_backend.rasterize(gaussians, viewmats, Ks, width, height, background, return_depth)
+        return rasterize_reference(gaussians, viewmats, Ks, width, height, background, return_depth)
     dtype = viewmats.dtype
     if dtype != torch.float32:
         gaussians, viewmats, Ks, background = (
@@ -61,82 +59,82 @@ def rasterize(
         )
     size = width, height, return_depth, capacity
     if torch.is_grad_enabled() and (viewmats.requires_grad or Ks.requires_grad):
-        rows = project_rows_reference(gaussians, viewmats, Ks, width, height)
-        keys = depth_keys_reference(rows.detach(), gaussians.means.detach(), viewmats.detach())
-        pictures = _Composite.apply(rows, background, keys, *size)
+        table = splat_table_reference(gaussians, viewmats, Ks, width, height)
+        keys = depth_keys_reference(table.detach(), gaussians.means.detach(), viewmats.detach())
+        images = _Composite.apply(table, background, keys, *size)
     else:
         g = gaussians
-        pictures = _Rasterize.apply(g.means, g.quats, g.scales, g.opacities, g.colors, background, viewmats, Ks, *size)
-    rendering = Rendering(*pictures)
+        images = _Rasterize.apply(g.means, g.quats, g.scales, g.opacities, g.colors, background, viewmats, Ks, *size)
+    rendering = Rendering(*images)
     return rendering if dtype == torch.float32 else rendering.map(lambda x: x.to(dtype))
 
 
 class _Rasterize(torch.autograd.Function):
-    """From Gaussians to pictures, in one node of the graph: nodes cost more time on the host than these kernels."""
+    """From Gaussians to images in one autograd node: each node costs more host time than these kernels."""
 
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, colors, background, viewmats, Ks, width, height, depth, capacity):
         gaussians = Gaussians(*(aligned(x) for x in (means, quats, scales, opacities, colors)))
         viewmats, Ks = aligned(viewmats), aligned(Ks)
         with torch.cuda.device_of(means):
-            rows, order = project(gaussians, viewmats, Ks, width, height)
-            lists = bin_tiles(rows, order, width, height, TILE, capacity)
-            pictures = composite(rows, aligned(background), lists, width, height, depth)
-        ctx.save_for_backward(*vars(gaussians).values(), viewmats, Ks, *_saved(rows, lists, pictures))
+            table, order = project(gaussians, viewmats, Ks, width, height)
+            lists = bin_tiles(table, order, width, height, TILE, capacity)
+            images = composite(table, aligned(background), lists, width, height, depth)
+        ctx.save_for_backward(*vars(gaussians).values(), viewmats, Ks, *_saved(table, lists, images))
         ctx.size = width, height, lists.capacity
         ctx.set_materialize_grads(False)
-        return pictures
+        return images
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grad_pictures):
-        means, quats, scales, opacities, colors, viewmats, Ks, *drawn = ctx.saved_tensors
+    def backward(ctx, *grad_images):
+        means, quats, scales, opacities, colors, viewmats, Ks, *saved = ctx.saved_tensors
         width, height, capacity = ctx.size
         grads = [None] * 5
         if any(ctx.needs_input_grad[:5]):
             gaussians = Gaussians(means, quats, scales, opacities, colors)
             with torch.cuda.device_of(means):
-                grad_rows = _table_gradient(drawn, capacity, grad_pictures)
-                grads = vars(project_backward(gaussians, viewmats, Ks, width, height, grad_rows)).values()
-        grad_background = _background_gradient(drawn, grad_pictures) if ctx.needs_input_grad[5] else None
+                grad_table = _table_gradient(saved, capacity, grad_images)
+                grads = vars(project_backward(gaussians, viewmats, Ks, width, height, grad_table)).values()
+        grad_background = _background_gradient(saved, grad_images) if ctx.needs_input_grad[5] else None
         return *grads, grad_background, *[None] * 6
 
 
 class _Composite(torch.autograd.Function):
-    """From a table of splats to pictures."""
+    """From a splat table to images."""
 
     @staticmethod
-    def forward(ctx, rows, background, keys, width, height, depth, capacity):
-        rows = aligned(rows)
-        with torch.cuda.device_of(rows):
-            lists = bin_tiles(rows, DepthOrder(keys), width, height, TILE, capacity)
-            pictures = composite(rows, aligned(background), lists, width, height, depth)
-        ctx.save_for_backward(*_saved(rows, lists, pictures))
+    def forward(ctx, table, background, keys, width, height, depth, capacity):
+        table = aligned(table)
+        with torch.cuda.device_of(table):
+            lists = bin_tiles(table, DepthOrder(keys), width, height, TILE, capacity)
+            images = composite(table, aligned(background), lists, width, height, depth)
+        ctx.save_for_backward(*_saved(table, lists, images))
         ctx.capacity = lists.capacity
         ctx.set_materialize_grads(False)
-        return pictures
+        return images
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grad_pictures):
-        drawn = ctx.saved_tensors
-        with torch.cuda.device_of(drawn[0]):
-            grad_rows = _table_gradient(drawn, ctx.capacity, grad_pictures)
-        grad_background = _background_gradient(drawn, grad_pictures) if ctx.needs_input_grad[1] else None
-        return grad_rows, grad_background, *[None] * 5
+    def backward(ctx, *grad_images):
+        saved = ctx.saved_tensors
+        with torch.cuda.device_of(saved[0]):
+            grad_table = _table_gradient(saved, ctx.capacity, grad_images)
+        grad_background = _background_gradient(saved, grad_images) if ctx.needs_input_grad[1] else None
+        return grad_table, grad_background, *[None] * 5
 
 
-def _saved(rows: Tensor, lists: TileLists, pictures: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """What the two functions below take as `drawn`."""
-    return rows, lists.slots, lists.ranges, lists.used, *pictures
+def _saved(table: Tensor, lists: TileLists, images: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Tensors of the forward pass that the two functions below take as `saved`."""
+    return table, lists.slots, lists.ranges, lists.used, *images
 
 
-def _table_gradient(drawn: tuple[Tensor, ...], capacity: int, grad_pictures: tuple[Tensor | None, ...]) -> Tensor:
-    rows, slots, ranges, used, *pictures = drawn
-    return composite_backward(rows, TileLists(slots, ranges, used, capacity, TILE), *pictures, *grad_pictures)
+def _table_gradient(saved: tuple[Tensor, ...], capacity: int, grad_images: tuple[Tensor | None, ...]) -> Tensor:
+    table, slots, ranges, used, *images = saved
+    return composite_backward(table, TileLists(slots, ranges, used, capacity, TILE), *images, *grad_images)
 
 
-def _background_gradient(drawn: tuple[Tensor, ...], grad_pictures: tuple[Tensor | None, ...]) -> Tensor | None:
-    *_, alphas, _ = drawn
-    grad_colors = grad_pictures[0]
+def _background_gradient(saved: tuple[Tensor, ...], grad_images: tuple[Tensor | None, ...]) -> Tensor | None:
+    *_, alphas, _ = saved
+    grad_colors = grad_images[0]
     return None if grad_colors is None else (grad_colors * (1 - alphas)).flatten(0, -4).sum((0, 2, 3))

@@ -1,6 +1,6 @@
-"""The adapter to diff-gaussian-rasterization: conventions of cameras and pixels, forks, gradients that they lack.
+"""The adapter to diff-gaussian-rasterization: conventions of cameras and pixels, forks, missing gradients.
 
-The extension is CUDA only; stand-ins take its place here. The real one: test_peer_backends.py.
+The extension needs CUDA; these tests use fakes of it. The real package is tested in test_peer_backends.py.
 """
 
 import importlib
@@ -24,7 +24,7 @@ FORKS = {
 
 @pytest.fixture
 def load_adapter(monkeypatch):
-    """Load the adapter over a stand-in of some fork."""
+    """Load the adapter with a fake of some fork."""
 
     def load(returns: str = "depth and alpha", settings: type = OriginalSettings):
         monkeypatch.setitem(sys.modules, "diff_gaussian_rasterization", fake_extension(returns, settings))
@@ -36,7 +36,7 @@ def load_adapter(monkeypatch):
 
 
 def draw(draw_function, scene: Scene, background: torch.Tensor) -> Rendering:
-    """One set of Gaussians, with depth."""
+    """Render one set of Gaussians, with depth."""
     cameras = scene.cameras
     rendering = draw_function(
         scene.gaussians.map(lambda x: x[None]),
@@ -51,12 +51,12 @@ def draw(draw_function, scene: Scene, background: torch.Tensor) -> Rendering:
 
 
 def sparse(scene: Scene) -> Scene:
-    """Opacity at most 0.5: alpha never reaches the bound that differs."""
+    """Reduce opacities to at most 0.5, so that alpha never reaches the bound that differs."""
     return scene.with_gaussians(opacities=0.1 + 0.4 * scene.gaussians.opacities)
 
 
 def aside(scene: Scene, right: float, down: float) -> Scene:
-    """Gaussians moved by so many metres at a depth of 2 m, and the part of the picture that they moved to."""
+    """Move Gaussians by so many metres at a depth of 2 m, and the image window with them."""
     cameras = scene.cameras
     offset = torch.tensor([right, down, 0], dtype=torch.float64) @ cameras.viewmats[0, :3, :3]
     left, top = right / 2 * cameras.Ks[:, 0, 0], down / 2 * cameras.Ks[:, 1, 1]
@@ -65,8 +65,8 @@ def aside(scene: Scene, right: float, down: float) -> Scene:
 
 
 @pytest.mark.parametrize("fork", FORKS)
-def test_every_fork_draws_what_the_definition_does(fork, load_adapter):
-    """Pictures, alpha, depth and gradients. fx is not fy, and the principal point is off the middle."""
+def test_every_fork_matches_the_definition(fork, load_adapter):
+    """Images, alpha, depth and gradients. fx is not fy, and the principal point is off centre."""
     adapter = load_adapter(*FORKS[fork])
     scene = sparse(make_scene(count=25, views=2))
     background = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
@@ -82,8 +82,8 @@ def test_every_fork_draws_what_the_definition_does(fork, load_adapter):
 
 
 @pytest.mark.parametrize("offset", [(1.5, 0.3), (-1.2, 0), (0.1, -1)])
-def test_a_part_of_a_larger_picture_keeps_the_shapes_of_splats(offset, load_adapter):
-    """Its principal point is outside, where the kernels' bound on J would make the splats thin."""
+def test_a_crop_of_a_larger_image_keeps_the_shapes_of_splats(offset, load_adapter):
+    """Its principal point is outside, where the kernels' bound on J would make the splats too thin."""
     adapter = load_adapter()
     scene = aside(sparse(make_scene(count=25)), *offset)
     background = torch.ones(3, dtype=torch.float64)
@@ -96,44 +96,44 @@ def test_a_part_of_a_larger_picture_keeps_the_shapes_of_splats(offset, load_adap
 @pytest.mark.parametrize(
     ("size", "center", "expected"),
     [
-        (512, 256, (512, 0)),  # in the middle: nothing to add
+        (512, 256, (512, 0)),  # centred: no padding
         (512, 255.9995, (512, 0)),
         (100, 70, (131, 0)),  # (70 + 15) / 0.65
         (100, 30, (131, 31)),
         (100, -50, (254, 154)),
     ],
 )
-def test_pictures_are_made_no_larger_than_needed(size, center, expected, load_adapter):
+def test_images_are_padded_no_more_than_needed(size, center, expected, load_adapter):
     adapter = load_adapter()
     K = [[300.0, 0.0, center], [0.0, 300.0, size / 2], [0.0, 0.0, 1.0]]
-    picture = adapter.enlarged(K, size, size)
-    assert (picture.width, picture.left) == expected and (picture.height, picture.top) == (size, 0)
-    assert picture.cx == center + picture.left
+    image = adapter.pad_image(K, size, size)
+    assert (image.width, image.left) == expected and (image.height, image.top) == (size, 0)
+    assert image.cx == center + image.left
 
 
-def test_matrices_send_points_to_the_pixels_of_our_camera_model(load_adapter):
+def test_matrices_project_points_as_our_camera_model_does(load_adapter):
     """Pixel centres are integers there and at +0.5 here."""
     adapter = load_adapter()
     cameras = make_scene(views=1).cameras
-    picture = adapter.enlarged(cameras.Ks[0].tolist(), cameras.width, cameras.height)
+    image = adapter.pad_image(cameras.Ks[0].tolist(), cameras.width, cameras.height)
     points = 0.3 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     homogeneous = torch.cat([points, torch.ones(20, 1)], -1)
-    clip = homogeneous @ cameras.viewmats[0].T @ torch.tensor(picture.projection, dtype=torch.float64).T
-    size = torch.tensor([picture.width, picture.height])
+    clip = homogeneous @ cameras.viewmats[0].T @ torch.tensor(image.projection, dtype=torch.float64).T
+    size = torch.tensor([image.width, image.height])
     pixels = ((clip[:, :2] / clip[:, 3:] + 1) * size - 1) / 2
     expected, depths = cameras.project(points)
-    offset = torch.tensor([picture.left, picture.top]) - 0.5
+    offset = torch.tensor([image.left, image.top]) - 0.5
     torch.testing.assert_close(pixels, expected[0] + offset, rtol=0, atol=1e-9)
     torch.testing.assert_close(clip[:, 3], depths[0], rtol=0, atol=1e-12)
 
 
-def test_settings_that_are_not_known_are_named(load_adapter):
+def test_unsupported_settings_are_named(load_adapter):
     adapter = load_adapter(settings=UnknownSettings)
     with pytest.raises(InputError, match=r"kernel_size.*requirements-cuda\.txt"):
         draw(adapter.draw, make_scene(count=3), torch.ones(3))
 
 
-def test_tensors_on_a_cpu_are_refused(load_adapter):
+def test_cpu_tensors_are_refused(load_adapter):
     adapter = load_adapter()
     with pytest.raises(InputError, match=r"CUDA tensors.*backend torch"):
         draw(adapter.rasterize, make_scene(count=3), torch.ones(3))

@@ -1,4 +1,4 @@
-"""gsplat and diff-gaussian-rasterization behind `rasterize`: the real packages against the definition, on a GPU."""
+"""The packages gsplat and diff-gaussian-rasterization against the definition, on a GPU."""
 
 from dataclasses import dataclass, replace
 
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.gpu
 
 @dataclass(frozen=True)
 class Peer:
-    """A package, and the share of pixels where it may differ by more than rounding from what nobody cuts off."""
+    """A package, and the share of pixels where it may differ from the definition by more than rounding."""
 
     name: str
     cut_pixels: float
 
 
-# The latter's splats end at the border of the last tile that 3 standard deviations reach; alpha may still be
-# 0.5 exp(-9 / 2) = 0.0056 there.
+# The splats of diff-gaussian-rasterization end at the border of the last tile that 3 standard deviations reach, where
+# alpha may still be 0.5 exp(-9 / 2) = 0.0056.
 PEERS = (Peer("gsplat", 1e-3), Peer("diff_gaussian_rasterization", 4e-3))
 
 
@@ -33,13 +33,13 @@ def peer(request) -> Peer:
 
 
 def sparse_scene(**options) -> Scene:
-    """Opacity at most 0.5 and little overlap, so that no pixel comes near their stop at a transmittance of 1e-4."""
+    """Opacity at most 0.5 and little overlap, so that no pixel reaches the peers' stop at a transmittance of 1e-4."""
     scene = make_scene(count=60, width=150, height=110, size=0.02, **options)
     return scene.with_gaussians(opacities=0.1 + 0.4 * scene.gaussians.opacities).to(torch.float32).to("cuda")
 
 
 def assert_agree(peer: Peer, scene: Scene) -> None:
-    """Pictures on a coloured background, alpha and depth, and the gradients of all three."""
+    """Compare images on a coloured background, alpha and depth, and the gradients of all three."""
     background = torch.tensor([0.2, 0.5, 0.9], device="cuda")
 
     def draw(backend: str):
@@ -53,23 +53,23 @@ def assert_agree(peer: Peer, scene: Scene) -> None:
         assert difference.mean() < 2e-5
         assert (difference > 1e-4).double().mean() < peer.cut_pixels
         assert difference.max() < 2 / 255
-    # Depth is a quotient: compare it where something is.
+    # Depth is a quotient: compare it where alpha is not small.
     seen = expected.alphas > 0.05
     assert seen.double().mean() > 0.01
     assert (actual.depths - expected.depths)[seen].abs().mean() < 1e-3
     reference = gradients(draw("torch"), exact)
     for name, value in gradients(draw(peer.name), scene).items():
-        # Probes saw up to 2e-2, of single precision in their projections; a wrong factor or sign would be of order 1.
+        # Measured: up to 2e-2, from single precision in their projections. A wrong factor or sign would be of order 1.
         assert (value - reference[name]).norm() < 3e-2 * reference[name].norm(), name
 
 
-def test_peer_agrees_where_it_does_not_stop_early(peer):
-    """Three views, not square, fx is not fy, the principal point off the middle."""
+def test_peer_matches_the_definition_without_early_stop(peer):
+    """Three views, not square, fx is not fy, principal point off centre."""
     assert_agree(peer, sparse_scene(views=3))
 
 
-def test_peer_agrees_on_a_part_of_a_larger_picture(peer):
-    """The principal point is outside, as after cropping to a person at the picture's side."""
+def test_peer_matches_the_definition_on_a_crop_of_a_larger_image(peer):
+    """The principal point is outside, as after cropping to a person at the side of the image."""
     scene = sparse_scene()
     cameras = scene.cameras
     offset = torch.tensor([1.5, -0.4, 0.0], device="cuda") @ cameras.viewmats[0, :3, :3]
@@ -81,12 +81,12 @@ def test_peer_agrees_on_a_part_of_a_larger_picture(peer):
 def test_peer_is_close_on_average_where_it_stops_early(peer):
     scene = make_scene(count=3000, width=128, height=128, size=0.03, views=2).to(torch.float32).to("cuda")
     actual, expected = scene.render(backend=peer.name), scene.to(torch.float64).render(backend="torch")
-    # What is behind a transmittance of 1e-4 is at most that bright, and at the cuts pixels differ. A bound of 0.99 on
-    # alpha lets a hundredth of what is behind shine through.
+    # Splats behind a transmittance of 1e-4 contribute at most that much, and pixels at the cuts differ. A bound of 0.99
+    # on alpha transmits a hundredth of the light from behind.
     assert (actual.colors - expected.colors).abs().mean() < (1e-4 if peer.name == "gsplat" else 1e-3)
 
 
-def test_peer_takes_batches_as_a_loop_would(peer):
+def test_peer_renders_batches_as_a_loop_does(peer):
     scenes = [sparse_scene(views=2, seed=seed) for seed in range(6)]
 
     def stacked(values):
@@ -105,7 +105,7 @@ def test_peer_takes_batches_as_a_loop_would(peer):
             torch.testing.assert_close(a[i // 3, i % 3], e)
 
 
-def test_peer_draws_nothing_and_double_precision_too(peer):
+def test_peer_accepts_no_gaussians_and_double_precision(peer):
     scene = sparse_scene()
     empty = replace(scene, gaussians=take(scene.gaussians, torch.zeros(0, dtype=torch.long, device="cuda")))
     assert (empty.render(backend=peer.name).colors == 1).all()
@@ -120,7 +120,7 @@ def test_peer_gives_gradients_to_the_background(peer):
 
 
 def fit(backend: str, steps: int = 50) -> float:
-    """Colours, places, sizes and opacities of a body-shaped cloud by Adam; the mean loss of the last five steps."""
+    """Fit the attributes of a body-shaped cloud by Adam; return the mean loss of the last five steps."""
     cameras = ring(4, 128).to("cuda")
 
     def draw(cloud: Gaussians, name: str):
@@ -149,7 +149,7 @@ def fit(backend: str, steps: int = 50) -> float:
     return sum(losses[-5:]) / 5
 
 
-def test_fits_of_one_cloud_end_alike(record_property):
+def test_fits_with_all_backends_reach_the_same_loss(record_property):
     losses = {name: fit(name) for name in available_backends() if name != "torch"}
     record_property("losses", losses)
     assert losses == pytest.approx(dict.fromkeys(losses, losses["triton"]), rel=0.02)

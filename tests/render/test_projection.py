@@ -1,18 +1,25 @@
-"""EWA projection against the derivative of the camera's own projection, and where it must stay finite."""
+"""EWA projection against the derivative of the camera's projection, and its numerical limits."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from render_scenes import make_scene
+from torch import Tensor
 
-from core.render.projection import ALPHA_MIN, project
+from core.render.projection import ALPHA_MIN, Splats, project
 from core.types.gaussians import Gaussians
 from smpl_renderer.rotations import quat_to_matrix
 
 
 def splats_of(scene):
     return project(scene.gaussians, scene.cameras.viewmats, scene.cameras.Ks, scene.cameras.width, scene.cameras.height)
+
+
+def conics(splats: Splats) -> Tensor:
+    """Inverse covariances (xx, xy, yy), in 1 / square pixels."""
+    p, q, r = splats.whiteners.unbind(-1)
+    return torch.stack([p * p, p * q, q * q + r * r], -1)
 
 
 def needle(length: float, dtype: torch.dtype) -> Gaussians:
@@ -38,7 +45,7 @@ def test_covariances_are_those_of_the_linearised_camera():
         J = torch.autograd.functional.jacobian(lambda x: cameras[0].project(x[None])[0][0], g.means[i])
         M = J @ rotations[i] @ torch.diag(g.scales[i])
         expected = torch.linalg.inv(M @ M.T + 0.3 * torch.eye(2))
-        actual = splats.conics[0, i]
+        actual = conics(splats)[0, i]
         torch.testing.assert_close(actual, torch.stack([expected[0, 0], expected[0, 1], expected[1, 1]]))
 
 
@@ -50,13 +57,13 @@ def test_cameras_are_a_batch_axis():
             torch.testing.assert_close(together[c], alone, rtol=0, atol=0)
 
 
-def test_extents_bound_what_is_visible_and_little_more():
+def test_extents_bound_the_visible_ellipse_tightly():
     scene = make_scene(count=40)
     splats = splats_of(scene)
     extents, (p, q, r) = splats.extents[0], splats.whiteners[0].unbind(-1)
     drawn = scene.gaussians.opacities >= ALPHA_MIN
     assert drawn.any() and (extents[~drawn] == 0).all()
-    # On the contour alpha = ALPHA_MIN, an ellipse, find the points farthest out by trying 3600 directions.
+    # The extreme points of the ellipse alpha = ALPHA_MIN, from 3600 directions.
     angles = torch.linspace(0, 2 * torch.pi, 3600, dtype=torch.float64)
     u, v = angles.cos()[:, None], angles.sin()[:, None]
     radius = (2 * (scene.gaussians.opacities / ALPHA_MIN).clamp_min(1).log()).sqrt()
@@ -73,7 +80,7 @@ def test_single_precision_keeps_needles_thin(length):
     single = project(needle(length, torch.float32), *camera, 512, 512)
     exact = project(needle(length, torch.float64), *(x.double() for x in camera), 512, 512)
     # A pixel far along the needle and 0.7 px off its axis. The textbook formulas in single precision give NaN there for
-    # the longest, where 0.83 is right.
+    # the longest needle; the exact value is 0.83.
     offset = torch.tensor([200.0, 201.0], dtype=torch.float64)
 
     def sigma(splats):
@@ -83,7 +90,7 @@ def test_single_precision_keeps_needles_thin(length):
     torch.testing.assert_close(sigma(single), sigma(exact), rtol=1e-4, atol=1e-4)
 
 
-def test_far_outside_the_image_the_jacobian_is_that_at_its_margin():
+def test_jacobian_is_evaluated_no_farther_outside_than_the_margin():
     scene = make_scene(count=1)
     cameras = scene.cameras
     K = cameras.Ks[0]
@@ -92,14 +99,14 @@ def test_far_outside_the_image_the_jacobian_is_that_at_its_margin():
     def conic(tan_x: float):
         means = torch.tensor([[2 * tan_x, 0.1, 2.0]], dtype=torch.float64)
         gaussians = replace(scene.gaussians, means=means)
-        return project(gaussians, torch.eye(4, dtype=torch.float64), K, cameras.width, cameras.height).conics
+        return conics(project(gaussians, torch.eye(4, dtype=torch.float64), K, cameras.width, cameras.height)).flatten()
 
     torch.testing.assert_close(conic(5 * edge), conic(edge))
     assert not torch.allclose(conic(0.9 * edge), conic(edge))
 
 
 @pytest.mark.parametrize("depth", [0.01, 0.0, -1.0])
-def test_nothing_at_or_behind_the_near_plane_and_no_gradient(depth):
+def test_gaussians_at_or_behind_the_near_plane_are_not_drawn_and_have_no_gradient(depth):
     scene = make_scene(count=3)
     gaussians = scene.gaussians.map(lambda x: x.clone())
     gaussians.means[:, 2] = torch.tensor([2.0, depth, 0.0101], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What `rasterize` draws: against a plain evaluation of every pixel, and by the laws that such pictures obey."""
+"""Output of `rasterize` against a plain evaluation of every pixel, and the laws that renderings obey."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_quat, quat_m
 
 
 def assert_same(actual: Rendering, expected: Rendering, tolerance: float = 1e-10) -> None:
-    """Equal images. In double precision the sums of some dozens of terms differ by 1e-14 or so; 1e-10 leaves room."""
+    """Compare images. In double precision, sums of dozens of terms differ by about 1e-14; 1e-10 is a wide margin."""
     assert (actual.depths is None) == (expected.depths is None)
     for a, e in zip(vars(actual).values(), vars(expected).values()):
         if e is not None:
@@ -41,7 +41,7 @@ def test_equals_brute_force(options):
 
 def test_equals_brute_force_with_clamped_alphas_and_equal_depths():
     scene = make_scene(count=20)
-    means = torch.zeros_like(scene.gaussians.means).add_(0.01)  # all in one place: their order is that of the list
+    means = torch.zeros_like(scene.gaussians.means).add_(0.01)  # all at one point: they keep the order of the list
     scene = scene.with_gaussians(opacities=torch.ones_like(scene.gaussians.opacities), means=means)
     assert_same(scene.render(return_depth=True), brute_force(scene))
 
@@ -50,7 +50,7 @@ def test_single_precision():
     scene = make_scene(views=2)
     single = scene.to(torch.float32).render(return_depth=True)
     assert single.colors.dtype == single.depths.dtype == torch.float32
-    # Rounding of 1e-7, grown by the projection; a pixel on the cut at alpha = 1/255 may lose or gain up to that.
+    # Rounding of 1e-7, amplified by the projection; a pixel at the cut alpha = 1/255 may differ by that much.
     exact = scene.render(return_depth=True)
     difference = (single.colors - exact.colors).abs()
     assert difference.median() < 1e-6
@@ -58,7 +58,7 @@ def test_single_precision():
     assert difference.max() < 2 / 255
 
 
-def test_nothing_stops_early():
+def test_compositing_does_not_stop_early():
     count = 16
     scene = make_scene(count=count)
     gaussians = Gaussians(
@@ -71,7 +71,7 @@ def test_nothing_stops_early():
     K = scene.cameras.Ks[:1].clone()
     K[0, 0, 2], K[0, 1, 2] = 1.5, 1.5
     rendering = rasterize(gaussians, torch.eye(4, dtype=torch.float64)[None], K, 3, 3, background=0.0)
-    # 0.9 as float32, which is what the opacities were made of.
+    # 0.9 in float32, from which the opacities were converted.
     o = gaussians.opacities[0].item()
     torch.testing.assert_close(rendering.colors[0, 0, 1, 1].item(), o * (1 - o) ** (count - 1), rtol=1e-6, atol=0)
 
@@ -96,7 +96,7 @@ def test_order_in_the_list_changes_nothing():
     assert_same(replace(scene, gaussians=shuffled).render(return_depth=True), scene.render(return_depth=True))
 
 
-def test_background_shows_through_by_one_minus_alpha():
+def test_background_has_the_weight_one_minus_alpha():
     scene = make_scene()
     background = torch.tensor([0.1, 0.6, 0.9], dtype=torch.float64)
     black, colored = scene.render(background=0.0), scene.render(background=background)
@@ -107,8 +107,8 @@ def test_background_shows_through_by_one_minus_alpha():
 
 
 @pytest.mark.parametrize("left, top, width, height", [(5, 3, 27, 21), (-6, -2, 47, 33)])
-def test_cropped_camera_sees_the_crop(left, top, width, height):
-    # Small Gaussians near the middle, so that no crop comes near them with its margin (FRUSTUM_MARGIN).
+def test_a_cropped_camera_renders_the_crop(left, top, width, height):
+    # Small Gaussians near the centre, so that the margin of no crop (FRUSTUM_MARGIN) reaches them.
     scene = make_scene(views=2, size=0.03)
     scene = scene.with_gaussians(means=scene.gaussians.means * 0.5)
     offset = torch.tensor([left, top], dtype=torch.float64)
@@ -121,15 +121,15 @@ def test_cropped_camera_sees_the_crop(left, top, width, height):
     )
 
 
-def test_resized_camera_sees_the_picture_resized():
+def test_a_resized_camera_renders_the_resized_image():
     scene = make_scene(width=64, height=48, size=0.15, count=20)
     large = replace(scene, cameras=scene.cameras.resized(128, 96)).render()
     halved = torch.nn.functional.avg_pool2d(large.colors, 2)
-    # The dilation is 0.3 px^2 of either picture, and the mean over four pixels is not the value in their middle.
+    # The dilation is 0.3 px^2 of either image, and the mean over four pixels is not the value at their centre.
     assert (halved - scene.render().colors).abs().max() < 0.02
 
 
-def test_batch_equals_loop():
+def test_a_batch_equals_a_loop():
     scenes = [[make_scene(seed=10 * i + j, views=2) for j in range(3)] for i in range(2)]
 
     def stacked(get):
@@ -155,7 +155,7 @@ def test_bounds_on_memory_change_nothing(max_fragments, max_pairs):
 
 
 @pytest.mark.parametrize("keep", ["none", "transparent", "behind", "beside"])
-def test_nothing_to_draw_is_background(keep):
+def test_invisible_gaussians_leave_the_background(keep):
     scene = make_scene(views=2)
     g = scene.gaussians
     gaussians = {
@@ -168,12 +168,12 @@ def test_nothing_to_draw_is_background(keep):
     rendering = Scene(gaussians, scene.cameras).render(return_depth=True, background=0.25)
     assert (rendering.colors == 0.25).all()
     assert (rendering.alphas == 0).all() and (rendering.depths == 0).all()
-    rendering.colors.sum().backward()  # the graph is whole, and its gradients are zero
+    rendering.colors.sum().backward()  # the autograd graph is connected, and its gradients are zero
     assert gaussians.means.grad is not None and (gaussians.means.grad == 0).all()
 
 
 def test_depth_of_a_plane_is_its_distance():
-    # A wall of flat Gaussians at z = 3, seen from the origin: all of one depth along the axis.
+    # A wall of flat Gaussians at z = 3, seen from the origin: all at one depth along the axis.
     grid = torch.linspace(-1, 1, 15, dtype=torch.float64)
     means = torch.stack(
         [*torch.meshgrid(grid, grid, indexing="ij"), torch.full((15, 15), 3.0, dtype=torch.float64)], -1
@@ -195,7 +195,7 @@ def test_depth_of_a_plane_is_its_distance():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_mixed_precision_stays_outside(dtype):
+def test_mixed_precision_does_not_reach_the_rasterizer(dtype):
     scene = make_scene().to(torch.float32)
     expected = scene.render()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -207,7 +207,7 @@ def test_mixed_precision_stays_outside(dtype):
     assert_same(rendering, replace(scene, gaussians=half.gaussians.to(torch.float32)).render(), 0)
 
 
-def test_huge_gaussian_covers_everything():
+def test_a_huge_gaussian_covers_all_pixels():
     scene = make_scene(count=1).to(torch.float32)
     scene = scene.with_gaussians(scales=torch.full((1, 3), 1e6), opacities=torch.full((1,), 0.5))
     rendering = scene.render()
@@ -215,7 +215,7 @@ def test_huge_gaussian_covers_everything():
 
 
 class LargestTensor(TorchDispatchMode):
-    """Watches all operations for the bytes of the largest tensor that any of them makes."""
+    """Records the size in bytes of the largest tensor that any operation returns."""
 
     bytes = 0
 
@@ -227,7 +227,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_memory_is_bounded_however_much_there_is_to_draw():
+def test_memory_is_bounded_for_any_number_of_fragments():
     # 200 splats that cover all of 128 x 128 pixels: 3 million (pixel, splat) and 200,000 (tile, splat) pairs.
     scene = make_scene(count=200, width=128, height=128).to(torch.float32)
     scene = scene.with_gaussians(scales=torch.ones(200, 3), opacities=torch.full((200,), 0.02))

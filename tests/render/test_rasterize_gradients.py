@@ -29,7 +29,7 @@ def test_gradcheck():
 @pytest.mark.parametrize(
     "seed, options", [(0, {}), (1, {"size": 0.3, "count": 30}), (2, {"size": 0.003, "count": 200})]
 )
-def test_equal_those_of_brute_force(seed, options):
+def test_gradients_equal_those_of_brute_force(seed, options):
     scene = make_scene(seed=seed, views=2, **options)
     scene.gaussians.opacities[:10] = 1  # clamped at their centres
     actual = gradients(lambda s: s.render(return_depth=True), scene)
@@ -40,17 +40,17 @@ def test_equal_those_of_brute_force(seed, options):
         assert (actual[name] - value).norm() <= 1e-9 * value.norm(), name
 
 
-def test_single_precision():
+def test_gradients_in_single_precision():
     scene = make_scene(views=2, count=200)
     expected = gradients(lambda s: s.render(return_depth=True), scene)
     actual = gradients(lambda s: s.render(return_depth=True), scene.to(torch.float32))
     for name, value in expected.items():
-        # A pixel on the cut at alpha = 1/255 has a gradient or none: a few of them make most of the difference.
+        # A pixel at the cut alpha = 1/255 has a gradient or none: a few such pixels cause most of the difference.
         assert (actual[name] - value).norm() <= 1e-3 * value.norm(), name
 
 
 @pytest.mark.parametrize("max_fragments, max_pairs", [(1, 1), (1000, 100)])
-def test_bounds_on_memory_change_nothing(max_fragments, max_pairs):
+def test_bounds_on_memory_change_no_gradient(max_fragments, max_pairs):
     scene = make_scene(views=2)
     actual = gradients(lambda s: render_bounded(s, max_fragments, max_pairs), scene)
     expected = gradients(lambda s: s.render(return_depth=True), scene)
@@ -63,7 +63,7 @@ def needles(scene: Scene) -> Scene:
 
 
 def around_the_camera(scene: Scene) -> Scene:
-    """Some behind the camera, some at its very centre, some a centimetre before it."""
+    """Place some Gaussians behind the camera, at its centre, and a centimetre in front of it."""
     means = scene.gaussians.means.clone()
     centre, ahead = scene.cameras.centers[0], scene.cameras.viewmats[0, 2, :3]
     steps = torch.tensor([-1.0, -1e-3, 0.0, 1e-3, 0.00999, 0.0101, 0.02]).to(means)
@@ -87,7 +87,7 @@ def far_to_the_side(scene: Scene) -> Scene:
 @pytest.mark.parametrize(
     "change", [needles, around_the_camera, opacities_of_zero_and_one, points, far_to_the_side], ids=lambda f: f.__name__
 )
-def test_finite_at_the_extremes(change, dtype):
+def test_images_and_gradients_are_finite_for_extreme_inputs(change, dtype):
     scene = change(make_scene(count=100)).to(dtype)
     rendering = scene.render(return_depth=True)
     for image in vars(rendering).values():
@@ -96,7 +96,7 @@ def test_finite_at_the_extremes(change, dtype):
         assert value.isfinite().all(), name
 
 
-def test_none_for_what_is_not_drawn():
+def test_gaussians_that_are_not_drawn_have_no_gradient():
     scene = opacities_of_zero_and_one(around_the_camera(make_scene(count=100)))
     grads = gradients(lambda s: s.render(), scene)
     depths = scene.cameras.project(scene.gaussians.means)[1][0]
@@ -107,8 +107,8 @@ def test_none_for_what_is_not_drawn():
         assert (grads[name][~hidden] != 0).any()
 
 
-def test_none_through_a_clamped_alpha():
-    # One opaque splat, and a pixel at its very centre: raising the opacity there changes nothing.
+def test_a_clamped_alpha_has_no_gradient():
+    # One opaque splat, and a pixel at its centre, where alpha is clamped.
     gaussians = Gaussians(
         means=torch.tensor([[0.0, 0, 2]]),
         quats=torch.tensor([[1.0, 0, 0, 0]]),
@@ -125,7 +125,7 @@ def test_none_through_a_clamped_alpha():
         assert (inputs.opacities.grad.item() != 0) == moves
 
 
-def test_only_where_asked():
+def test_only_inputs_that_require_gradients_get_them():
     scene = make_scene()
     colors = scene.gaussians.colors.clone().requires_grad_()
     rendering = scene.with_gaussians(colors=colors).render()
@@ -134,17 +134,17 @@ def test_only_where_asked():
     assert not scene.render().colors.requires_grad
 
 
-def test_camera_moves_as_gradient_says():
-    # Descend on the camera alone until its picture is that of another camera: gradients to `viewmats` have their use.
+def test_camera_pose_is_recovered_by_gradient_descent():
+    # Optimise the translation of the camera alone until it renders the image of the true camera.
     target = make_scene(count=30, size=0.2)
-    picture = target.render(background=0.0).colors
+    image = target.render(background=0.0).colors
     shift = torch.tensor([0.05, -0.03, 0.1], dtype=torch.float64).requires_grad_()
     optimizer = torch.optim.Adam([shift], 0.01)
     for _ in range(50):
         offset = torch.nn.functional.pad(shift[:, None], (3, 0, 0, 1))
         c = target.cameras
         cameras = Cameras(c.viewmats + offset, c.Ks, c.width, c.height)
-        loss = (Scene(target.gaussians, cameras).render(background=0.0).colors - picture).square().mean()
+        loss = (Scene(target.gaussians, cameras).render(background=0.0).colors - image).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Choosing a rasterizer, and what `rasterize` refuses."""
+"""Selection of a rasterizer, and inputs that `rasterize` refuses."""
 
 import sys
 from dataclasses import replace
@@ -14,7 +14,7 @@ from smpl_renderer.errors import InputError
 PEERS = ("gsplat", "diff_gaussian_rasterization")
 
 
-def test_auto_is_torch_on_a_cpu():
+def test_auto_selects_torch_on_a_cpu():
     assert load_backend("auto", torch.device("cpu")) is load_backend("torch", torch.device("cpu"))
     assert "torch" in available_backends()
 
@@ -28,7 +28,7 @@ def test_auto_is_torch_on_a_cpu():
         ({"tools"}, "torch"),
     ],
 )
-def test_auto_takes_the_fastest_that_is_installed_on_cuda(monkeypatch, installed, expected):
+def test_auto_selects_the_fastest_installed_backend_on_cuda(monkeypatch, installed, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(backends, "can_launch", lambda: {"triton", "tools"} <= installed)
     monkeypatch.setattr(backends, "_has_gsplat", lambda: "gsplat" in installed)
@@ -36,7 +36,7 @@ def test_auto_takes_the_fastest_that_is_installed_on_cuda(monkeypatch, installed
     assert backends.backend_name("auto", torch.device("cpu")) == "torch"
 
 
-def test_triton_without_a_compiler_is_one_line_with_a_remedy(monkeypatch):
+def test_triton_without_a_compiler_is_reported_with_a_remedy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(backends, "_has_triton", lambda: True)
     monkeypatch.setattr(backends, "can_launch", lambda: False)
@@ -44,14 +44,14 @@ def test_triton_without_a_compiler_is_one_line_with_a_remedy(monkeypatch):
         load_backend("triton", torch.device("cuda"))
 
 
-def test_unknown_backend_is_refused_by_name():
+def test_an_unknown_backend_is_named():
     with pytest.raises(InputError, match=r"'opengl'.*auto.*torch.*gsplat"):
         make_scene().render(backend="opengl")
 
 
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize("installed, reason", [(False, "not installed"), (True, "needs a CUDA device")])
-def test_peer_that_cannot_run_is_one_line_with_a_remedy(peer, installed, reason, monkeypatch):
+def test_a_peer_that_cannot_run_is_reported_in_one_line(peer, installed, reason, monkeypatch):
     monkeypatch.setattr(backends, f"_has_{peer}", lambda: installed)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=f"{peer} .*{reason}") as caught:
@@ -60,7 +60,7 @@ def test_peer_that_cannot_run_is_one_line_with_a_remedy(peer, installed, reason,
 
 
 @pytest.mark.parametrize("peer", PEERS)
-def test_peer_that_was_compiled_for_another_system_is_one_line_with_a_remedy(peer, monkeypatch):
+def test_a_peer_that_cannot_be_imported_is_reported_in_one_line(peer, monkeypatch):
     monkeypatch.setattr(backends, f"_has_{peer}", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(sys.modules, peer, None)  # importing it fails
@@ -71,7 +71,7 @@ def test_peer_that_was_compiled_for_another_system_is_one_line_with_a_remedy(pee
 
 
 @pytest.mark.parametrize("present", [(), ("gsplat",), PEERS])
-def test_peers_are_available_where_they_are_installed(present, monkeypatch):
+def test_installed_peers_are_available(present, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for peer in PEERS:
         monkeypatch.setattr(backends, f"_has_{peer}", lambda peer=peer: peer in present)
@@ -88,7 +88,7 @@ def test_peers_are_available_where_they_are_installed(present, monkeypatch):
         ("colors", torch.zeros(60, 3, dtype=torch.uint8)),
     ],
 )
-def test_gaussians_that_do_not_fit_are_named(name, value):
+def test_gaussians_of_wrong_shape_or_dtype_are_named(name, value):
     with pytest.raises(ValueError, match=r"gaussians\."):
         make_scene().with_gaussians(**{name: value}).render()
 
@@ -104,19 +104,19 @@ def test_gaussians_that_do_not_fit_are_named(name, value):
         ({"width": 0}, "width and height"),
     ],
 )
-def test_cameras_that_do_not_fit_are_named(changes, message):
+def test_cameras_of_wrong_shape_are_named(changes, message):
     scene = make_scene()
     with pytest.raises(ValueError, match=message):
         replace(scene, cameras=replace(scene.cameras, **changes)).render()
 
 
-def test_background_that_is_no_color_is_named():
+def test_a_background_of_wrong_shape_is_named():
     with pytest.raises(ValueError, match=r"background .* got \[4\]"):
         make_scene().render(background=torch.zeros(4))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_check_names_what_is_not_finite(value, monkeypatch):
+def test_check_names_the_input_that_is_not_finite(value, monkeypatch):
     scene = make_scene()
     scene.gaussians.scales[5, 1] = value
     scene.render()

@@ -1,4 +1,4 @@
-"""Tiles and their lists of splats, against lists made one by one."""
+"""Tiles and their lists of splats, against lists built one by one."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from core.render.tiles import Canvas, chunks
 
 
 def boxes(seed: int, count: int = 40):
-    """Centres in and around a 30 x 22 image, half sizes (a fifth of them zero), depths with ties."""
+    """Centres in and around a 30 x 22 image, half sizes (a fifth of them zero), depths of which some are equal."""
     generator = torch.Generator().manual_seed(seed)
     means2d = torch.rand(count, 2, generator=generator) * torch.tensor([50.0, 40]) - 10
     extents = torch.rand(count, 2, generator=generator) ** 3 * 20
@@ -17,7 +17,7 @@ def boxes(seed: int, count: int = 40):
 
 
 @pytest.mark.parametrize("max_fragments, max_pairs", [(10**9, 10**9), (200, 10**9), (1, 1), (500, 50)])
-def test_every_tile_lists_what_reaches_its_pixel_centres_from_near_to_far(max_fragments, max_pairs):
+def test_every_tile_lists_the_splats_at_its_pixel_centres_from_near_to_far(max_fragments, max_pairs):
     canvas = Canvas(30, 22, 4)
     means2d, extents, depths = boxes(0)
     expected = {}
@@ -39,7 +39,7 @@ def test_every_tile_lists_what_reaches_its_pixel_centres_from_near_to_far(max_fr
     assert actual == expected
 
 
-def test_a_box_anywhere_and_of_any_size_is_no_trouble():
+def test_boxes_of_any_position_and_size_are_accepted():
     canvas = Canvas(9, 5, 4)
     means2d = torch.tensor([[-1e9, 2], [1e9, 2], [4, 1e9], [4, 2], [4, 2], [4, 2]])
     extents = torch.tensor([[1, 1], [1, 1], [1, 1], [1e9, 1e9], [0, 0], [torch.nan, 1]])
@@ -48,7 +48,7 @@ def test_a_box_anywhere_and_of_any_size_is_no_trouble():
     assert (chunk.splats == 3).all()
 
 
-def test_cutting_into_tiles_and_back():
+def test_splitting_into_tiles_is_invertible():
     canvas = Canvas(9, 5, 4)
     image = torch.rand(3, 5, 9)
     tiles = canvas.to_tiles(image)

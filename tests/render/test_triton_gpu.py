@@ -1,4 +1,4 @@
-"""Backend `triton` on a GPU: larger scenes than its interpreter can draw, and what only a GPU has."""
+"""Backend `triton` on a GPU: scenes that are too large for the interpreter, and properties that only a GPU has."""
 
 import logging
 from dataclasses import replace
@@ -23,7 +23,7 @@ def many(**options) -> Scene:
 
 
 def hard() -> Scene:
-    """A fifth opaque, a fifth invisible, needles, giants, and some behind, beside and at the cameras."""
+    """A fifth opaque, a fifth invisible, needles, huge ones, and some behind, beside and at the cameras."""
     scene = make_scene(count=600, width=150, height=101, size=0.05, views=3)
     g = scene.gaussians.map(torch.clone)
     g.opacities[0::5], g.opacities[1::5] = 1, 0
@@ -36,7 +36,7 @@ def hard() -> Scene:
 
 
 def stack() -> Scene:
-    """Thousands over the same few pixels."""
+    """Thousands of Gaussians at the same few pixels."""
     scene = make_scene(count=5000, width=41, height=37, size=0.05)
     return scene.with_gaussians(means=0.02 * scene.gaussians.means, opacities=0.004 + 0.03 * scene.gaussians.opacities)
 
@@ -52,7 +52,7 @@ SCENES = {
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_equals_the_definition_in_double_precision(name):
+def test_matches_the_definition_in_double_precision(name):
     scene = on_gpu(SCENES[name]())
     options = {"return_depth": True, "background": 0.3}
     actual = scene.render(backend="triton", **options)
@@ -60,12 +60,12 @@ def test_equals_the_definition_in_double_precision(name):
     for a, e in ((actual.colors, expected.colors), (actual.alphas, expected.alphas)):
         difference = (a.double() - e).abs()
         assert difference.mean() < 2e-5
-        # A pixel where some alpha is within rounding of 1/255 may lose or gain that much.
+        # A pixel where some alpha is within rounding of 1/255 may differ by that much.
         assert (difference > 1e-4).double().mean() < 1e-3
         assert difference.max() < 2 / 255
 
     def render(s: Scene, backend: str):
-        cameras = scene.cameras.to(s.cameras.Ks.dtype)  # cameras without gradient, for the projection's own kernel
+        cameras = scene.cameras.to(s.cameras.Ks.dtype)  # cameras without gradient, which select the projection kernel
         return Scene(s.gaussians, cameras).render(backend=backend, background=0.3)
 
     reference = gradients(lambda s: render(s, "torch"), scene.to(torch.float64))
@@ -80,7 +80,7 @@ def test_forward_is_deterministic():
         assert torch.equal(a, b)
 
 
-def test_is_captured_in_a_cuda_graph_and_follows_its_inputs():
+def test_a_captured_cuda_graph_uses_its_current_inputs():
     scene = on_gpu(many())
     means = scene.gaussians.means.clone().requires_grad_()
     moved = scene.with_gaussians(means=means)
@@ -105,10 +105,10 @@ def test_is_captured_in_a_cuda_graph_and_follows_its_inputs():
     assert (captured - expected).norm() < 1e-4 * expected.norm()
 
 
-def test_does_not_wait_for_the_device():
+def test_does_not_synchronise_with_the_device():
     scene = on_gpu(many(seed=1))
     means = scene.gaussians.means.requires_grad_()
-    scene.render(backend="triton").colors.sum().backward()  # the first call learns how long the lists are
+    scene.render(backend="triton").colors.sum().backward()  # the first call measures the lists
     torch.cuda.synchronize()
     try:
         torch.cuda.set_sync_debug_mode("error")
@@ -118,7 +118,7 @@ def test_does_not_wait_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_overflow_draws_the_same_and_is_reported(caplog):
+def test_an_overflow_renders_the_same_image_and_is_reported(caplog):
     small = on_gpu(make_scene(count=777, width=99, height=77, size=0.002))
     large = small.with_gaussians(scales=20 * small.gaussians.scales)
     small.render(backend="triton")
@@ -130,7 +130,7 @@ def test_overflow_draws_the_same_and_is_reported(caplog):
     assert sum("capacity" in message for message in caplog.messages) == 1
 
 
-def test_overflow_in_a_cuda_graph_draws_the_same_and_is_reported(caplog):
+def test_an_overflow_in_a_cuda_graph_renders_the_same_image_and_is_reported(caplog):
     scene = on_gpu(make_scene(count=778, width=99, height=77, size=0.002))
     scales = scene.gaussians.scales.clone()
     scene = scene.with_gaussians(scales=scales)
@@ -149,7 +149,7 @@ def test_overflow_in_a_cuda_graph_draws_the_same_and_is_reported(caplog):
     assert sum("capacity" in message for message in caplog.messages) == 1
 
 
-def test_more_pairs_of_pixel_and_splat_than_32_bits_can_count():
+def test_more_fragments_than_32_bits_can_count():
     count, size = 9000, 512
     scene = on_gpu(make_scene(count=count, width=size, height=size))
     g = scene.gaussians
@@ -159,17 +159,17 @@ def test_more_pairs_of_pixel_and_splat_than_32_bits_can_count():
     assert count * size * size > 2**31
     opacities = scene.gaussians.opacities.clone().requires_grad_()
     rendering = scene.with_gaussians(opacities=opacities).render(backend="triton", background=0.0)
-    # Every pixel lets 0.9959^9000 through, as good as nothing; a tile stops at 1e-4.
+    # The transmittance of every pixel is 0.9959^9000, practically 0; a tile stops at 1e-4.
     assert (rendering.alphas > 1 - 1.1e-4).all() and (rendering.alphas <= 1).all()
     (grad,) = torch.autograd.grad(rendering.colors.sum(), opacities)
-    # All cover all: with o = 0.0041, the k-th adds o (1 - o)^k of its colour. Gradients fall off as fast.
+    # All cover all pixels: with o = 0.0041, the k-th adds o (1 - o)^k of its colour. Gradients decay at the same rate.
     assert grad.isfinite().all()
     depths = scene.cameras.project(scene.gaussians.means)[1][0]
     nearest, farthest = depths.argsort()[:1000], depths.argsort()[-1000:]
     assert grad[nearest].abs().mean() > 100 * grad[farthest].abs().mean()
 
 
-def test_a_crowd_at_one_depth_is_drawn_alike_before_and_after_it_is_noticed():
+def test_a_crowded_bucket_renders_the_same_before_and_after_sorting_is_used():
     scene = make_scene(count=3000, width=90, height=70, size=0.02)
     forward = scene.cameras.viewmats[0, 2, :3]
     means = scene.gaussians.means
@@ -178,7 +178,7 @@ def test_a_crowd_at_one_depth_is_drawn_alike_before_and_after_it_is_noticed():
     assert torch.equal(first, second) and torch.equal(first, third)
 
 
-def test_memory_is_written_where_it_should_be():
+def test_all_outputs_are_written():
     scene = on_gpu(many(seed=2))
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills new memory with NaN
@@ -193,8 +193,8 @@ def test_memory_is_written_where_it_should_be():
         assert value.isfinite().all()
 
 
-def test_more_views_than_a_grid_axis_may_have():
-    """Sets and cameras together pass 65,535, the limit of a launch's second axis."""
+def test_more_views_than_the_second_grid_axis_allows():
+    """Sets and cameras together exceed 65,535, the limit of the second axis of a grid."""
     scene = on_gpu(make_scene(count=3, width=8, height=8))
     g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
     views = 66000

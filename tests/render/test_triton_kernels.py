@@ -1,4 +1,4 @@
-"""Backend `triton` against the definition, stage by stage and as a whole.
+"""Backend `triton` against the definition, by stages and as a whole.
 
 Without a CUDA device the kernels run in Triton's interpreter (`tests/conftest.py`).
 """
@@ -13,13 +13,13 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from core.render import Rendering, backends, rasterize, triton_backend
-from core.render import binning_kernel as bin_module
+from core.render import Rendering, backends, binning_kernel, rasterize, triton_backend
 from core.render.binning_kernel import bin_tiles
+from core.render.capacity import CapacityEstimator, capacity_estimator
 from core.render.launch import ALIGNMENT, aligned
 from core.render.projection import ALPHA_MIN
 from core.render.projection_kernel import project, project_backward
-from core.render.splat_table import DepthOrder, depth_keys_reference, project_rows_reference
+from core.render.splat_table import DepthOrder, depth_keys_reference, splat_table_reference
 from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
 
@@ -28,7 +28,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
-    """Fill new memory with NaN, so that what a kernel forgets to write shows."""
+    """Fill new memory with NaN, so that values that a kernel does not write are visible."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
@@ -36,12 +36,12 @@ def poisoned_memory():
 
 
 def single(scene: Scene) -> Scene:
-    """Rounded to the precision of the kernels, on their device."""
+    """Round a scene to the precision of the kernels, and move it to their device."""
     return scene.to(torch.float32).to(DEVICE)
 
 
 def stacked(*scenes: Scene) -> Scene:
-    """Several sets of Gaussians, each with its own cameras."""
+    """Stack several sets of Gaussians, each with its own cameras."""
     first = scenes[0]
     names = vars(first.gaussians)
     return Scene(
@@ -55,7 +55,7 @@ def stacked(*scenes: Scene) -> Scene:
 
 
 def hard_scene(**options) -> Scene:
-    """Opaque, invisible, huge, needle-like, behind and beside the camera, and some almost at the same depth."""
+    """Gaussians that are opaque, invisible, huge, thin, or behind and beside the camera."""
     scene = make_scene(**options)
     g = scene.gaussians.map(torch.clone)
     g.opacities[0::6], g.opacities[1::6] = 1, 0
@@ -66,19 +66,19 @@ def hard_scene(**options) -> Scene:
     return replace(scene, gaussians=g)
 
 
-def assert_same_pictures(actual, expected, max_error: float = 1e-4, mean_error: float = 2e-5) -> None:
+def assert_same_images(actual, expected, max_error: float = 1e-4, mean_error: float = 2e-5) -> None:
     for name in ("colors", "alphas"):
         difference = (getattr(actual, name).double() - getattr(expected, name)).abs()
         assert difference.max() < max_error, name
         assert difference.mean() < mean_error, name
     if expected.depths is not None:
-        # A quotient: compare it where something is.
+        # A quotient: compare it where alpha is not small.
         difference = (actual.depths.double() - expected.depths).abs()[expected.alphas > 0.05]
         assert difference.max() < 1e-3
 
 
 def assert_same_gradients(scene: Scene, of_cameras: bool = False, tolerance: float = 1e-3, **options) -> None:
-    """Relative, by tensor, in the Euclidean norm."""
+    """Compare the gradient of each tensor: relative error in the Euclidean norm."""
 
     def render(s: Scene, backend: str):
         cameras = s.cameras if of_cameras else scene.cameras.to(s.cameras.Ks.dtype)
@@ -98,18 +98,18 @@ def test_projection_matches_reference():
     scene = single(stacked(hard_scene(seed=1, count=70, views=2), hard_scene(seed=2, count=70, views=2)))
     g, c = scene.gaussians, scene.cameras
     size = c.width, c.height
-    rows, order = project(g, c.viewmats, c.Ks, *size)
+    table, order = project(g, c.viewmats, c.Ks, *size)
     double = scene.to(torch.float64)
     inputs = double.gaussians.map(lambda x: x.clone().requires_grad_())
-    expected = project_rows_reference(inputs, double.cameras.viewmats, double.cameras.Ks, *size)
+    expected = splat_table_reference(inputs, double.cameras.viewmats, double.cameras.Ks, *size)
     used = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10]
-    for a, e in zip(rows[..., used].unbind(-1), expected.detach()[..., used].unbind(-1)):
+    for a, e in zip(table[..., used].unbind(-1), expected.detach()[..., used].unbind(-1)):
         torch.testing.assert_close(a.double(), e, rtol=2e-5, atol=2e-5)
-    assert (order.keys == depth_keys_reference(rows, g.means, c.viewmats)).all()
+    assert (order.keys == depth_keys_reference(table, g.means, c.viewmats)).all()
 
     cotangents = torch.zeros_like(expected)
     cotangents[..., used] = torch.randn(2, 2, 70, 10, generator=torch.Generator().manual_seed(0)).to(expected)
-    cotangents *= rows[..., 5:6].isfinite()
+    cotangents *= table[..., 5:6].isfinite()
     loss = torch.where(expected.isfinite(), expected, 0.0).mul(cotangents).sum()
     expected_grads = torch.autograd.grad(loss, list(vars(inputs).values()))
     actual_grads = project_backward(g, c.viewmats, c.Ks, *size, cotangents.float())
@@ -118,33 +118,33 @@ def test_projection_matches_reference():
 
 
 def listed(scene: Scene, tile: int, by_sorting: bool = False) -> tuple[Tensor, list[list[int]]]:
-    """The table of splats, and the rows listed for each tile."""
+    """The splat table, and the indices listed for each tile."""
     g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
-    rows, order = project(g, c.viewmats[None].contiguous(), c.Ks[None].contiguous(), c.width, c.height)
-    lists = bin_tiles(rows, DepthOrder(order.keys) if by_sorting else order, c.width, c.height, tile)
+    table, order = project(g, c.viewmats[None].contiguous(), c.Ks[None].contiguous(), c.width, c.height)
+    lists = bin_tiles(table, DepthOrder(order.keys) if by_sorting else order, c.width, c.height, tile)
     assert int(lists.used) <= lists.capacity
     slots = lists.slots.tolist()
-    assert sorted(slots[: order.keys.numel()]) == list(range(order.keys.numel()))  # every splat has a place of its own
-    return rows.double(), [slots[first:last] for first, last in lists.ranges.tolist()]
+    assert sorted(slots[: order.keys.numel()]) == list(range(order.keys.numel()))  # ranks are unique
+    return table.double(), [slots[first:last] for first, last in lists.ranges.tolist()]
 
 
-def reached(rows: Tensor, width: int, height: int, tile: int) -> Tensor:
-    """Whether each splat has alpha >= ALPHA_MIN at a pixel of each tile, by looking at all of them: [splats, tiles]."""
-    rows = rows.flatten(0, 2)
-    x = torch.arange(width, device=rows.device) + 0.5 - rows[:, 0, None]
-    y = torch.arange(height, device=rows.device) + 0.5 - rows[:, 1, None]
-    u = rows[:, 2, None, None] * x[:, None, :] + rows[:, 3, None, None] * y[:, :, None]
-    v = rows[:, 4, None, None] * y[:, :, None]
-    seen = torch.exp2(rows[:, 5, None, None] - u * u - v * v) >= ALPHA_MIN
+def reached(table: Tensor, width: int, height: int, tile: int) -> Tensor:
+    """Whether each splat has alpha >= ALPHA_MIN at a pixel of each tile, by brute force: [splats, tiles]."""
+    splats = table.flatten(0, 2)
+    x = torch.arange(width, device=table.device) + 0.5 - splats[:, 0, None]
+    y = torch.arange(height, device=table.device) + 0.5 - splats[:, 1, None]
+    u = splats[:, 2, None, None] * x[:, None, :] + splats[:, 3, None, None] * y[:, :, None]
+    v = splats[:, 4, None, None] * y[:, :, None]
+    seen = torch.exp2(splats[:, 5, None, None] - u * u - v * v) >= ALPHA_MIN
     seen = torch.nn.functional.pad(seen, (0, -width % tile, 0, -height % tile))
     return seen.unflatten(2, (-1, tile)).unflatten(1, (-1, tile)).any(4).any(2).flatten(1)
 
 
 @pytest.mark.parametrize("tile, size", [(8, 37), (16, 50)])
-def test_tiles_list_what_reaches_them_from_near_to_far(tile, size):
+def test_tiles_list_the_splats_that_reach_them_from_near_to_far(tile, size):
     scene = single(hard_scene(count=60, views=2, width=size, height=size - 8))
-    rows, lists = listed(scene, tile)
-    needed = reached(rows, size, size - 8, tile)
+    table, lists = listed(scene, tile)
+    needed = reached(table, size, size - 8, tile)
     tiles = needed.shape[1]
     surplus = 0
     for number, splats in enumerate(lists):
@@ -157,17 +157,17 @@ def test_tiles_list_what_reaches_them_from_near_to_far(tile, size):
         surplus += len(splats) - len(wanted)
         depths = scene.to(torch.float64).cameras.project(scene.gaussians.means.double())[1].flatten()[splats]
         assert (depths.diff() >= 0).all()
-    # The ellipse may pass between pixel centres; a box around it would list some 50 % more.
+    # The ellipse may pass between pixel centres; its bounding box would list about 50 % more.
     assert surplus < 0.15 * needed.sum()
 
 
 @pytest.mark.parametrize("side", [2, 4, 16])
-def test_cells_of_any_size_list_the_same(side, monkeypatch):
-    """Many splats on a large picture get larger cells, or their bits would take too much memory."""
+def test_cells_of_any_size_give_the_same_lists(side, monkeypatch):
+    """Many splats on a large image use larger cells, to limit the memory of the bit sets."""
     scene = single(hard_scene(seed=7, count=70, views=2, width=75, height=58))
     _, expected = listed(scene, 8)
-    monkeypatch.setattr(bin_module, "_cell_side", lambda *_: side)
-    bin_module._experience.cache_clear()  # larger cells take more room
+    monkeypatch.setattr(binning_kernel, "_cell_side", lambda *_: side)
+    capacity_estimator.cache_clear()  # larger cells need more slots
     _, lists = listed(scene, 8)
     assert lists == expected
 
@@ -176,7 +176,7 @@ def test_cells_of_any_size_list_the_same(side, monkeypatch):
 def test_depths_are_compared_in_double_precision(by_sorting):
     scene = make_scene(count=40)
     directions = scene.cameras.viewmats[0, 2, :3]
-    # Around a plane across the line of sight: in single precision most depths are equal.
+    # Near a plane perpendicular to the optical axis: in single precision most depths are equal.
     means = 0.3 * scene.gaussians.means
     means = means - (means @ directions)[:, None] * directions
     scene = single(scene.with_gaussians(means=means))
@@ -188,33 +188,33 @@ def test_depths_are_compared_in_double_precision(by_sorting):
 
 
 @pytest.mark.slow
-def test_a_crowd_at_one_depth_is_sorted_from_the_next_call_on():
+def test_a_crowded_bucket_is_sorted_from_the_next_call_on():
     scene = make_scene(count=600, width=13, height=11, size=0.1)
     scene = single(scene.with_gaussians(means=0 * scene.gaussians.means))
     _, expected = listed(scene, 8)
-    experience = bin_module._experience(scene.cameras.Ks.device, 1, 600, 13, 11, 8, None)
-    assert not experience.is_crowded
+    estimator = capacity_estimator(scene.cameras.Ks.device, 1, 600, 13, 11, 8, None)
+    assert not estimator.is_crowded
     _, lists = listed(scene, 8)
-    assert experience.is_crowded
+    assert estimator.is_crowded
     assert lists == expected and sorted(lists[0]) == lists[0]  # equal depths keep their order
 
 
-def test_cells_grow_where_their_bits_would_take_much_memory_but_never_past_what_they_save():
-    assert bin_module._cell_side(8, 28_000, 64 * 64) == 2
-    assert bin_module._cell_side(64, 100_000, 128 * 128) == 4
-    assert bin_module._cell_side(1, 10_000_000, 480 * 270) == 8
-    assert bin_module._cell_side(1000, 100_000, 8 * 8) == 2
+def test_cells_grow_with_the_memory_of_their_bit_sets_up_to_a_bound():
+    assert binning_kernel._cell_side(8, 28_000, 64 * 64) == 2
+    assert binning_kernel._cell_side(64, 100_000, 128 * 128) == 4
+    assert binning_kernel._cell_side(1, 10_000_000, 480 * 270) == 8
+    assert binning_kernel._cell_side(1000, 100_000, 8 * 8) == 2
 
 
-def test_what_is_learned_has_a_bound():
-    experience = bin_module.CapacityEstimator(5000, 10_000, on_cuda=False)
-    assert experience.learn(4500) and experience.capacity == 6144
-    experience.overflow.fill_(2**40)  # once in a while, a picture of a giant
-    experience.update()
-    assert experience.capacity == 10_000 and not experience.overflow
+def test_the_estimated_capacity_has_a_limit():
+    estimator = CapacityEstimator(5000, 10_000, on_cuda=False)
+    assert estimator.update(4500) and estimator.capacity == 6144
+    estimator.overflow.fill_(2**40)
+    estimator.read_reports()
+    assert estimator.capacity == 10_000 and not estimator.overflow
 
 
-def test_a_capacity_chosen_by_the_caller_stays_and_what_passes_it_is_reported(caplog):
+def test_a_given_capacity_is_kept_and_overflows_are_reported(caplog):
     scene = single(make_scene(seed=8, count=40, views=2, width=17, height=11))
     g, c = scene.gaussians, scene.cameras
     for _ in range(2):
@@ -222,7 +222,9 @@ def test_a_capacity_chosen_by_the_caller_stays_and_what_passes_it_is_reported(ca
             triton_backend.rasterize(g, c.viewmats, c.Ks, 17, 11, torch.ones(3, device=DEVICE), False, capacity=9)
             if scene.cameras.Ks.is_cuda:
                 torch.cuda.synchronize()
-    assert sum("capacity of 9" in message for message in caplog.messages) == 1  # of the first call, by the second
+    assert (
+        sum("capacity of 9" in message for message in caplog.messages) == 1
+    )  # the second call reports the overflow of the first
     with pytest.raises(ValueError, match="capacity"):
         triton_backend.rasterize(g, c.viewmats, c.Ks, 17, 11, torch.ones(3, device=DEVICE), False, capacity=-1)
 
@@ -230,7 +232,7 @@ def test_a_capacity_chosen_by_the_caller_stays_and_what_passes_it_is_reported(ca
 @pytest.mark.filterwarnings("ignore:invalid value")  # NumPy, in the interpreter
 @pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_ends_and_harms_nobody_elses_gradient(name, value):
+def test_a_gaussian_that_is_not_finite_changes_no_other_gradient(name, value):
     scene = single(make_scene(seed=9, count=12, views=2, width=13, height=9))
     attribute = getattr(scene.gaussians, name).clone()
     attribute[5] = value
@@ -238,14 +240,14 @@ def test_what_is_not_finite_ends_and_harms_nobody_elses_gradient(name, value):
     cameras = broken.cameras
     grads = gradients(lambda s: Scene(s.gaussians, cameras).render(backend="triton"), broken)
     others = torch.arange(12, device=DEVICE) != 5
-    if name == "colors":  # what nobody can see through
+    if name == "colors":  # reaches the pixels, hence the gradients of all Gaussians there
         others &= False
     for key in ("means", "quats", "scales", "opacities", "colors"):
         assert grads[key][others].isfinite().all(), key
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # NumPy, in the interpreter
-def test_a_padded_gaussian_may_hold_anything():
+def test_a_gaussian_of_opacity_0_may_have_any_values():
     scene = single(make_scene(seed=10, count=14, views=1, width=13, height=9))
     g = scene.gaussians.map(torch.clone)
     g.opacities[3] = 0
@@ -260,7 +262,7 @@ def test_a_padded_gaussian_may_hold_anything():
             torch.testing.assert_close(drawn.colors, expected, rtol=0, atol=2e-6)
 
 
-def test_depths_of_a_far_background_leave_near_ones_alone():
+def test_near_depths_are_accurate_in_front_of_a_far_background():
     scene = make_scene(seed=11, count=40, width=17, height=13, size=0.05)
     far = scene.gaussians.map(torch.clone)
     forward = scene.cameras.viewmats[0, 2, :3]
@@ -273,14 +275,14 @@ def test_depths_of_a_far_background_leave_near_ones_alone():
     assert ((actual.depths - expected.depths).abs() / expected.depths.clamp_min(1))[seen].max() < 1e-4
 
 
-def test_compiled_code_may_draw():
+def test_compiled_functions_may_rasterize():
     scene = single(make_scene(seed=13, count=9, width=9, height=8))
 
     def brightness(means: Tensor) -> Tensor:
         return 2 * scene.with_gaussians(means=means * 1).render(backend="triton").colors.mean()
 
     means = scene.gaussians.means.clone().requires_grad_()
-    compiled = torch.compile(brightness, backend="eager")  # what Dynamo makes of it, without a code generator
+    compiled = torch.compile(brightness, backend="eager")  # Dynamo's tracing, without code generation
     loss, other = brightness(means), compiled(means)
     torch.testing.assert_close(loss, other)
     torch.testing.assert_close(torch.autograd.grad(loss, means), torch.autograd.grad(other, means))
@@ -315,7 +317,7 @@ def test_two_batch_axes():
         assert torch.equal(drawn.colors[i // 2, i % 2], scene.render(backend="triton").colors)
 
 
-def test_odd_beginnings_are_copied():
+def test_tensors_that_are_not_aligned_are_copied():
     values = torch.rand(41, 3, device=DEVICE)
     assert aligned(values) is values
     for view in (values[1:], values.T):
@@ -324,11 +326,11 @@ def test_odd_beginnings_are_copied():
 
 
 @pytest.mark.parametrize("with_depth", [True, False])
-def test_pictures_and_gradients_of_several_sets(with_depth):
+def test_images_and_gradients_of_several_sets(with_depth):
     size = {"count": 40, "width": 21, "height": 18}
     scene = single(stacked(make_scene(seed=3, **size), make_scene(seed=4, **size)))
     options = {"return_depth": with_depth, "background": torch.tensor([0.2, 0.5, 1.0], device=DEVICE)}
-    assert_same_pictures(
+    assert_same_images(
         scene.render(backend="triton", **options), scene.to(torch.float64).render(backend="torch", **options)
     )
     assert_same_gradients(scene, **options)
@@ -337,14 +339,14 @@ def test_pictures_and_gradients_of_several_sets(with_depth):
 @pytest.mark.parametrize("of_cameras", [False, True])
 def test_hard_scene(of_cameras):
     scene = single(hard_scene(seed=5, count=60, views=2, width=23, height=17))
-    assert_same_pictures(
+    assert_same_images(
         scene.render(backend="triton", return_depth=True),
         scene.to(torch.float64).render(backend="torch", return_depth=True),
     )
     assert_same_gradients(scene, of_cameras)
 
 
-def test_lists_that_overflow_draw_the_same():
+def test_lists_that_overflow_render_the_same_image():
     scene = single(hard_scene(seed=6, count=40, views=2, width=17, height=11))
     g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
     arguments = g, c.viewmats[None], c.Ks[None], 17, 11, torch.ones(3, device=DEVICE), True
@@ -353,9 +355,9 @@ def test_lists_that_overflow_draw_the_same():
         torch.testing.assert_close(a, e, rtol=0, atol=2e-6)
 
 
-def test_light_is_followed_until_almost_none_is_left():
+def test_compositing_continues_until_transmittance_is_negligible():
     scene = make_scene(count=60, width=8, height=8)
-    # Wide splats one behind the other: 32 dim ones let 0.8 % through, the rest is bright.
+    # Wide splats one behind the other: 32 black ones transmit 0.8 %, those behind are bright.
     depths = torch.linspace(0, 0.3, 60, dtype=torch.float64)[:, None]
     dim = (torch.arange(60) < 32).double()
     scene = single(
@@ -369,10 +371,10 @@ def test_light_is_followed_until_almost_none_is_left():
     actual = scene.render(backend="triton", background=0.0)
     expected = scene.to(torch.float64).render(backend="torch", background=0.0)
     assert expected.colors.min() > 5e-3
-    assert_same_pictures(actual, expected)
+    assert_same_images(actual, expected)
 
 
-def test_nothing_to_see_is_background():
+def test_invisible_gaussians_leave_the_background():
     scene = single(make_scene(count=20, width=10, height=9))
     nothing = take(scene.gaussians, torch.zeros(0, dtype=torch.long, device=DEVICE))
     unseen = [
@@ -383,7 +385,7 @@ def test_nothing_to_see_is_background():
     for s in unseen:
         rendering = s.render(backend="triton", background=0.25, return_depth=True)
         assert (rendering.colors == 0.25).all() and (rendering.alphas == 0).all() and (rendering.depths == 0).all()
-        for cameras in (None, s.cameras):  # with and without gradients of their own
+        for cameras in (None, s.cameras):  # with and without gradients of the cameras
 
             def render(x: Scene, cameras=cameras) -> Rendering:
                 return Scene(x.gaussians, cameras or x.cameras).render(backend="triton", return_depth=True)
@@ -392,7 +394,7 @@ def test_nothing_to_see_is_background():
                 assert (value == 0).all(), name
 
 
-def test_other_precisions_are_drawn_in_single():
+def test_other_precisions_are_rendered_in_single_precision():
     scene = single(make_scene(count=12, width=9, height=7))
     expected = scene.render(backend="triton")
     double = scene.to(torch.float64).render(backend="triton")
@@ -405,7 +407,7 @@ def test_other_precisions_are_drawn_in_single():
 
 
 @pytest.mark.parametrize("installed, reason", [(False, "not installed"), (True, "CUDA")])
-def test_where_it_cannot_run_is_one_line_with_a_remedy(installed, reason, monkeypatch):
+def test_where_it_cannot_run_the_error_is_one_line_with_a_remedy(installed, reason, monkeypatch):
     monkeypatch.setattr(backends, "_has_triton", lambda: installed)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -414,7 +416,7 @@ def test_where_it_cannot_run_is_one_line_with_a_remedy(installed, reason, monkey
     assert "\n" not in str(caught.value) and "backend torch" in str(caught.value)
 
 
-def test_tensors_on_a_cpu_are_refused(monkeypatch):
+def test_cpu_tensors_are_refused(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     scene = make_scene(count=3, width=8, height=8)
     g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras

@@ -44,7 +44,7 @@ def test_render_prints_a_table_and_writes_numbers(tmp_path):
 def test_backend_that_does_not_exist_is_one_line():
     result = benchmark("--backends", "opengl", "--gaussians", 20, "--size", 16, "--device", "cpu")
     assert result.returncode == 2
-    assert "error: no rasterizer is called 'opengl'" in result.stderr
+    assert "error: unknown rasterizer 'opengl'" in result.stderr
 
 
 @pytest.mark.parametrize(
