@@ -33,6 +33,9 @@ class PoseReader(Protocol):
     def people(self, image: RGB, *, most: int = 4, details: bool = True) -> list[Person]:
         """People of an RGB image, the largest first; `details` adds masks and hands."""
 
+    def follow(self, image: RGB, previous: Landmarks) -> Person | None:
+        """The person whose landmarks in a similar image are given; None if there is none. Without masks and hands."""
+
 
 def load_interpreter():
     """LiteRT's interpreter class.
@@ -291,3 +294,10 @@ class MediaPipeReader:
         if details and self._hands is not None:
             people = [Person(self._hands.add_hands(image, p.landmarks), p.mask) for p in people]
         return people
+
+    def follow(self, image: RGB, previous: Landmarks) -> Person | None:
+        hips = previous.hip_center
+        reach = np.linalg.norm(previous.points[previous.visibility > 0] - hips, axis=1).max()
+        square = Square(hips, 2 * 1.25 * float(reach), 0.0)
+        person = self._landmarker(image, square, passes=2, with_mask=False)
+        return person if person.landmarks.score >= 0.6 else None
