@@ -1,13 +1,14 @@
-"""Trained networks as files: safetensors, with what is needed to build the network again in the metadata.
+"""Checkpoints: parameters as safetensors, with everything needed to rebuild the network in the metadata.
 
-A checkpoint holds the network's own numbers only. The body model, whose licence may forbid passing it on, is named by
-its fingerprint and has to be found where the checkpoint is used.
+A checkpoint holds only parameters of the network. The body model, whose licence may forbid redistribution, is
+identified by its fingerprint and must be available where the checkpoint is used.
 """
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 
 from core.model.hgg import HumanGaussianGraph
 from core.options import ModelOptions
-from core.utils.aliases import current_parameters
+from core.utils.aliases import current_options, current_parameters
 from core.utils.options_json import options_from_json, options_to_json
 from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import BodyModel
@@ -27,22 +28,27 @@ VERSION = "2"
 
 Metadata = dict[str, str]
 """`format`, `version`, `options` (ModelOptions, JSON), `body` (fingerprint), `body_name`, `step`, `data` (stamp of the
-captures it was trained on), `training` (TrainOptions, JSON) and `trainings` (`read_trainings`); what is not known is
-empty or missing."""
+training captures), `training` (TrainOptions, JSON) and `trainings` (`read_trainings`). Unknown entries are empty or
+missing."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run that a network's numbers have gone through."""
+    """A training run that produced or preceded a checkpoint. None stands for unknown."""
 
     stage: str
     steps: int
-    persons: int | None
-    """Of each step, in all processes together; None if that is not known."""
+    subjects: int | None
+    """Subjects per step, over all processes."""
     image_size: int | None
-    """Pixels of the supervising pictures."""
+    """Side of the target images in pixels."""
     minutes: float | None
-    """Of wall time, evaluations included."""
+    """Wall time, including evaluations."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Training":
+        """Build from the fields that `asdict` gave, in this or an earlier version."""
+        return cls(**current_options(values, [f.name for f in fields(cls)]))
 
 
 def save_checkpoint(
@@ -55,20 +61,22 @@ def save_checkpoint(
     trainings: Sequence[Training] = (),
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a network, whole or not at all.
+    """Write the parameters and metadata of a network atomically.
 
     Args:
-        step: Training steps behind it.
-        data: Stamp of the data it was trained on.
-        training: The run's options, as JSON.
-        trainings: The run and, before it, those that it began from (`--init`), the oldest first.
-        dtype: Of the numbers in the file; `torch.float16` halves it.
+        step: Number of training steps so far.
+        data: Stamp of the training data.
+        training: Options of the run, as JSON.
+        trainings: The runs that led to the network, through `--init`, the oldest first and this run last.
+        dtype: Floating-point dtype in the file; `torch.float16` halves its size.
+    Raises:
+        ValueError: If a parameter is not finite in `dtype`.
     """
     tensors = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{name} has values that are not finite as {dtype}")
+            raise ValueError(f"{name} has values that are not finite in {dtype}; choose a dtype of larger range")
         tensors[name] = tensor
     metadata = {
         "format": FORMAT,
@@ -79,38 +87,43 @@ def save_checkpoint(
         "step": str(step),
         "data": data,
         "training": training,
-        "trainings": json.dumps([asdict(own) for own in trainings]) if trainings else "",
+        "trainings": json.dumps([asdict(run) for run in trainings]) if trainings else "",
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata)
 
 
 def read_metadata(path: Path) -> Metadata:
-    """What a checkpoint says about itself.
+    """Metadata of a checkpoint.
 
     Raises:
-        InputError: If the file is missing, no checkpoint of this project, or of another version.
+        InputError: If the file is missing, not a checkpoint of this project, or of another version.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"no checkpoint at {path}: give the path of a .safetensors file that training wrote")
+        raise InputError(f"no checkpoint at {path}; pass a .safetensors file that training wrote")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise InputError(f"{path} is not a readable safetensors file ({error}); copy it again") from error
     if metadata.get("format") != FORMAT:
-        raise InputError(f"{path} is no checkpoint of this project: its metadata does not say so")
+        raise InputError(
+            f"{path} is not a checkpoint of this project: its metadata lacks format {FORMAT}; "
+            "pass a file that training wrote"
+        )
     if metadata.get("version") != VERSION:
         found = metadata.get("version")
-        raise InputError(f"{path} has checkpoint version {found}, expected {VERSION}: use the code that wrote it")
+        raise InputError(
+            f"{path} has checkpoint version {found}, expected {VERSION}; use the version of this program that wrote it"
+        )
     return metadata
 
 
 def read_trainings(metadata: Metadata) -> list[Training]:
-    """The runs behind a checkpoint, the oldest first; of one that does not name them, what is known of its last."""
+    """Training runs that led to a checkpoint, the oldest first. If not recorded, what is known of the last one."""
     if metadata.get("trainings"):
-        return [Training(**own) for own in json.loads(metadata["trainings"])]
+        return [Training.from_dict(values) for values in json.loads(metadata["trainings"])]
     options = json.loads(metadata.get("training") or "{}")
     size = options.get("data", {}).get("image_size")
     return [Training(options.get("stage", ""), int(metadata.get("step") or 0), None, size, None)]
@@ -119,49 +132,56 @@ def read_trainings(metadata: Metadata) -> list[Training]:
 def load_checkpoint(
     path: Path, body: BodyModel | None = None, device: torch.device | str = "cpu"
 ) -> tuple[HumanGaussianGraph, Metadata]:
-    """The network of a checkpoint in evaluation mode, float32, and the checkpoint's metadata.
+    """Load a network in evaluation mode, in float32, and the metadata of its checkpoint.
 
     Args:
-        body: The body it was trained on; by default it is searched by its fingerprint.
+        body: The body model that the network was trained with; by default it is found by its fingerprint.
     Raises:
-        InputError: If the file is not usable or `body` is another one.
+        InputError: If the file is not a usable checkpoint, or its body is not `body`.
     """
     metadata = read_metadata(path)
     options = options_from_json(ModelOptions, metadata["options"], str(path))
     if body is None:
         body = find_body(metadata["body"])
     if body.fingerprint != metadata["body"]:
-        trained = f"{metadata['body_name']} ({metadata['body']})"
-        raise InputError(f"{path} was trained on the body {trained}, not on {body.name} ({body.fingerprint})")
+        expected = f"{metadata['body_name']} ({metadata['body']})"
+        raise InputError(
+            f"{path} was trained on the body {expected}, got {body.name} ({body.fingerprint}); use that body, "
+            "or a checkpoint for this one"
+        )
     model = HumanGaussianGraph(options, body)
     load_weights(model, path)
     return model.to(device).eval(), metadata
 
 
 def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", optional: Sequence[str] = ()) -> list[str]:
-    """Fill a network, or the part of it whose names begin with `prefix`, with a checkpoint's numbers.
+    """Load the parameters whose names begin with `prefix` from a checkpoint; others are unchanged.
 
     Args:
-        optional: Beginnings of names that stay as they are if the checkpoint has none of them.
+        optional: Prefixes of parameters that are unchanged if the checkpoint has none with that prefix.
     Returns:
-        Those of `optional` that were asked for and that it lacks.
+        The optional prefixes that the network has and the checkpoint lacks.
     Raises:
-        InputError: If the checkpoint's network has another shape.
+        InputError: If the parameters of the checkpoint do not fit the network.
     """
     with safe_open(path, "pt") as file:
         tensors = current_parameters({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    own = model.state_dict()
-    asked = [name for name in own if name.startswith(prefix)]
-    missing = [part for part in optional if _has(asked, part) and not _has(tensors, part)]
-    kept = {name: tensor for name, tensor in own.items() if not name.startswith(prefix) or name.startswith((*missing,))}
+    current = model.state_dict()
+    wanted = [name for name in current if name.startswith(prefix)]
+    missing = [part for part in optional if _has_prefix(wanted, part) and not _has_prefix(tensors, part)]
+    kept = {
+        name: tensor for name, tensor in current.items() if not name.startswith(prefix) or name.startswith((*missing,))
+    }
     try:
         model.load_state_dict(tensors | kept)
     except RuntimeError as error:
         first_misfit = str(error).splitlines()[1].strip().split(", ")[0]
-        raise InputError(f"{path} does not fit the network that was asked for: {first_misfit}") from error
+        raise InputError(
+            f"{path} does not fit the network: {first_misfit}; use the model options that it was trained with"
+        ) from error
     return missing
 
 
-def _has(names: Iterable[str], part: str) -> bool:
-    return any(name.startswith(part) for name in names)
+def _has_prefix(names: Iterable[str], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in names)

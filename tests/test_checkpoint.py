@@ -1,6 +1,7 @@
-"""Checkpoints: written and read back, nothing of the body in them, and misfits as one line."""
+"""Checkpoints: round trip, no data of the body model in the file, errors for files that do not fit."""
 
 import copy
+import json
 import re
 from dataclasses import replace
 
@@ -42,7 +43,7 @@ def model(body):
     return HumanGaussianGraph(OPTIONS, body)
 
 
-def test_a_checkpoint_comes_back_as_it_was(model, body, tmp_path):
+def test_a_checkpoint_loads_as_it_was_saved(model, body, tmp_path):
     path = tmp_path / "a" / "model.safetensors"
     save_checkpoint(path, model, step=7, data="synthetic 3", training="{}")
     loaded, metadata = load_checkpoint(path)  # the body is found by its fingerprint
@@ -57,16 +58,22 @@ def test_a_checkpoint_comes_back_as_it_was(model, body, tmp_path):
     }
 
 
-def test_a_checkpoint_names_the_trainings_behind_it(model, tmp_path):
+def test_a_checkpoint_records_its_training_runs(model, tmp_path):
     path = tmp_path / "m.safetensors"
-    behind = [Training("frame", 5, 4, 256, 1.5), Training("joint", 7, 3, 512, None)]
-    save_checkpoint(path, model, step=7, trainings=behind)
-    assert read_trainings(read_metadata(path)) == behind
-    # One that was written before they were named: what its options say of the last.
+    trainings = [Training("frame", 5, 4, 256, 1.5), Training("joint", 7, 3, 512, None)]
+    save_checkpoint(path, model, step=7, trainings=trainings)
+    assert read_trainings(read_metadata(path)) == trainings
+    # Written before the runs were recorded: the options describe the last one.
     save_checkpoint(path, model, step=7, training='{"stage": "joint", "data": {"image_size": 512}}')
     assert read_trainings(read_metadata(path)) == [Training("joint", 7, None, 512, None)]
     save_checkpoint(path, model)
     assert read_trainings(read_metadata(path)) == [Training("", 0, None, None, None)]
+
+
+def test_trainings_of_earlier_versions_are_read():
+    """They name the subjects of a step `persons`."""
+    values = {"stage": "joint", "steps": 7, "persons": 3, "image_size": 512, "minutes": None}
+    assert read_trainings({"trainings": json.dumps([values])}) == [Training("joint", 7, 3, 512, None)]
 
 
 def test_half_precision_halves_the_file_and_loads_as_float32(model, body, tmp_path):
@@ -77,11 +84,11 @@ def test_half_precision_halves_the_file_and_loads_as_float32(model, body, tmp_pa
     loaded, _ = load_checkpoint(tmp_path / f"{torch.float16}.safetensors", body)
     for name, parameter in loaded.named_parameters():
         assert parameter.dtype == torch.float32
-        # float16 keeps 11 bits; below 6e-5 it keeps steps of 6e-8.
+        # float16 has 11 significant bits; below 6e-5 its spacing is 6e-8.
         torch.testing.assert_close(parameter, model.get_parameter(name), rtol=2**-11, atol=6e-8)
 
 
-def test_nothing_of_the_body_is_in_the_file(model, body, tmp_path):
+def test_no_data_of_the_body_model_is_in_the_file(model, body, tmp_path):
     save_checkpoint(tmp_path / "m.safetensors", model)
     tensors = load_file(tmp_path / "m.safetensors")
     assert set(tensors) == {name for name, _ in model.named_parameters()}
@@ -96,11 +103,11 @@ def test_another_body_is_refused(model, body, tmp_path):
     save_checkpoint(tmp_path / "m.safetensors", model)
     other = copy.deepcopy(body)
     other.fingerprint, other.name = "0123456789abcdef", "other"
-    with pytest.raises(InputError, match=rf"trained on the body {body.name} .*not on other \(0123456789abcdef\)"):
+    with pytest.raises(InputError, match=rf"trained on the body {body.name} .*got other \(0123456789abcdef\)"):
         load_checkpoint(tmp_path / "m.safetensors", other)
 
 
-def test_files_that_are_no_checkpoint_are_refused(tmp_path):
+def test_files_that_are_not_checkpoints_are_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     with pytest.raises(InputError, match="no checkpoint at"):
         read_metadata(path)
@@ -108,7 +115,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
     with pytest.raises(InputError, match="not a readable safetensors file"):
         read_metadata(path)
     save_file({"a": torch.zeros(2)}, path)
-    with pytest.raises(InputError, match="no checkpoint of this project"):
+    with pytest.raises(InputError, match="not a checkpoint of this project"):
         read_metadata(path)
 
 
@@ -125,7 +132,7 @@ def test_another_version_is_refused(model, tmp_path):
         load_checkpoint(path)
 
 
-def test_numbers_that_do_not_fit_are_not_written(model, tmp_path):
+def test_parameters_that_overflow_are_not_written(model, tmp_path):
     broken = copy.deepcopy(model)
     next(broken.parameters()).data.fill_(1e6)  # beyond float16
     with pytest.raises(ValueError, match="not finite"):
@@ -133,7 +140,7 @@ def test_numbers_that_do_not_fit_are_not_written(model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_of_another_graph_fit_only_the_unet(model, body, tmp_path):
+def test_from_a_checkpoint_of_another_graph_only_the_unet_loads(model, body, tmp_path):
     path = tmp_path / "m.safetensors"
     save_checkpoint(path, model)
     other = HumanGaussianGraph(replace(OPTIONS, graph=replace(OPTIONS.graph, queries=2)), body)
@@ -147,7 +154,7 @@ def test_weights_of_another_graph_fit_only_the_unet(model, body, tmp_path):
         assert torch.equal(other.graph.state_dict()[name], tensor)
 
 
-def test_parts_that_are_new_may_be_missing(model, body, tmp_path):
+def test_optional_parts_may_be_missing(model, body, tmp_path):
     path = tmp_path / "m.safetensors"
     save_checkpoint(path, model)
     other = HumanGaussianGraph(replace(OPTIONS, feedback=1), body)
@@ -161,8 +168,8 @@ def test_parts_that_are_new_may_be_missing(model, body, tmp_path):
         assert torch.equal(other.feedback.state_dict()[name], tensor)
 
 
-def test_parts_that_were_not_asked_for_are_not_missed(model, body, tmp_path):
-    """Of a checkpoint that has them, only the U-Net is wanted."""
+def test_parts_outside_the_prefix_are_not_reported_as_missing(model, body, tmp_path):
+    """Only the U-Net of a complete checkpoint is loaded."""
     path = tmp_path / "m.safetensors"
     save_checkpoint(path, model)
     assert load_weights(HumanGaussianGraph(OPTIONS, body), path, "unet.", optional=("color_sampling.",)) == []

@@ -1,1 +1,1 @@
-"""Files in the formats of other programs."""
+"""Export to file formats of other programs."""

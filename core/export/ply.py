@@ -1,14 +1,14 @@
-"""Gaussians as `.ply` files in the layout of 3D Gaussian splatting (Kerbl et al., 2023), which its viewers open.
+"""Gaussians as `.ply` files in the layout of 3D Gaussian splatting (Kerbl et al., 2023), which 3DGS viewers read.
 
-What the layout asks for, and where it differs from `Gaussians`:
+Differences between the layout and `Gaussians`:
 
 | file | meaning |
 |---|---|
-| `f_dc_0..2` | spherical harmonics of degree 0: 0.5 + 0.2820948 f_dc is the colour on the display, as ours are |
-| `opacity` | before the sigmoid |
-| `scale_0..2` | logarithm of the standard deviation, metres |
+| `f_dc_0..2` | spherical harmonics of degree 0: 0.5 + 0.2820948 f_dc is the display colour, as in `Gaussians` |
+| `opacity` | logit |
+| `scale_0..2` | logarithm of the standard deviation in metres |
 | `rot_0..3` | quaternion, w first |
-| axes | viewers put y *down* and look along +z, as COLMAP's scenes do: half a turn about x from our y up |
+| axes | y *down*, view along +z, as in COLMAP: our y-up frame rotated by pi about x |
 """
 
 from pathlib import Path
@@ -31,14 +31,18 @@ PROPERTIES = (
 
 
 def save_ply(path: Path, gaussians: Gaussians) -> None:
-    """Write one set of Gaussians (no batch axes), in a y-up frame, for 3DGS viewers."""
+    """Write one set of Gaussians (no batch axes), given in a y-up frame.
+
+    Raises:
+        ValueError: If the Gaussians have batch axes.
+    """
     if gaussians.batch_shape:
-        raise ValueError(f"one set of Gaussians goes into a file, got batch axes {tuple(gaussians.batch_shape)}")
-    gaussians = _half_turn(gaussians.detach().to("cpu", torch.float32))
+        raise ValueError(f"gaussians must have no batch axes, got {tuple(gaussians.batch_shape)}; index one set")
+    gaussians = _rotate_half_turn(gaussians.detach().to("cpu", torch.float32))
     columns = torch.cat(
         [
             gaussians.means,
-            torch.zeros_like(gaussians.means),  # normals: in the layout, but unused
+            torch.zeros_like(gaussians.means),  # normals, which the layout has but viewers ignore
             (gaussians.colors - 0.5) / SH_C0,
             torch.logit(gaussians.opacities, eps=OPACITY_MARGIN)[:, None],
             gaussians.scales.clamp(min=1e-12).log(),
@@ -46,15 +50,19 @@ def save_ply(path: Path, gaussians: Gaussians) -> None:
         ],
         dim=-1,
     )
-    rows = np.empty(len(columns), dtype=[(name, "<f4") for name in PROPERTIES])
+    vertices = np.empty(len(columns), dtype=[(name, "<f4") for name in PROPERTIES])
     for i, name in enumerate(PROPERTIES):
-        rows[name] = columns[:, i].numpy()
+        vertices[name] = columns[:, i].numpy()
     with atomic_path(path) as temporary:
-        PlyData([PlyElement.describe(rows, "vertex")], byte_order="<").write(str(temporary))
+        PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(temporary))
 
 
 def load_ply(path: Path) -> Gaussians:
-    """Read Gaussians written by `save_ply` (or by others in that layout; harmonics above degree 0 are left out)."""
+    """Read Gaussians written by `save_ply`, or by others in that layout; harmonics above degree 0 are ignored.
+
+    Raises:
+        InputError: If the file is not readable, or holds no Gaussians.
+    """
     try:
         vertices = PlyData.read(str(path))["vertex"]
     except (OSError, PlyParseError, KeyError, UnicodeDecodeError, ValueError) as error:
@@ -62,14 +70,12 @@ def load_ply(path: Path) -> Gaussians:
     present = {p.name for p in vertices.properties}
     missing = [name for name in PROPERTIES if name not in present and name not in ("nx", "ny", "nz")]
     if missing:
-        raise InputError(
-            f"{path}: no Gaussians in it, {', '.join(missing)} missing; a 3DGS .ply is expected, not a mesh"
-        )
+        raise InputError(f"{path} holds no Gaussians: it lacks {', '.join(missing)}; pass a 3DGS .ply, not a mesh")
 
     def columns(*names: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([np.asarray(vertices[name], dtype=np.float32) for name in names], -1))
 
-    return _half_turn(
+    return _rotate_half_turn(
         Gaussians(
             means=columns("x", "y", "z"),
             quats=columns("rot_0", "rot_1", "rot_2", "rot_3"),
@@ -80,8 +86,8 @@ def load_ply(path: Path) -> Gaussians:
     )
 
 
-def _half_turn(gaussians: Gaussians) -> Gaussians:
-    """Turn by pi about x: y up to y down and back (the quaternion's sign aside, it is its own inverse)."""
+def _rotate_half_turn(gaussians: Gaussians) -> Gaussians:
+    """Rotate by pi about x: y up to y down, and back (self-inverse up to the quaternion's sign)."""
     return Gaussians(
         means=gaussians.means * gaussians.means.new_tensor([1.0, -1.0, -1.0]),
         quats=quat_multiply(gaussians.quats.new_tensor([0.0, 1.0, 0.0, 0.0]), gaussians.quats),

@@ -1,1 +1,1 @@
-"""What programs share: device, command line, environment, processes, images and videos on disk."""
+"""Utilities of all programs: device, command line, environment, processes, images, videos, options as JSON."""

@@ -1,6 +1,7 @@
-"""Names that parameters and options had in earlier versions, for checkpoints, run states and command lines.
+"""Earlier names of parameters, options, flags and log columns, and their present names.
 
-Old files are read under the present names and written under them. Nothing else in the code knows an old name.
+Files of earlier versions are read under the present names and written under them. No other module contains an earlier
+name.
 """
 
 import re
@@ -18,15 +19,20 @@ _PARAMETERS = (
     (r"^(feedback\.corrections\.\d+)\.decide\.", r"\1.to_update."),
     (r"^(feedback\.corrections\.\d+)\.remember\.", r"\1.to_context."),
 )
-"""Patterns of old parameter names, and what replaces them; the first that matches applies."""
+"""Patterns of earlier parameter names and their replacements; the first match applies."""
 
 OPTIONS = {
     "color_sampling": "second_look",
     "surface_distance": "tie",
     "lpips_crops": "lpips_pieces",
     "cuda_graphs": "record",
+    "subjects": "persons",
 }
-"""Present field names of option classes, and their earlier names. Each occurs in one class only."""
+"""Present field names of option classes and of `core.checkpoint.Training`, and their earlier names. Each occurs in one
+class only."""
+
+_COLUMNS = {"tie": "surface_distance"}
+"""Earlier columns of `log.csv`, and the present ones."""
 
 _FLAGS = {
     "--model.second-look": "--model.color-sampling",
@@ -55,14 +61,19 @@ def current_parameters(tensors: dict[str, Value]) -> dict[str, Value]:
 
 
 def current_options(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Option values by present names.
+    """Field values by present names.
 
     Args:
-        values: Options of one class as read from a file.
+        values: Fields of one class as read from a file.
         names: Present field names of that class.
     """
     old = {OPTIONS[name]: name for name in names if name in OPTIONS}
     return {old.get(name, name): value for name, value in values.items()}
+
+
+def current_column(name: str) -> str:
+    """The present name of a column of `log.csv`, given its name in a log of any version."""
+    return _COLUMNS.get(name, name)
 
 
 def current_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Where a program computes."""
+"""Selection of the compute device."""
 
 from typing import Literal
 
@@ -10,10 +10,10 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 def pick_device(name: DeviceName) -> torch.device:
-    """The device of that name; `auto` is CUDA where there is any.
+    """The device of that name; `auto` is CUDA if it is available, else the CPU.
 
     Raises:
-        InputError: If CUDA is asked for and there is none.
+        InputError: If `name` is `cuda` and no CUDA device is usable.
     """
     if name == "cuda" and not torch.cuda.is_available():
         reason = "this PyTorch was built without CUDA" if torch.version.cuda is None else "no CUDA device is usable"

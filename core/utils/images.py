@@ -1,4 +1,4 @@
-"""Pictures to bytes and files. Tensors are RGB in [0, 1], channels first; arrays have 8 bits, channels last."""
+"""Images as bytes and files. Tensors are RGB in [0, 1], channels first; arrays have 8 bits, channels last."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from smpl_renderer.files import atomic_path
 
 
 def to_bytes(image: Float[Tensor, "3 H W"]) -> np.ndarray:
-    """An `H W 3` array of 8 bits a channel, values clamped to [0, 1] and rounded."""
+    """Convert an image to 8 bits per channel, `[H, W, 3]`; values are clamped to [0, 1] and rounded."""
     if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"image must be [3, H, W], got {tuple(image.shape)}; pass one RGB picture, channels first")
+        raise ValueError(f"image must be [3, H, W], got {tuple(image.shape)}; pass one RGB image, channels first")
     return image.detach().clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().contiguous().numpy()
 
 
 def from_bytes(pixels: np.ndarray) -> Float[Tensor, "3 H W"]:
-    """Undo `to_bytes`."""
+    """Convert an image of 8 bits per channel to floats: the inverse of `to_bytes`."""
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255
 
 
 def save_image(path: Path, image: Float[Tensor, "3 H W"]) -> None:
-    """Write a picture whole or not at all; the suffix chooses the format."""
+    """Write an image atomically; the suffix of `path` selects the format."""
     with atomic_path(path) as temporary:
         Image.fromarray(to_bytes(image)).save(temporary)

@@ -13,17 +13,22 @@ T = TypeVar("T")
 
 
 def options_to_json(options: Any) -> str:
-    """A dataclass of options, nested ones included, as one line of JSON."""
-    return json.dumps(dataclasses.asdict(options), default=str)  # of what options hold, JSON lacks only paths
+    """Convert a dataclass of options, with its nested ones, to one line of JSON."""
+    return json.dumps(dataclasses.asdict(options), default=str)  # paths are the only type of option that JSON lacks
 
 
 def options_from_json(cls: type[T], text: str, source: str) -> T:
-    """The options again. Those that the text does not name have their defaults: they are younger than it.
+    """Parse options that `options_to_json` of this or an earlier version wrote.
+
+    Options missing in the text, which are newer than it, have their defaults. Earlier names are accepted.
 
     Args:
-        source: Where the text is from, for messages.
+        cls: Class of the options.
+        text: Output of `options_to_json`.
+        source: Origin of the text, for messages.
     Raises:
-        InputError: If an option is unknown (the text is from a newer version) or has a value of another type.
+        InputError: If the text is not JSON, an option is unknown (written by a newer version), or a value has a type
+            that does not fit.
     """
     try:
         return _parse(cls, json.loads(text), cls.__name__)
@@ -34,15 +39,15 @@ def options_from_json(cls: type[T], text: str, source: str) -> T:
 
 
 class _Misfit(ValueError):
-    """A value does not fit the option of that name."""
+    """A value that does not fit its option."""
 
 
 def _parse(hint: Any, value: Any, name: str) -> Any:
-    """`value`, as JSON gives it, as the type `hint` of a field."""
+    """Convert a value read from JSON to the type `hint` of the field `name`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
         return _parse_dataclass(hint, value, name)
-    if origin in (Union, types.UnionType):  # here always `X | None`
+    if origin in (Union, types.UnionType):  # options use unions only as `X | None`
         (inner,) = (a for a in arguments if a is not type(None))
         return None if value is None else _parse(inner, value, name)
     if origin is tuple and isinstance(value, list):

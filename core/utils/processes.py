@@ -1,4 +1,4 @@
-"""Processes that work for another one."""
+"""Child processes."""
 
 import multiprocessing
 import os
@@ -6,7 +6,7 @@ import threading
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that started it has ended, however it did: else it waits for ever."""
+    """Exit this process when its parent process has ended, also if that was killed. Otherwise it would wait forever."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

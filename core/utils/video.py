@@ -1,4 +1,4 @@
-"""Videos as H.264 in MP4, which every browser and player shows."""
+"""Videos as H.264 in MP4, which all browsers and players support."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -13,14 +13,19 @@ from core.utils.images import to_bytes
 from smpl_renderer.files import atomic_path
 
 ENCODERS = ("libx264", "mpeg4")
-"""In order of preference; builds of FFmpeg without GPL parts lack the first."""
+"""Names of encoders in order of preference; builds of FFmpeg without GPL parts lack the first."""
 
 
 def write_video(path: Path, frames: Iterable[Float[Tensor, "3 H W"]], fps: int = 24) -> int:
-    """Write pictures of one size as a video, whole or not at all, and return their number.
+    """Write images of one size as a video, atomically.
 
-    The pictures are taken one by one, so a generator keeps memory small. Odd sizes get one more white row or column,
-    because the colour planes of yuv420p have half the resolution.
+    Images are consumed one at a time, so that a generator keeps the memory small. Odd sizes are padded by a white row
+    or column, because the colour planes of yuv420p have half the resolution.
+
+    Returns:
+        The number of frames.
+    Raises:
+        ValueError: If there are no images, or their sizes differ.
     """
     count = 0
     with atomic_path(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
@@ -29,12 +34,13 @@ def write_video(path: Path, frames: Iterable[Float[Tensor, "3 H W"]], fps: int =
             pixels = _even(to_bytes(image))
             if stream is None:
                 stream = _add_stream(container, pixels.shape[1], pixels.shape[0], fps)
-            if pixels.shape[:2] != (stream.height, stream.width):
-                raise ValueError(f"frame {count} is {pixels.shape[1]} x {pixels.shape[0]}, not as the ones before it")
+            height, width = pixels.shape[:2]
+            if (height, width) != (stream.height, stream.width):
+                raise ValueError(f"frame {count} is {width} x {height}, expected {stream.width} x {stream.height}")
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             count += 1
         if stream is None:
-            raise ValueError(f"no frames for {path}")
+            raise ValueError(f"no frames for {path}; pass at least one image")
         container.mux(stream.encode())
     return count
 

@@ -1,4 +1,4 @@
-"""The .ply of Gaussians: what 3DGS viewers read from it, and what we read back."""
+"""The .ply of Gaussians, read as 3DGS viewers do and by `load_ply`."""
 
 import numpy as np
 import pytest
@@ -33,12 +33,12 @@ def test_round_trip(gaussians, tmp_path):
     for name in ("means", "scales", "opacities", "colors"):
         # float32 through a logarithm or a logit and back
         torch.testing.assert_close(getattr(back, name), getattr(gaussians, name), rtol=1e-5, atol=1e-6)
-    # A quaternion and its negative are one rotation.
+    # A quaternion and its negative are the same rotation.
     torch.testing.assert_close(quat_to_matrix(back.quats), quat_to_matrix(gaussians.quats), rtol=0, atol=1e-5)
 
 
-def test_viewers_see_the_same_body(gaussians, tmp_path):
-    """Decode as a viewer does; its frame is ours after half a turn about x."""
+def test_viewers_decode_the_same_gaussians(gaussians, tmp_path):
+    """Decode as a viewer does; its frame is ours rotated by pi about x."""
     save_ply(tmp_path / "a.ply", gaussians)
     data = PlyData.read(str(tmp_path / "a.ply"))
     assert not data.text and data.byte_order == "<"
@@ -84,7 +84,7 @@ def test_a_batch_is_refused(gaussians, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_files_are_refused_by_name(gaussians, tmp_path):
+def test_unreadable_files_are_named(gaussians, tmp_path):
     broken = tmp_path / "broken.ply"
     save_ply(broken, gaussians)
     broken.write_bytes(broken.read_bytes()[:-100])

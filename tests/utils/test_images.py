@@ -1,4 +1,4 @@
-"""Pictures become bytes by rounding, and files are whole or absent."""
+"""Conversion of images to bytes and files."""
 
 import numpy as np
 import pytest
@@ -25,6 +25,6 @@ def test_round_trip_through_a_png(tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.png"]
 
 
-def test_layout_is_checked():
+def test_a_wrong_layout_is_refused():
     with pytest.raises(ValueError, match=r"\[3, H, W\]"):
         to_bytes(torch.zeros(5, 4, 3))
