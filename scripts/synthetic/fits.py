@@ -10,8 +10,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from core.data.fit_noise import BETAS_SHARE, ORIENT_SHARE, TRANSL_SHARE
+from core.motion.anatomy import joint_rotations
 from scripts.synthetic.layout import fit_file, refit_file
-from scripts.synthetic.motion import FRAME_RATE, Motion, joint_rotations
+from scripts.synthetic.motion import FRAME_RATE, Motion
 from scripts.synthetic.people import Person
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.types import BodyOutput, BodyParams

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from core.motion.anatomy import LIMITS
 from scripts.synthetic import (
     GENERATOR_VERSION,
     PAPER_FRAMES,
@@ -23,7 +24,7 @@ from scripts.synthetic.capture import capture_rig, draw_pictures, stage
 from scripts.synthetic.contact_sheet import write_contact_sheet
 from scripts.synthetic.drawing import draw_views, make_scene
 from scripts.synthetic.fits import LANDMARKS, body_params
-from scripts.synthetic.motion import LIMITS, sample_motion
+from scripts.synthetic.motion import sample_motion
 from scripts.synthetic.people import person_surfaces, sample_person
 from scripts.synthetic.rigs import FRONT_AZIMUTH_24, make_rig
 from scripts.synthetic.surfaces import rest_body
@@ -200,7 +201,7 @@ def test_ideal_cameras_and_masks_give_the_truth(body, tmp_path):
         frames=(55,),
         width=76,
         height=64,
-        background=False,
+        background="black",
         camera_noise=False,
         soft_masks=False,
         quality=100,

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from core.motion.anatomy import LIMITS, RELAXED
 from scripts.synthetic import garments
 from scripts.synthetic.fabrics import KINDS, Fabric, fabric_color
 from scripts.synthetic.footwear import Shoes, make_footwear
 from scripts.synthetic.garments import Skirt, Top, Trousers
-from scripts.synthetic.motion import LIMITS, RELAXED, SEQUENCES
+from scripts.synthetic.motion import SEQUENCES
 from scripts.synthetic.people import person_surfaces, sample_person
 from scripts.synthetic.surfaces import cut, drape, offset_points, rest_body, sweep
 from scripts.synthetic.wardrobe import EVERYDAY, PLAIN_KINDS, UNSEEN

@@ -1,0 +1,1 @@
+"""Motions: poses of SMPL's kinematic tree over time, built in or read from files, applied to any body."""
