@@ -1,4 +1,4 @@
-"""Train Human Gaussian Graph. `bash train.sh` starts this, on all visible GPUs or on the CPU."""
+"""Train Human Gaussian Graph. `bash train.sh` runs this on all visible GPUs, or on the CPU."""
 
 from core.utils.environment import require
 
@@ -10,7 +10,7 @@ import sys
 import tyro
 
 from core.options import PRESETS, TrainOptions
-from core.training.rank_monitor import run_together
+from core.training.rank_monitor import run_distributed
 from core.training.trainer import Trainer
 from core.utils.aliases import current_flags
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("main")
 
 
 def main(options: TrainOptions) -> None:
-    """Train, and say where the result is."""
+    """Train, and log the path of the checkpoint."""
     trainer = Trainer(options)
     trainer.run()
     if trainer.accelerator.is_main_process:
@@ -31,4 +31,4 @@ if __name__ == "__main__":
     arguments, messages = current_flags(sys.argv[1:])
     for message in messages:
         sys.stderr.write(f"{message}\n")
-    run_together(lambda: main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__, args=arguments)))
+    run_distributed(lambda: main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__, args=arguments)))

@@ -1,46 +1,62 @@
-"""Everything that can be set about a run, and the presets: values of these options under a name."""
+"""Options of networks and training runs, and the presets: named values of `TrainOptions`."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from core.utils.ranges import (
+    Count,
+    CountOrZero,
+    Decay,
+    ImageSize,
+    Positive,
+    PositiveOrZero,
+    Seed,
+    Share,
+)
+from smpl_renderer.errors import InputError
+
 
 @dataclass(frozen=True)
 class UNetOptions:
-    """The U-Net from pictures to splat maps, in the shape of LGM (Tang et al., 2024)."""
+    """The U-Net from images to splat maps, with the architecture of LGM (Tang et al., 2024)."""
 
-    input_size: int = 256
-    """Pixels of the network's square input pictures."""
-    splat_size: int = 128
-    """Pixels of the splat map: each of them becomes a Gaussian."""
-    down_channels: tuple[int, ...] = (64, 128, 256, 512, 1024, 1024)
+    input_size: ImageSize = 256
+    """Side of the square input images, in pixels."""
+    splat_size: ImageSize = 128
+    """Side of the square splat maps, in pixels. Every pixel becomes a Gaussian."""
+    down_channels: tuple[Count, ...] = (64, 128, 256, 512, 1024, 1024)
     down_attention: tuple[bool, ...] = (False, False, False, True, True, True)
     mid_attention: bool = True
-    up_channels: tuple[int, ...] = (1024, 1024, 512, 256, 128)
+    up_channels: tuple[Count, ...] = (1024, 1024, 512, 256, 128)
     up_attention: tuple[bool, ...] = (True, True, True, False, False)
-    layers_per_block: int = 2
+    layers_per_block: Count = 2
 
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """The graph over body vertices (HGG, Sec. 3.3)."""
+    """The graph over the body's vertices (HGG, Sec. 3.3)."""
 
-    features: int = 128
-    queries: int = 4
-    """Queries, and with the `vertex` head also avatar Gaussians, of each vertex."""
-    layers: int = 6
-    heads: int = 4
-    ffn_factor: int = 4
-    neighbors: int = 18
-    """Neighbours of a vertex in inter-node attention, itself included."""
+    features: Count = 128
+    """Channels of a query; a multiple of `heads`."""
+    queries: Count = 4
+    """Queries per vertex. With the `vertex` head also the number of avatar Gaussians per vertex."""
+    layers: CountOrZero = 6
+    """Number of layers, each with intra-node and inter-node attention."""
+    heads: Count = 4
+    """Attention heads."""
+    ffn_factor: Count = 4
+    """Width of the feed-forward layers, relative to `features`."""
+    neighbors: Count = 18
+    """Vertices in the neighbourhood of inter-node attention, the vertex itself included."""
     intra: bool = True
-    """Attend to the Gaussians tied to the vertex."""
+    """Intra-node attention: to the Gaussians whose nearest vertex this is."""
     inter: bool = True
-    """Attend to the neighbouring vertices."""
+    """Inter-node attention: to the neighbouring vertices."""
     head: Literal["vertex", "residual"] = "vertex"
-    """`vertex`: every query decodes one Gaussian on its vertex. `residual` (the paper's): refine the Gaussians of a
-    reference frame."""
-    dropout: float = 0.0
+    """`vertex`: each query is decoded to one Gaussian of its vertex. `residual` (as in the paper): refine the Gaussians
+    of a reference frame."""
+    dropout: Decay = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,75 +66,87 @@ class ModelOptions:
     unet: UNetOptions = UNetOptions()
     graph: GraphOptions = GraphOptions()
     color_sampling: bool = True
-    """Colour avatar Gaussians from the input pixels that see them."""
-    feedback: int = 0
-    """Rounds in which the avatar is drawn, compared with the input pictures and corrected."""
+    """Sample the colours of avatar Gaussians from the input images in which they are visible."""
+    feedback: CountOrZero = 0
+    """Rounds of rendering feedback: the avatar is rendered, compared with the input images and updated."""
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which pictures are read, and how."""
+    """Which images are read, and how."""
 
     root: Path = Path("mvhuman_24")
-    """Folder of captures (subjects) in MVHumanNet's layout."""
+    """Folder of captures, one per subject."""
     crop: Literal["center", "person"] = "center"
-    """`center`: the largest centred square (the paper's). `person`: a square around the person."""
-    image_size: int = 512
-    """Pixels of the square pictures that supervise and that the second look reads."""
+    """`center`: the largest centred square (as in the paper). `person`: a square around the subject."""
+    image_size: ImageSize = 512
+    """Side of the square target images, in pixels. Colours are sampled from input images of the same size."""
     input_views: tuple[str, ...] = ("22327091", "22327116", "22236236", "22327073")
-    """Names of the input cameras (front, left, back, right). Where a capture lacks them, they are chosen by azimuth."""
-    min_input_views: int = 4
-    """In training, between this many and all input views are shown (the others are dropped at random)."""
-    input_frames: int = 4
-    """Moments shown to the model for one avatar."""
-    min_input_frames: int = 4
-    target_frames: int = 4
-    """Moments that supervise: the input frames first, then frames that the model has not seen."""
-    novel_frames: int = 0
-    """How many of the target frames are poses that the model has not been shown."""
-    target_views: int = 8
-    """Supervising views of every target frame; the input views first (as in the paper), then random others."""
-    target_input_views: int | None = None
-    """At most so many of them are input views in training, drawn at random; by default all are. The fewer, the more is
-    learned of views that the model has not seen."""
-    random_input_views: float = 0.0
+    """Names of the input cameras (front, left, back, right). Cameras that a capture lacks are replaced by azimuth."""
+    min_input_views: Count = 4
+    """Minimum number of input views per training step; the others are dropped at random."""
+    input_frames: Count = 4
+    """Input frames per subject."""
+    min_input_frames: Count = 4
+    """Minimum number of input frames per training step; the others are dropped at random."""
+    target_frames: Count = 4
+    """Target frames per subject: input frames first, then `novel_frames` others."""
+    novel_frames: CountOrZero = 0
+    """Number of target frames that are not input frames: novel poses."""
+    target_views: Count = 8
+    """Target views per target frame: the input views first (as in the paper), then random others."""
+    target_input_views: CountOrZero | None = None
+    """Maximum number of input views among the target views in training, drawn at random; by default all. Fewer of them
+    leave more supervision to novel views."""
+    random_input_views: Share = 0.0
     """Share of training samples whose input views are random cameras instead of `input_views`."""
-    fit_noise: float = 0.0
-    """Noise on the fits of the input frames in training, in radians (those of the target frames stay as they are): 0.02
-    is visible. Real fits are off, and a network that has only seen true ones trusts them too much."""
-    num_workers: int = 4
+    fit_noise: PositiveOrZero = 0.0
+    """Standard deviation of the noise on the fits of input frames in training, in radians; 0.02 is visible. The fits of
+    target frames stay exact. Fits of real captures have errors, and a network trained on exact ones depends on them
+    too much."""
+    num_workers: CountOrZero = 4
+    """Worker processes that load data, per training process; 0 loads in the training process itself."""
     body: Path | None = None
-    """A body model file; by default it is found by the capture's fingerprint."""
+    """Body model file; by default it is found by the capture's fingerprint."""
     verify: bool = True
-    """Compare the fits with the masks, once for each subject and worker, and leave out cameras that were moved."""
+    """Compare fits with masks, once per subject and worker, and leave out cameras that were moved."""
 
     @property
     def observed_targets(self) -> int:
         """Number of target frames that are input frames (see `core.types.frames.Sample`)."""
         return self.target_frames - self.novel_frames
 
+    def check_combination(self, prefix: str = "data.") -> None:
+        """Check options that depend on each other (`core.utils.ranges.check_ranges`)."""
+        if not self.input_views:
+            raise InputError(f"--{prefix}input-views must name at least one camera")
+        if not 0 <= self.observed_targets <= self.input_frames:
+            raise InputError(
+                f"--{prefix}target-frames must be at least --{prefix}novel-frames ({self.novel_frames}) and may exceed "
+                f"it by at most --{prefix}input-frames ({self.input_frames}), got {self.target_frames}"
+            )
+
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Weights of the losses; the defaults are the paper's."""
+    """Weights of the loss terms; the defaults are the paper's."""
 
-    rgb: float = 1.0
+    rgb: PositiveOrZero = 1.0
     """Mean squared error of the colours."""
-    alpha: float = 1.0
+    alpha: PositiveOrZero = 1.0
     """Mean squared error of the silhouettes."""
-    lpips: float = 1.0
-    """Perceptual distance (VGG). Needs `python scripts/get_lpips.py` once; without its weights it is off, with a
-    message."""
-    lpips_size: int = 256
-    """Larger pictures are reduced to this many pixels for it."""
+    lpips: PositiveOrZero = 1.0
+    """LPIPS (VGG). Needs `python scripts/get_lpips.py` once; without its weights the term is off, with a message."""
+    lpips_size: ImageSize = 256
+    """Size to which larger images are reduced for LPIPS, in pixels."""
     lpips_crops: bool = False
-    """Instead of reducing larger pictures, compare one piece of this size of each, at full sharpness."""
-    lpips_from: float = 0.0
-    """Share of the run after which it counts: early on it costs more time than it teaches."""
-    ssim: float = 0.0
-    """Weight of 1 - SSIM."""
-    surface_distance: float = 0.4
-    """Weight of mean((10 d)^3), d being a frame Gaussian's distance to its nearest vertex, in metres."""
+    """Compare one crop of `lpips_size` per image at full resolution, instead of reducing larger images."""
+    lpips_from: Share = 0.0
+    """Share of the run after which the LPIPS term is added. Early in training it costs time and changes little."""
+    ssim: PositiveOrZero = 0.0
+    """1 - SSIM."""
+    surface_distance: PositiveOrZero = 0.4
+    """Mean of (10 d)^3, with d the distance of a frame Gaussian to its nearest vertex, in metres."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +157,15 @@ class TrainOptions:
     model: ModelOptions = ModelOptions()
     loss: LossOptions = LossOptions()
     stage: Literal["frame", "graph", "joint"] = "joint"
-    """`frame`: the U-Net alone, on single frames. `graph`: the graph, U-Net frozen. `joint`: all at once."""
+    """`frame`: the U-Net alone, on single frames. `graph`: the graph, with the U-Net frozen. `joint`: everything."""
     workspace: Path = Path("workspace")
-    """Where checkpoints, logs and the run state go."""
+    """Folder for checkpoints, logs and run states."""
     init: Path | None = None
-    """A checkpoint to start from (for `graph`: one of stage `frame`)."""
+    """Checkpoint to start from (for `graph`: one of stage `frame`)."""
     connectivity: Path | None = None
-    """Neighbourhoods on the mesh, a file of `vertex_connectivity.py`; by default they are built, in about a second."""
+    """Mesh neighbourhoods written by `vertex_connectivity.py`; by default they are computed, in about a second."""
     resume: str = "none"
-    """`auto`: go on from the newest run state in the workspace, if any. Or the path of a run state."""
+    """`auto`: resume from the newest run state in the workspace, if there is one. Or the path of a run state."""
     backend: str = "auto"
     """Rasterizer: `auto` (`triton` on CUDA, else `torch`), `torch`, `triton`, `gsplat` or
     `diff_gaussian_rasterization`."""
@@ -147,45 +175,51 @@ class TrainOptions:
     compile: bool = False
     """Compile the U-Net (CUDA): minutes at the start, faster steps afterwards."""
     cuda_graphs: bool = True
-    """Play recordings (CUDA graphs) of the U-Net and of the graph: faster steps, but they hold memory."""
+    """Replay CUDA graphs of the U-Net and of the graph: faster steps, but the graphs hold memory."""
     attention: Literal["sdpa", "xformers"] = "sdpa"
-    """Whose kernels the U-Net's attention runs on CUDA: PyTorch's, or those of `xformers` where it is installed."""
+    """Kernels of the U-Net's attention on CUDA: PyTorch's, or those of `xformers` where it is installed."""
     checkpoint_unet: bool = False
-    """Keep only the inputs of the U-Net's layers for its backward pass and compute the rest again: less memory, about a
-    third more time."""
-    seed: int = 0
-    steps: int = 30_000
-    max_minutes: float | None = None
-    """Finish after this time if `steps` are not done by then; the schedule follows whichever is further. For a leased
-    GPU: such a run is not repeatable, because its learning rates depend on the machine's speed."""
-    batch_size: int = 1
-    """Persons per device and step."""
-    accumulate: int = 1
+    """Activation checkpointing: keep only the inputs of the U-Net's layers for the backward pass and recompute the
+    rest. Less memory, about a third more time."""
+    seed: Seed = 0
+    steps: Count = 30_000
+    """Optimizer steps."""
+    max_minutes: Positive | None = None
+    """Time limit. The schedule follows the steps or the time, whichever is further. Meant for a leased GPU: such a run
+    is not repeatable, because its learning rates depend on the machine's speed."""
+    batch_size: Count = 1
+    """Subjects per device and step."""
+    accumulate: Count = 1
     """Gradient accumulation steps."""
-    lr: float = 4e-4
+    lr: Positive = 4e-4
     """Peak learning rate of the one-cycle schedule."""
-    warmup: float = 0.05
-    """Share of the steps in which the learning rate rises."""
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    max_bad_steps: int = 20
-    """A step whose loss or gradient is not finite is skipped; more of them than this end the run."""
-    frame_weight: float = 0.0
+    warmup: Share = 0.05
+    """Share of the run in which the learning rate rises."""
+    weight_decay: PositiveOrZero = 0.05
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    """AdamW's decay rates of the first and second moment."""
+    clip: Positive = 1.0
+    """Maximum norm of the gradient; larger gradients are scaled down to it."""
+    max_bad_steps: CountOrZero = 20
+    """Maximum number of skipped steps. A step is skipped if its loss or gradient is not finite; more end the run."""
+    frame_weight: PositiveOrZero = 0.0
     """In stage `joint`: weight of the rendering loss of the single-frame Gaussians."""
-    log_every: int = 20
-    image_every: int = 500
-    eval_every: int = 1000
-    save_every: int = 1000
-    keep: int = 2
-    """Run states that are kept."""
+    log_every: Count = 20
+    """Steps between log lines."""
+    image_every: Count = 500
+    """Steps between preview images."""
+    eval_every: Count = 1000
+    """Steps between evaluations of the held-out subjects."""
+    save_every: Count = 1000
+    """Steps between run states and checkpoints."""
+    keep: Count = 2
+    """Number of run states to keep."""
     checkpoint_dtype: Literal["float32", "float16"] = "float32"
-    """Numbers in `model.safetensors`; run states are always exact."""
-    validation: int = 2
-    """Subjects that are held out: the last ones of the list, or the first ones of `validation_root`."""
+    """Precision of `model.safetensors`; run states are always exact."""
+    validation: CountOrZero = 2
+    """Number of held-out subjects: the last ones of the list, or the first ones of `validation_root`."""
     validation_root: Path | None = None
-    """Another folder of captures to hold out; then all of `data.root` is trained on."""
+    """Folder of captures to hold out; all of `data.root` is then used for training."""
 
 
 TINY_UNET = UNetOptions(
@@ -274,7 +308,7 @@ PRESETS: dict[str, tuple[str, TrainOptions]] = {
         TrainOptions(model=MODELS["big"]),
     ),
     "demo": (
-        "Minutes on two CPU cores: what `bash train.sh` runs without data.",
+        "Minutes on two CPU cores: the preset of `bash train.sh` without data.",
         TrainOptions(
             data=DataOptions(
                 root=Path("synthetic"),
@@ -304,7 +338,7 @@ PRESETS: dict[str, tuple[str, TrainOptions]] = {
         _DEMO_GPU,
     ),
     "demo-gpu-512": (
-        "The shipped checkpoint, second part: a quarter of an hour at 512 px, from where demo-gpu came to.",
+        "The shipped checkpoint, second part: a quarter of an hour at 512 px, starting from demo-gpu.",
         replace(
             _DEMO_GPU,
             data=replace(_DEMO_GPU.data, root=Path("benchmark/train"), image_size=512, num_workers=24),
@@ -324,4 +358,4 @@ PRESETS: dict[str, tuple[str, TrainOptions]] = {
         ),
     ),
 }
-"""Presets of `main.py`: what each is for, and its options."""
+"""Presets of `main.py` by name: a description and the options."""

@@ -25,7 +25,7 @@ SPREAD_OFFSET = 1e-3
 WINDOW = 10
 """Minimum number of steps per window; a longer log interval is one window."""
 RECOVERY = 2.0
-"""Factor above an indicator's threshold at which a run counts as recovered; the gap keeps noise from ending episodes."""
+"""Factor above an indicator's threshold at which a run counts as recovered, so that noise does not end an episode."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class CollapseMonitor:
         if len(self._rows) < WINDOW:
             return
         first, last = self._rows[0]["step"], self._rows[-1]["step"]
-        means = {indicator.column: _finite_mean([row[indicator.column] for row in self._rows]) for indicator in INDICATORS}
+        means = {name: _finite_mean([row[name] for row in self._rows]) for name in self._low_windows}
         self._rows = []
         for indicator in INDICATORS:
             self._update_indicator(indicator, means[indicator.column], first, last)

@@ -1,4 +1,4 @@
-"""What a run writes about itself: `log.csv` (a row per step), `scores.csv` (a row per evaluation) and TensorBoard."""
+"""Logs of a run: `log.csv` (a row per step), `scores.csv` (a row per evaluation) and TensorBoard."""
 
 import csv
 import logging
@@ -10,15 +10,20 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from core.training.step import TERMS
+from core.utils.aliases import current_column
 from smpl_renderer.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("step", "lr", *TERMS, "grad_norm")
+"""Columns of `log.csv`."""
 
 
 class RunLog:
-    """Files of the main process. Rows beyond the step that a run resumes from are dropped: they are made again."""
+    """Log files, written by the main process.
+
+    Rows beyond the step that a run resumes from are dropped, because these steps are repeated.
+    """
 
     def __init__(self, workspace: Path, resumed_step: int):
         self.workspace = workspace
@@ -32,7 +37,7 @@ class RunLog:
         _append(self.workspace / "log.csv", rows)
         for row in rows:
             for name, value in row.items():
-                if name != "step" and value == value:  # a term that a step does not have is NaN
+                if name != "step" and value == value:  # terms that a step does not compute are NaN
                     self.board.add_scalar(f"train/{name}", value, row["step"])
 
     def rates(self, step: int, rates: dict[str, float]) -> None:
@@ -41,34 +46,61 @@ class RunLog:
             self.board.add_scalar(f"run/{name}", value, step)
 
     def scores(self, step: int, scores: dict[str, float]) -> None:
-        """Log an evaluation of held-out persons."""
+        """Log an evaluation of the held-out subjects."""
         _append(self.workspace / "scores.csv", [{"step": step, **scores}])
         for name, value in scores.items():
             self.board.add_scalar(f"held_out/{name}", value, step)
 
     def image(self, step: int, image: Float[Tensor, "3 H W"]) -> None:
+        """Log a preview."""
         self.board.add_image("held_out/ground truth above prediction", image.clamp(0, 1).cpu(), step)
 
     def close(self) -> None:
+        """Write what is buffered."""
         self.board.close()
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """A CSV file of numbers with steps, as rows, without a last one that a killed run has not written to its end."""
+    """Rows of a log, with the columns of this version (`core.utils.aliases`).
+
+    An incomplete last row, as a killed run leaves it, is left out.
+    """
     with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        whole = [row for row in rows if all(row.values())]
-        return [{name: int(x) if name == "step" else float(x) for name, x in row.items()} for row in whole]
+        complete = [row for row in csv.DictReader(file) if all(row.values())]
+    return [
+        {current_column(name): int(x) if name == "step" else float(x) for name, x in row.items()} for row in complete
+    ]
+
+
+def describe_scores(scores: dict[str, float], first: dict[str, float]) -> str:
+    """Scores of the held-out subjects as text, with their gain over the first evaluation if there are two."""
+    parts = []
+    for name in ("novel_view", "novel_pose"):
+        if name not in scores:
+            continue
+        parts.append(f"{name.replace('_', ' ')} {scores[name]:.2f} dB")
+        if name in first and first is not scores:
+            parts[-1] += f" ({scores[name] - first[name]:+.2f} since the start)"
+    return ", ".join(parts)
+
+
+def summarize_losses(workspace: Path) -> None:
+    """Log the mean loss of the first and the last steps of a run."""
+    losses = [row["loss"] for row in read_rows(workspace / "log.csv")]
+    span = min(50, len(losses))
+    first, last = sum(losses[:span]) / span, sum(losses[-span:]) / span
+    logger.info("mean loss of the first %d steps %.4f, of the last %.4f (x %.2f)", span, first, last, last / first)
 
 
 def _append(path: Path, rows: list[dict[str, float]]) -> None:
-    """Add rows to a file. A column that it lacks, as an earlier version wrote it, is NaN in its old rows."""
-    columns = []
+    """Append rows to a file. Columns that it lacks, because an earlier version wrote it, are NaN in its old rows."""
+    header = []
     if path.exists():
         with path.open(newline="") as file:
-            columns = next(csv.reader(file), [])
+            header = next(csv.reader(file), [])
+    columns = [current_column(name) for name in header]
     added = [name for name in rows[0] if name not in columns]
-    if not added:
+    if columns == header and not added:
         with path.open("a", newline="") as file:
             csv.DictWriter(file, columns, restval=math.nan).writerows(rows)
         return
@@ -85,7 +117,7 @@ def _write(path: Path, columns: list[str], rows: list[dict[str, float]]) -> None
 
 
 def _truncate(path: Path, last_step: int) -> None:
-    """Keep the rows up to a step; a fresh run (step 0) begins a new file."""
+    """Keep the rows up to a step. A new run (step 0) starts a new file."""
     if not path.exists():
         return
     rows = [row for row in read_rows(path) if row["step"] <= last_step] if last_step > 0 else []

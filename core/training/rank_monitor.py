@@ -1,9 +1,9 @@
-"""All processes of a run stop when one of them fails, on whichever machine, and say why.
+"""Stop all processes of a run when one of them fails, on whichever machine, and report the reason.
 
-`accelerate launch` stops the processes of its own machine as soon as one of them ends. Those of other machines would
-wait for it in a collective operation until that times out, after ten minutes. So a thread of each process writes a sign
-of life to the store at which the processes have met, and looks there for a message of another, or for silence. It
-touches neither the device nor the collective operations.
+`accelerate launch` stops the processes of its own machine as soon as one of them ends. Processes of other machines
+would wait in a collective operation until it times out, after ten minutes. Therefore a thread of each process writes a
+heartbeat to the key-value store of `torch.distributed`, and polls the store for failures and missing heartbeats of the
+others. It uses neither the device nor collective operations.
 """
 
 import contextlib
@@ -20,127 +20,133 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from core.utils.cli import run
 from smpl_renderer.errors import InputError
 
-LOOK_EVERY = 2.0
-"""Seconds between two looks at the store."""
-PATIENCE = 40.0
-"""Seconds of silence after which a process is taken to be gone."""
-PATIENCE_AT_FIRST = 300.0
-"""The same for one that has not been heard of at all: reading Python's modules over a slow network takes its time."""
-TIME_TO_CONNECT = 10.0
-"""Seconds that a process which fails at once waits for the store, to say so to the others."""
+HEARTBEAT_INTERVAL = 2.0
+"""Seconds between two heartbeats, and between two polls of the store."""
+HEARTBEAT_TIMEOUT = 40.0
+"""Seconds without a heartbeat after which a process counts as failed."""
+FIRST_HEARTBEAT_TIMEOUT = 300.0
+"""Seconds to wait for the first heartbeat of a process, which may import its modules over a slow network."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds that a failing process waits for the store, in order to report the failure."""
 FAILURE, DONE = "failure", "done"
+"""Key of a failure's message; value in place of a heartbeat once a process has finished."""
 
 
-def run_together(main: Callable[[], object]) -> None:
-    """`core.utils.cli.run` for one of several processes: where one fails, all stop, and repeat its message."""
+def run_distributed(main: Callable[[], object]) -> None:
+    """`core.utils.cli.run` for one of several processes: if one fails, all stop and repeat its message."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         run(main)
         return
-    watch = Watch(_meeting_point, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    watch.start()
+    monitor = RankMonitor(_connect_store, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    monitor.start()
     try:
         run(main)
-    except SystemExit as left:
-        if left.code not in (0, None):
-            watch.fail(left.__context__ or left, left.code)
-    except BaseException as error:  # a bug, or what a collective operation says when another process is gone
-        if not watch.another_failed():
+    except SystemExit as stop:
+        if stop.code not in (0, None):
+            monitor.fail(stop.__context__ or stop, stop.code)
+    except BaseException as error:  # a bug, or the error of a collective operation after another process has stopped
+        if not monitor.another_failed():
             traceback.print_exc()
-            watch.fail(error, 1)
-        _leave(1)
-    watch.finish()
+            monitor.fail(error, 1)
+        _exit_process(1)
+    monitor.finish()
 
 
-class Watch(threading.Thread):
-    """Signs of life to the other processes of a run, and looks at theirs. Stops this process when one has failed.
+class RankMonitor(threading.Thread):
+    """A thread that writes heartbeats, checks those of the other processes, and stops this process if one has failed.
 
     Args:
-        connect: Makes a connection of its own to the store that all processes share.
-        rank: Of this process.
-        processes: How many there are.
-        leave: How to stop; takes the exit status.
+        connect: Opens a connection to the store that all processes share.
+        rank: Rank of this process.
+        processes: Number of processes.
+        exit_process: Stops the process with a given exit status.
     """
 
     def __init__(
-        self, connect: Callable[[], Store], rank: int, processes: int, leave: Callable[[int], None] | None = None
+        self,
+        connect: Callable[[], Store],
+        rank: int,
+        processes: int,
+        exit_process: Callable[[int], None] | None = None,
     ):
-        super().__init__(name="watch", daemon=True)
-        self.connect, self.rank, self.leave = connect, rank, leave or _leave
+        super().__init__(name="rank monitor", daemon=True)
+        self.connect, self.rank, self.exit_process = connect, rank, exit_process or _exit_process
         self.others = [other for other in range(processes) if other != rank]
         self._store: Store | None = None
-        self._connected, self._over = threading.Event(), threading.Event()
-        self._heard: dict[int, tuple[bytes, float]] = {}  # the last sign of life of each other process, and when
+        self._connected, self._stopped = threading.Event(), threading.Event()
+        self._heartbeats: dict[int, tuple[bytes, float]] = {}  # the latest of each other process, and its time
 
     def run(self) -> None:
+        """Write a heartbeat and poll the store until the process finishes or another fails."""
         try:
             self._store = self.connect()
-            self._heard = {other: (b"", time.monotonic()) for other in self.others}
+            self._heartbeats = {other: (b"", time.monotonic()) for other in self.others}
             self._connected.set()
-            beat = 0
-            while not self._over.wait(LOOK_EVERY):
-                beat += 1
-                self._store.set(f"{self.rank}", f"{beat}")
-                if reason := self._look():
+            count = 0
+            while not self._stopped.wait(HEARTBEAT_INTERVAL):
+                count += 1
+                self._store.set(f"{self.rank}", f"{count}")
+                if reason := self._poll():
                     break
             else:
                 return
-        except RuntimeError:  # torch's DistNetworkError and others: nobody answers any more
+        except RuntimeError:  # such as torch's DistNetworkError: the store is gone
             reason = "the process that started the run is gone"
-            self._connected.set()  # there is nothing to wait for
-        if not self._over.is_set():
+            self._connected.set()  # so that `fail` does not wait
+        if not self._stopped.is_set():
             sys.stderr.write(f"\nerror: {reason}; process {self.rank} stops\n")
             get_error_handler().record_exception(InputError(reason))  # for `scripts/launch.py`
-            self.leave(1)
+            self.exit_process(1)
 
     def fail(self, reason: BaseException, status: int) -> None:
-        """Let the others and the launcher know why this process fails, and leave."""
-        self._over.set()
+        """Report to the other processes and to the launcher why this process fails, and stop it."""
+        self._stopped.set()
         get_error_handler().record_exception(reason)  # for `scripts/launch.py`
-        self._connected.wait(TIME_TO_CONNECT)
+        self._connected.wait(CONNECT_TIMEOUT)
         self._write(FAILURE, f"process {self.rank} failed: {' '.join(str(reason).split())}")
-        self.leave(status)
+        self.exit_process(status)
 
     def another_failed(self) -> bool:
-        """Whether another process has said so."""
+        """True if another process has reported a failure, or the store is gone."""
         try:
             return self._store is not None and self._store.check([FAILURE])
         except RuntimeError:
             return True
 
     def finish(self) -> None:
-        """This process needs the others no more, nor they it."""
-        self._over.set()
-        self.join(TIME_TO_CONNECT)  # its last sign of life must not come after this
+        """End the thread, and report that this process has finished."""
+        self._stopped.set()
+        self.join(CONNECT_TIMEOUT)  # its last heartbeat must not overwrite the report
         self._write(f"{self.rank}", DONE)
 
-    def _look(self) -> str | None:
-        """Why to stop, if there is a reason."""
+    def _poll(self) -> str | None:
+        """The reason to stop, if there is one."""
         if self._store.check([FAILURE]):
             return self._store.get(FAILURE).decode()
         for other in self.others:
-            sign = self._store.get(f"{other}") if self._store.check([f"{other}"]) else b""
-            (before, since), now = self._heard[other], time.monotonic()
-            patience = PATIENCE if sign else PATIENCE_AT_FIRST
-            if sign != before:
-                self._heard[other] = (sign, now)
-            elif sign != DONE.encode() and now - since > patience:
-                return f"process {other} has given no sign of life for {patience:.0f} s"
+            heartbeat = self._store.get(f"{other}") if self._store.check([f"{other}"]) else b""
+            (before, since), now = self._heartbeats[other], time.monotonic()
+            timeout = HEARTBEAT_TIMEOUT if heartbeat else FIRST_HEARTBEAT_TIMEOUT
+            if heartbeat != before:
+                self._heartbeats[other] = (heartbeat, now)
+            elif heartbeat != DONE.encode() and now - since > timeout:
+                return f"process {other} has sent no heartbeat for {timeout:.0f} s"
         return None
 
     def _write(self, key: str, value: str) -> None:
         if self._store is not None:
-            with contextlib.suppress(RuntimeError):  # the others may be gone already
+            with contextlib.suppress(RuntimeError):  # the process that hosts the store may be gone already
                 self._store.set(key, value)
 
 
-def _meeting_point() -> Store:
-    """The store of the launcher, or of the first process, at which `torch.distributed` meets too."""
+def _connect_store() -> Store:
+    """A connection to the store of `torch.distributed`, which the launcher or the first process hosts."""
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    return PrefixStore("watch", store)
+    return PrefixStore("rank_monitor", store)
 
 
-def _leave(status: int) -> None:
-    """End at once: the usual way out could wait for communication with the others, for ever."""
+def _exit_process(status: int) -> None:
+    """Exit at once: a regular exit could wait for communication with the other processes without end."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

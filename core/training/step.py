@@ -1,4 +1,7 @@
-"""One training step's forward pass, as a module, so that data-parallel training wraps it whole."""
+"""The forward pass of one training step, from a sample to its loss.
+
+It is one module, so that data-parallel training can wrap all of it.
+"""
 
 from dataclasses import dataclass
 
@@ -20,25 +23,25 @@ from core.types.gaussians import Gaussians
 from smpl_renderer.body_model import BodyModel
 
 TERMS = ("loss", "psnr", "rgb", "alpha", "lpips", "ssim", "surface_distance", "frame", "coverage", "contrast")
-"""What a step reports, in this order: the loss, PSNR in dB, the unweighted terms, and what tells whether anything is
-drawn (`core.training.collapse`); NaN for what it does not have."""
+"""Values that a step reports, in this order: the loss, PSNR in dB, the unweighted loss terms, and the statistics of
+`core.training.collapse`. Terms that a step does not compute are NaN."""
 
 
 @dataclass(frozen=True)
 class InputSubset:
-    """Which of a sample's input frames and views the model sees in one step."""
+    """Indices of the input frames and views of a sample that are fed to the model in one step."""
 
     frames: list[int]
     views: list[int]
     crop_index: int = 0
-    """Which piece of its first target LPIPS sees (`core.losses.reconstruction.crops`)."""
+    """Index of the crop of the first target image that LPIPS compares (`core.losses.reconstruction.crops`)."""
 
 
 def sample_input_subset(frames: int, views: int, options: DataOptions, generator: torch.Generator) -> InputSubset:
-    """Drop input frames and views at random, so that the network learns to do with fewer.
+    """Drop input frames and views at random, so that the network is trained for fewer inputs, too.
 
-    The first of each stays: the first view is what the subject frame is turned to, as it is when only one camera sees
-    the person, and the first frame is among the target frames.
+    The first of each is kept. The subject frame is turned to the first view, also when it is the only one, and the
+    first frame is among the target frames.
     """
 
     def draw(low: int, high: int) -> list[int]:
@@ -68,29 +71,29 @@ class TrainingStep(nn.Module):
             self.model.unet.eval()
         return self
 
-    def forward(self, sample: Sample, shown: InputSubset, use_lpips: bool) -> tuple[Tensor, Tensor]:
-        """The loss, and a report [len(TERMS)] without gradients."""
-        inputs = sample.inputs.select_frames(shown.frames).select_views(shown.views)
+    def forward(self, sample: Sample, subset: InputSubset, use_lpips: bool) -> tuple[Tensor, Tensor]:
+        """The loss, and a report [len(TERMS)] of detached values."""
+        inputs = sample.inputs.select_frames(subset.frames).select_views(subset.views)
         lpips = self.lpips if use_lpips else None
         if self.options.stage == "frame":
-            terms, loss = self._frame_losses(self.model.frame_gaussians(inputs), sample.targets, shown, lpips)
+            terms, loss = self._frame_losses(self.model.frame_gaussians(inputs), sample.targets, subset, lpips)
         else:
-            terms, loss = self._avatar_losses(inputs, sample.targets, shown, lpips)
+            terms, loss = self._avatar_losses(inputs, sample.targets, subset, lpips)
         report = [loss, *(terms.get(name, loss.new_full((), float("nan"))) for name in TERMS[1:])]
         return loss, torch.stack([value.detach().float() for value in report])
 
     def _avatar_losses(
-        self, inputs: Frames, targets: Frames, shown: InputSubset, lpips: LPIPS | None
+        self, inputs: Frames, targets: Frames, subset: InputSubset, lpips: LPIPS | None
     ) -> tuple[Terms, Tensor]:
         options = self.options
         output = self.model(inputs)
-        terms = self._compare(_posed(output.avatar, self.model.body, targets), targets, lpips, shown.crop_index)
+        terms = self._compare(_pose(output.avatar, self.model.body, targets), targets, lpips, subset.crop_index)
         loss = weighted_sum(terms, options.loss)
         if options.stage == "joint":
             terms["surface_distance"] = surface_distance_loss(output.frame.distances.float(), output.frame.mask)
             loss = loss + options.loss.surface_distance * terms["surface_distance"]
             if options.frame_weight > 0:
-                _, terms["frame"] = self._frame_losses(output.frame, targets, shown, lpips, with_surface_distance=False)
+                _, terms["frame"] = self._frame_losses(output.frame, targets, subset, lpips, surface_distance=False)
                 loss = loss + options.frame_weight * terms["frame"]
         return terms, loss
 
@@ -98,49 +101,43 @@ class TrainingStep(nn.Module):
         self,
         frame: FrameGaussians,
         targets: Frames,
-        shown: InputSubset,
+        subset: InputSubset,
         lpips: LPIPS | None,
-        with_surface_distance: bool = True,
+        surface_distance: bool = True,
     ) -> tuple[Terms, Tensor]:
-        """Every frame's own Gaussians against that frame's photographs. Target frames begin with the input frames."""
+        """Compare the Gaussians of each single frame with the target images of that frame."""
         options = self.options
-        num_observed = options.data.target_frames - options.data.novel_frames
-        observed = [index for index in shown.frames if index < num_observed]  # the first of the shown ones
+        # Target frames begin with the input frames, so indices of observed frames are valid for both.
+        observed = [index for index in subset.frames if index < options.data.observed_targets]
         targets = targets.select_frames(observed)
-        terms = self._compare(frame.gaussians[:, : len(observed)], targets, lpips, shown.crop_index)
-        if with_surface_distance:
+        terms = self._compare(frame.gaussians[:, : len(observed)], targets, lpips, subset.crop_index)
+        if surface_distance:
             terms["surface_distance"] = surface_distance_loss(frame.distances.float(), frame.mask)
         return terms, weighted_sum(terms, options.loss)
 
     def _compare(self, gaussians: Gaussians, targets: Frames, lpips: LPIPS | None, crop_index: int) -> Terms:
-        rendering = self._draw(gaussians, targets)
-        photographs = targets.images, targets.alphas
-        terms = reconstruction_loss(
-            rendering.colors, rendering.alphas, *photographs, self.options.loss, lpips, crop_index
-        )
-        seen = coverage_and_contrast(rendering.colors, rendering.alphas, *photographs)
-        return terms | {"psnr": psnr(rendering.colors.detach(), targets.images).mean()} | seen
-
-    def _draw(self, gaussians: Gaussians, targets: Frames) -> Rendering:
-        return render_frames(gaussians, targets, self.options.backend)
+        rendering = render_frames(gaussians, targets, self.options.backend)
+        pair = rendering.colors, rendering.alphas, targets.images, targets.alphas
+        terms = reconstruction_loss(*pair, self.options.loss, lpips, crop_index)
+        return terms | {"psnr": psnr(rendering.colors.detach(), targets.images).mean()} | coverage_and_contrast(*pair)
 
 
-def render_persons(avatar: Avatar, body: BodyModel, targets: Frames, backend: str) -> Rendering:
-    """Avatars `[B]` in the poses and from the cameras of `targets` `[B, F, C]`, on white."""
-    return render_frames(_posed(avatar, body, targets), targets, backend)
+def render_avatars(avatar: Avatar, body: BodyModel, targets: Frames, backend: str) -> Rendering:
+    """Renderings of avatars `[B]` in the poses and from the cameras of `targets` `[B, F, C]`, on white."""
+    return render_frames(_pose(avatar, body, targets), targets, backend)
 
 
 def render_frames(gaussians: Gaussians, targets: Frames, backend: str) -> Rendering:
-    """Gaussians `[B, F]` of single frames from the cameras of the same frames `[B, F, C]`, on white."""
+    """Renderings of Gaussians `[B, F]` of single frames from the cameras of these frames `[B, F, C]`, on white."""
     with _full_precision(targets):
         return render_gaussians(gaussians, targets.cameras, backend=backend)
 
 
-def _posed(avatar: Avatar, body: BodyModel, targets: Frames) -> Gaussians:
+def _pose(avatar: Avatar, body: BodyModel, targets: Frames) -> Gaussians:
     with _full_precision(targets):
         return pose_avatar(avatar, body, targets.body)
 
 
 def _full_precision(frames: Frames) -> torch.autocast:
-    """Projection and pixel sums need float32: a position in bf16 is off by millimetres."""
+    """Context without autocast: projection and pixel sums need float32, a position in bf16 is off by millimetres."""
     return torch.autocast(frames.images.device.type, enabled=False)

@@ -22,8 +22,7 @@ from core.data.dataset import HumanDataset
 from core.data.human_list import HumanEntry, find_subjects
 from core.data.packing import pack_crops, pack_dataset
 from core.options import DataOptions, TrainOptions
-from core.training.loading import training_batches
-from core.training.order import EndlessBatches, Key
+from core.training.loading import EndlessBatches, SampleKey, training_batches
 from scripts.benchmarks.common import report
 from scripts.benchmarks.people import captures
 from smpl_renderer.errors import InputError
@@ -52,7 +51,7 @@ class PlainPictures(Dataset):
         self.options = options
         self.captures = [Capture(entry.path) for entry in subjects]
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, Tensor]:
         epoch, index = key
         capture, options = self.captures[index], self.options
         views = capture.camera_names[: options.target_views]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from core.options import TrainOptions
-from core.training.rank_monitor import run_together
+from core.training.rank_monitor import run_distributed
 from core.training.trainer import Trainer
 from core.utils.options_json import options_from_json
 
@@ -43,4 +43,4 @@ def main(folder: Path, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    run_together(lambda: main(Path(sys.argv[1]), int(sys.argv[2])))
+    run_distributed(lambda: main(Path(sys.argv[1]), int(sys.argv[2])))

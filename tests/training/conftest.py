@@ -1,4 +1,4 @@
-"""A small data set and options with which every stage trains in seconds."""
+"""A small data set, and options with which every stage trains in seconds."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ MODEL = ModelOptions(
 
 @pytest.fixture(scope="session")
 def captures(tmp_path_factory, body) -> Path:
-    """Three persons of three poses, seen by four cameras."""
+    """Three subjects of three frames, captured by four cameras."""
     root = tmp_path_factory.mktemp("captures")
     for i in range(3):
         capture = TinyCapture(image_size=(153, 128), frames=(5, 10, 15), num_cameras=4)
@@ -29,7 +29,7 @@ def captures(tmp_path_factory, body) -> Path:
 
 @pytest.fixture
 def options(captures, tmp_path) -> TrainOptions:
-    """Four short steps on the CPU; the model has dropout, so that its random numbers matter too."""
+    """Four short steps on the CPU; the model has dropout, whose random state has to be restored, too."""
     return TrainOptions(
         data=DataOptions(
             root=captures,
@@ -60,8 +60,8 @@ def options(captures, tmp_path) -> TrainOptions:
 
 
 @pytest.fixture
-def flat_pictures(monkeypatch) -> None:
-    """Pictures of one tone instead of rendered ones, for tests of what goes on around the rendering."""
+def flat_images(monkeypatch) -> None:
+    """Replace renderings by images of one colour, for tests of everything except the rendering."""
 
     def rasterize(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, width: int, height: int, **_) -> Rendering:
         means, scales = gaussians.means.mean((-2, -1)), gaussians.scales.mean((-2, -1))

@@ -1,4 +1,4 @@
-"""Two processes on the CPU, as train.sh has one for each of several GPUs: equal to one, and ended by one."""
+"""Two processes on the CPU, as train.sh starts one per GPU: same results as one process, and one failure stops both."""
 
 import os
 import shutil
@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 from core.utils.options_json import options_from_json
 from core.options import TrainOptions
-from core.training import trainer as engine
+from core.training import trainer
 from core.training.trainer import Trainer
 from core.training.step import TrainingStep
-from core.training.rank_monitor import run_together
+from core.training.rank_monitor import run_distributed
 
 MODE = sys.argv[2] if sys.argv[2:] else ""
 RANK = int(os.environ["RANK"])
@@ -42,7 +42,7 @@ class BadLoss(TrainingStep):
         is_bad = MODE == "bad loss" and RANK == 1 and self.calls == 2
         return (loss + float("nan"), report + float("nan")) if is_bad else (loss, report)
 
-engine.TrainingStep = BadLoss
+trainer.TrainingStep = BadLoss
 
 class Killed(Trainer):
     def _train_step(self, done):
@@ -59,14 +59,14 @@ save = torch.save
 
 def half_save(content, file, **options):
     if not isinstance(file, Path):
-        return save(content, file, **options)  # what processes send to each other
+        return save(content, file, **options)  # a message between processes
     file.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 
 def main():
     Killed(options_from_json(TrainOptions, Path(sys.argv[1]).read_text(), "test")).run()
 
-run_together(main)
+run_distributed(main)
 """
 
 
@@ -83,45 +83,45 @@ def launch(options: TrainOptions, folder: Path, *arguments: str) -> subprocess.C
 
 
 def losses(options: TrainOptions) -> list[dict[str, float]]:
-    """What the steps report, without what they do not have."""
+    """Reports of the steps, without terms that they do not compute."""
     rows = read_rows(options.workspace / "log.csv")
     return [{name: value for name, value in row.items() if value == value} for row in rows]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["frame", "joint"])
-def test_how_the_persons_of_a_step_are_shared_out_changes_nothing(stage, options, tmp_path):
-    """Four persons a step: at once, in two parts, in two processes of two parts; begun by one process, ended by two."""
+def test_results_do_not_depend_on_the_distribution_of_subjects(stage, options, tmp_path):
+    """Four subjects per step: in one batch, in two, in two processes of two; and started by one, resumed by two."""
     graph = replace(options.model.graph, dropout=0.0)
     options = replace(options, stage=stage, batch_size=4, steps=3, save_every=1, eval_every=1, keep=9)
     options = replace(options, model=replace(options.model, graph=graph, feedback=1), validation=1)
-    at_once = replace(options, workspace=tmp_path / "at once")
-    Trainer(at_once).run()
-    in_parts = replace(options, batch_size=2, accumulate=2, workspace=tmp_path / "parts")
-    Trainer(in_parts).run()
-    in_two = replace(options, batch_size=1, accumulate=2, workspace=tmp_path / "two")
-    done = launch(in_two, tmp_path)
+    one_batch = replace(options, workspace=tmp_path / "one batch")
+    Trainer(one_batch).run()
+    two_batches = replace(options, batch_size=2, accumulate=2, workspace=tmp_path / "two batches")
+    Trainer(two_batches).run()
+    two_processes = replace(options, batch_size=1, accumulate=2, workspace=tmp_path / "two processes")
+    done = launch(two_processes, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     resumed = replace(options, batch_size=2, workspace=tmp_path / "resumed", resume="auto")
-    for path in (at_once.workspace / "state_00000001.pt", at_once.workspace / "log.csv"):
+    for path in (one_batch.workspace / "state_00000001.pt", one_batch.workspace / "log.csv"):
         resumed.workspace.mkdir(exist_ok=True)
         shutil.copy(path, resumed.workspace)
     done = launch(resumed, tmp_path)
     assert done.returncode == 0 and "options differ" not in done.stderr, done.stderr[-3000:]
 
-    expected = losses(at_once)
+    expected = losses(one_batch)
     assert len(expected) == 3 and len({row["loss"] for row in expected}) == 3
-    for other in (in_parts, in_two, resumed):
+    for other in (two_batches, two_processes, resumed):
         for row, own in zip(expected, losses(other), strict=True):
-            # Sums in another order: float32, amplified by a step or two of AdamW.
+            # float32 sums in another order, amplified by two steps of AdamW.
             assert own == pytest.approx(row, rel=2e-4), other.workspace.name
-    scores = [read_rows(run.workspace / "scores.csv")[-1] for run in (at_once, in_two)]
+    scores = [read_rows(run.workspace / "scores.csv")[-1] for run in (one_batch, two_processes)]
     assert scores[1] == pytest.approx(scores[0], rel=1e-4)
 
 
 @pytest.mark.slow
 def test_two_processes_killed_while_saving_resume_exactly(options, tmp_path):
-    options = replace(options, steps=2, save_every=1, accumulate=2)  # with dropout, which differs between processes
+    options = replace(options, steps=2, save_every=1, accumulate=2)  # with dropout, which processes draw differently
     whole = replace(options, workspace=tmp_path / "whole")
     assert launch(whole, tmp_path).returncode == 0
     last = load_run_state(find_run_states(whole.workspace)[-1])
@@ -137,21 +137,21 @@ def test_two_processes_killed_while_saving_resume_exactly(options, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_loss_of_one_process_that_is_not_finite_is_skipped_by_all(options, tmp_path):
-    """Its gradients are finite: the other process learns of it by what they are made of it."""
+def test_a_non_finite_loss_of_one_process_is_skipped_by_all(options, tmp_path):
+    """The gradients of this loss are finite; the NaN reaches the other process through their initial value."""
     done = launch(replace(options, steps=3, save_every=3, validation=0), tmp_path, "bad loss")
     assert done.returncode == 0 and "skipped step 2" in done.stderr, done.stderr[-3000:]
     state = load_run_state(find_run_states(options.workspace)[-1])
     assert state.bad_steps == 1 and all(tensor.isfinite().all() for tensor in state.model.values())
-    assert {int(moments["step"]) for moments in state.optimizer["state"].values()} == {2}
+    assert {int(entry["step"]) for entry in state.optimizer["state"].values()} == {2}
 
 
 @pytest.mark.slow
-def test_a_bad_sample_of_one_process_stops_all_and_is_the_last_word(options, tmp_path):
+def test_an_unreadable_sample_of_one_process_stops_all_and_is_named_last(options, tmp_path):
     root = tmp_path / "captures"
     shutil.copytree(options.data.root, root)
-    for picture in root.glob("200101/images_lr/*/*.jpg"):
-        picture.write_bytes(b"no picture")
+    for image in root.glob("200101/images_lr/*/*.jpg"):
+        image.write_bytes(b"no image")
     done = launch(replace(options, data=replace(options.data, root=root), steps=100), tmp_path)
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]

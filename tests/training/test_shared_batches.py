@@ -1,4 +1,4 @@
-"""Batches in memory shared with workers: in order, unharmed for as long as they are promised to be, and going round."""
+"""Batches in memory shared with workers: in order, valid for as long as promised, and in reused buffers."""
 
 import time
 from dataclasses import replace
@@ -10,8 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from core.options import DataOptions, TrainOptions
 from core.training import loading, shared_batches
-from core.training.loading import on_device, training_batches
-from core.training.order import EndlessBatches
+from core.training.loading import EndlessBatches, on_device, training_batches
 from core.training.shared_batches import SharedBatches
 from core.types.cameras import Cameras
 from core.types.frames import Frames, Sample
@@ -32,7 +31,7 @@ def frames(value: int, count: int, views: int) -> Frames:
 
 
 class Numbered(Dataset):
-    """Samples that hold their key as a number; some take longer, so that workers get out of step."""
+    """Samples that hold their key as a number; some take longer, so that workers finish out of order."""
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         value = key[0] * LENGTH + key[1]
@@ -56,7 +55,7 @@ def check(batch: Sample, keys: list[tuple[int, int]]) -> None:
             assert part.body.body_pose.dtype == torch.float32 and part.body.body_pose.shape[-1] == 69
 
 
-def test_each_batch_stays_until_the_next_but_one_is_asked_for():
+def test_a_batch_is_valid_until_the_next_but_one_is_requested():
     order = EndlessBatches(LENGTH, OPTIONS.batch_size, seed=0)
     shared = SharedBatches(OPTIONS, count=2 * 2 + 2)
     loader = DataLoader(Numbered(), batch_sampler=order, collate_fn=shared.collate, num_workers=2, prefetch_factor=2)
@@ -64,71 +63,71 @@ def test_each_batch_stays_until_the_next_but_one_is_asked_for():
     for batch, keys in islice(zip(shared.receive(iter(loader), lock_pages=False), order), 40):
         check(batch, keys)
         if before is not None:
-            time.sleep(0.005)  # workers are busy meanwhile
+            time.sleep(0.005)  # workers write meanwhile
             check(*before)
         before = batch, keys
     assert batch.inputs.images.shape == (2, 2, 2, 3, 4, 4) and batch.targets.alphas.shape == (2, 1, 3, 1, 4, 4)
 
 
-def test_the_training_has_two_pieces_and_the_others_go_round():
+def test_two_buffers_are_held_and_the_others_are_reused():
     shared = SharedBatches(OPTIONS, count=4)
     taken, places = [], []
 
-    def parcels():
+    def messages():
         for _ in range(12):
-            parcel = shared.collate([Numbered()[0, 1], Numbered()[0, 2]])
-            taken.append(parcel[0])
-            yield parcel
+            message = shared.collate([Numbered()[0, 1], Numbered()[0, 2]])
+            taken.append(message[0])
+            yield message
 
-    for batch in shared.receive(parcels(), lock_pages=False):
+    for batch in shared.receive(messages(), lock_pages=False):
         places.append(batch.inputs.images.data_ptr())
         free = []
         while not shared._free.empty():
             free.append(shared._free.get())
-        assert sorted(free + taken[-2:]) == [0, 1, 2, 3]  # the last two are not for workers
-        for piece in free:
-            shared._free.put(piece)
+        assert sorted(free + taken[-2:]) == [0, 1, 2, 3]  # the last two are held
+        for index in free:
+            shared._free.put(index)
     assert len(set(places)) == 4 and places[:4] == places[4:8] == places[8:]
 
 
-def test_memory_that_cannot_be_locked_is_said_once_and_used(monkeypatch, caplog):
+def test_memory_that_cannot_be_page_locked_is_used_with_one_warning(monkeypatch, caplog):
     tried = []
     monkeypatch.setattr(shared_batches, "_register", lambda memory: tried.append(memory.data_ptr()))
     shared = SharedBatches(OPTIONS, count=3)
-    parcels = (shared.collate([Numbered()[0, 1], Numbered()[0, 2]]) for _ in range(9))
-    for batch in shared.receive(parcels, lock_pages=True):
+    messages = (shared.collate([Numbered()[0, 1], Numbered()[0, 2]]) for _ in range(9))
+    for batch in shared.receive(messages, lock_pages=True):
         check(batch, [(0, 1), (0, 2)])
     assert len(tried) == len(set(tried)) == 3
     assert caplog.text.count("not all memory for batches can be page-locked") == 1
 
 
-def test_there_is_memory_for_all_batches_that_may_be_about_and_no_more(monkeypatch):
-    """Workers as far ahead as they may be, and two batches with the training: so many pieces are in use."""
-    spare, asked, made = 20, [], []
+def test_the_number_of_buffers_is_that_of_the_batches_in_use(monkeypatch):
+    """Workers as far ahead as they may be, and two batches held by the training."""
+    spare, requested, made = 20, [], []
 
-    def generous(options, count):
-        asked.append(count)
+    def with_spare_buffers(options, count):
+        requested.append(count)
         made.append(SharedBatches(options, spare))
         return made[0]
 
     monkeypatch.setattr(loading, "can_share_batches", lambda: True)
-    monkeypatch.setattr(loading, "SharedBatches", generous)
+    monkeypatch.setattr(loading, "SharedBatches", with_spare_buffers)
     monkeypatch.setattr(shared_batches, "_register", lambda memory: False)
     options = replace(OPTIONS, data=replace(OPTIONS.data, num_workers=2))
     batches = training_batches(Numbered(), options, 0, 1, start=0, pin_memory=True)
     for _ in range(4):
         next(batches)
-    time.sleep(1)  # until the workers have nothing left to do
+    time.sleep(1)  # until the workers are as far ahead as they may be
     free = 0
     while not made[0]._free.empty():
         made[0]._free.get()
         free += 1
-    assert asked == [spare - free]
+    assert requested == [spare - free]
 
 
-def test_too_many_batches_for_the_memory():
+def test_batches_that_exceed_the_memory_are_refused():
     options = replace(OPTIONS, batch_size=1 << 50)
-    with pytest.raises(InputError, match=r"6 batches of .* GB.*lower --data\.num-workers or --batch-size"):
+    with pytest.raises(InputError, match=r"6 prefetched batches of .* GB.*lower --data\.num-workers or --batch-size"):
         SharedBatches(options, count=6)
 
 

@@ -1,4 +1,4 @@
-"""On a GPU, the host never waits for the device in a training step."""
+"""Training steps on a GPU without synchronisation."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def test_nothing_in_a_step_waits_for_the_device(stage, head):
         frame_weight=0.5,
     )
     job = Job(options, stage, torch.device("cuda"))
-    for _ in range(3):  # kernels are compiled, and buffers find their sizes
+    for _ in range(3):  # compiles kernels and sets buffer sizes
         job.run()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

@@ -1,4 +1,4 @@
-"""Training does not depend on who rasterizes: the same steps with each backend, on a GPU."""
+"""Training with each rasterizer backend, on a GPU: the same steps within tolerance."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def final_loss(options, backend: str) -> float:
         save_every=50,
         workspace=options.workspace / backend,
     )
-    # Rounding to TF32 makes a difference of 1e-6 one of 1e-3 again at every step.
+    # TF32 would amplify a difference of 1e-6 to 1e-3 in every step.
     with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True, benchmark=False):
         Trainer(options).run()
     losses = [row["loss"] for row in read_rows(options.workspace / "log.csv")]
@@ -31,8 +31,8 @@ def final_loss(options, backend: str) -> float:
     return sum(losses[-5:]) / 5
 
 
-def test_fifty_steps_from_one_seed_end_alike(options, record_property):
-    """Pictures of two backends differ by some 1e-5, which steps carry on: within 2 % of each other after fifty."""
+def test_fifty_steps_with_each_backend_end_with_equal_losses(options, record_property):
+    """Renderings of two backends differ by about 1e-5, which accumulates: losses within 2 % after fifty steps."""
     losses = {name: final_loss(options, name) for name in available_backends()}
     record_property("losses", losses)
     assert losses == pytest.approx(dict.fromkeys(losses, losses["torch"]), rel=0.02)

@@ -1,4 +1,4 @@
-"""Whole runs on the CPU: what each stage trains, exact resumption, steps that must be skipped, held-out persons."""
+"""Whole runs on the CPU: trained parts of each stage, exact resumption, skipped steps, held-out subjects."""
 
 import logging
 import math
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.checkpoint import Training, load_checkpoint, read_metadata, read_trainings, save_checkpoint
-from core.training import trainer as engine
+from core.training import setup, trainer
 from core.training.logs import read_rows
 from core.training.step import InputSubset, TrainingStep
 from core.training.trainer import Trainer
@@ -19,27 +19,27 @@ from smpl_renderer.connectivity import build_connectivity, save_connectivity
 from smpl_renderer.errors import InputError
 
 
-def snapshot(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+def snapshot(run: Trainer) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
 
 
-def changed(trainer: Trainer, before: dict[str, torch.Tensor]) -> set[str]:
-    """Top-level parts of the network that training has changed."""
-    parameters = trainer.model.named_parameters()
+def changed(run: Trainer, before: dict[str, torch.Tensor]) -> set[str]:
+    """Top-level parts of the network whose parameters have changed."""
+    parameters = run.model.named_parameters()
     return {name.split(".")[0] for name, parameter in parameters if not torch.equal(parameter, before[name])}
 
 
 @pytest.mark.slow
-def test_the_stages_train_their_parts(options, tmp_path):
-    """First the U-Net on single frames, then the graph on top of it, then all."""
+def test_each_stage_trains_its_parts(options, tmp_path):
+    """The U-Net on single frames, then the graph on top of it, then everything."""
     quick = replace(options, steps=2)
     first = Trainer(replace(quick, stage="frame", workspace=tmp_path / "frame"))
     before = snapshot(first)
     first.run()
     assert changed(first, before) == {"unet"}
-    assert set(first.scores) == {"novel_view", "novel_view_in_box"}  # single frames know no other poses
+    assert set(first.scores) == {"novel_view", "novel_view_in_box"}  # single frames have no novel poses
     rows = read_rows(tmp_path / "frame" / "log.csv")
-    assert all(row["loss"] > row["rgb"] > 0 and row["tie"] > 0 for row in rows)
+    assert all(row["loss"] > row["rgb"] > 0 and row["surface_distance"] > 0 for row in rows)
 
     init = tmp_path / "frame" / "model.safetensors"
     graph = Trainer(replace(quick, stage="graph", init=init, workspace=tmp_path / "graph"))
@@ -48,7 +48,7 @@ def test_the_stages_train_their_parts(options, tmp_path):
     graph.run()
     assert not graph.model.unet.training and graph.model.graph.training
     assert changed(graph, before) == {"graph", "head", "color_sampling"}
-    assert all(row["tie"] != row["tie"] for row in read_rows(tmp_path / "graph" / "log.csv"))
+    assert all(row["surface_distance"] != row["surface_distance"] for row in read_rows(tmp_path / "graph" / "log.csv"))
 
     joint = Trainer(replace(quick, frame_weight=0.5, init=graph.options.workspace / "model.safetensors"))
     before = snapshot(joint)
@@ -57,30 +57,30 @@ def test_the_stages_train_their_parts(options, tmp_path):
     assert all(row["frame"] > 0 for row in read_rows(joint.options.workspace / "log.csv"))
 
 
-def test_a_run_leaves_a_checkpoint_and_its_story(options, caplog):
+def test_a_run_writes_a_checkpoint_and_logs(options, caplog):
     caplog.set_level(logging.INFO)
-    trainer = Trainer(replace(options, steps=3, checkpoint_dtype="float16", image_every=2))
-    trainer.run()
+    run = Trainer(replace(options, steps=3, checkpoint_dtype="float16", image_every=2))
+    run.run()
     model, metadata = load_checkpoint(options.workspace / "model.safetensors")
     assert metadata["step"] == "3" and metadata["data"] == "captures"
     assert model.options == options.model
     scores = read_rows(options.workspace / "scores.csv")
     assert [row["step"] for row in scores] == [0, 3]
-    assert scores[-1]["novel_pose"] == pytest.approx(trainer.scores["novel_pose"])
+    assert scores[-1]["novel_pose"] == pytest.approx(run.scores["novel_pose"])
     assert "since the start" in caplog.text and "mean loss of the first 3 steps" in caplog.text
-    assert "2 persons to train on, 1 held out" in caplog.text
+    assert "2 training subjects, 1 held out" in caplog.text
 
 
 @pytest.mark.parametrize("stage", ["frame", "joint"])
-def test_there_are_pictures_without_held_out_persons(options, stage):
+def test_previews_are_logged_without_held_out_subjects(options, stage):
     data = replace(options.data, novel_frames=0, target_frames=1)
     Trainer(replace(options, data=data, stage=stage, steps=1, image_every=1, validation=0)).run()
     assert not (options.workspace / "scores.csv").exists() or not read_rows(options.workspace / "scores.csv")
 
 
 @pytest.mark.slow
-def test_a_resumed_run_repeats_the_losses_of_one_that_was_not_interrupted(options, tmp_path, flat_pictures):
-    """With accumulation, dropout, dropped views and a worker: all that a step depends on is restored."""
+def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(options, tmp_path, flat_images):
+    """With accumulation, dropout, dropped views and a worker: everything that a step depends on is restored."""
     options = replace(options, accumulate=2, data=replace(options.data, num_workers=1))
     Trainer(replace(options, workspace=tmp_path / "whole")).run()
     interrupted = Trainer(options)
@@ -93,25 +93,25 @@ def test_a_resumed_run_repeats_the_losses_of_one_that_was_not_interrupted(option
     interrupted._save = save_and_die
     with pytest.raises(KeyboardInterrupt):
         interrupted.run()
-    torch.rand(17)  # the random state of this process is not that of the interrupted one
+    torch.rand(17)  # the random state of this process differs from that of the interrupted one
     resumed = Trainer(replace(options, resume="auto"))
     assert resumed.step == 2
     resumed.run()
     whole, parts = (read_rows(folder / "log.csv") for folder in (tmp_path / "whole", options.workspace))
     assert [row["step"] for row in parts] == [1, 2, 3, 4]
     for a, b in zip(whole, parts, strict=True):
-        assert {k: v for k, v in a.items() if v == v} == {k: v for k, v in b.items() if v == v}  # equal to the bit
+        assert {k: v for k, v in a.items() if v == v} == {k: v for k, v in b.items() if v == v}  # bitwise equal
     assert len({row["loss"] for row in parts}) == 4
 
 
-def test_a_checkpoint_names_the_runs_that_it_began_from_though_one_was_resumed(options, tmp_path, flat_pictures):
+def test_a_checkpoint_lists_the_trainings_behind_it_also_after_resumption(options, tmp_path, flat_images):
     options = replace(options, validation=0, save_every=100)
     Trainer(replace(options, steps=1, batch_size=2)).run()
     init = tmp_path / "init.safetensors"
     shutil.copy(options.workspace / "model.safetensors", init)
     second = replace(options, steps=2, accumulate=3, init=init, workspace=tmp_path / "second")
     Trainer(second).run()
-    init.unlink()  # the run state knows
+    init.unlink()  # the run state holds the list
     Trainer(replace(second, steps=3, resume="auto")).run()
     behind = read_trainings(read_metadata(second.workspace / "model.safetensors"))
     assert all(0 < training.minutes < 5 for training in behind)
@@ -121,29 +121,29 @@ def test_a_checkpoint_names_the_runs_that_it_began_from_though_one_was_resumed(o
     ]
 
 
-def test_connectivity_comes_from_a_file_if_one_is_named(options, body, flat_pictures, tmp_path):
+def test_connectivity_is_read_from_a_file(options, body, flat_images, tmp_path):
     connectivity = build_connectivity(body, options.model.graph.neighbors)
     save_connectivity(tmp_path / "table.pt", replace(connectivity, neighbors=connectivity.neighbors.flip(1)))
-    trainer = Trainer(replace(options, connectivity=tmp_path / "table.pt"))
-    assert torch.equal(trainer.model.graph.neighbors, connectivity.neighbors.flip(1))
+    run = Trainer(replace(options, connectivity=tmp_path / "table.pt"))
+    assert torch.equal(run.model.graph.neighbors, connectivity.neighbors.flip(1))
 
 
-@pytest.mark.parametrize("record", [True, False])
-def test_recordings_can_be_left_out(options, flat_pictures, tmp_path, record):
+@pytest.mark.parametrize("enabled", [True, False])
+def test_cuda_graphs_can_be_disabled(options, flat_images, tmp_path, enabled):
     first = Trainer(replace(options, steps=1, stage="frame", workspace=tmp_path / "frame"))
     save_checkpoint(tmp_path / "unet.safetensors", first.model)
-    model = Trainer(replace(options, stage="graph", init=tmp_path / "unet.safetensors", cuda_graphs=record)).model
-    assert model.graph.graph_cache.enabled is model.unet.frozen.graph_cache.enabled is record
+    model = Trainer(replace(options, stage="graph", init=tmp_path / "unet.safetensors", cuda_graphs=enabled)).model
+    assert model.graph.graph_cache.enabled is model.unet.frozen.graph_cache.enabled is enabled
 
 
-def test_resuming_with_another_network_is_refused(options, flat_pictures):
+def test_resuming_with_another_network_is_refused(options, flat_images):
     Trainer(replace(options, steps=1)).run()
     other = replace(options.model, graph=replace(options.model.graph, layers=2))
     with pytest.raises(InputError, match="another network or stage"):
         Trainer(replace(options, model=other, resume="auto"))
 
 
-def test_steps_without_a_finite_gradient_are_skipped_and_named(options, monkeypatch, caplog, flat_pictures):
+def test_steps_with_non_finite_gradients_are_skipped_and_their_samples_named(options, monkeypatch, caplog, flat_images):
     forward = TrainingStep.forward
     calls = []
 
@@ -153,12 +153,12 @@ def test_steps_without_a_finite_gradient_are_skipped_and_named(options, monkeypa
         return (loss * float("nan") if len(calls) in (2, 3) else loss), report
 
     monkeypatch.setattr(TrainingStep, "forward", sometimes_nan)
-    trainer = Trainer(replace(options, steps=4, max_bad_steps=2))
-    trainer.run()
-    assert trainer.bad_steps == 2
+    run = Trainer(replace(options, steps=4, max_bad_steps=2))
+    run.run()
+    assert run.records.skipped == 2
     assert "skipped step 2" in caplog.text and calls[1][0] in caplog.text
-    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
-    steps = {int(state["step"]) for state in trainer.optimizer.state.values()}
+    assert all(parameter.isfinite().all() for parameter in run.model.parameters())
+    steps = {int(state["step"]) for state in run.optimizer.state.values()}
     assert steps == {2}
 
     calls.clear()
@@ -166,7 +166,7 @@ def test_steps_without_a_finite_gradient_are_skipped_and_named(options, monkeypa
         Trainer(replace(options, steps=4, max_bad_steps=1, workspace=options.workspace / "again")).run()
 
 
-def test_only_samples_whose_own_loss_is_not_finite_are_named(options, monkeypatch, caplog, flat_pictures):
+def test_only_samples_with_a_non_finite_loss_are_named(options, monkeypatch, caplog, flat_images):
     forward = TrainingStep.forward
     calls = []
 
@@ -183,8 +183,8 @@ def test_only_samples_whose_own_loss_is_not_finite_are_named(options, monkeypatc
     assert calls[1][0] in warning and calls[0][0] not in warning
 
 
-def spoiled(batches: Iterator[Sample], part: str, value: float) -> Iterator[Sample]:
-    """The same batches; the second has a bad pixel in a corner, where there is no person."""
+def with_bad_pixel(batches: Iterator[Sample], part: str, value: float) -> Iterator[Sample]:
+    """The same batches; the second has a bad pixel in a corner, outside the mask."""
     for number, sample in enumerate(batches):
         sample = sample.unpack()
         if number == 1:
@@ -193,22 +193,22 @@ def spoiled(batches: Iterator[Sample], part: str, value: float) -> Iterator[Samp
 
 
 @pytest.mark.parametrize("part, value", [("inputs", math.nan), ("targets", math.nan), ("targets", math.inf)])
-def test_a_pixel_that_is_not_finite_costs_one_step(options, monkeypatch, part, value):
+def test_a_non_finite_pixel_skips_one_step(options, monkeypatch, part, value):
     unpack = Sample.unpack
     monkeypatch.setattr(
         Sample, "unpack", lambda sample: sample if sample.inputs.images.is_floating_point() else unpack(sample)
     )
-    trainer = Trainer(replace(options, steps=3, validation=0))
-    trainer.batches = spoiled(trainer.batches, part, value)
-    trainer.run()
-    assert trainer.step == 3 and trainer.bad_steps == 1
-    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
-    assert {int(state["step"]) for state in trainer.optimizer.state.values()} == {2}
+    run = Trainer(replace(options, steps=3, validation=0))
+    run.batches = with_bad_pixel(run.batches, part, value)
+    run.run()
+    assert run.step == 3 and run.records.skipped == 1
+    assert all(parameter.isfinite().all() for parameter in run.model.parameters())
+    assert {int(state["step"]) for state in run.optimizer.state.values()} == {2}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_is_skipped_though_its_gradients_are(options, monkeypatch, flat_pictures, value):
-    """So it is where a target's pixel is bad and nothing is drawn at it. One of two parts is enough."""
+def test_a_non_finite_loss_with_finite_gradients_is_skipped(options, monkeypatch, flat_images, value):
+    """As where a target's pixel is bad and nothing is rendered at it. One of two accumulated batches is enough."""
     forward = TrainingStep.forward
     calls = []
 
@@ -218,13 +218,13 @@ def test_a_loss_that_is_not_finite_is_skipped_though_its_gradients_are(options, 
         return (loss + value, report + value) if len(calls) == 3 else (loss, report)
 
     monkeypatch.setattr(TrainingStep, "forward", forward_beside)
-    trainer = Trainer(replace(options, steps=3, accumulate=2, validation=0))
-    trainer.run()
-    assert trainer.bad_steps == 1
-    assert {int(state["step"]) for state in trainer.optimizer.state.values()} == {2}
+    run = Trainer(replace(options, steps=3, accumulate=2, validation=0))
+    run.run()
+    assert run.records.skipped == 1
+    assert {int(state["step"]) for state in run.optimizer.state.values()} == {2}
 
 
-def test_a_resumed_run_takes_the_optimizer_options_that_it_is_given(options, flat_pictures, caplog):
+def test_a_resumed_run_has_its_own_optimizer_options(options, flat_images, caplog):
     Trainer(replace(options, steps=1)).run()
     resumed = Trainer(replace(options, resume="auto", weight_decay=0.3, betas=(0.5, 0.6)))
     decaying, others = resumed.optimizer.param_groups
@@ -237,40 +237,40 @@ def test_a_resumed_run_takes_the_optimizer_options_that_it_is_given(options, fla
 @pytest.mark.parametrize("head", ["vertex", "residual"])
 @pytest.mark.parametrize("stage", ["frame", "graph", "joint"])
 def test_every_trained_parameter_gets_a_gradient(stage, head, options, tmp_path, monkeypatch):
-    """Data-parallel training waits for all of them. Here one view sees next to nothing of the person."""
+    """As data-parallel training requires. Here one view shows next to nothing of the subject."""
     model = replace(options.model, graph=replace(options.model.graph, head=head))
     options = replace(options, model=model, frame_weight=0.5, validation=0)
     init = tmp_path / "start.safetensors"
     body = Trainer(replace(options, workspace=tmp_path / "other")).model
     save_checkpoint(init, body)
-    trainer = Trainer(replace(options, stage=stage, init=init))
-    sample = next(trainer.batches).unpack()
-    for nothing in (False, True):
-        if nothing:
+    run = Trainer(replace(options, stage=stage, init=init))
+    sample = next(run.batches).unpack()
+    for is_empty in (False, True):
+        if is_empty:
             inputs = replace(sample.inputs, alphas=torch.zeros_like(sample.inputs.alphas))
             sample = replace(sample, inputs=inputs)
-        loss, _ = trainer.module(sample, InputSubset([0], [0]), False)
+        loss, _ = run.module(sample, InputSubset([0], [0]), False)
         loss.backward()
-        without = [name for name, p in trainer.model.named_parameters() if p.requires_grad and p.grad is None]
+        without = [name for name, p in run.model.named_parameters() if p.requires_grad and p.grad is None]
         assert without == []
-        trainer.model.zero_grad(set_to_none=True)
+        run.model.zero_grad(set_to_none=True)
 
 
-def test_feedback_draws_with_the_backend_of_the_run(options):
-    trainer = Trainer(replace(options, model=replace(options.model, feedback=1), backend="torch"))
-    assert trainer.model.feedback.backend == "torch"
+def test_feedback_renders_with_the_backend_of_the_run(options):
+    run = Trainer(replace(options, model=replace(options.model, feedback=1), backend="torch"))
+    assert run.model.feedback.backend == "torch"
 
 
-def test_what_cannot_work_is_said_before_training(options, monkeypatch, tmp_path):
+def test_unusable_options_are_refused_before_training(options, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="--device cuda"):
-        engine.make_accelerator(replace(options, device="cuda"))
-    for resume in ("none", "auto"):  # there is nothing to go on with
+        setup.make_accelerator(replace(options, device="cuda"))
+    for resume in ("none", "auto"):  # there is no run state
         with pytest.raises(InputError, match="--init"):
             Trainer(replace(options, stage="graph", resume=resume))
     with pytest.raises(InputError, match="--log-every must be at least 1, got 0"):
         Trainer(replace(options, log_every=0))
-    with pytest.raises(InputError, match=r"--model.feedback must be at least 0 \(none\), got -1"):
+    with pytest.raises(InputError, match=r"--model\.feedback must be at least 0, got -1"):
         Trainer(replace(options, model=replace(options.model, feedback=-1)))
     with pytest.raises(InputError, match="--max-minutes must be above 0, got 0"):
         Trainer(replace(options, max_minutes=0.0))
@@ -281,11 +281,11 @@ def test_what_cannot_work_is_said_before_training(options, monkeypatch, tmp_path
     assert not options.workspace.exists()
 
 
-def test_a_broken_picture_is_named_in_one_line_by_a_worker_too(options, tmp_path):
+def test_an_unreadable_image_is_named_in_one_line_by_a_worker_too(options, tmp_path):
     root = tmp_path / "captures"
     shutil.copytree(options.data.root, root)
-    for picture in root.glob("*/images_lr/*/*.jpg"):
-        picture.write_bytes(b"no picture")
+    for image in root.glob("*/images_lr/*/*.jpg"):
+        image.write_bytes(b"no image")
     data = replace(options.data, root=root, num_workers=1)
     with pytest.raises(InputError) as caught:
         Trainer(replace(options, data=data, validation=0)).run()
@@ -293,13 +293,13 @@ def test_a_broken_picture_is_named_in_one_line_by_a_worker_too(options, tmp_path
     assert message.startswith(str(root)) and "_img.jpg" in message and "\n" not in message
 
 
-def test_a_run_of_limited_time_ends_in_time(options, monkeypatch, flat_pictures):
-    seconds = iter(range(0, 10_000, 20))  # every look at the clock finds 20 s gone
-    monkeypatch.setattr(engine.Stopwatch, "seconds", lambda self: float(next(seconds)))
-    monkeypatch.setattr(engine, "CLOCK_EVERY", 1)
-    trainer = Trainer(replace(options, steps=1000, max_minutes=1.0, validation=0))
-    trainer.run()
-    assert trainer.step == 3
+def test_a_run_of_limited_time_ends_at_its_limit(options, monkeypatch, flat_images):
+    seconds = iter(range(0, 10_000, 20))  # every reading of the clock is 20 s later
+    monkeypatch.setattr(Trainer, "_run_seconds", lambda self: float(next(seconds)))
+    monkeypatch.setattr(trainer, "CLOCK_EVERY", 1)
+    run = Trainer(replace(options, steps=1000, max_minutes=1.0, validation=0))
+    run.run()
+    assert run.step == 3
     rates = [row["lr"] for row in read_rows(options.workspace / "log.csv")]
     assert rates[0] < options.lr and rates[-1] < 0.5 * options.lr
     assert read_metadata(options.workspace / "model.safetensors")["step"] == "3"
