@@ -16,6 +16,18 @@ LANDMARK_NAMES = (
 """BlazePose's 33 landmarks (Bazarevsky et al., 2020). Left and right are the person's own."""
 NUM_LANDMARKS, NUM_HAND_LANDMARKS = len(LANDMARK_NAMES), 21
 INDEX = {name: index for index, name in enumerate(LANDMARK_NAMES)}
+
+
+def mirror_order(count: int = NUM_LANDMARKS) -> tuple[int, ...]:
+    """For each landmark the index of the one on the other side of the body."""
+
+    def other(name: str) -> str:
+        exchanged = {"left": "right", "right": "left"}
+        return " ".join(exchanged.get(word, word) for word in name.split())
+
+    return tuple(INDEX[other(name)] for name in LANDMARK_NAMES[:count])
+
+
 SHOULDERS, HIPS = (11, 12), (23, 24)
 TORSO = (*SHOULDERS, *HIPS)
 LIMBS = {

@@ -16,9 +16,9 @@ from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-RADIUS = 0.012
-"""Radius of the filter relative to the person's size: about the error of the coarse mask's edge."""
-EPS = 1e-4
+RADII = (0.025, 0.012)
+"""Radii of two passes of the filter, relative to the person's size: the first is about the coarse mask's error."""
+EPS = 2e-5
 WORKING_SIZE = 700
 """Pixels of the person's longer side at which the filter's coefficients are computed."""
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -31,15 +31,16 @@ def sharpen_mask(image: RGB, coarse: Float[np.ndarray, "H W"], size: float) -> U
         size: Longer side of the person in pixels.
     """
     height, width = coarse.shape
-    radius = max(2, round(RADIUS * size))
+    radius, fine_radius = (max(2, round(r * size)) for r in RADII)
     rows, columns = _window(coarse > 0.1, margin=4 * radius)
     if rows is None:
         return np.zeros((height, width), np.uint8)
     p = coarse[rows, columns]
     guide = image[rows, columns].astype(np.float32) / 255
     reduce = max(1, int(size / WORKING_SIZE))
-    filtered = guided_filter(guide, p, radius, EPS, reduce)
-    alpha = ((filtered - 0.5) / 0.6 + 0.5).clip(0, 1)
+    filtered = guided_filter(guide, p, radius, EPS, reduce + 1)
+    filtered = guided_filter(guide, _steeper(filtered, 3.0), fine_radius, EPS, reduce)
+    alpha = _steeper(filtered, 1.7)
     # Far from the coarse edge the network is right, whatever the colours.
     body = p > 0.5
     depth_inside = ndimage.distance_transform_edt(body)
@@ -50,6 +51,10 @@ def sharpen_mask(image: RGB, coarse: Float[np.ndarray, "H W"], size: float) -> U
     mask = np.zeros((height, width), np.uint8)
     mask[rows, columns] = (alpha * 255 + 0.5).astype(np.uint8)
     return mask
+
+
+def _steeper(values: np.ndarray, gain: float) -> np.ndarray:
+    return ((values - 0.5) * gain + 0.5).clip(0, 1)
 
 
 def person_mask(image: RGB, person: Person, others: list[Person]) -> UInt8[np.ndarray, "H W"]:

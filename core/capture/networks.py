@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from core.capture.landmarks import NUM_LANDMARKS, Landmarks
+from core.capture.landmarks import NUM_LANDMARKS, Landmarks, mirror_order
 from core.capture.weights import WEIGHTS_FOLDER, missing_models, model_path
 from smpl_renderer.errors import InputError
 
@@ -218,27 +218,60 @@ class PoseLandmarker:
     def __init__(self, folder: Path = WEIGHTS_FOLDER, variant: str = "full"):
         self._network = Network(f"pose_landmark_{variant}", folder)
 
-    def __call__(self, image: RGB, square: Square, passes: int = 2, with_mask: bool = True) -> Person:
-        """Read a person; later passes take their square from the landmarks of the one before."""
+    def __call__(self, image: RGB, square: Square, passes: int = 2, details: bool = True) -> Person:
+        """Read a person; later passes take their square from the landmarks of the one before.
+
+        Args:
+            details: Also return a mask, and average the results of the crop and of its mirror image.
+        """
         side = self._network.side
         for _ in range(passes):
-            read_square = square
-            out = self._network(square.crop(image, side))
+            read_square, crop = square, square.crop(image, side)
+            reading = self._read(crop)
             A = square.to_image(side)
-            marks = out["Identity"].reshape(39, 5).astype(float)
-            sharpen_by_heat(marks, sigmoid(out["Identity_3"]))
-            square = body_square(*apply_affine(A, marks[33:35, :2]))
+            square = body_square(*apply_affine(A, reading.marks[33:35, :2]))
+        if details:
+            reading = reading.averaged(self._read(crop[:, ::-1]).mirrored(side))
         cos, sin = np.cos(read_square.angle), np.sin(read_square.angle)
-        world = out["Identity_4"].reshape(39, 3)[:NUM_LANDMARKS].astype(float)
+        world = reading.world.copy()
         world[:, :2] = world[:, :2] @ np.array([[cos, sin], [-sin, cos]])
         landmarks = Landmarks(
-            points=apply_affine(A, marks[:NUM_LANDMARKS, :2]),
-            visibility=sigmoid(marks[:NUM_LANDMARKS, 3]) * sigmoid(marks[:NUM_LANDMARKS, 4]),
+            points=apply_affine(A, reading.marks[:NUM_LANDMARKS, :2]),
+            visibility=sigmoid(reading.marks[:NUM_LANDMARKS, 3]) * sigmoid(reading.marks[:NUM_LANDMARKS, 4]),
             world=world,
-            score=float(np.clip(out["Identity_1"][0], 0, 1)),
+            score=reading.score,
         )
-        mask = unwarp_logits(out["Identity_2"][..., 0], A, image.shape[:2]) if with_mask else None
-        return Person(landmarks, mask)
+        return Person(landmarks, unwarp_logits(reading.mask, A, image.shape[:2]) if details else None)
+
+    def _read(self, crop: Float[np.ndarray, "S S 3"]) -> "_Reading":
+        out = self._network(crop)
+        marks = out["Identity"].reshape(39, 5).astype(float)
+        sharpen_by_heat(marks, sigmoid(out["Identity_3"]))
+        world = out["Identity_4"].reshape(39, 3)[:NUM_LANDMARKS].astype(float)
+        return _Reading(marks, world, out["Identity_2"][..., 0], float(np.clip(out["Identity_1"][0], 0, 1)))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Outputs of the landmark network in the axes of its square."""
+
+    marks: Float[np.ndarray, "39 5"]
+    world: Float[np.ndarray, "33 3"]
+    mask: Float[np.ndarray, "S S"]
+    score: float
+
+    def mirrored(self, side: int) -> "_Reading":
+        """The reading of the mirror image: x turned round, left and right exchanged."""
+        order = list(mirror_order(NUM_LANDMARKS)) + list(range(NUM_LANDMARKS, len(self.marks)))
+        marks = self.marks[order]
+        marks[:, 0] = side - marks[:, 0]
+        return _Reading(marks, self.world[order[:NUM_LANDMARKS]] * [-1, 1, 1], self.mask[:, ::-1], self.score)
+
+    def averaged(self, other: "_Reading") -> "_Reading":
+        return _Reading(
+            *((self.marks + other.marks) / 2, (self.world + other.world) / 2, (self.mask + other.mask) / 2),
+            score=self.score,
+        )
 
 
 def unwarp_logits(logits: Float[np.ndarray, "S S"], A: Affine, shape: tuple[int, int]) -> Float[np.ndarray, "H W"]:
@@ -286,7 +319,7 @@ class MediaPipeReader:
     def people(self, image: RGB, *, most: int = 4, details: bool = True) -> list[Person]:
         people: list[Person] = []
         for square, score in self._detector(image):
-            person = self._landmarker(image, square, passes=2, with_mask=details)
+            person = self._landmarker(image, square, passes=2, details=details)
             confident = person.landmarks.score >= 0.4 or score >= 0.6
             if confident and not any(same_person(person.landmarks, other.landmarks) for other in people):
                 people.append(person)
@@ -299,5 +332,5 @@ class MediaPipeReader:
         hips = previous.hip_center
         reach = np.linalg.norm(previous.points[previous.visibility > 0] - hips, axis=1).max()
         square = Square(hips, 2 * 1.25 * float(reach), 0.0)
-        person = self._landmarker(image, square, passes=2, with_mask=False)
+        person = self._landmarker(image, square, passes=2, details=False)
         return person if person.landmarks.score >= 0.6 else None
