@@ -1,6 +1,6 @@
 """A motion, its resampling, and its application to a body.
 
-A motion holds joint rotations and the path of the pelvis, but no shape: it applies to any body of SMPL's kinematic tree.
+A motion holds joint rotations and the path of the pelvis, but no shape, so it applies to any body of SMPL's tree.
 """
 
 import math
@@ -111,9 +111,9 @@ def leg_length(body: BodyModel, betas: Float[Tensor, " S"]) -> float:
 def apply_motion(motion: Motion, body: BodyModel, betas: Float[Tensor, " S"], scale: float = 1.0) -> BodyParams:
     """Poses [T] of a body: y up, the floor at y = 0, on the device of the body.
 
-    The path of the pelvis is scaled by the ratio of leg lengths, and the whole clip is moved vertically by one amount, so
-    that the 5th percentile of the lowest points of all frames touches the floor. Feet then slide no more than in the
-    source, and a jump stays a jump.
+    The path of the pelvis is scaled by the ratio of leg lengths. The whole clip is moved vertically by one amount, so
+    that the 5th percentile of the lowest points of all frames touches the floor: feet slide no more than in the source,
+    and a jump stays a jump.
 
     Args:
         motion: The motion.

@@ -83,13 +83,13 @@ def test_supporting_feet_do_not_slide(name, body):
     slide = (world.mean(2).roll(-1, 0) - world.mean(2))[..., ::2].norm(dim=-1)  # [T, 2], metres per frame
     # Both feet on the floor can move apart, which no placement of the pelvis undoes; on average they stay.
     assert touching.any()
-    assert slide[touching].mean() < 0.006
+    # A turning foot pivots, and the centre of its sole moves with it.
+    assert slide[touching].mean() < (0.015 if SEQUENCES[name].turns else 0.006)
 
 
 def test_scale_and_shape_move_the_path_by_leg_length(body):
-    motion = replace(
-        builtin_motion("walk", body), pelvis=builtin_motion("walk", body).pelvis + torch.tensor([0.5, 0, 0])
-    )
+    walk = builtin_motion("walk", body)
+    motion = replace(walk, pelvis=walk.pelvis + torch.tensor([0.5, 0, 0]))
     large = apply_motion(motion, body, torch.zeros(10), scale=1.3)
     joints = body(large).joints
     assert joints[:, 0, 0].mean().item() == pytest.approx(1.3 * 0.5, abs=1e-3)
