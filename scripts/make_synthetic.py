@@ -25,6 +25,9 @@ from scripts.synthetic.contact_sheet import check_sheet_path, write_contact_shee
 from smpl_renderer.body_files import STANDIN_BODY
 from smpl_renderer.errors import InputError
 
+DEFAULTS = {"24": (612, 512, "studio"), "phone": (720, 1280, "clutter")}
+"""Width, height and background by rig; those of `24` for all others."""
+
 
 def main(
     out: Path = Path("synthetic"),
@@ -33,12 +36,13 @@ def main(
     part: str = "0/1",
     seed: int = 0,
     split: str = "train",
-    rig: Literal["24", "48"] = "24",
+    rig: Literal["24", "48", "phone"] = "24",
     poses: int = 10,
     frames: tuple[int, ...] = (),
     cameras: int = 16,
-    width: int = 612,
-    height: int = 512,
+    width: int | None = None,
+    height: int | None = None,
+    background: Literal["studio", "black", "plain", "clutter"] | None = None,
     samples: int = 2,
     quality: int = 92,
     compact: bool = False,
@@ -63,12 +67,15 @@ def main(
         part: Only every n-th of these people, from the i-th on, for `i/n`: 0/2 on one machine, 1/2 on another.
         seed: Other seeds give other people.
         split: People of different splits share nothing (`train`, `val`, `test`, or any word).
-        rig: MVHumanNet's ring of 16 cameras, or its three rings of 16.
-        poses: Moments of each person; ten are those of the paper's protocol, others come every 50 ids from 0005 on.
+        rig: MVHumanNet's ring of 16 cameras, its three rings of 16, or one camera in front of which people turn once.
+        poses: Frames of each person. In rings, ten are those of the paper's protocol, others come every 50 ids from
+            0005 on; with `phone` they are spread over one turn.
         frames: Image ids (multiples of 5), instead of `poses`.
         cameras: Cameras of the rig that are drawn, the four input views first.
-        width: Of the picture files, in pixels; calibration is stated for twice that.
-        height: Of the picture files, in pixels.
+        width: Width of the image files in pixels: by default 612, or 720 with `phone`.
+        height: Height of the image files in pixels: by default 512, or 1280 with `phone`.
+        background: Behind people: `studio` (a wall, black farther away; the default of rings), `black`, `plain` (an
+            empty room) or `clutter` (a furnished room; the default of `phone`).
         samples: Samples along each side of a pixel; 2 makes 4 a pixel.
         quality: Of the JPEG files.
         compact: Smaller files, but slower to write.
@@ -90,14 +97,16 @@ def main(
         check_sheet_path(contact_sheet)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; name a folder")
+    default_width, default_height, default_background = DEFAULTS.get(rig, DEFAULTS["24"])
     options = CaptureOptions(
         seed=seed,
         split=split,
         rig=rig,
         cameras=cameras,
-        frames=tuple(frames) or default_frames(poses),
-        width=width,
-        height=height,
+        frames=tuple(frames) or default_frames(poses, rig),
+        width=default_width if width is None else width,
+        height=default_height if height is None else height,
+        background=background or default_background,
         samples=samples,
         quality=quality,
         compact=compact,

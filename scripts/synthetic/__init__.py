@@ -3,13 +3,13 @@
 They stand in for data that cannot be shipped. Everything follows from seeds; nothing is downloaded.
 """
 
-from scripts.synthetic.capture import (
+from scripts.synthetic.capture import write_capture
+from scripts.synthetic.options import (
     FIRST_SUBJECT,
     GENERATOR_VERSION,
     PAPER_FRAMES,
     CaptureOptions,
     default_frames,
-    write_capture,
 )
 from scripts.synthetic.sets import CaptureSet, default_workers, shard, write_dataset, write_datasets
 

@@ -14,15 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scripts.synthetic.capture import (
-    FIRST_SUBJECT,
-    GENERATOR_VERSION,
-    CaptureOptions,
-    capture_rig,
-    draw_pictures,
-    stage,
-)
+from scripts.synthetic.capture import capture_rig, draw_pictures, stage
 from scripts.synthetic.layout import STAMP, picture_files
+from scripts.synthetic.options import FIRST_SUBJECT, GENERATOR_VERSION, CaptureOptions
 from scripts.synthetic.people import sample_person
 from scripts.synthetic.seeding import digest
 from scripts.synthetic.sets import CaptureSet
@@ -94,19 +88,18 @@ def read_benchmark(path: Path) -> Benchmark:
     """
     try:
         content = json.loads(path.read_text())
-        capture = {key: tuple(value) if isinstance(value, list) else value for key, value in content["capture"].items()}
         splits = {}
         for name, split in content["splits"].items():
             pictures = {key: Means(tuple(m["color"]), m["coverage"]) for key, m in split.get("pictures", {}).items()}
             splits[name] = Split(**{**split, "pictures": pictures})
-        return Benchmark(content["generator"], content["body"], CaptureOptions(**capture), splits)
+        return Benchmark(content["generator"], content["body"], CaptureOptions.from_record(content["capture"]), splits)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is no benchmark of this version ({error}); take configs/benchmark.json") from error
 
 
 def write_benchmark(path: Path, benchmark: Benchmark) -> None:
     """Write a benchmark's file."""
-    content = dataclasses.asdict(benchmark)
+    content = dataclasses.asdict(benchmark) | {"capture": benchmark.capture.record()}
     del content["capture"]["split"]
     with atomic_path(path) as temporary:
         # Rows of numbers stay on their line.
@@ -122,7 +115,7 @@ def scene_checksum(split: Split, options: CaptureOptions, body: BodyModel) -> st
         numbers = [rig.rotations.tolist(), rig.translations.tolist(), rig.focal, rig.camera_scale, rig.front_azimuth]
         person = sample_person(body, options.seed, options.split, index)
         scenes.append([person.checksum(), rig.names, numbers])
-    return digest([GENERATOR_VERSION, body.fingerprint, dataclasses.asdict(options), scenes])
+    return digest([GENERATOR_VERSION, body.fingerprint, options.record(), scenes])
 
 
 def check_parameters(benchmark: Benchmark, splits: list[str], body: BodyModel) -> None:

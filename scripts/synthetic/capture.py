@@ -6,7 +6,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -17,91 +17,22 @@ from torch import Tensor
 
 from scripts.synthetic.camera_effects import expose, matte, sample_looks, sample_noise
 from scripts.synthetic.drawing import Scene, draw_views, make_scene
-from scripts.synthetic.fits import body_params, noisy_fits, write_fits
+from scripts.synthetic.fits import body_params, perturb_fits, write_fits
 from scripts.synthetic.layout import STAMP, fit_file, picture_files, refit_file
+from scripts.synthetic.options import GENERATOR_VERSION, CaptureOptions
 from scripts.synthetic.people import person_surfaces, sample_person
-from scripts.synthetic.rigs import RIGS, Rig, make_rig
+from scripts.synthetic.rigs import Rig, make_rig
+from scripts.synthetic.rooms import Backdrop, draw_room, sample_room
 from scripts.synthetic.seeding import random_stream
 from scripts.synthetic.surfaces import rest_body
+from scripts.synthetic.turn import sample_turn
 from scripts.synthetic.waves import constant
 from smpl_renderer.body_model import BodyModel
-from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.types import BodyOutput, BodyParams
 
-GENERATOR_VERSION = "2"
-"""Changes whenever the same seed gives other pictures. Captures and the checkpoints trained on them carry it."""
-
-PAPER_FRAMES = (55, 155, 305, 455, 505, 705, 755, 805, 855, 905)
-"""The ten moments of the paper's evaluation: eight observed ones and, last, two novel ones."""
-FIRST_SUBJECT = 209_000
-"""Synthetic people are numbered outside of the real range (100001-104780, 200001-204367)."""
 MAX_UNWRITTEN = 64
 """Pictures that may wait for being written: a GPU draws faster than JPEGs are packed, and memory would fill up."""
-
-
-@dataclass(frozen=True)
-class CaptureOptions:
-    """How captures are made; equal options and seeds give equal captures."""
-
-    seed: int = 0
-    split: str = "train"
-    """People of different splits share nothing, whatever their seeds."""
-    rig: str = "24"
-    """`24`: one ring of 16 cameras; `48`: three rings of 16."""
-    cameras: int | None = None
-    """Fewer cameras than the rig has: the four input views first."""
-    frames: tuple[int, ...] = PAPER_FRAMES
-    """Image ids, multiples of 5."""
-    width: int = 612
-    height: int = 512
-    """Size of the picture files; calibration is stated for twice that."""
-    samples: int = 2
-    """Samples along each side of a pixel."""
-    quality: int = 92
-    """Of the JPEG files."""
-    compact: bool = False
-    """Spend more time on packing pictures and masks."""
-    camera_noise: bool = True
-    """Each camera has its own exposure, white balance, tone curve, blur and noise; else all are ideal."""
-    soft_masks: bool = True
-    """Masks have the wide, uneven edges of matting; else they are the exact coverage."""
-    fit_noise: float = 0.0
-    """Deviation of the noise on the stored fits, in radians; metres and shape get a share of it."""
-    smpl_param: bool = True
-    """Write `smpl_param/`."""
-    points: bool = False
-    """Write `optimized_smpl_points/*.ply` beside the `.json`."""
-    holes: bool = False
-    """Leave out and damage what real captures lack: fits, a camera, a mask's size."""
-    background: bool = True
-    """A studio behind the person, blacked out farther away; else black."""
-
-    def __post_init__(self) -> None:
-        """Raises InputError for what no capture can be made with."""
-        if not self.frames or any(frame < 5 or frame % 5 for frame in self.frames):
-            raise InputError(f"frames {_listed(self.frames)}: image ids must be positive multiples of 5")
-        if len(set(self.frames)) < len(self.frames):
-            raise InputError(f"frames {_listed(self.frames)}: each image id may be there once")
-        if self.rig not in RIGS:
-            raise InputError(f"rig {self.rig}: must be {' or '.join(RIGS)}")
-        if self.samples < 1 or (self.cameras is not None and self.cameras < 1):
-            raise InputError(f"samples {self.samples} and cameras {self.cameras}: must be at least 1")
-        if min(self.width, self.height) < 16:
-            raise InputError(f"width {self.width} and height {self.height}: must be at least 16 pixels")
-        if not 1 <= self.quality <= 100:
-            raise InputError(f"quality {self.quality}: must be from 1 to 100")
-        if not 0 <= self.fit_noise < 1:
-            raise InputError(f"fit_noise {self.fit_noise}: must be from 0 to 1 (radians; 0.02 is visible)")
-
-
-def _listed(values: tuple) -> str:
-    return " ".join(map(str, values)) or "()"
-
-
-def default_frames(count: int) -> tuple[int, ...]:
-    """Image ids of a capture of some moments: the paper's for ten, else every 50 from 5 on."""
-    return PAPER_FRAMES if count == len(PAPER_FRAMES) else tuple(5 + 50 * i for i in range(count))
 
 
 def _stamp(index: int, options: CaptureOptions, body: BodyModel) -> dict:
@@ -111,7 +42,7 @@ def _stamp(index: int, options: CaptureOptions, body: BodyModel) -> dict:
         "name": body.name,
         "generator": GENERATOR_VERSION,
         "person": index,
-        "options": json.loads(json.dumps(asdict(options))),
+        "options": options.record(),
     }
 
 
@@ -148,6 +79,8 @@ class Staged:
     """The true fits, raw world, batch axis over the capture's frames."""
     posed: BodyOutput
     """Bodies of these, on the CPU."""
+    backdrops: dict[str, Backdrop] = field(default_factory=dict)
+    """The room behind the subject by camera name; empty for other backgrounds."""
 
 
 @torch.no_grad()
@@ -157,8 +90,17 @@ def stage(index: int, options: CaptureOptions, body: BodyModel, device: str = "c
     shape = rest_body(body, np.array(person.betas))
     surfaces = person_surfaces(person, shape, options.seed, options.split)
     rig = capture_rig(index, options)
-    params = body_params(body, person, person.motion, options.frames, rig.front_azimuth)
-    return Staged(make_scene(person, surfaces, torch.device(device)), rig, params, body(params))
+    motion = person.motion
+    if options.rig == "phone":
+        motion = sample_turn(random_stream(options.seed, options.split, index, "turn"), options.frames)
+    params = body_params(body, person, motion, options.frames, rig.front_azimuth)
+    scene = make_scene(person, surfaces, torch.device(device))
+    backdrops = {}
+    if options.background in ("plain", "clutter"):
+        rng = random_stream(options.seed, options.split, index, "room")
+        room = sample_room(rng, options.split, person.light, rig, furnished=options.background == "clutter")
+        backdrops = draw_room(room, rig, options.samples, scene.points.device)
+    return Staged(scene, rig, params, body(params), backdrops)
 
 
 def capture_rig(index: int, options: CaptureOptions) -> Rig:
@@ -183,7 +125,7 @@ def write_capture(folder: Path, index: int, options: CaptureOptions, *, body: Bo
     fits = staged.params
     if options.fit_noise > 0:
         rng = random_stream(options.seed, options.split, index, "fit")
-        fits = noisy_fits(fits, options.frames, options.fit_noise, rng)
+        fits = perturb_fits(fits, options.frames, options.fit_noise, rng)
     with atomic_path(folder) as target, ThreadPoolExecutor(2) as writers:
         target.mkdir()
         _write_cameras(target, staged.rig, long_center=index % 3 == 0)
@@ -240,7 +182,11 @@ def draw_pictures(
         names = rig.names[group]
         colors, alphas = draw_views(scene, moment, cameras[group], options.samples)
         box = _box(alphas)
-        if options.background:
+        if staged.backdrops:
+            # The room fills the image.
+            walls = torch.stack([staged.backdrops[name].behind(posed.joints) for name in names])
+            colors, box = colors + (1 - alphas[..., None]) * walls, torch.ones_like(box)
+        elif options.background == "studio":
             colors = colors + (1 - alphas[..., None]) * _wall(person.light.background, *alphas.shape[1:], device)
         if options.camera_noise or options.soft_masks:
             looks = sample_looks(*stream, names, device)

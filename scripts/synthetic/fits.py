@@ -60,7 +60,7 @@ def body_params(
     return BodyParams(params.betas, params.global_orient, params.body_pose, shift, params.scale)
 
 
-def noisy_fits(params: BodyParams, frames: tuple[int, ...], deviation: float, rng: np.random.Generator) -> BodyParams:
+def perturb_fits(params: BodyParams, frames: tuple[int, ...], deviation: float, rng: np.random.Generator) -> BodyParams:
     """Fits as an optimiser would have found them: a little off, alike at moments that are close in time.
 
     Half of each error's variance stays for the whole capture, the rest wanders within seconds; the shape is off by

@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from core.types.cameras import Cameras
 
-RIGS = ("24", "48")
-"""One ring of 16 cameras, or three rings of 16."""
+RIGS = ("24", "48", "phone")
+"""One ring of 16 cameras, three rings of 16, or one camera in front of the subject."""
 
 # Views in the order front, left, back, right of a person who faces the first.
 INPUT_VIEWS_24 = ("22327091", "22327116", "22236236", "22327073")
@@ -104,7 +104,7 @@ def make_rig(kind: str, width: int, height: int, rng: np.random.Generator, num_c
     """A rig with its small irregularities.
 
     Args:
-        kind: `24` (one ring of 16) or `48` (three rings of 16).
+        kind: One of `RIGS`.
         width, height: Size of the picture files; the files state K for twice that.
         num_cameras: Fewer cameras: the input views first, then evenly spread others.
     Raises:
@@ -117,8 +117,10 @@ def make_rig(kind: str, width: int, height: int, rng: np.random.Generator, num_c
         rig = _rings_48(2 * width, 2 * height, rng)
         middle = ["CC32871A" + number for number in RINGS_48["middle"].split()]
         first = tuple(middle[i] for i in (8, 4, 0, 12))
+    elif kind == "phone":
+        return _phone(2 * width, 2 * height, rng)
     else:
-        raise ValueError(f"kind of rig must be {' or '.join(RIGS)}, got {kind}")
+        raise ValueError(f"kind of rig must be one of {', '.join(RIGS)}, got {kind}")
     if num_cameras is None or num_cameras >= len(rig.names):
         return rig
     others = [name for name in rig.names if name not in first]
@@ -170,6 +172,25 @@ def _rings_48(width: int, height: int, rng: np.random.Generator) -> Rig:
     keys = tuple(f"1_{name}.png" for name in names)
     focal = float(2365.44 * height / 3000 * (1 + rng.uniform(-6e-4, 6e-4)))
     return Rig(tuple(names), keys, rotations, translations, focal, width, height, 120 / 65, FRONT_AZIMUTH_48)
+
+
+def _phone(width: int, height: int, rng: np.random.Generator) -> Rig:
+    """One camera on a table or a tripod, far enough away that the subject stays in the image while turning."""
+    azimuth = rng.uniform(-180, 180)
+    focal = float(max(width, height) * rng.uniform(0.72, 0.8))  # 26 to 29 mm on a film of 36 mm
+    # A standing subject with arms held away needs 2.05 x 1.35 m.
+    radius = max(2.05 * focal / height, 1.35 * focal / width) * rng.uniform(1.05, 1.3)
+    camera_height = rng.uniform(0.75, 1.4)
+    rotations, translations = _place(
+        azimuths=np.array([azimuth]),
+        radii=np.array([radius]),
+        heights=np.array([camera_height]),
+        pitches=np.rad2deg(np.arctan2([camera_height - rng.uniform(0.82, 0.92)], [radius])),
+        rolls=rng.uniform(-1.5, 1.5, 1),
+        axis=np.zeros(2),
+        rng=rng,
+    )
+    return Rig(("phone",), ("0_0_phone.png",), rotations, translations, focal, width, height, 100 / 65, azimuth)
 
 
 def _place(azimuths, radii, heights, pitches, rolls, axis, rng) -> tuple[np.ndarray, np.ndarray]:

@@ -15,8 +15,9 @@ import torch
 from tqdm import tqdm
 
 from core.utils.processes import end_with_parent
-from scripts.synthetic.capture import CaptureOptions, fits_beside, is_current, write_capture
+from scripts.synthetic.capture import fits_beside, is_current, write_capture
 from scripts.synthetic.layout import STAMP
+from scripts.synthetic.options import CaptureOptions
 from scripts.synthetic.rigs import make_rig
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.body_model import BodyModel

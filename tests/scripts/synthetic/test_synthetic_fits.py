@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.synthetic.fits import noisy_fits
+from scripts.synthetic.fits import perturb_fits
 from smpl_renderer.types import BodyParams
 
 FRAMES = tuple(range(5, 3005, 5))  # two minutes, five fits a second
@@ -17,7 +17,7 @@ def errors():
 
 
 def errors_at(frames) -> BodyParams:
-    return noisy_fits(BodyParams.zeros(len(frames)), frames, 0.02, np.random.default_rng(3))
+    return perturb_fits(BodyParams.zeros(len(frames)), frames, 0.02, np.random.default_rng(3))
 
 
 def test_size(errors):

@@ -117,9 +117,9 @@ def test_a_part_without_people_writes_no_sheet(tmp_path):
     [
         ({"subjects": 0}, "--subjects"),
         ({"frames": (), "poses": 0}, "--poses"),
-        ({"frames": (5, 7)}, "frames 5 7: image ids must be positive multiples of 5"),
+        ({"frames": (5, 7)}, "frames 5 7: frame ids must be positive multiples of 5"),
         ({"frames": (0,)}, "frames 0"),
-        ({"frames": (5, 10, 5)}, "frames 5 10 5: each"),
+        ({"frames": (5, 10, 5)}, "frames 5 10 5: frame ids must not repeat"),
         ({"cameras": 0}, "cameras 0"),
         ({"samples": 0}, "samples 0"),
         ({"width": 8}, "width 8"),
@@ -144,5 +144,5 @@ def test_a_file_is_no_folder(tmp_path):
 
 
 def test_rigs_are_known():
-    with pytest.raises(InputError, match="rig 16: must be 24 or 48"):
+    with pytest.raises(InputError, match="rig 16: must be one of 24, 48, phone"):
         CaptureOptions(rig="16")
