@@ -1,4 +1,4 @@
-"""Noise on fits: a body a little off its pictures, as an optimiser finds it."""
+"""Noise on body fits, as left by an optimiser: small errors of pose, position and shape."""
 
 import torch
 from torch import Tensor
@@ -10,18 +10,18 @@ from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from smpl_renderer.types import BodyParams
 
 ORIENT_SHARE, TRANSL_SHARE, BETAS_SHARE = 0.3, 0.1, 3.0
-"""Deviations of the orientation (radians), the pelvis (metres) and the shape, relative to that of the joints: those of
-`scripts/make_synthetic.py --fit-noise`."""
+"""Standard deviations of the orientation (radians), the pelvis (metres) and the betas, as multiples of that of the
+joints (radians). `scripts/make_synthetic.py --fit-noise` uses the same."""
 
 
 def noisy_fits(params: BodyParams, deviation: float, body: BodyModel, generator: torch.Generator) -> BodyParams:
-    """Fits of some moments of one person, each a little off in its own way; the shape is off in all alike.
+    """Add noise to the fits of F frames of one subject: independent per frame, except for the shape, which is shared.
 
     Args:
-        params: Batch axis F. Only bodies move, not the frame that they and the cameras stand in.
+        params: Batch axis F. Only the bodies change, not their coordinate frames.
         deviation: Standard deviation of each joint's rotation vector, in radians.
         body: The body of the fits.
-        generator: What it is drawn from.
+        generator: Source of the noise.
     """
 
     def noise(share: float, *shape: int) -> Tensor:
@@ -32,12 +32,12 @@ def noisy_fits(params: BodyParams, deviation: float, body: BodyModel, generator:
     shift = noise(TRANSL_SHARE, count, 3) - params.scale[:, None] * rest_pelvis(body, betas)
     return BodyParams(
         betas=betas,
-        global_orient=_turned(params.global_orient, noise(ORIENT_SHARE, count, 3)),
-        body_pose=_turned(params.body_pose.unflatten(-1, (joints, 3)), noise(1.0, count, joints, 3)).flatten(-2),
+        global_orient=_rotated(params.global_orient, noise(ORIENT_SHARE, count, 3)),
+        body_pose=_rotated(params.body_pose.unflatten(-1, (joints, 3)), noise(1.0, count, joints, 3)).flatten(-2),
         transl=posed_pelvis(params, body) + shift,
         scale=params.scale,
     )
 
 
-def _turned(rotvecs: Tensor, by: Tensor) -> Tensor:
+def _rotated(rotvecs: Tensor, by: Tensor) -> Tensor:
     return matrix_to_axis_angle(axis_angle_to_matrix(by) @ axis_angle_to_matrix(rotvecs))

@@ -1,4 +1,4 @@
-"""Which subjects, cameras and poses to use: `human.json` in both of HGG's spellings, or simply all that is there."""
+"""Subjects, cameras and poses to use: `human.json` in both of HGG's spellings, or everything that is present."""
 
 import logging
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from smpl_renderer.errors import InputError
 logger = logging.getLogger(__name__)
 
 SUBJECT_FILES = ("camera_extrinsics.json", "camera_intrinsics.json", "camera_scale.pkl", "images_lr", "images")
-"""Any of these makes a folder a subject's."""
+"""A folder that holds any of these is a subject's folder."""
 
 LIST_NAMES = ("human.json", "human_debug.json")
 
 
 @dataclass(frozen=True)
 class HumanEntry:
-    """A subject to use, and what of it."""
+    """One subject, with the cameras and frames of it to use."""
 
     path: Path
     views: tuple[str, ...] | None = None
@@ -32,11 +32,10 @@ class HumanEntry:
 
 
 def find_subjects(root: Path) -> list[HumanEntry]:
-    """The subjects of a folder: one subject, a folder of subjects, or what the list in or beside such a folder names.
+    """Find subjects: `root` itself, the subjects in it, or those that the list in or beside it names.
 
-    The list is `human.json` (or HGG's `human_debug.json`) in the folder, else in its parent; in the latter case it
-    counts only if it names a subject that is there. Subjects that a list names but that are not there are left out,
-    with a warning.
+    The list is `human.json` (or HGG's `human_debug.json`) in `root`, else in its parent; a list in the parent is used
+    only if it names a subject that is present. Listed subjects that are absent are left out, with a warning.
 
     Raises:
         InputError: If there is no such folder, no subject in it, or the list is broken.
@@ -48,7 +47,7 @@ def find_subjects(root: Path) -> list[HumanEntry]:
         )
     if _is_subject(root):
         return [HumanEntry(root)]
-    # What a writer that was killed has left behind begins with a dot (`smpl_renderer.files.atomic_path`).
+    # Names of unfinished files begin with a dot (`smpl_renderer.files.atomic_path`).
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     present = {path.name: path for path in folders if _is_subject(path)}
     if not present:
@@ -68,7 +67,7 @@ def find_subjects(root: Path) -> list[HumanEntry]:
 
 
 def split_subjects(subjects: list[HumanEntry], validation: int) -> tuple[list[HumanEntry], list[HumanEntry]]:
-    """Hold out the last `validation` subjects, as HGG does, but always leave one to train on."""
+    """Hold out the last `validation` subjects, as HGG does; at least one remains for training."""
     held_out = max(0, min(validation, len(subjects) - 1))
     return subjects[: len(subjects) - held_out], subjects[len(subjects) - held_out :]
 
@@ -78,8 +77,7 @@ def _is_subject(folder: Path) -> bool:
 
 
 def _read_list(path: Path) -> tuple[list[str], tuple[str, ...] | None, tuple[int, ...] | None]:
-    """Subjects, views and poses of a list; `view_id_list` and `pose_id_list`, or `view_id` and `pose_id`, may be
-    missing."""
+    """Read subjects, views (`view_id_list` or `view_id`) and poses (`pose_id_list` or `pose_id`); None if missing."""
     values = read_json(path)
     if not isinstance(values, dict) or "human_id" not in values:
         raise InputError(f"{path}: expected an object with `human_id`, a list of subjects; correct or remove it")

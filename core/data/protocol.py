@@ -1,4 +1,4 @@
-"""What an evaluation shows to the model, and what it compares: presets, and their resolution for a given capture."""
+"""Evaluation protocols: presets of input and target cameras and frames, and their resolution for a given capture."""
 
 import logging
 from dataclasses import dataclass, field
@@ -14,21 +14,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Protocol:
-    """An evaluation protocol. Where a capture has other cameras or frames, `resolve` finds the nearest thing."""
+    """An evaluation protocol. `resolve` adapts it to captures with other cameras or frames."""
 
     name: str
     input_views: tuple[str, ...] = ("22327091", "22327116", "22236236", "22327073")
-    """Cameras shown to the model: front, left, back, right."""
+    """Input cameras: front, left, back, right."""
     observed_frames: tuple[int, ...] = (55, 155, 305, 455, 505, 705, 755, 805)
-    """Image ids shown to the model; novel views are evaluated in them."""
+    """Input frames; novel views are evaluated in them."""
     novel_frames: tuple[int, ...] = (855, 905)
-    """Image ids that the model is not shown; novel poses are evaluated in them."""
+    """Held-out frames; novel poses are evaluated in them."""
     target_views: int | None = None
-    """How many of the cameras that are not input views are evaluated, spread around the person; None: all."""
+    """Number of evaluated cameras that are not input views, spread around the subject; None: all."""
     image_size: int = 512
     crop: Literal["center", "person"] = "center"
     subjects: tuple[str, ...] = ()
-    """The test people; empty: all that are there."""
+    """Test subjects; empty: all that are present."""
 
 
 PAPER_SUBJECTS = tuple(
@@ -43,34 +43,34 @@ PROTOCOLS: dict[str, Protocol] = {
 
 @dataclass(frozen=True)
 class ResolvedProtocol:
-    """A protocol for one capture: cameras and frames that are really there."""
+    """A protocol for one capture: cameras and frames that exist."""
 
     protocol: Protocol
     input_views: list[str]
     target_views: list[str]
-    """Never an input view."""
+    """Disjoint from the input views."""
     observed_frames: list[int]
     novel_frames: list[int]
     notes: list[str] = field(default_factory=list)
-    """What differs from the protocol, in words."""
+    """Differences from the protocol, as sentences."""
 
 
 def resolve(protocol: Protocol, capture: Capture, body: BodyModel | None = None) -> ResolvedProtocol:
-    """Choose the cameras and frames of a capture for a protocol; what differs from it is logged and noted.
+    """Choose the cameras and frames of a capture for a protocol; differences from it are logged and noted.
 
-    Frames: where the capture has at least half of the protocol's, each missing one gives way to the nearest there is;
-    otherwise as many are spread evenly over the capture, the last of them being the novel poses. Call `capture.verify`
-    before, so that cameras that were moved are not chosen.
+    Frames: if the capture has at least half of the protocol's, each missing one is replaced by the nearest; otherwise
+    as many are spread evenly over the capture, the last of them being the novel poses. Call `capture.verify` first, so
+    that moved cameras are not chosen.
 
     Args:
-        protocol: What is wanted.
+        protocol: Wanted cameras and frames.
         capture: The subject.
-        body: The body in use; by default the capture's own.
+        body: Body of the fits; by default the one that the capture names.
     Raises:
-        InputError: If the capture has no frame with a fit and pictures, or fewer cameras than input views.
+        InputError: If the capture has no frame with a fit and images, or fewer cameras than input views.
     """
     if not protocol.observed_frames:
-        raise InputError(f"{capture.path}: no frame is to be shown to the model; name at least one")
+        raise InputError(f"{capture.path}: no observed frame is wanted; name at least one")
     notes: list[str] = []
     wanted = protocol.input_views
     cameras, frames = common_frames(capture, sorted(capture.camera_names, key=lambda name: name not in wanted))
@@ -91,7 +91,7 @@ def resolve(protocol: Protocol, capture: Capture, body: BodyModel | None = None)
 
 
 def _resolve_frames(protocol: Protocol, frames: list[int], notes: list[str]) -> tuple[list[int], list[int]]:
-    """Observed and novel frames out of those that are there."""
+    """Choose observed and novel frames among the existing ones."""
     observed, novel = protocol.observed_frames, protocol.novel_frames
     wanted = observed + novel
     if len(set(wanted) & set(frames)) * 2 >= len(wanted) and len(frames) >= len(wanted):
@@ -101,7 +101,7 @@ def _resolve_frames(protocol: Protocol, frames: list[int], notes: list[str]) -> 
             notes.append(f"frames replaced by their nearest neighbours: {', '.join(replaced)}")
         return chosen[: len(observed)], chosen[len(observed) :]
     chosen = spread_frames(frames, len(wanted))
-    # Of too few frames at least one is observed; novel poses come before further observed ones.
+    # With too few frames at least one is observed; novel poses take precedence over further observed frames.
     num_novel = min(len(novel), len(chosen) - 1)
     split = len(chosen) - num_novel
     listed = [", ".join(f"{frame:04d}" for frame in part) for part in (chosen[:split], chosen[split:])]
@@ -110,7 +110,7 @@ def _resolve_frames(protocol: Protocol, frames: list[int], notes: list[str]) -> 
 
 
 def _nearest_frames(wanted: tuple[int, ...], frames: list[int]) -> list[int]:
-    """For each wanted frame itself, or the nearest that is neither wanted nor taken."""
+    """For each wanted frame the frame itself, or the nearest one that is neither wanted nor taken."""
     free = sorted(set(frames) - set(wanted))
     chosen = []
     for frame in wanted:
@@ -124,15 +124,15 @@ def _nearest_frames(wanted: tuple[int, ...], frames: list[int]) -> list[int]:
 
 
 def select_subjects(protocol: Protocol, available: list[str]) -> list[str]:
-    """The protocol's test people among the available ones; all of these if the protocol names none.
+    """Test subjects of the protocol among the available ones; all of these if the protocol names none.
 
     Raises:
-        InputError: If none of its people is there.
+        InputError: If none of its subjects is available.
     """
     chosen = [name for name in available if not protocol.subjects or name in protocol.subjects]
     if not chosen:
         raise InputError(
-            f"none of the test people of the protocol `{protocol.name}` is here ({', '.join(protocol.subjects)}); "
+            f"none of the test subjects of the protocol `{protocol.name}` is here ({', '.join(protocol.subjects)}); "
             "name one subject's folder, or choose another protocol"
         )
     return chosen

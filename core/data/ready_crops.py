@@ -1,10 +1,10 @@
-"""Ready crops: the pictures of a capture as training takes them, cut out, on white, and not compressed.
+"""Ready crops: the images of a capture as one training uses them: cropped, composed on white, uncompressed.
 
     <subject>/crops/<crop>_<size>.npy    RGB and alpha, uint8 [F, C, 4, size, size]
-    <subject>/crops/<crop>_<size>.npz    their frames, cameras and windows, and the fits; without it there are none
+    <subject>/crops/<crop>_<size>.npz    frames, cameras, windows and fits; written last, so it marks a complete pair
 
-They are exactly what the loader would cut from the pictures that they were made of, so that nothing is left to do but
-to copy bytes. `core.data.packing` writes them.
+They equal what the loader would cut from the images that they were made of, to the bit. `core.data.packing` writes
+them.
 """
 
 import zipfile
@@ -25,28 +25,28 @@ from smpl_renderer.types import BodyParams
 
 CROPS_FOLDER = "crops"
 VERSION = 1
-"""Of the files, and of how pictures are cut and resampled (`crops.read_window`)."""
+"""Version of the files, and of how images are cropped and resampled (`crops.read_window`)."""
 
 
 @dataclass(frozen=True)
 class ReadyCrops:
-    """What is known of the ready crops of one capture, F frames and C cameras; the pictures stay in their file."""
+    """Index of the ready crops of one capture with F frames and C cameras; the images stay in their file."""
 
     path: Path
-    """Of the pictures."""
+    """File of the images."""
     cameras: list[str]
     frames: list[int]
     present: Bool[np.ndarray, "F C"]
-    """Which pictures there are; captures have holes."""
+    """True where the image exists; captures have holes."""
     windows: Float[np.ndarray, "F C 3"]
-    """Left, top and side, in pixels of the calibrated picture; NaN where there is none."""
+    """Left, top and side, in pixels of the calibrated image; NaN where there is no image."""
     fits: BodyParams
     """Batch axis F, in the raw world, float64."""
     body: str
-    """Fingerprint of the body that the fits are for, and around which windows were laid."""
+    """Fingerprint of the body of the fits, which the `person` windows enclose."""
 
     def frames_of(self, camera: str) -> list[int]:
-        """Image ids of which this camera has a picture."""
+        """Frames of which this camera has an image."""
         return [frame for frame, there in zip(self.frames, self.present[:, self._columns[camera]]) if there]
 
     def fit(self, frame: int, body: BodyModel) -> BodyParams:
@@ -56,30 +56,32 @@ class ReadyCrops:
             InputError: If there is none, or it is for another body.
         """
         if frame not in self._rows:
-            raise InputError(f"{self.path}: has no frame {frame:04d}; choose another, or delete it and pack again")
+            raise InputError(
+                f"{self.path}: has no frame {frame:04d}; choose another frame, or pack the capture into a new folder"
+            )
         if body.fingerprint != self.body:
             raise InputError(
                 f"{self.path}: made with the body {self.body}, not with {body.name} ({body.fingerprint}); name that "
-                "body, or delete it and pack the capture again"
+                "body, or pack the capture into a new folder"
             )
         return self.fits[self._rows[frame]]
 
     def read(
         self, frames: list[int], cameras: list[str], crop: str, size: int
     ) -> tuple[list[list[Window]], UInt8[np.ndarray, "f c 3 S S"], UInt8[np.ndarray, "f c 1 S S"]]:
-        """Windows, pictures and alphas of some of the frames and cameras.
+        """Read windows, images and alphas of some of the frames and cameras.
 
         Args:
             frames: Image ids.
             cameras: Names.
-            crop: What the caller takes them for,
-            size: and their size in pixels; both must be these crops' own.
+            crop: Crop that the caller expects.
+            size: Size in pixels that the caller expects.
         Raises:
-            ValueError: If these crops are others.
-            InputError: If one is not there, or the file is gone or cut short.
+            ValueError: If these crops have another crop or size.
+            InputError: If an image is missing, or the file is missing or truncated.
         """
         if self.path != crops_path(self.path.parents[1], crop, size):
-            raise ValueError(f"{self.path.name} holds no crop `{crop}` of {size} pixels; open the capture for that")
+            raise ValueError(f"{self.path.name} holds no crop `{crop}` of {size} pixels; open the capture for these")
         shape = len(frames), len(cameras)
         windows = np.empty((*shape, 3))
         images, alphas = (np.empty((*shape, channels, size, size), np.uint8) for channels in (3, 1))
@@ -90,16 +92,17 @@ class ReadyCrops:
                     windows[f, c] = self.windows[place]
                     file.seek(self._offset + (place[0] * len(self.cameras) + place[1]) * 4 * size * size)
                     if file.readinto(images[f, c]) + file.readinto(alphas[f, c]) != 4 * size * size:
-                        raise InputError(f"{self.path}: is cut short; delete it and pack the capture again")
+                        raise InputError(f"{self.path}: is truncated; pack the capture into a new folder")
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error}); mend it, or pack the capture again") from error
+            raise InputError(f"{self.path}: cannot be read ({error}); pack the capture into a new folder") from error
         return [[Window(*window) for window in row] for row in windows.tolist()], images, alphas
 
     def _place(self, frame: int, camera: str) -> tuple[int, int]:
         row, column = self._rows.get(frame), self._columns.get(camera)
         if row is None or column is None or not self.present[row, column]:
             raise InputError(
-                f"{self.path}: camera {camera} has no frame {frame:04d}; choose others, or delete it and pack again"
+                f"{self.path}: camera {camera} has no frame {frame:04d}; choose others, or pack the capture into a new "
+                "folder"
             )
         return row, column
 
@@ -113,29 +116,29 @@ class ReadyCrops:
 
     @cached_property
     def _offset(self) -> int:
-        """Where the pictures begin in their file."""
+        """Offset of the first image in the file, in bytes."""
         return np.load(self.path, mmap_mode="r").offset
 
 
 def crops_path(folder: Path, crop: str, size: int) -> Path:
-    """Where a subject folder has the pictures of its ready crops; beside them, as `.npz`, the rest."""
+    """Path of the images of ready crops in a subject folder; their index has the suffix `.npz`."""
     return folder / CROPS_FOLDER / f"{crop}_{size}.npy"
 
 
 def has_ready_crops(folder: Path, crop: str, size: int) -> bool:
-    """Whether a subject folder has both files of these ready crops."""
+    """True if a subject folder has both files of these ready crops."""
     path = crops_path(folder, crop, size)
     return path.is_file() and path.with_suffix(".npz").is_file()
 
 
 def sizes_ready(folder: Path) -> list[str]:
-    """Which crops a subject folder has ready, as `person at 256 px`."""
+    """Ready crops of a subject folder, as `person at 256 px`."""
     names = sorted(path.stem.rpartition("_") for path in (folder / CROPS_FOLDER).glob("[a-z]*_*.npz"))
     return [f"{crop} at {size} px" for crop, _, size in names]
 
 
 def find_ready_crops(folder: Path, crop: str, size: int) -> ReadyCrops | None:
-    """The ready crops of a subject folder, if it has these.
+    """Open the ready crops of a subject folder; None if it has none of this crop and size.
 
     Raises:
         InputError: If they cannot be read, or were made by another version or with another margin.
@@ -158,16 +161,16 @@ def find_ready_crops(folder: Path, crop: str, size: int) -> ReadyCrops | None:
             fits=BodyParams(**fits),
             body=str(values["body"]),
         )
-        pictures = np.load(path, mmap_mode="r")
+        images = np.load(path, mmap_mode="r")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{record}: cannot be read ({error}); delete it and pack the capture again") from error
+        raise InputError(f"{record}: cannot be read ({error}); pack the capture into a new folder") from error
     if made != (VERSION, _margin(crop)):
         raise InputError(
             f"{record}: made as version {made[0]} with margin {made[1]}, now it is {VERSION} with {_margin(crop)}; "
-            "delete it and pack the capture again"
+            "pack the capture into a new folder"
         )
-    if pictures.shape != (*crops.present.shape, 4, size, size) or pictures.dtype != np.uint8:
-        raise InputError(f"{path}: does not belong to {record.name}; delete both and pack the capture again")
+    if images.shape != (*crops.present.shape, 4, size, size) or images.dtype != np.uint8:
+        raise InputError(f"{path}: does not belong to {record.name}; pack the capture into a new folder")
     return crops
 
 
@@ -179,32 +182,32 @@ def write_ready_crops(
     frames: list[int],
     fits: BodyParams,
     body: BodyModel,
-    pictures: Iterable[tuple[Window, UInt8[np.ndarray, "S S 3"], UInt8[np.ndarray, "S S"]] | None],
+    images: Iterable[tuple[Window, UInt8[np.ndarray, "S S 3"], UInt8[np.ndarray, "S S"]] | None],
 ) -> None:
-    """Write the pictures, and last the file that tells that both are whole.
+    """Write the images, then their index, which marks both as complete.
 
     Args:
-        path: Of the pictures, see `crops_path`.
+        path: File of the images, see `crops_path`.
         crop: `center` or `person`.
-        size: Of the pictures.
+        size: Size of the images in pixels.
         cameras: The C cameras.
         frames: The F image ids.
         fits: Batch axis F, in the raw world.
         body: The body of the fits.
-        pictures: F x C windows with their pictures and alphas, cameras fastest; None where there is none.
+        images: F x C windows with their images and alphas, cameras fastest; None where there is no image.
     """
     present = np.zeros((len(frames), len(cameras)), bool)
     windows = np.full((len(frames), len(cameras), 3), np.nan)
     nothing = bytes(4 * size * size)
-    path.with_suffix(".npz").unlink(missing_ok=True)  # it would tell of other pictures
+    path.with_suffix(".npz").unlink(missing_ok=True)  # it describes other images
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (*present.shape, 4, size, size)}
         np.lib.format.write_array_header_1_0(file, header)
-        for place, picture in zip(np.ndindex(present.shape), pictures, strict=True):
-            if picture is None:
+        for place, item in zip(np.ndindex(present.shape), images, strict=True):
+            if item is None:
                 file.write(nothing)
                 continue
-            window, image, alpha = picture
+            window, image, alpha = item
             present[place], windows[place] = True, astuple(window)
             file.write(np.ascontiguousarray(image.transpose(2, 0, 1)))
             file.write(np.ascontiguousarray(alpha))

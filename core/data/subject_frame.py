@@ -1,7 +1,7 @@
-"""From MVHumanNet's raw world (z down) to the subject frame, the world of the model. The conversion lives here only.
+"""Transform from the raw world (z down) to the subject frame, the world of the model. No other module knows both.
 
-The subject frame belongs to one moment: y up, origin at the posed pelvis, turned about y so that the first input camera
-looks from +z. Whatever rig a capture comes from, the model sees it in the same way.
+Each frame of a capture has its own subject frame: y up, origin at the posed pelvis, rotated about y so that the first
+input camera looks from +z. This makes the model's input independent of the rig.
 """
 
 import torch
@@ -18,7 +18,7 @@ from smpl_renderer.types import BodyParams
 def subject_frame(
     pelvis: Float[Tensor, "*batch 3"], first_center: Float[Tensor, "*batch 3"]
 ) -> Float[Tensor, "*batch 4 4"]:
-    """T_subject_raw: the rigid transform from the raw world to the subject frame.
+    """Rigid transform T_subject_raw from the raw world to the subject frame.
 
     Args:
         pelvis: Posed pelvis in the raw world, in metres.
@@ -36,12 +36,12 @@ def subject_frame(
 
 
 def posed_pelvis(params: BodyParams, body: BodyModel) -> Float[Tensor, "*batch 3"]:
-    """Where the root joint is; rotating the body does not move it."""
+    """Position of the root joint; it does not depend on the pose."""
     return params.transl + params.scale[..., None] * rest_pelvis(body, params.betas)
 
 
 def move_body(params: BodyParams, T_new_old: Float[Tensor, "*batch 4 4"], body: BodyModel) -> BodyParams:
-    """The same posed body in another frame, given the rigid transform into that frame."""
+    """Express a posed body in another coordinate frame, given the rigid transform into that frame."""
     R, shift = T_new_old[..., :3, :3], T_new_old[..., :3, 3]
     scaled_rest = params.scale[..., None] * rest_pelvis(body, params.betas)
     return BodyParams(
@@ -56,7 +56,7 @@ def move_body(params: BodyParams, T_new_old: Float[Tensor, "*batch 4 4"], body: 
 def to_subject_frame(
     params: BodyParams, cameras: Cameras, first_center: Float[Tensor, "3"], body: BodyModel
 ) -> tuple[BodyParams, Cameras]:
-    """Move the fits [F] and the cameras [F, C] of F moments from the raw world to each moment's subject frame."""
+    """Transform fits [F] and cameras [F, C] from the raw world to the subject frame of each of the F frames."""
     pelvis = posed_pelvis(params, body)
     T_subject_raw = subject_frame(pelvis, first_center.expand_as(pelvis))
     T_raw_subject = torch.linalg.inv(T_subject_raw)[:, None]

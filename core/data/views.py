@@ -1,4 +1,4 @@
-"""Which cameras and moments of a capture to use, when it is not the rig or the frames that were asked for."""
+"""Choice of cameras and frames of a capture that may lack the wanted ones."""
 
 import torch
 from jaxtyping import Float
@@ -12,23 +12,23 @@ from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import axis_angle_to_matrix
 
 EYE_HEIGHT = 1.6
-"""Metres above the feet; cameras of the ring nearest to this height are preferred as input views."""
+"""Height above the feet, in metres; input views come preferably from the ring of cameras nearest to it."""
 RING_THICKNESS = 0.25
-"""Metres between cameras that count as being at one height; MVHumanNet's rings are 0.48 m apart."""
+"""Maximum difference in height of the cameras of one ring, in metres; MVHumanNet's rings are 0.48 m apart."""
 MIN_COMMON_FRAMES = 0.5
-"""Share of the frames that must be left when only those are kept that a further camera has too."""
+"""Minimum share of the frames that must remain common when a further camera is added."""
 
 
 def common_frames(capture: Capture, cameras: list[str]) -> tuple[list[str], list[int]]:
-    """Cameras, and the frames with a fit that all of them have; a camera that lacks too many is left out.
+    """Frames with a fit that all of the cameras have; a camera that lacks too many frames is left out.
 
     Args:
         capture: The subject.
-        cameras: To choose from, the most wanted ones first.
+        cameras: Candidates, in the order of preference.
     Returns:
-        The cameras that stay, in the order given, and the image ids.
+        The remaining cameras, in the order given, and the image ids.
     Raises:
-        InputError: If there is no frame with a fit and a picture.
+        InputError: If there is no frame with a fit and an image.
     """
     frames_of = {name: set(capture.complete_frames([name])) for name in cameras}
     most = max((len(frames) for frames in frames_of.values()), default=0)
@@ -49,18 +49,18 @@ def common_frames(capture: Capture, cameras: list[str]) -> tuple[list[str], list
 def choose_input_views(
     capture: Capture, wanted: tuple[str, ...], candidates: list[str], frame: int, body: BodyModel | None = None
 ) -> list[str]:
-    """The input views: those that are wanted by name, and in place of each missing one a camera by its azimuth.
+    """Input views: the wanted ones, and in place of each missing one a camera chosen by its azimuth.
 
-    The views are evenly spaced around the person, in the order front, left, back, right of HGG's four. Without any of
-    the wanted ones, the front is the camera that the person faces most. Among the others, cameras near eye height come
-    first.
+    The views are evenly spaced around the subject, in the order front, left, back, right of HGG's four. If none of the
+    wanted ones exists, the front is the camera that the subject faces most directly. Cameras near eye height are
+    preferred.
 
     Args:
         capture: The subject.
-        wanted: Camera names; their number is the number of input views.
-        candidates: Cameras to choose from.
-        frame: Image id of the moment that tells which way the person faces.
-        body: The body in use; by default the capture's own.
+        wanted: Camera names, one per input view.
+        candidates: Available cameras.
+        frame: Image id of the frame whose fit gives the facing direction.
+        body: Body of the fits; by default the one that the capture names.
     Raises:
         InputError: If there are fewer cameras than views wanted, or none is wanted.
     """
@@ -75,11 +75,11 @@ def choose_input_views(
         return list(wanted)
     body = capture.body() if body is None else body
     params = capture.fit(frame, body)
-    # Heights count from the feet, because the pelvis of someone who squats is low.
+    # Heights are relative to the feet: the pelvis of a squatting subject is low.
     origin = posed_pelvis(params, body)
     origin[2] = posed_vertices(params, body)[:, 2].max()
     centers = dict(zip(candidates, capture.cameras(candidates).centers - origin))
-    angles = {name: float(_turn(center)) for name, center in centers.items()}
+    angles = {name: float(_azimuth(center)) for name, center in centers.items()}
 
     step = 2 * torch.pi / len(wanted)
     present = [slot for slot, name in enumerate(wanted) if name in angles]
@@ -87,7 +87,9 @@ def choose_input_views(
         front = angles[wanted[present[0]]] - step * present[0]
     else:
         facing = axis_angle_to_matrix(params.global_orient)[:, 2]
-        nearest = min(_eye_level(centers, candidates), key=lambda name: _apart(angles[name], float(_turn(facing))))
+        nearest = min(
+            _eye_level(centers, candidates), key=lambda name: _angle_between(angles[name], float(_azimuth(facing)))
+        )
         front = angles[nearest]
 
     chosen = {slot: wanted[slot] for slot in present}
@@ -95,39 +97,39 @@ def choose_input_views(
         if slot not in chosen:
             free = [name for name in candidates if name not in chosen.values()]
             near_eye = _eye_level(centers, free)
-            chosen[slot] = min(near_eye, key=lambda name: _apart(angles[name], front + step * slot))
+            chosen[slot] = min(near_eye, key=lambda name: _angle_between(angles[name], front + step * slot))
     return [chosen[slot] for slot in range(len(wanted))]
 
 
 def spread_views(capture: Capture, candidates: list[str], count: int, first: str) -> list[str]:
-    """`count` cameras spread evenly over the candidates in the order of their azimuth from the camera `first`."""
+    """`count` of the candidates, evenly spread in azimuth, starting from the camera `first`."""
     if count >= len(candidates):
         return list(candidates)
-    start = _turn(capture.cameras([first]).centers[0])
-    angles = (_turn(capture.cameras(candidates).centers) - start) % (2 * torch.pi)
+    start = _azimuth(capture.cameras([first]).centers[0])
+    angles = (_azimuth(capture.cameras(candidates).centers) - start) % (2 * torch.pi)
     ordered = [candidates[i] for i in angles.argsort(stable=True).tolist()]
     return [ordered[int((i + 0.5) * len(ordered) / count)] for i in range(count)]
 
 
 def spread_frames(frames: list[int], count: int) -> list[int]:
-    """`count` of the frames, evenly spaced over the whole length."""
+    """`count` of the frames, evenly spaced from the first to the last."""
     if count >= len(frames):
         return list(frames)
     return [frames[round(i * (len(frames) - 1) / max(1, count - 1))] for i in range(count)]
 
 
-def _turn(direction: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
-    """Azimuth of a direction in the raw world (z down), counter-clockwise seen from above: towards the person's
-    left."""
+def _azimuth(direction: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+    """Azimuth of a direction in the raw world (z down), in radians, counter-clockwise seen from above (towards the
+    subject's left)."""
     return -torch.atan2(direction[..., 1], direction[..., 0])
 
 
-def _apart(a: float, b: float) -> float:
+def _angle_between(a: float, b: float) -> float:
     """Angle between two azimuths, in [0, pi]."""
     return abs((a - b + torch.pi) % (2 * torch.pi) - torch.pi)
 
 
 def _eye_level(centers: dict[str, Tensor], names: list[str]) -> list[str]:
-    """Those of the cameras (centres relative to the feet, raw world) that belong to the ring nearest to eye height."""
+    """Cameras of the ring nearest to eye height; centres are relative to the feet, in the raw world."""
     distance = {name: abs(-float(centers[name][2]) - EYE_HEIGHT) for name in names}
     return [name for name in names if distance[name] <= min(distance.values()) + RING_THICKNESS]

@@ -145,5 +145,5 @@ def test_too_few_cameras(tmp_path, body):
 def test_subjects_of_the_protocol():
     assert select_subjects(PAPER, ["200102", "209001", "204157"]) == ["200102", "204157"]
     assert select_subjects(PROTOCOLS["quick"], ["209001"]) == ["209001"]
-    with pytest.raises(InputError, match="none of the test people"):
+    with pytest.raises(InputError, match="none of the test subjects"):
         select_subjects(PAPER, ["209001"])

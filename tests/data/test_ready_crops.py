@@ -236,7 +236,7 @@ def test_crops_that_go_or_shrink_while_they_are_read(packed, body, tmp_path):
     pictures = capture.ready.path
     whole = pictures.read_bytes()
     for change, message in (
-        (lambda: pictures.write_bytes(whole[:-48]), "is cut short; delete it"),
+        (lambda: pictures.write_bytes(whole[:-48]), "is truncated; pack the capture"),
         (pictures.unlink, "cannot be read"),
     ):
         load_frames(capture, body, [25], [capture.camera_names[-1]], "22327091", 48, "person")
