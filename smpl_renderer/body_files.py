@@ -1,4 +1,4 @@
-"""Body model files: SMPL and the stand-in, found by fingerprint."""
+"""Files of body models: SMPL and the shipped stand-in, found by fingerprint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,17 +13,18 @@ from smpl_renderer.pickles import read_smpl_pickle
 STANDIN_BODY = REPOSITORY / "smpl_renderer/assets/standin_body.npz"
 SMPL_FOLDER = REPOSITORY / "smpl_renderer/mvhuman_tools/visual_smpl/smpl_"
 SMPL_FILES = (SMPL_FOLDER / "SMPL_NEUTRAL.pkl", SMPL_FOLDER / "SMPL_NEUTRAL.npz")
+"""Paths at which SMPL is expected; the first that exists is used."""
 
 
 def load_body(path: Path) -> BodyModel:
-    """Read a body model: SMPL's `.npz` or `.pkl` (with or without chumpy objects), or the stand-in's compact `.npz`.
+    """Read a body model: SMPL's `.npz` or `.pkl`, with or without chumpy objects, or the stand-in's compact `.npz`.
 
     Raises:
-        InputError: If the file is missing, cannot be read, or lacks an array.
+        InputError: If the file is missing, cannot be read, lacks an array, or has other joints than SMPL.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such body model file")
+        raise InputError(f"{path}: no such body model file; give an existing .npz or .pkl file in SMPL's format")
     if path.suffix not in (".npz", ".pkl"):
         raise InputError(f"{path}: a body model must be a .npz or .pkl file in SMPL's format")
     arrays = read_smpl_pickle(path) if path.suffix == ".pkl" else _read_npz(path)
@@ -32,7 +33,7 @@ def load_body(path: Path) -> BodyModel:
     except ValueError as error:
         raise InputError(f"{path}: not a body model in SMPL's format: {error}") from error
     if body.num_joints != len(JOINT_NAMES):
-        raise InputError(f"{path}: has {body.num_joints} joints, not SMPL's 24; SMPL-H and SMPL-X bodies do not fit")
+        raise InputError(f"{path}: has {body.num_joints} joints, expected SMPL's 24; give an SMPL body, not SMPL-X")
     return body
 
 
@@ -40,22 +41,25 @@ def find_body(fingerprint: str | None, override: Path | None = None) -> BodyMode
     """Load the body that a checkpoint or capture was made with.
 
     Args:
-        fingerprint: Of the body; None stands for SMPL (captures that name no body, as those of MVHumanNet).
-        override: Use this file; it must have that fingerprint, unless that is None.
+        fingerprint: Fingerprint of the body; None stands for SMPL (captures that name no body, as MVHumanNet's).
+        override: File to use instead of searching; its fingerprint must be the given one, unless that is None.
     Raises:
-        InputError: If there is no such body.
+        InputError: If no body with this fingerprint is found, or `override` has another one.
     """
     if override is not None:
         body = load_body(override)
         if fingerprint is not None and body.fingerprint != fingerprint:
-            raise InputError(f"{override}: its fingerprint is {body.fingerprint}, but the body needed is {fingerprint}")
+            raise InputError(
+                f"{override}: has fingerprint {body.fingerprint}, but the body {fingerprint} is needed; give its "
+                "file, or none to search for it"
+            )
         return body
     present = [path for path in SMPL_FILES if path.is_file()]
     if fingerprint is None:
         if not present:
             raise InputError(
-                f"SMPL is needed: put SMPL_NEUTRAL.pkl (or .npz) into {SMPL_FOLDER}, "
-                "or name it with --body (main.py: --data.body)"
+                f"SMPL is needed and not installed: put SMPL_NEUTRAL.pkl (or .npz) into {SMPL_FOLDER}, "
+                "or give its path with --body (main.py: --data.body)"
             )
         return load_body(present[0])
     for path in (STANDIN_BODY, *present):
@@ -64,7 +68,7 @@ def find_body(fingerprint: str | None, override: Path | None = None) -> BodyMode
             return body
     raise InputError(
         f"no body with fingerprint {fingerprint}: it is neither the shipped stand-in nor in {SMPL_FOLDER}; "
-        "name its file with --body (main.py: --data.body)"
+        "give the path of its file with --body (main.py: --data.body)"
     )
 
 
@@ -73,16 +77,16 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             if "pd_step" in archive.files:
                 return _expand_compact(archive)
-            # Some of SMPL's files hold Python objects besides, which would need unpickling.
+            # Some of SMPL's files also hold Python objects, which are not read: that would unpickle them.
             return {name: archive[name] for name in SMPL_ARRAYS if name in archive.files}
-    except Exception as error:  # zipfile, zlib and numpy each have their own for a broken archive
+    except Exception as error:  # zipfile, zlib and numpy raise different types for a broken archive
         raise InputError(f"{path}: cannot be read as .npz ({error}); get a new copy") from error
 
 
 def _expand_compact(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """SMPL's arrays from the stand-in's compact layout, which `scripts/make_standin_body.py` writes.
+    """Convert the stand-in's compact layout, written by `scripts/make_standin_body.py`, to SMPL's arrays.
 
-    Everything is computed in float64, exact up to one rounding, so that the fingerprint is the same on any machine.
+    All values are computed in float64 and rounded once, so that the fingerprint is the same on any machine.
     """
     num_vertices = len(packed["v_template"])
     num_joints = len(SMPL_PARENTS)

@@ -1,7 +1,7 @@
-"""SMPL as a differentiable function, and the files it is read from.
+"""SMPL as a differentiable function (Loper et al., SMPL, 2015).
 
-Bodies are known by their fingerprint rather than by their file, so that a checkpoint or a capture finds the body it was
-made with wherever that lies, and is never used with another one.
+A body is identified by a fingerprint of its arrays, not by its file: a checkpoint or a capture finds the body it was
+made with under any path, and is not used with another one.
 """
 
 import hashlib
@@ -14,15 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from smpl_renderer import dispatch as kernels
-from smpl_renderer.posing_tables import ancestor_table, influence_tables
+from smpl_renderer.dispatch import can_use_kernels
+from smpl_renderer.posing_tables import PosingTables, kernel_arrays
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_quat
 from smpl_renderer.skinning import blend_transforms, transform_points, vertex_rotations
 from smpl_renderer.types import BodyOutput, BodyParams, PosedBody
 
 SMPL_ARRAYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
 MAX_BETAS = 10
-"""Shape components that are used; some SMPL files hold 300."""
+"""Number of shape components in use; some SMPL files hold 300."""
 
 JOINT_NAMES = (
     *("pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle"),
@@ -35,15 +35,15 @@ SMPL_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17
 class BodyModel(nn.Module):
     """A body in SMPL's form: mean shape, shape and pose corrective blend shapes, joint regressor and skinning weights.
 
-    All arrays are buffers that stay out of `state_dict`: SMPL's are licensed and must not end up in checkpoints.
+    All arrays are buffers that are not part of `state_dict`: SMPL's are licensed and must not enter checkpoints.
 
     Args:
         arrays: `v_template` [V, 3], `f` [F, 3], `shapedirs` [V, 3, S], `posedirs` [V, 3, 9 (J - 1)],
             `J_regressor` [J, V], `weights` [V, J], `kintree_table` [2, J], under SMPL's names; metres, y up, facing +z.
-            `shapedirs` are cut to the first ten.
-        name: What to call this body in messages.
+            Only the first ten `shapedirs` are used.
+        name: Name of the body in messages.
     Raises:
-        ValueError: If an array is missing or of another shape.
+        ValueError: If an array is missing or has another shape.
     """
 
     v_template: Float[Tensor, "V 3"]
@@ -52,9 +52,8 @@ class BodyModel(nn.Module):
     J_regressor: Float[Tensor, "J V"]
     lbs_weights: Float[Tensor, "V J"]
     faces: Tensor
-    # The same for smpl_renderer/kernels: the joints above each joint, those that move each vertex, and how joints
-    # follow the shape.
-    ancestors: Int[Tensor, "D J"]
+    # Derived from these for the kernels (`kernel_arrays`).
+    ancestors: Int[Tensor, "D+1 J"]
     influences: Int[Tensor, "K V"]
     influence_weights: Float[Tensor, "K V"]
     joint_template: Float[Tensor, " 3J"]
@@ -70,7 +69,7 @@ class BodyModel(nn.Module):
         self.register_buffer("lbs_weights", torch.from_numpy(arrays["weights"]), persistent=False)
         for key in ("v_template", "shapedirs", "posedirs", "J_regressor"):
             self.register_buffer(key, torch.from_numpy(arrays[key]), persistent=False)
-        for key, array in _kernel_tables(arrays, self.parents).items():
+        for key, array in kernel_arrays(arrays, self.parents).items():
             self.register_buffer(key, torch.from_numpy(array), persistent=False)
 
     @property
@@ -88,7 +87,7 @@ class BodyModel(nn.Module):
     def shape_vertices(self, betas: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch V 3"]:
         """Vertices of the rest pose, with shape. `betas` may hold fewer components than the model."""
         if betas.shape[-1] > self.num_betas:
-            raise ValueError(f"betas must hold at most {self.num_betas} numbers per body, got {betas.shape[-1]}")
+            raise ValueError(f"betas must hold at most {self.num_betas} components, got {betas.shape[-1]}")
         dirs = self.shapedirs[..., : betas.shape[-1]].flatten(0, 1)
         return linear(betas, dirs, self.v_template.flatten()).unflatten(-1, (-1, 3))
 
@@ -97,48 +96,57 @@ class BodyModel(nn.Module):
         return self.J_regressor @ shaped
 
     def forward(self, params: BodyParams) -> BodyOutput:
-        """Shape, pose, scale and place bodies; any batch axes.
+        """Shape, pose, scale and translate bodies with any batch axes.
 
-        Differentiable in all parameters. Where no gradient is asked for, float32 on CUDA runs in Triton kernels.
+        Differentiable in all parameters. Runs in Triton kernels on CUDA, for float32 without gradients.
 
         Source: Loper et al., SMPL (2015), Sec. 3.
         """
-        # Autocast would do the matrix products in half precision: millimetres off.
+        # Autocast would run the matrix products in half precision, with errors of millimetres.
         with torch.autocast(params.scale.device.type, enabled=False):
-            return self._kernels(params) if self._has_kernels(params) else self._pose(params)
+            return self.pose_fused(params) if self._can_use_kernels(params) else self.pose_reference(params)
 
     def pose(self, params: BodyParams) -> PosedBody:
         """Pose bodies as `forward` does, and add the rotation of each vertex."""
         with torch.autocast(params.scale.device.type, enabled=False):
-            if self._has_kernels(params):
-                return self._kernels(params)
-            output = self._pose(params)
+            if self._can_use_kernels(params):
+                return self.pose_fused(params)
+            output = self.pose_reference(params)
             rotations = vertex_rotations(output.vertex_transforms)
             return PosedBody(**vars(output), rotations=rotations, quats=matrix_to_quat(rotations), scale=params.scale)
 
-    def _has_kernels(self, params: BodyParams) -> bool:
+    def _can_use_kernels(self, params: BodyParams) -> bool:
         inputs = [getattr(params, f.name) for f in fields(params)]
-        return kernels.takes(*inputs, self.v_template) and params.betas.shape[:-1] == params.batch_shape
+        return can_use_kernels(constants=[*inputs, self.v_template]) and params.betas.shape[:-1] == params.batch_shape
 
-    def _kernels(self, params: BodyParams) -> PosedBody:
-        from smpl_renderer.posing_kernel import pose_body  # needs Triton
+    def pose_fused(self, params: BodyParams) -> PosedBody:
+        """Define `pose` in Triton kernels, for float32, a batch that is not empty, and no gradients.
 
-        return pose_body(self, params)
+        Vertices and joints at rest are computed once for all poses whose betas are expanded from the same memory.
+        """
+        from smpl_renderer.posing_kernel import pose_bodies_fused  # needs Triton
 
-    def _pose(self, params: BodyParams) -> BodyOutput:
+        betas = _without_expanded_axes(params.betas)
+        shaped = self.shape_vertices(betas)
+        rest_joints = linear(betas, self.joint_dirs[:, : betas.shape[-1]], self.joint_template)
+        tables = PosingTables(self.posedirs, self.ancestors, self.influences, self.influence_weights)
+        return pose_bodies_fused(tables, params, shaped, rest_joints)
+
+    def pose_reference(self, params: BodyParams) -> BodyOutput:
+        """Define `forward` in plain PyTorch, for any device and dtype."""
         pose = torch.cat([params.global_orient, params.body_pose], -1)
         rotations = axis_angle_to_matrix(pose.unflatten(-1, (self.num_joints, 3)))
 
         shaped = self.shape_vertices(params.betas)
         rest_joints = self.rest_joints(shaped)
-        bending = rotations[..., 1:, :, :] - torch.eye(3, dtype=pose.dtype, device=pose.device)
-        correctives = torch.einsum("vkp,...p->...vk", self.posedirs, bending.flatten(-3))
+        pose_features = rotations[..., 1:, :, :] - torch.eye(3, dtype=pose.dtype, device=pose.device)
+        correctives = torch.einsum("vkp,...p->...vk", self.posedirs, pose_features.flatten(-3))
 
         joints, orientations = self._kinematic_chain(rotations, rest_joints)
         shifts = joints - torch.einsum("...jab,...jb->...ja", orientations, rest_joints)
         blended = blend_transforms(_affine(orientations, shifts), self.lbs_weights)
 
-        # Fold the correctives, the scale and the translation in: the transforms take `shaped` to the posed vertices.
+        # With correctives, scale and translation included, the transforms map `shaped` to the posed vertices.
         scale, transl = params.scale[..., None, None], params.transl[..., None, :]
         shifts = scale * transform_points(correctives, blended) + transl
         vertex_transforms = _affine(scale[..., None] * blended[..., :3, :3], shifts)
@@ -161,14 +169,21 @@ class BodyModel(nn.Module):
         return torch.stack(positions, -2), torch.stack(orientations, -3)
 
 
+def _without_expanded_axes(betas: Float[Tensor, "*batch S"]) -> Float[Tensor, "*shapes S"]:
+    """Drop the last batch axes along which the values share memory (stride 0) or have length 1."""
+    while betas.ndim > 1 and (betas.stride(-2) == 0 or betas.shape[-2] == 1):
+        betas = betas.select(-2, 0)
+    return betas
+
+
 def _affine(matrices: Float[Tensor, "*batch 3 3"], shifts: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4 4"]:
-    # Made on the device: numbers copied from Python would wait for it.
+    # Created on the device: a copy from the host would wait for it.
     last_row = torch.eye(4, dtype=shifts.dtype, device=shifts.device)[3:].expand(*shifts.shape[:-1], 1, 4)
     return torch.cat([torch.cat([matrices, shifts[..., None]], -1), last_row], -2)
 
 
 def _normalised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Check a body's arrays and bring them to one type and layout."""
+    """Check a body's arrays and convert them to contiguous float32 and int64."""
     if missing := [name for name in SMPL_ARRAYS if name not in arrays]:
         raise ValueError(f"it lacks {', '.join(missing)}")
     integer = ("f", "kintree_table")
@@ -192,31 +207,17 @@ def _normalised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if name not in integer and not np.isfinite(out[name]).all():
             raise ValueError(f"{name} holds NaN or infinity")
     if num_faces and not 0 <= out["f"].min() <= out["f"].max() < num_vertices:
-        raise ValueError(f"f names a vertex beyond the {num_vertices}")
+        raise ValueError(f"f holds the index of a vertex beyond the {num_vertices}")
     parents = out["kintree_table"][0, 1:]
     if (parents < 0).any() or (parents >= np.arange(1, num_joints)).any():
-        raise ValueError("kintree_table must name parents before their children")
+        raise ValueError("kintree_table must list parents before their children")
     return out
 
 
-def _kernel_tables(arrays: Mapping[str, np.ndarray], parents: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Computed in float64, as in one rounding."""
-    influences, influence_weights = influence_tables(arrays["weights"])
-    regressor = arrays["J_regressor"].astype(np.float64)
-    joint_dirs = np.einsum("jv,vks->jks", regressor, arrays["shapedirs"])
-    return {
-        "ancestors": ancestor_table(parents),
-        "influences": influences,
-        "influence_weights": influence_weights,
-        "joint_template": (regressor @ arrays["v_template"]).astype(np.float32).ravel(),
-        "joint_dirs": joint_dirs.reshape(3 * len(regressor), -1).astype(np.float32),
-    }
-
-
 def _fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-    """16 hexadecimal digits that stand for a body, whatever file it came from."""
+    """Hash of a body's arrays in 16 hexadecimal digits; the same for every file format."""
     digest = hashlib.sha256()
     for name in ("v_template", "f", "shapedirs", "posedirs", "weights", "J_regressor"):
-        # Adding zero turns -0.0 into 0.0: a sparse matrix and a dense one differ in that.
+        # Adding zero turns -0.0 into 0.0, in which sparse and dense matrices differ.
         digest.update(str(arrays[name].shape).encode() + (arrays[name] + 0).tobytes())
     return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""Which vertices of a body are neighbours: the vertex-vertex edges of the graph.
+"""Neighbourhoods of a body's vertices: the vertex-vertex edges of the graph.
 
-A neighbourhood is filled ring by ring (ring r: r edges away), and inside a ring by distance in the rest pose. Two hands
-that touch are thus no neighbours, and neither are the lips.
+A neighbourhood is filled ring by ring (ring r holds the vertices r mesh edges away), and within a ring by distance in
+the rest pose. Touching hands are thus no neighbours, and neither are the lips.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
 NUM_NEIGHBORS = 18
-"""A vertex, its first ring and about all of its second (Liu et al., Human Gaussian Graph, 2025)."""
+"""Default size: a vertex, its first ring and most of its second (Liu et al., Human Gaussian Graph, 2025)."""
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,22 @@ class Connectivity:
     """Neighbourhoods of a body's vertices."""
 
     neighbors: Int[Tensor, "V K"]
-    """Each row starts with the vertex itself; then its first ring, its second, ...; padding repeats the vertex."""
+    """Indices of neighbours: the vertex itself, its first ring, its second, and so on; padding repeats the vertex."""
     mask: Bool[Tensor, "V K"]
-    """False marks padding (meshes with fewer than K vertices in a piece)."""
+    """False marks padding (in connected components of fewer than K vertices)."""
     crow: Int[Tensor, " V+1"]
-    """With `col`, the first rings in compressed sparse rows: that of vertex v is `col[crow[v]:crow[v + 1]]`, sorted."""
+    """Row starts of the first rings in CSR form: that of vertex v is `col[crow[v]:crow[v + 1]]`, sorted."""
     col: Int[Tensor, " E"]
+    """Column indices of the first rings in CSR form."""
     fingerprint: str
-    """Of the body."""
+    """Fingerprint of the body."""
 
 
 def build_connectivity(body: BodyModel, num_neighbors: int = NUM_NEIGHBORS) -> Connectivity:
     """Find the neighbourhoods of a body's vertices (about a second for SMPL).
 
     Args:
-        body: Its faces and mean shape count.
+        body: Body model; its faces and mean shape are used.
         num_neighbors: Size K of a neighbourhood, the vertex itself included.
     """
     positions = body.v_template.detach().cpu().double().numpy()
@@ -56,7 +57,7 @@ def build_connectivity(body: BodyModel, num_neighbors: int = NUM_NEIGHBORS) -> C
 
 
 def vertex_adjacency(faces: Int[np.ndarray, "F 3"], num_vertices: int) -> sparse.csr_matrix:
-    """Symmetric 0/1 matrix of the mesh's edges, with sorted indices."""
+    """Symmetric adjacency matrix of the mesh, of zeros and ones, with sorted indices."""
     ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     ends = np.unique(np.concatenate([ends, ends[:, ::-1]]), axis=0)
     ones = np.ones(len(ends), dtype=np.int32)
@@ -68,7 +69,7 @@ def vertex_adjacency(faces: Int[np.ndarray, "F 3"], num_vertices: int) -> sparse
 def ring_neighborhoods(
     adjacency: sparse.csr_matrix, positions: Float[np.ndarray, "V 3"], num_neighbors: int
 ) -> tuple[Int[np.ndarray, "V K"], Bool[np.ndarray, "V K"]]:
-    """The K nearest vertices of each vertex, by rings and then by distance; and which of them are no padding."""
+    """The first K vertices around each vertex, by ring and then by distance, and a mask that is False at padding."""
     if num_neighbors < 1:
         raise ValueError(f"num_neighbors must be at least 1 (the vertex itself), got {num_neighbors}")
     num_vertices = len(positions)
@@ -79,10 +80,10 @@ def ring_neighborhoods(
     while unfilled.any():
         grown = sparse.diags(unfilled.astype(np.int32), dtype=np.int32) @ (ring @ adjacency)
         grown.data[:] = 1
-        ring = grown - grown.multiply(reached)  # not seen before
+        ring = grown - grown.multiply(reached)  # vertices not reached before
         ring.eliminate_zeros()
         if ring.nnz == 0:
-            break  # a piece of the mesh is exhausted
+            break  # no connected component has further vertices
         reached = reached + ring
         vertices, others = ring.nonzero()
         pairs.append((vertices, others, np.full(len(vertices), len(pairs), dtype=np.int64)))
@@ -92,7 +93,7 @@ def ring_neighborhoods(
     distances = np.linalg.norm(positions[vertices] - positions[others], axis=1)
     order = np.lexsort((others, distances, rings, vertices))
     vertices, others = vertices[order], others[order]
-    rank = np.arange(len(vertices)) - np.searchsorted(vertices, vertices)  # within the vertex's own run
+    rank = np.arange(len(vertices)) - np.searchsorted(vertices, vertices)  # position within the run of its vertex
     kept = rank < num_neighbors
 
     neighbors = np.repeat(np.arange(num_vertices)[:, None], num_neighbors, axis=1)
@@ -103,23 +104,23 @@ def ring_neighborhoods(
 
 
 def save_connectivity(path: Path, connectivity: Connectivity) -> None:
-    """Write neighbourhoods as a dictionary of tensors, which `torch.load(path, weights_only=True)` reads."""
+    """Write neighbourhoods as a dictionary of tensors, readable by `torch.load(path, weights_only=True)`."""
     with atomic_path(path) as temporary:
         torch.save(asdict(connectivity), temporary)
 
 
 def load_connectivity(path: Path, body: BodyModel | None = None) -> Connectivity:
-    """Read what `save_connectivity` wrote.
+    """Read a file written by `save_connectivity`.
 
     Raises:
-        InputError: If the file cannot be read, or belongs to another body than `body`.
+        InputError: If the file cannot be read, or belongs to a different body than `body`.
     """
-    remedy = "write it anew with vertex_connectivity.py"
+    remedy = "write it with vertex_connectivity.py"
     try:
         connectivity = Connectivity(**torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; {remedy}") from error
-    except Exception as error:  # torch has many ways of failing on a broken file
+    except Exception as error:  # torch raises many types for a broken file
         raise InputError(f"{path}: holds no vertex neighbourhoods ({type(error).__name__}); {remedy}") from error
     if body is not None and connectivity.fingerprint != body.fingerprint:
         raise InputError(

@@ -1,14 +1,11 @@
-"""Posing as GPU kernels in Triton; what they compute is defined in plain PyTorch elsewhere in this package.
-
-Whether any kernels of this project run is decided here, too.
-"""
+"""The choice between Triton kernels and their references in plain PyTorch, made here for the whole project."""
 
 import functools
 import importlib.util
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,12 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+FLOAT_TYPES = torch.float32, torch.bfloat16, torch.float16
+"""Data types of kernels that convert to float32 on load; references also take float64."""
+
 _wanted = ContextVar("kernels_wanted", default=True)
 
 
 @contextmanager
 def reference_operations() -> Iterator[None]:
-    """Inside, the references compute everything but rasterization, which has its backends: to compare with."""
+    """Run references instead of kernels inside the `with` block; rasterizers are chosen by their backend instead."""
     token = _wanted.set(False)
     try:
         yield
@@ -30,49 +30,47 @@ def reference_operations() -> Iterator[None]:
 
 
 def kernels_wanted() -> bool:
-    """Whether the caller is outside `reference_operations`."""
+    """True outside of `reference_operations`."""
     return _wanted.get()
 
 
-def use_kernels() -> bool:
-    """Whether kernels can run and are wanted."""
-    return _wanted.get() and can_launch()
-
-
-def takes(*tensors: Tensor) -> bool:
-    """Whether the kernels do for these inputs: float32 on CUDA, not empty, and no gradient is asked of any of them."""
-    if any(not x.is_cuda or x.dtype != torch.float32 or x.numel() == 0 for x in tensors):
-        return False
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        return False
-    return use_kernels()
-
-
-@functools.cache  # asked many times in every step
+@functools.cache  # called many times per training step
 def can_launch() -> bool:
-    """Whether there is Triton and what it builds its launcher with: a C compiler and Python's headers."""
+    """True if Triton and what it compiles its launcher with, a C compiler and Python's headers, are installed."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     headers = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h")
     return importlib.util.find_spec("triton") is not None and compiler is not None and headers.is_file()
 
 
-DTYPES = torch.float32, torch.bfloat16, torch.float16
-"""Of kernels; the references take float64, too."""
+def can_use_kernels(
+    *inputs: Tensor, constants: Sequence[Tensor] = (), dtypes: Collection[torch.dtype] | None = (torch.float32,)
+) -> bool:
+    """True if a kernel can stand in for its reference with these tensors.
 
+    All tensors must be on a CUDA device, not be empty, and share one of the data types. Kernels must be wanted
+    (`reference_operations`) and Triton installed (`can_launch`).
 
-def kernels_take(*tensors: Tensor) -> bool:
-    """Whether all are of one dtype that kernels have, on a CUDA device, and kernels can run there."""
-    first = tensors[0]
-    fitting = first.dtype in DTYPES and all(x.is_cuda and x.dtype == first.dtype for x in tensors)
-    return fitting and use_kernels()
+    Args:
+        inputs: Tensors that the kernel differentiates, or that never need a gradient.
+        constants: Tensors for which the kernel has no gradient; none may require one while gradients are enabled.
+        dtypes: Data types that the kernel takes; None stands for any, which need not be the same.
+    """
+    tensors = (*inputs, *constants)
+    if not _wanted.get() or any(not x.is_cuda or x.numel() == 0 for x in tensors):
+        return False
+    if dtypes is not None and (tensors[0].dtype not in dtypes or any(x.dtype != tensors[0].dtype for x in tensors)):
+        return False
+    if torch.is_grad_enabled() and any(x.requires_grad for x in constants):
+        return False
+    return can_launch()
 
 
 def layer_dtype(x: Tensor) -> torch.dtype | None:
-    """In which dtype the kernels of a layer multiply rows x; None if they do not take them.
+    """Data type of the matrix products in a layer's kernels for rows `x`; None if the reference has to run.
 
-    They take what autocast makes of a network on a CUDA device: rows in float32, products in half precision.
+    The kernels do what autocast does with a layer on CUDA: float32 rows in and out, products in half precision.
     """
-    if not (kernels_take(x) and x.dtype == torch.float32 and torch.is_autocast_enabled("cuda")):
+    if not (torch.is_autocast_enabled("cuda") and can_use_kernels(x)):
         return None
     dtype, channels = torch.get_autocast_dtype("cuda"), x.shape[-1]
     return dtype if dtype in (torch.bfloat16, torch.float16) and channels in (16, 32, 64, 128) else None

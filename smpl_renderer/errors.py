@@ -1,9 +1,9 @@
-"""The one exception that means: the user can mend this."""
+"""The exception for errors that a user can correct."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used.
+    """A file, argument or option given by the user cannot be used.
 
-    The message is one line that names the file or argument, what is wrong with it and what to do. Entry points print it
+    The message is one line that names the file or argument, what is wrong with it and a remedy. Entry points print it
     without a traceback and exit with status 2.
     """

@@ -12,10 +12,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes `path`'s place, on failure it is removed.
+    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed.
 
-    The temporary name keeps the suffix, because writers choose their format by it. What the body of the `with` writes
-    there may be a file or a folder; a folder replaces an existing one.
+    The temporary name keeps the suffix, by which writers choose the format. The `with` block may write a file or a
+    folder; a folder replaces an existing one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(new: Path, path: Path, aside: Path) -> None:
-    """Move a folder to where another one is, which is kept aside until then: no folder can take another's place."""
+    """Replace a folder, which is renamed to `aside` first: a rename cannot overwrite a folder that is not empty."""
     path.rename(aside)
     try:
         new.rename(path)

@@ -1,4 +1,4 @@
-"""Base class of the frozen dataclasses whose fields are tensors that share their leading batch axes."""
+"""Base class of frozen dataclasses whose fields are tensors with common leading batch axes."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -11,26 +11,26 @@ Self = TypeVar("Self", bound="TensorStructure")  # `typing.Self` needs Python 3.
 
 
 class TensorStructure:
-    """A frozen dataclass of tensors, of other structures, and of values that are left as they are.
+    """A frozen dataclass of tensors, nested structures, and other values.
 
-    Subclasses are decorated with `@dataclass(frozen=True)`. Fields that hold None, strings or numbers pass through every
-    method unchanged. Between processes, NumPy arrays may stand in for tensors; `map` converts them back.
+    Subclasses are decorated with `@dataclass(frozen=True)`. Fields that hold None, strings or numbers pass unchanged
+    through all methods. For transfer between processes, fields may hold NumPy arrays, to which `map` applies too.
     """
 
     def map(self: Self, fn: Callable[[Tensor], Tensor]) -> Self:
-        """Apply `fn` to every tensor, also to those of nested structures."""
+        """Apply `fn` to all tensors, including those of nested structures."""
         return replace(self, **{f.name: _apply(getattr(self, f.name), fn) for f in fields(self)})
 
     def to(self: Self, *args, **kwargs) -> Self:
-        """Apply `Tensor.to` with these arguments to every tensor."""
+        """Apply `Tensor.to` with these arguments to all tensors."""
         return self.map(lambda x: x.to(*args, **kwargs))
 
     def detach(self: Self) -> Self:
-        """The same values without gradients."""
+        """Detach all tensors from the autograd graph."""
         return self.map(Tensor.detach)
 
     def __getitem__(self: Self, index) -> Self:
-        """Index the batch axes of every tensor."""
+        """Index the batch axes of all tensors."""
         return self.map(lambda x: x[index])
 
 

@@ -1,4 +1,4 @@
-"""What goes into a body model and what comes out."""
+"""Parameters and outputs of a body model."""
 
 from dataclasses import dataclass, fields
 
@@ -13,7 +13,7 @@ from smpl_renderer.tensor_structure import TensorStructure
 class BodyParams(TensorStructure):
     """Shape and pose of SMPL bodies: `vertices = scale * SMPL(betas, global_orient, body_pose) + transl`.
 
-    Angles are axis-angle in radians, `transl` is in metres of the world that the body stands in.
+    Rotations are axis-angle vectors in radians; `transl` is in metres, in the world of the body.
     """
 
     betas: Float[Tensor, "*batch S"]
@@ -28,12 +28,12 @@ class BodyParams(TensorStructure):
 
     @staticmethod
     def stack(items: "list[BodyParams]", dim: int = 0) -> "BodyParams":
-        """Join bodies along a new batch axis."""
+        """Stack bodies along a new batch axis."""
         return BodyParams(**{f.name: torch.stack([getattr(i, f.name) for i in items], dim) for f in fields(BodyParams)})
 
     @staticmethod
     def zeros(*batch: int, num_betas: int = 10, device=None, dtype=None) -> "BodyParams":
-        """Mean shape in the rest pose at the origin."""
+        """Parameters of the mean shape in the rest pose at the origin."""
         kwargs = {"device": device, "dtype": dtype}
         return BodyParams(
             betas=torch.zeros(*batch, num_betas, **kwargs),
@@ -46,24 +46,22 @@ class BodyParams(TensorStructure):
 
 @dataclass(frozen=True)
 class BodyOutput(TensorStructure):
-    """A body model's output, all in metres.
-
-    `shaped` are the vertices in the canonical space (rest pose, with shape); `vertex_transforms` maps each of them
-    exactly to `vertices` (scale, translation and pose correctives included).
-    """
+    """Vertices and joints of posed bodies, in metres."""
 
     vertices: Float[Tensor, "*batch V 3"]
     joints: Float[Tensor, "*batch J 3"]
     shaped: Float[Tensor, "*batch V 3"]
+    """Vertices in the canonical space: rest pose, with shape."""
     vertex_transforms: Float[Tensor, "*batch V 4 4"]
+    """Affine transforms that map `shaped` exactly to `vertices`: pose correctives, scale and translation included."""
 
 
 @dataclass(frozen=True)
 class PosedBody(BodyOutput):
-    """A posed body with the rotation of each vertex and its scale: what skinning of Gaussians needs."""
+    """Posed bodies with the rotation of each vertex and the scale, as needed to skin Gaussians."""
 
     rotations: Float[Tensor, "*batch V 3 3"]
-    """From canonical axes to those at each posed vertex."""
+    """Rotation from the canonical axes to those at each posed vertex (`vertex_rotations`)."""
     quats: Float[Tensor, "*batch V 4"]
-    """The same as unit quaternions (w, x, y, z), w >= 0."""
+    """`rotations` as unit quaternions (w, x, y, z), w >= 0."""
     scale: Float[Tensor, "*batch"]

@@ -1,1 +1,1 @@
-"""The avatar: what it is, how it is posed and drawn, and its file."""
+"""The avatar: its type, its file, skinning and rendering."""

@@ -1,4 +1,4 @@
-"""The avatar: Gaussians of the rest pose, each tied to a vertex of the body, and how they follow the body's pose."""
+"""The avatar as a value: Gaussians of the rest pose, each attached to a vertex of the body."""
 
 from dataclasses import dataclass, fields
 
@@ -11,10 +11,9 @@ from smpl_renderer.tensor_structure import TensorStructure
 
 @dataclass(frozen=True)
 class Avatar(TensorStructure):
-    """A person as Gaussians in the canonical space: the body's rest pose, with the person's shape.
+    """A subject as Gaussians in the canonical space: the body's rest pose, with the subject's shape.
 
-    A Gaussian's canonical centre is its vertex plus its offset, so that it keeps its place on the skin when the shape
-    changes.
+    The canonical centre of a Gaussian is its vertex plus its offset, so it follows the surface when the shape changes.
     """
 
     offsets: Float[Tensor, "*batch N 3"]
@@ -26,9 +25,9 @@ class Avatar(TensorStructure):
     opacities: Float[Tensor, "*batch N"]
     colors: Float[Tensor, "*batch N 3"]
     vertex_ids: Int[Tensor, "*batch N"]
-    """The vertex that each Gaussian is tied to."""
+    """Index of the vertex that each Gaussian is attached to."""
     betas: Float[Tensor, "*batch S"]
-    """The person's shape."""
+    """Shape of the subject."""
     body: str
     """Fingerprint of the body model that the vertices belong to."""
 
@@ -38,8 +37,9 @@ class Avatar(TensorStructure):
 
     @property
     def count(self) -> int:
-        """Gaussians of each avatar (N)."""
+        """Number of Gaussians per avatar (N)."""
         return self.opacities.shape[-1]
 
 
-_TENSORS = tuple(f.name for f in fields(Avatar) if f.name != "body")
+TENSOR_FIELDS = tuple(f.name for f in fields(Avatar) if f.name != "body")
+"""Names of the fields of `Avatar` that hold tensors."""

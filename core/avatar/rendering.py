@@ -16,14 +16,14 @@ from smpl_renderer.types import BodyParams
 
 
 def supersampling(size: int, trained_size: int | None) -> int:
-    """How many times as large as its picture an avatar is to be drawn: at least as large as training drew it.
+    """Supersampling factor with which an image is rendered at least as large as the images of training.
 
-    Every splat is widened by the same part of a pixel (`core.render.projection.DILATION`). Training makes up for that
-    in the size that it draws in; in a smaller picture, whose pixels are larger, the avatar would look fat.
+    The rasterizer dilates every splat by a constant in pixels (`core.render.projection.DILATION`). Training compensates
+    for that at its image size; in smaller images, whose pixels are larger, the avatar would appear too wide.
 
     Args:
-        size: Pixels of the picture.
-        trained_size: Pixels of those that the network's training drew; None if that is not known.
+        size: Side of the image in pixels.
+        trained_size: Side of the images rendered in training; None if unknown.
     """
     return max(1, math.ceil((trained_size or 0) / size))
 
@@ -38,10 +38,10 @@ def render_avatar(
     backend: str = "auto",
     supersample: int = 1,
 ) -> Rendering:
-    """Draw avatars `[*batch]` in poses `[*batch, P]`, each pose from cameras `[*batch, P, C]` in its own world.
+    """Render avatars `[*batch]` in poses `[*batch, P]`, each pose from cameras `[*batch, P, C]` in its own world.
 
     Args:
-        background, backend, enlarge: As for `render_gaussians`.
+        background, backend, supersample: As for `render_gaussians`.
     """
     gaussians = pose_avatar(avatar, body, params)
     return render_gaussians(gaussians, cameras, background=background, backend=backend, supersample=supersample)
@@ -55,12 +55,12 @@ def render_gaussians(
     backend: str = "auto",
     supersample: int = 1,
 ) -> Rendering:
-    """Draw sets of Gaussians `[*batch]`, each set from its own cameras `[*batch, C]`.
+    """Render sets of Gaussians `[*batch]`, each set from its own cameras `[*batch, C]`.
 
     Args:
         background: Grey value or colour.
         backend: Rasterizer, as for `rasterize`.
-        enlarge: Draw this many times as large (see `supersampling`), and average: a photograph's pixels are means, too.
+        supersample: Factor by which images are rendered larger and then averaged in blocks (see `supersampling`).
     """
     if supersample > 1:
         large = cameras.resized(supersample * cameras.width, supersample * cameras.height)

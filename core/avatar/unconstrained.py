@@ -1,4 +1,4 @@
-"""An avatar's numbers as optimizers want them: without bounds."""
+"""Parameters of an avatar without bounds, for optimizers."""
 
 from dataclasses import dataclass, replace
 
@@ -10,37 +10,37 @@ from torch.nn import functional as F
 from core.avatar.avatar import Avatar
 
 EPS = 1e-3
-"""Opacities and colours start at least this far from 0 and 1, where logits have no gradient. Less than 1/255, which
-nothing draws: what is transparent has none here, either."""
+"""Minimum distance of initial opacities and colours from 0 and 1, where logits have no gradient. It is below 1/255, the
+lowest alpha that is drawn, so transparent Gaussians stay without gradient."""
 
 
 @dataclass(frozen=True)
-class RawAvatar:
-    """Offsets in metres, quaternions of any length, logarithms of sizes, logits of opacities and colours."""
+class UnconstrainedAvatar:
+    """Offsets in metres, quaternions of any length, logarithms of scales, logits of opacities and colours."""
 
-    numbers: dict[str, Float[Tensor, "..."]]
-    """By the names of the avatar's fields, in their shapes."""
+    params: dict[str, Float[Tensor, "..."]]
+    """Parameters by the names of the avatar's fields, in their shapes."""
 
     @staticmethod
-    def of(avatar: Avatar) -> "RawAvatar":
-        """Copies, in single precision and without gradients."""
-        numbers = {
+    def from_avatar(avatar: Avatar) -> "UnconstrainedAvatar":
+        """Copy an avatar's values, in float32 and without gradients."""
+        params = {
             "offsets": avatar.offsets,
             "quats": avatar.quats,
             "scales": avatar.scales.log(),
             "opacities": torch.logit(avatar.opacities, EPS),
             "colors": torch.logit(avatar.colors, EPS),
         }
-        return RawAvatar({name: x.detach().float().clone() for name, x in numbers.items()})
+        return UnconstrainedAvatar({name: x.detach().float().clone() for name, x in params.items()})
 
-    def as_(self, avatar: Avatar) -> Avatar:
-        """These numbers, with the vertices and the shape of an avatar."""
-        raw = self.numbers
+    def to_avatar(self, avatar: Avatar) -> Avatar:
+        """Activate the parameters; vertices, shape and body are those of `avatar`."""
+        params = self.params
         return replace(
             avatar,
-            offsets=raw["offsets"],
-            quats=F.normalize(raw["quats"], dim=-1),
-            scales=raw["scales"].exp(),
-            opacities=raw["opacities"].sigmoid(),
-            colors=raw["colors"].sigmoid(),
+            offsets=params["offsets"],
+            quats=F.normalize(params["quats"], dim=-1),
+            scales=params["scales"].exp(),
+            opacities=params["opacities"].sigmoid(),
+            colors=params["colors"].sigmoid(),
         )

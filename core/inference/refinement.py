@@ -14,7 +14,7 @@ from torch import Tensor
 from core.avatar.avatar import Avatar
 from core.avatar.rendering import render_gaussians
 from core.avatar.skinning import skin_gaussians
-from core.avatar.unconstrained import RawAvatar
+from core.avatar.unconstrained import UnconstrainedAvatar
 from core.losses.lpips import LPIPS
 from core.losses.reconstruction import reconstruction_loss, weighted_sum
 from core.model.heads import MAX_OFFSET
@@ -75,14 +75,14 @@ class _Changes:
 
     def __init__(self, avatar: Avatar, rates: Rates):
         self.avatar = avatar
-        self.start = RawAvatar.of(avatar).numbers
+        self.start = UnconstrainedAvatar.from_avatar(avatar).params
         self.rates = {f.name: rate for f in fields(rates) if (rate := getattr(rates, f.name)) > 0}
         self.numbers = {name: torch.zeros_like(self.start[name]).requires_grad_() for name in self.rates}
 
     def applied(self) -> Avatar:
         """The avatars with these changes."""
         changed = {name: torch.add(self.start[name], x, alpha=self.rates[name]) for name, x in self.numbers.items()}
-        return RawAvatar(self.start | changed).as_(self.avatar)
+        return UnconstrainedAvatar(self.start | changed).to_avatar(self.avatar)
 
     @torch.no_grad()
     def result(self) -> Avatar:

@@ -1,1 +1,1 @@
-"""How the network runs fast: CUDA graphs, low-precision copies, counts that arrive asynchronously."""
+"""Fast execution of the network: CUDA graphs, low-precision copies, asynchronous counts."""

@@ -1,1 +1,1 @@
-"""Values that travel between the stages: cameras, Gaussians, frames."""
+"""Types of the values that the stages exchange: cameras, Gaussians, frames."""

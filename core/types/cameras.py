@@ -11,10 +11,12 @@ from smpl_renderer.tensor_structure import TensorStructure
 
 @dataclass(frozen=True)
 class Cameras(TensorStructure):
-    """Cameras of one image size: `viewmats` take world points to the camera, `Ks` are in pixels of `width x height`."""
+    """Pinhole cameras that share one image size."""
 
     viewmats: Float[Tensor, "*batch 4 4"]
+    """Rigid transforms from world to camera coordinates."""
     Ks: Float[Tensor, "*batch 3 3"]
+    """Intrinsic matrices, in pixels of an image of `width` x `height`."""
     width: int
     height: int
 
@@ -24,43 +26,34 @@ class Cameras(TensorStructure):
 
     @property
     def centers(self) -> Float[Tensor, "*batch 3"]:
-        """Camera centres in the world."""
+        """Camera centres in world coordinates."""
         rotations, translations = self.viewmats[..., :3, :3], self.viewmats[..., :3, 3]
         return -torch.einsum("...ji,...j->...i", rotations, translations)
 
     def resized(self, width: int, height: int) -> "Cameras":
-        """The same cameras for pictures resampled to another size."""
+        """The same cameras for images resampled to another size."""
         x, y, rest = self.Ks.split(1, -2)
         Ks = torch.cat([x * (width / self.width), y * (height / self.height), rest], -2)
         return Cameras(self.viewmats, Ks, width, height)
 
-    def cropped(
-        self, left: Float[Tensor, "*batch"], top: Float[Tensor, "*batch"], width: int, height: int
-    ) -> "Cameras":
-        """The same cameras for a window of their pictures that starts at pixel (`left`, `top`)."""
-        Ks = self.Ks.clone()
-        Ks[..., 0, 2] -= left
-        Ks[..., 1, 2] -= top
-        return Cameras(self.viewmats, Ks, width, height)
-
     def in_frame(self, T_world_frame: Float[Tensor, "*batch 4 4"]) -> "Cameras":
-        """The same cameras in another coordinate frame, given the rigid transform from it to the present world."""
+        """The same cameras in another coordinate frame, given the rigid transform from it to the current world."""
         return replace(self, viewmats=self.viewmats @ T_world_frame)
 
     def rays(self) -> tuple[Float[Tensor, "*batch H W 3"], Float[Tensor, "*batch H W 3"]]:
-        """World origins and directions of the rays through all pixel centres; directions reach depth 1 (camera z)."""
+        """Origins and directions of the rays through all pixel centres, in the world; directions have camera depth 1."""
         kwargs = {"device": self.Ks.device, "dtype": self.Ks.dtype}
         fx, skew, cx, fy, cy = (self.Ks[..., i, j, None, None] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
         y = (torch.arange(self.height, **kwargs)[:, None] + 0.5 - cy) / fy  # [*batch, H, 1], at depth 1
         x = (torch.arange(self.width, **kwargs) + 0.5 - cx - skew * y) / fx  # [*batch, H, W]
-        # The rows of R are the camera's axes in the world, because R maps world to camera.
+        # R maps world to camera, so its rows are the camera's axes in world coordinates.
         right, down, forward = self.viewmats[..., None, None, :3, :3].unbind(-2)
         directions = x[..., None] * right + (y[..., None] * down + forward)
         origins = self.centers[..., None, None, :].expand_as(directions)
         return origins, directions
 
     def plucker(self) -> Float[Tensor, "*batch 6 H W"]:
-        """Plücker coordinates (moment, unit direction) of every pixel's ray: LGM (Tang et al., 2024), Sec. 3.2."""
+        """Plücker coordinates (moment, unit direction) of the rays: LGM (Tang et al., 2024), Sec. 3.2."""
         origins, directions = self.rays()
         directions = torch.nn.functional.normalize(directions, dim=-1)
         moments = torch.linalg.cross(origins, directions)
@@ -69,7 +62,7 @@ class Cameras(TensorStructure):
     def project(
         self, points: Float[Tensor, "*batch N 3"]
     ) -> tuple[Float[Tensor, "*batch N 2"], Float[Tensor, "*batch N"]]:
-        """Pixel coordinates and depths of world points; the pixels are meaningless where the depth is not positive."""
+        """Pixel coordinates and depths of world points; pixels are undefined where the depth is not positive."""
         in_camera = points @ self.viewmats[..., :3, :3].transpose(-1, -2) + self.viewmats[..., None, :3, 3]
         homogeneous = in_camera @ self.Ks.transpose(-1, -2)
         depths = in_camera[..., 2]
@@ -79,7 +72,7 @@ class Cameras(TensorStructure):
 def look_at(
     eye: Float[Tensor, "*batch 3"], target: Float[Tensor, "*batch 3"], up: Float[Tensor, "3"]
 ) -> Float[Tensor, "*batch 4 4"]:
-    """World-to-camera matrices of cameras at `eye` that look at `target`, the picture's top towards `up`."""
+    """World-to-camera matrices of cameras at `eye` that face `target`, with `up` towards the top of the image."""
     forward = torch.nn.functional.normalize(target - eye, dim=-1)
     right = torch.nn.functional.normalize(torch.linalg.cross(forward, up.expand_as(forward)), dim=-1)
     down = torch.linalg.cross(forward, right)

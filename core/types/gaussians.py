@@ -1,4 +1,4 @@
-"""3D Gaussians as a value: what the model makes and the rasterizer draws."""
+"""Sets of 3D Gaussians: the output of the network and the input of the rasterizer."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,18 @@ from smpl_renderer.tensor_structure import TensorStructure
 
 @dataclass(frozen=True)
 class Gaussians(TensorStructure):
-    """A set of 3D Gaussians, all attributes activated.
-
-    `means` and `scales` (standard deviations along the local axes) are in metres, `quats` (w, x, y, z), of any length
-    but zero, turn local axes into the frame of `means`, `opacities` and `colors` lie in [0, 1]. Any leading batch axes.
-    """
+    """Sets of N Gaussians with activated attributes, and any leading batch axes."""
 
     means: Float[Tensor, "*batch N 3"]
+    """Centres, in metres."""
     quats: Float[Tensor, "*batch N 4"]
+    """Rotations (w, x, y, z) from local axes to the frame of `means`; of any length except zero."""
     scales: Float[Tensor, "*batch N 3"]
+    """Standard deviations along the local axes, in metres."""
     opacities: Float[Tensor, "*batch N"]
+    """Opacities in [0, 1]."""
     colors: Float[Tensor, "*batch N 3"]
+    """RGB in [0, 1]."""
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -29,5 +30,5 @@ class Gaussians(TensorStructure):
 
     @property
     def count(self) -> int:
-        """Gaussians in each set (N)."""
+        """Number of Gaussians per set (N)."""
         return self.opacities.shape[-1]

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from core.avatar.avatar import Avatar
-from core.avatar.unconstrained import RawAvatar
+from core.avatar.unconstrained import UnconstrainedAvatar
 from core.inference.session import Session
 from core.losses.ssim import ssim
 from core.types.frames import Frames
@@ -29,8 +29,8 @@ def optimise(avatar: Avatar, session: Session, targets: Frames, steps: int, *, s
         targets: Packed moments [F, C] with their fits, on the device of the avatar.
         steps: Of Adam, each on some views of some moments.
     """
-    raw = RawAvatar.of(avatar)
-    groups = [{"params": [raw.numbers[name].requires_grad_()], "lr": rate} for name, rate in RATES.items()]
+    raw = UnconstrainedAvatar.from_avatar(avatar)
+    groups = [{"params": [raw.params[name].requires_grad_()], "lr": rate} for name, rate in RATES.items()]
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, LAST_FACTOR ** (1 / max(1, steps)))
     drawing = torch.Generator().manual_seed(seed)
@@ -39,11 +39,11 @@ def optimise(avatar: Avatar, session: Session, targets: Frames, steps: int, *, s
         moments = torch.randperm(num_moments, generator=drawing)[:MOMENTS].tolist()
         views = torch.randperm(num_views, generator=drawing)[:VIEWS].tolist()
         some = targets.select_frames(moments).select_views(views).unpack()
-        current = raw.as_(avatar)
+        current = raw.to_avatar(avatar)
         colors = session.render(current[None], some.body[None], some.cameras[None])[0]
         loss = F.mse_loss(colors, some.images) + SSIM_WEIGHT * (1 - ssim(colors, some.images).mean())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
-    return raw.as_(avatar).detach()
+    return raw.to_avatar(avatar).detach()

@@ -1,4 +1,4 @@
-"""Avatars: how they follow a pose, are drawn, written and read."""
+"""Avatars: skinning, rendering, and their files."""
 
 import copy
 from dataclasses import replace
@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
+from core.avatar import skinning
 from core.avatar.avatar import Avatar
 from core.avatar.file import load_avatar, save_avatar
 from core.avatar.rendering import render_avatar, supersampling
@@ -19,7 +20,7 @@ from core.avatar.skinning import (
     skin_gaussians_reference,
 )
 from core.types.cameras import Cameras, look_at
-from smpl_renderer import dispatch as kernels
+from smpl_renderer import body_model, posing_kernel, rotations
 from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle, quat_to_matrix
 from smpl_renderer.types import BodyParams
@@ -33,7 +34,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def avatars(body) -> Avatar:
-    """Two persons of 300 Gaussians."""
+    """Two avatars of 300 Gaussians."""
     return Avatar(
         offsets=0.02 * random(2, COUNT, 3),
         quats=normalize(random(2, COUNT, 4, seed=1), dim=-1),
@@ -69,31 +70,30 @@ def cameras() -> Cameras:
 
 @pytest.fixture(params=["reference", "kernels"])
 def posing(request, monkeypatch):
-    """How avatars are posed: by the reference, or by kernels, which on a CPU means Triton's interpreter."""
-    if request.param == "reference":
-        monkeypatch.setattr(kernels, "takes", lambda *tensors: False)
-        return
-    pytest.importorskip("triton")
-    from smpl_renderer import posing_kernel as pose
+    """Pose avatars by the references or by the kernels, which run in Triton's interpreter on a CPU."""
 
-    monkeypatch.setattr(kernels, "takes", lambda *tensors: not any(x.requires_grad for x in tensors))
-    monkeypatch.setattr(pose, "BLOCK", 2048)  # fewer programs to interpret
+    def can_use_kernels(*inputs, constants=()) -> bool:
+        return request.param == "kernels" and not any(x.requires_grad for x in constants)
+
+    for module in (body_model, rotations, skinning):
+        monkeypatch.setattr(module, "can_use_kernels", can_use_kernels)
+    monkeypatch.setattr(posing_kernel, "BLOCK", 2048)  # fewer programs to interpret
 
 
-def test_gaussians_without_offset_sit_on_their_vertices(body, avatars, params, posing):
+def test_gaussians_without_offset_lie_on_their_vertices(body, avatars, params, posing):
     posed = pose_avatar(replace(avatars, offsets=torch.zeros_like(avatars.offsets)), body, params)
     expected = at_vertices(body(params).vertices, avatars.vertex_ids[:, None])
     torch.testing.assert_close(posed.means, expected, rtol=0, atol=1e-5)
 
 
-def test_sizes_grow_by_the_scale_of_the_body_only(body, avatars, params, posing):
+def test_sizes_follow_the_scale_of_the_body_only(body, avatars, params, posing):
     posed = pose_avatar(avatars, body, params)
     torch.testing.assert_close(posed.scales, avatars.scales[:, None] * params.scale[..., None, None])
     torch.testing.assert_close(posed.opacities[:, 1], avatars.opacities)
     torch.testing.assert_close(posed.colors[:, 2], avatars.colors)
 
 
-def test_the_rest_pose_is_canonical(body, avatars, posing):
+def test_rest_pose_gives_the_canonical_gaussians(body, avatars, posing):
     rest = BodyParams.zeros(2, 1)
     rest = replace(rest, betas=avatars.betas[:, None])
     posed, canonical = pose_avatar(avatars, body, rest)[:, 0], canonical_gaussians(avatars, body)
@@ -101,8 +101,8 @@ def test_the_rest_pose_is_canonical(body, avatars, posing):
     torch.testing.assert_close(quat_to_matrix(posed.quats), quat_to_matrix(canonical.quats), rtol=0, atol=1e-4)
 
 
-def test_a_turned_person_turns_with_the_gaussians(body, avatars, params, posing):
-    """Rotating the world by R moves means by R and turns local axes by R."""
+def test_gaussians_rotate_with_the_body(body, avatars, params, posing):
+    """Rotating the world by R applies R to means and local axes."""
     rotation, moved = rigidly_moved(body, params)
     before, after = pose_avatar(avatars, body, params), pose_avatar(avatars, body, moved)
     torch.testing.assert_close(after.means, before.means @ rotation.T + SHIFT, rtol=0, atol=1e-5)
@@ -113,10 +113,10 @@ SHIFT = torch.tensor([0.3, -0.1, 0.2])
 
 
 def rigidly_moved(body, params: BodyParams) -> tuple[torch.Tensor, BodyParams]:
-    """The same bodies in a world that was turned about its origin and then shifted."""
+    """A rotation, and the same bodies in a world that is rotated by it about the origin and then shifted."""
     rotation = axis_angle_to_matrix(torch.tensor([0.4, -0.9, 0.7]))
     orient = matrix_to_axis_angle(rotation @ axis_angle_to_matrix(params.global_orient))
-    # A body turns about its rest pelvis, not about the origin.
+    # The root rotates about the rest pelvis, not about the origin.
     pelvis = params.scale[..., None] * body.rest_joints(body.shape_vertices(params.betas))[..., 0, :]
     transl = (params.transl + pelvis) @ rotation.T - pelvis + SHIFT
     return rotation, replace(params, global_orient=orient, transl=transl)
@@ -130,7 +130,7 @@ def test_moving_world_and_cameras_together_changes_no_pixel(body, avatars, param
     after = render_avatar(avatars, body, moved, cameras.in_frame(T_world_moved))
     assert before.colors.shape == (2, 3, 2, 3, 32, 32)
     assert before.alphas.amax() > 0.5
-    # Depth order may flip where two Gaussians are equally deep; float32 does the rest.
+    # The order may change where two Gaussians are equally deep; the rest is rounding in float32.
     torch.testing.assert_close(after.colors, before.colors, rtol=0, atol=1e-3)
 
 
@@ -147,14 +147,14 @@ def test_the_order_of_gaussians_changes_no_pixel(body, avatars, params, cameras)
     torch.testing.assert_close(after.colors, before.colors, rtol=0, atol=1e-5)
 
 
-def test_the_background_shows_through(body, avatars, params, cameras):
+def test_background_is_weighted_by_transparency(body, avatars, params, cameras):
     black = render_avatar(avatars, body, params, cameras, background=0.0)
     white = render_avatar(avatars, body, params, cameras)
     torch.testing.assert_close(white.colors - black.colors, (1 - white.alphas).expand_as(white.colors))
 
 
-def test_enlarged_pictures_are_means_over_blocks(body, avatars, params, cameras):
-    """Of what the same cameras see with a third of the pixel size; the pictures need not be square."""
+def test_supersampled_images_are_means_over_blocks(body, avatars, params, cameras):
+    """Blocks of 3 x 3 pixels of an image from the same cameras; images need not be square."""
     wide = Cameras(cameras.viewmats, cameras.Ks, 32, 24)
     Ks = cameras.Ks * torch.tensor([3.0, 3.0, 1.0])[:, None]
     large = render_avatar(avatars, body, params, Cameras(cameras.viewmats, Ks, 96, 72), background=0.3)
@@ -165,22 +165,21 @@ def test_enlarged_pictures_are_means_over_blocks(body, avatars, params, cameras)
         torch.testing.assert_close(mean, blocks.mean((-3, -1)))
 
 
-def test_enlarged_avatars_are_thinner(body, avatars, params, cameras):
-    """They cover less, by what the rasterizer widens small splats."""
+def test_supersampling_reduces_the_dilation_of_small_splats(body, avatars, params, cameras):
     fine = replace(avatars, scales=0.2 * avatars.scales)  # 4 mm, a twentieth of a pixel
     covered = [render_avatar(fine, body, params, cameras, supersample=k).alphas.sum().item() for k in (1, 2, 4)]
     assert covered[0] > 1.5 * covered[1] > 2 * covered[2] > 0
 
 
 @pytest.mark.parametrize(
-    ("size", "trained_size", "times"),
+    ("size", "trained_size", "factor"),
     [(512, 512, 1), (1024, 512, 1), (300, 512, 2), (256, 512, 2), (255, 512, 3), (256, 256, 1), (16, None, 1)],
 )
-def test_small_pictures_are_drawn_no_smaller_than_in_training(size, trained_size, times):
-    assert supersampling(size, trained_size) == times
+def test_images_are_rendered_no_smaller_than_in_training(size, trained_size, factor):
+    assert supersampling(size, trained_size) == factor
 
 
-def test_batches_are_persons_one_by_one(body, avatars, params, posing):
+def test_subjects_of_a_batch_are_independent(body, avatars, params, posing):
     both = pose_avatar(avatars, body, params)
     alone = pose_avatar(avatars[1], body, params[1])
     torch.testing.assert_close(alone.means, both.means[1])
@@ -190,7 +189,7 @@ def test_batches_are_persons_one_by_one(body, avatars, params, posing):
 NAMES = ("offsets", "quats", "scales", "opacities", "colors")
 
 
-def carried(skin_gaussians, avatars: Avatar, posed) -> list[torch.Tensor]:
+def values_and_gradients(skin_gaussians, avatars: Avatar, posed) -> list[torch.Tensor]:
     """The Gaussians' attributes, and the gradients of their product with random cotangents."""
     own = {name: getattr(avatars, name).detach().clone().requires_grad_() for name in NAMES}
     gaussians = skin_gaussians(replace(avatars, **own), posed)
@@ -200,36 +199,38 @@ def carried(skin_gaussians, avatars: Avatar, posed) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("posing", ["kernels"], indirect=True)
-def test_attach_equals_its_reference(body, avatars, params, posing):
+def test_skinning_kernels_match_reference(body, avatars, params, posing):
     posed = body.pose(params)
-    actual, expected = (carried(f, avatars, posed) for f in (skin_gaussians, skin_gaussians_reference))
+    actual, expected = (values_and_gradients(f, avatars, posed) for f in (skin_gaussians, skin_gaussians_reference))
     for a, e in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, e, rtol=1e-5, atol=3e-6)  # a metre in float32, and sums over three poses
+        torch.testing.assert_close(
+            a, e, rtol=1e-5, atol=3e-6
+        )  # about a metre in float32, and sums over three poses
     single = [skin_gaussians(avatars[0], posed[0, 1:2]).means[0], skin_gaussians(avatars[0], posed[0]).means[1]]
     torch.testing.assert_close(*single, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("posing", ["kernels"], indirect=True)
-def test_gradients_of_the_pose_go_through_the_reference(body, avatars, params, posing):
+def test_poses_that_require_gradients_run_the_reference(body, avatars, params, posing):
     moved = replace(params, body_pose=params.body_pose.clone().requires_grad_())
     pose_avatar(avatars, body, moved).means.square().sum().backward()
     assert moved.body_pose.grad.isfinite().all() and moved.body_pose.grad.abs().max() > 0
 
 
 @pytest.mark.gpu
-def test_on_a_gpu(body, avatars, params):
-    posed = copy.deepcopy(body).double().posed(params.to(torch.double))
-    expected = carried(
+def test_skinning_on_a_gpu_matches_the_reference_and_repeats(body, avatars, params):
+    posed = copy.deepcopy(body).double().pose(params.to(torch.double))
+    expected = values_and_gradients(
         skin_gaussians_reference, avatars.map(lambda x: x.double() if x.is_floating_point() else x), posed
     )
     on_gpu = copy.deepcopy(body).cuda().pose(params.to("cuda"))
-    for a, e in zip(carried(skin_gaussians, avatars.to("cuda"), on_gpu), expected, strict=True):
+    for a, e in zip(values_and_gradients(skin_gaussians, avatars.to("cuda"), on_gpu), expected, strict=True):
         torch.testing.assert_close(a.cpu().double(), e, rtol=1e-4, atol=1e-5)
-    twice = [carried(skin_gaussians, avatars.to("cuda"), on_gpu) for _ in range(2)]
+    twice = [values_and_gradients(skin_gaussians, avatars.to("cuda"), on_gpu) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*twice))
 
 
-def test_it_is_read_as_it_was_written(tmp_path, avatars):
+def test_file_round_trip(tmp_path, avatars):
     path = tmp_path / "deep" / "avatar.safetensors"
     save_avatar(path, avatars[0])
     read = load_avatar(path)
@@ -239,13 +240,13 @@ def test_it_is_read_as_it_was_written(tmp_path, avatars):
     assert [p.name for p in path.parent.iterdir()] == ["avatar.safetensors"]
 
 
-def test_an_expanded_avatar_can_be_written(tmp_path, avatars):
+def test_expanded_tensors_can_be_written(tmp_path, avatars):
     ids = torch.arange(COUNT).expand(2, -1)
     save_avatar(tmp_path / "a.safetensors", replace(avatars, vertex_ids=ids))
     assert torch.equal(load_avatar(tmp_path / "a.safetensors").vertex_ids, ids)
 
 
-def test_other_files_are_refused_with_one_line_that_names_them(tmp_path, avatars):
+def test_other_files_are_refused_by_name_in_one_line(tmp_path, avatars):
     missing, garbage, foreign, future = (tmp_path / f"{name}.safetensors" for name in ("no", "garbage", "ply", "new"))
     garbage.write_bytes(b"ply\n" * 100)
     save_file({"x": torch.zeros(1)}, foreign)
@@ -258,6 +259,6 @@ def test_other_files_are_refused_with_one_line_that_names_them(tmp_path, avatars
         assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_another_body_is_refused(body, avatars, params):
+def test_another_body_is_refused_by_fingerprint(body, avatars, params):
     with pytest.raises(InputError, match=body.fingerprint):
         pose_avatar(replace(avatars, body="0123456789abcdef"), body, params)

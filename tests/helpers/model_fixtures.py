@@ -1,4 +1,4 @@
-"""Fixtures of the model's tests."""
+"""Fixtures for tests of the model."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,8 @@ from model_rig import TEST_MODEL, random_poses, ring_cameras
 
 from core.avatar.avatar import Avatar
 from core.avatar.rendering import render_avatar
-from core.model.decode import RAW_CHANNELS, decode_on_surface
+from core.model.decode import RAW_CHANNELS
+from core.model.heads import decode_on_surface
 from core.model.surface import place_queries
 from core.types.cameras import Cameras
 from core.types.frames import Frames
@@ -19,7 +20,7 @@ from smpl_renderer.mesh_rasterizer import rasterize_mesh
 
 @pytest.fixture(scope="session")
 def make_frames(body: BodyModel) -> Callable[..., Frames]:
-    """Frames of B persons with random colours inside the silhouettes of their bodies."""
+    """Frames of B subjects with random colours inside of their silhouettes."""
 
     def make(batch: int = 1, frames: int = 2, views: int = 2, size: int = 32, seed: int = 0) -> Frames:
         params = random_poses(body, batch, frames, seed=seed)
@@ -42,7 +43,7 @@ def connectivity(body: BodyModel) -> Connectivity:
 
 @pytest.fixture(scope="session")
 def plain(body: BodyModel) -> Avatar:
-    """The body, grey: a Gaussian at each vertex, as an untrained head places it."""
+    """The body in grey: one Gaussian at each vertex, placed as by an untrained head."""
     vertex_ids = torch.arange(body.num_vertices)[None]
     raw = torch.zeros(1, body.num_vertices, RAW_CHANNELS)
     identity = {"vertex_ids": vertex_ids, "betas": torch.zeros(1, 10), "body": body.fingerprint}
@@ -50,8 +51,8 @@ def plain(body: BodyModel) -> Avatar:
 
 
 @pytest.fixture(scope="module")
-def photographed(body: BodyModel, painted: Avatar, make_frames) -> Frames:
-    """Two moments of the test module's own `painted` body, each in four views."""
+def rendered_frames(body: BodyModel, painted: Avatar, make_frames) -> Frames:
+    """Renderings of the test module's `painted` body in two frames of four views."""
     frames = make_frames(frames=2, views=4, size=96)
     with torch.no_grad():
         rendering = render_avatar(painted, body, frames.body, frames.cameras)

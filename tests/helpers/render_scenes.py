@@ -1,4 +1,4 @@
-"""Scenes, and a second, deliberately plain writing of what they look like."""
+"""Scenes of Gaussians and cameras, and a simple renderer of them that shares no code with the backends."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from smpl_renderer.rotations import quat_to_matrix
 
 @dataclass(frozen=True)
 class Scene:
-    """Gaussians and the cameras that look at them."""
+    """Gaussians, and cameras that face them."""
 
     gaussians: Gaussians
     cameras: Cameras
@@ -33,7 +33,7 @@ class Scene:
 def make_scene(
     seed: int = 0, count: int = 60, views: int = 1, width: int = 37, height: int = 29, size: float = 0.06
 ) -> Scene:
-    """Gaussians of some `size` metres in a ball of 0.35 m, seen from 2 m away by views that are 0.9 m wide there."""
+    """Gaussians of about `size` metres in a ball of radius 0.35 m, seen from 2 m by views that are 0.9 m wide there."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape: int) -> Tensor:
@@ -57,7 +57,7 @@ def make_scene(
 
 
 def render_bounded(scene: Scene, max_fragments: int, max_pairs: int) -> Rendering:
-    """The torch backend with other bounds on its memory, on white, with depth."""
+    """Render by the torch backend with the given memory bounds, on white, with depth."""
     c = scene.cameras
     return torch_backend.rasterize(
         scene.gaussians.map(lambda x: x[None]),
@@ -73,7 +73,7 @@ def render_bounded(scene: Scene, max_fragments: int, max_pairs: int) -> Renderin
 
 
 def brute_force(scene: Scene, background: float = 1.0) -> Rendering:
-    """One Gaussian after the other over all pixels, from the textbook's formulas with matrices; no batch axes."""
+    """Composite one Gaussian after the other over all pixels, by the textbook formulas; no batch axes."""
     g, cameras = scene.gaussians, scene.cameras
     rows, columns = (torch.arange(size, dtype=torch.float64) + 0.5 for size in (cameras.height, cameras.width))
     y, x = torch.meshgrid(rows, columns, indexing="ij")
@@ -84,7 +84,7 @@ def brute_force(scene: Scene, background: float = 1.0) -> Rendering:
         centers = g.means @ viewmat[:3, :3].T + viewmat[:3, 3]
         color = torch.zeros(3, *x.shape, dtype=g.means.dtype)
         depth = torch.zeros_like(color[0])
-        passing = torch.ones_like(color[0])
+        transmittance = torch.ones_like(color[0])
         for i in centers[:, 2].argsort(stable=True).tolist():
             X, Y, Z = centers[i]
             if Z <= 0.01:
@@ -99,19 +99,19 @@ def brute_force(scene: Scene, background: float = 1.0) -> Rendering:
             sigma = 0.5 * torch.einsum("hwi,ij,hwj->hw", offsets, conic, offsets)
             alpha = (g.opacities[i] * torch.exp(-sigma)).clamp(max=0.999)
             alpha = torch.where(alpha < 1 / 255, 0.0, alpha)
-            weight = alpha * passing
+            weight = alpha * transmittance
             color = color + weight * g.colors[i, :, None, None]
             depth = depth + weight * Z
-            passing = passing * (1 - alpha)
-        covered = passing < 1
-        colors.append(color + passing * background)
-        alphas.append(1 - passing)
-        depths.append(torch.where(covered, depth / torch.where(covered, 1 - passing, 1.0), 0.0))
+            transmittance = transmittance * (1 - alpha)
+        covered = transmittance < 1
+        colors.append(color + transmittance * background)
+        alphas.append(1 - transmittance)
+        depths.append(torch.where(covered, depth / torch.where(covered, 1 - transmittance, 1.0), 0.0))
     return Rendering(*(torch.stack(x).view(len(x), -1, *y.shape) for x in (colors, alphas, depths)))
 
 
 def gradients(render, scene: Scene, seed: int = 0) -> dict[str, Tensor]:
-    """Gradients of a random linear function of all that `render(scene)` gives, for the Gaussians and the cameras."""
+    """Gradients of a random linear function of the outputs of `render(scene)`, for the Gaussians and the cameras."""
     gaussians = scene.gaussians.map(lambda x: x.detach().clone().requires_grad_())
     cameras = replace(
         scene.cameras,
@@ -123,7 +123,7 @@ def gradients(render, scene: Scene, seed: int = 0) -> dict[str, Tensor]:
     loss = 0.0
     for image in (rendering.colors, rendering.alphas, rendering.depths):
         if image is not None:
-            # Not ones: in a plain sum errors cancel.
+            # Random instead of ones: errors could cancel in a plain sum.
             cotangent = torch.randn(image.shape, generator=generator, dtype=torch.float64).to(image)
             loss = loss + (image * cotangent).sum()
     inputs = vars(gaussians) | {"viewmats": cameras.viewmats, "Ks": cameras.Ks}
@@ -135,3 +135,11 @@ def take(gaussians: Gaussians, indices: Tensor) -> Gaussians:
     """Keep, repeat or reorder Gaussians; `indices` is one-dimensional and the same for every set."""
     axis = len(gaussians.batch_shape)
     return gaussians.map(lambda x: x.index_select(axis, indices))
+
+
+def crop_cameras(cameras: Cameras, left: Tensor, top: Tensor, width: int, height: int) -> Cameras:
+    """The same cameras for a window of their images that starts at pixel (`left`, `top`), which may be negative."""
+    Ks = cameras.Ks.clone()
+    Ks[..., 0, 2] -= left
+    Ks[..., 1, 2] -= top
+    return Cameras(cameras.viewmats, Ks, width, height)

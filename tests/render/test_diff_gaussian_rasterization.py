@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from extension_fakes import AntialiasingSettings, OriginalSettings, UnknownSettings, fake_extension
-from render_scenes import Scene, gradients, make_scene
+from render_scenes import Scene, crop_cameras, gradients, make_scene
 
 from core.render import Rendering, torch_backend
 from smpl_renderer.errors import InputError
@@ -61,7 +61,7 @@ def aside(scene: Scene, right: float, down: float) -> Scene:
     offset = torch.tensor([right, down, 0], dtype=torch.float64) @ cameras.viewmats[0, :3, :3]
     left, top = right / 2 * cameras.Ks[:, 0, 0], down / 2 * cameras.Ks[:, 1, 1]
     moved = scene.with_gaussians(means=scene.gaussians.means + offset)
-    return replace(moved, cameras=cameras.cropped(left, top, cameras.width, cameras.height))
+    return replace(moved, cameras=crop_cameras(cameras, left, top, cameras.width, cameras.height))
 
 
 @pytest.mark.parametrize("fork", FORKS)

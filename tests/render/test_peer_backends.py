@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from render_scenes import Scene, gradients, make_scene, take
+from render_scenes import Scene, crop_cameras, gradients, make_scene, take
 
 from core.render import available_backends, rasterize
 from core.types.gaussians import Gaussians
@@ -75,7 +75,7 @@ def test_peer_matches_the_definition_on_a_crop_of_a_larger_image(peer):
     offset = torch.tensor([1.5, -0.4, 0.0], device="cuda") @ cameras.viewmats[0, :3, :3]
     left, top = 1.5 / 2 * cameras.Ks[:, 0, 0], -0.4 / 2 * cameras.Ks[:, 1, 1]
     scene = scene.with_gaussians(means=scene.gaussians.means + offset)
-    assert_agree(peer, replace(scene, cameras=cameras.cropped(left, top, cameras.width, cameras.height)))
+    assert_agree(peer, replace(scene, cameras=crop_cameras(cameras, left, top, cameras.width, cameras.height)))
 
 
 def test_peer_is_close_on_average_where_it_stops_early(peer):

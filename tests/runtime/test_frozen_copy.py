@@ -1,4 +1,4 @@
-"""A U-Net whose weights do not train: its copy in bfloat16, which must follow them and cost nobody anything."""
+"""The bfloat16 copy of a U-Net whose weights are not trained: when it runs, its results, and that it is never stale."""
 
 import contextlib
 import copy
@@ -10,7 +10,7 @@ from model_rig import TEST_UNET
 
 from core.model.decode import RAW_CHANNELS
 from core.model.unet import INPUT_CHANNELS, UNet
-from core.runtime import cuda_graphs as recorded
+from core.runtime import cuda_graphs
 from core.runtime.cuda_graphs import CudaGraphCache
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,30 +32,30 @@ def x() -> torch.Tensor:
 
 
 def run(unet: UNet, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """As on CUDA: by the copy where it serves."""
+    """Run the copy under autocast, as the U-Net does on CUDA."""
     with lowered():
-        assert unet.frozen.can_capture(unet, x)
+        assert unet.frozen.can_run(unet, x)
         return unet.frozen(unet, x)
 
 
-def test_serves_only_where_bfloat16_and_no_gradient_are_asked_for(unet, x):
-    assert not unet.frozen.can_capture(unet, x)
+def test_runs_only_under_autocast_to_bfloat16_and_without_gradients(unet, x):
+    assert not unet.frozen.can_run(unet, x)
     with lowered():
-        assert unet.frozen.can_capture(unet, x)
-        assert not unet.frozen.can_capture(unet, x.clone().requires_grad_())
+        assert unet.frozen.can_run(unet, x)
+        assert not unet.frozen.can_run(unet, x.clone().requires_grad_())
         unet.conv_out.bias.requires_grad_()
-        assert not unet.frozen.can_capture(unet, x)
+        assert not unet.frozen.can_run(unet, x)
 
 
-def test_equals_the_network_and_keeps_nothing_for_a_backward_pass(unet, x):
+def test_matches_the_network_and_keeps_no_autograd_graph(unet, x):
     exact = unet.maps(x, fused=False)
     for lower, full in zip(run(unet, x), exact, strict=True):
         assert lower.dtype == torch.bfloat16 and lower.grad_fn is None
-        # bfloat16 keeps 2^-9; some twenty roundings follow each other.
+        # bfloat16 has a relative precision of 2^-9; about twenty roundings follow each other.
         assert (lower - full).norm() < 0.02 * full.norm()
 
 
-def test_names_and_numbers_of_the_network_stay(unet, x):
+def test_state_dict_and_modules_of_the_network_do_not_change(unet, x):
     before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     run(unet, x)
     after = unet.state_dict()
@@ -64,7 +64,7 @@ def test_names_and_numbers_of_the_network_stay(unet, x):
 
 
 @pytest.mark.parametrize("change", ["load", "in place", "data", "train", "double"])
-def test_never_stale(unet, x, change):
+def test_copy_follows_changed_weights(unet, x, change):
     old = run(unet, x)[0]
     torch.manual_seed(1)
     other = UNet(TEST_UNET, RAW_CHANNELS).to(DEVICE)
@@ -80,8 +80,8 @@ def test_never_stale(unet, x, change):
         unet.double().float().load_state_dict(other.state_dict())
     else:
         unet.requires_grad_(True)
-        optimizer = torch.optim.AdamW(unet.parameters(), lr=0.1, fused=True)  # does not count its changes
-        unet.frozen.can_capture(unet, x)
+        optimizer = torch.optim.AdamW(unet.parameters(), lr=0.1, fused=True)  # does not increment version counters
+        unet.frozen.can_run(unet, x)
         sum(output.square().mean() for output in unet(x)).backward()
         optimizer.step()
         unet.requires_grad_(False)
@@ -91,7 +91,7 @@ def test_never_stale(unet, x, change):
     assert (new - old).norm() > 0.1 * expected.norm()
 
 
-def test_a_copied_network_has_a_copy_of_its_own(unet, x):
+def test_a_deepcopied_network_has_its_own_copy(unet, x):
     old = run(unet, x)[0]
     twin = copy.deepcopy(unet)
     twin.conv_out.bias.add_(1)
@@ -100,8 +100,8 @@ def test_a_copied_network_has_a_copy_of_its_own(unet, x):
 
 
 @pytest.fixture
-def recording(unet, monkeypatch):
-    """Without a CUDA device, recordings that give the results of when they were made, whatever their input."""
+def graphs(unet, monkeypatch):
+    """Enable graphs; without a CUDA device they are fakes that return the results of the capture for any input."""
     unet.frozen.graph_cache.enabled = True
     if DEVICE == "cpu":
         monkeypatch.setattr(CudaGraphCache, "can_capture", lambda self, x: self.enabled)
@@ -109,41 +109,41 @@ def recording(unet, monkeypatch):
         monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: contextlib.nullcontext())
 
 
-def test_recordings_of_inference_mode_serve_outside_of_it(unet, x, recording):
+def test_graphs_captured_in_inference_mode_are_replayed_outside_of_it(unet, x, graphs):
     with torch.inference_mode():
         for _ in range(3):
             inside = run(unet, x.clone())
     with torch.no_grad():
         outside = run(unet, x)
-    assert [r is not None for r in unet.frozen.graph_cache._seen.values()] == [True]
+    assert [r is not None for r in unet.frozen.graph_cache._graphs.values()] == [True]
     assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
 
 
-def test_without_memory_it_goes_on_without_recordings(unet, x, recording, monkeypatch, caplog):
+def test_lack_of_memory_disables_graphs(unet, x, graphs, monkeypatch, caplog):
     def fail(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(recorded, "CapturedGraph", fail)
+    monkeypatch.setattr(cuda_graphs, "CapturedGraph", fail)
     first, second = run(unet, x), run(unet, x)
-    assert not unet.frozen.graph_cache.enabled and "no memory is left" in caplog.text
+    assert not unet.frozen.graph_cache.enabled and "not enough GPU memory" in caplog.text
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.gpu
-def test_recorded_calls_equal_launched_ones_for_every_shape(unet, x):
+def test_replayed_calls_equal_launched_ones_for_every_shape(unet, x):
     inputs = [x, x[:1], x[:, :1], x + 1]
     launched = [run(unet, i) for i in inputs]
     unet.frozen.graph_cache.enabled = True
     for _ in range(3):
-        recorded = [run(unet, i) for i in inputs]
-    for a, b in zip(recorded, launched, strict=True):
+        replayed = [run(unet, i) for i in inputs]
+    for a, b in zip(replayed, launched, strict=True):
         assert all(torch.equal(s, t) for s, t in zip(a, b, strict=True))
     unet.conv_out.bias.add_(1)
     torch.testing.assert_close(run(unet, x)[0].float(), launched[0][0].float() + 1, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.gpu
-def test_recordings_follow_weights_that_are_loaded_or_move(unet, x):
+def test_graphs_follow_loaded_and_moved_weights(unet, x):
     unet.frozen.graph_cache.enabled = True
     for _ in range(3):
         run(unet, x)

@@ -1,4 +1,4 @@
-"""Small bodies, and classes that pickle as chumpy's do."""
+"""Small bodies, and classes that pickle like those of chumpy."""
 
 import sys
 import types
@@ -12,7 +12,7 @@ from smpl_renderer.body_model import BodyModel
 
 
 def _toy_arrays(num_betas: int = 10, num_joints: int = 4) -> dict[str, np.ndarray]:
-    """A body of 7 vertices and some joints (a chain that forks) with random everything, under SMPL's names."""
+    """Random arrays of a body of 7 vertices and a chain of joints that forks, under SMPL's names."""
     generator = np.random.default_rng(5)
     num_vertices = 7
     parents = [2**32 - 1, 0, 1, 1, *range(3, num_joints - 1)]
@@ -27,7 +27,7 @@ def _toy_arrays(num_betas: int = 10, num_joints: int = 4) -> dict[str, np.ndarra
         "weights": weights / weights.sum(1, keepdims=True),
         "J_regressor": regressor / regressor.sum(1, keepdims=True),
         "kintree_table": np.array([parents, range(num_joints)], dtype=np.uint32),
-        # Drawn last and component by component: the first ones do not depend on how many there are.
+        # Drawn last and by component, so that the first ones do not depend on `num_betas`.
         "shapedirs": generator.normal(size=(num_betas, num_vertices, 3)).astype(np.float32).transpose(1, 2, 0) * 0.1,
     }
 
@@ -49,7 +49,7 @@ def toy_body() -> BodyModel:
 
 @pytest.fixture
 def chumpy(monkeypatch) -> types.SimpleNamespace:
-    """Classes that pickle as chumpy's do, under chumpy's names."""
+    """Classes that pickle like those of chumpy, under the same names."""
 
     class Ch:
         def __init__(self, **state):

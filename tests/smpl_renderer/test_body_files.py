@@ -1,4 +1,4 @@
-"""Body model files, and which of them is taken."""
+"""Files of body models, and the search for them."""
 
 import pickle
 
@@ -14,7 +14,7 @@ from smpl_renderer.errors import InputError
 
 @pytest.fixture
 def toy_arrays(make_toy_arrays):
-    """With as many joints as SMPL has."""
+    """Arrays with as many joints as SMPL."""
     return make_toy_arrays(num_joints=24)
 
 
@@ -24,7 +24,7 @@ def toy_body(toy_arrays):
 
 
 def write_pickle(path, arrays, chumpy=None):
-    """As SMPL's files are: a sparse regressor, strings among the arrays, and chumpy objects if asked for."""
+    """Write a file like SMPL's: a sparse regressor, strings among the arrays, and chumpy objects if given."""
     content = dict(arrays, bs_type="lrotmin", bs_style="lbs")
     content["J_regressor"] = scipy.sparse.csc_matrix(arrays["J_regressor"].astype(np.float64))
     if chumpy is not None:
@@ -51,14 +51,14 @@ def test_every_format_gives_the_same_body(tmp_path, toy_body, toy_arrays, chumpy
         assert loaded.parents == toy_body.parents == (-1, 0, 1, 1, *range(3, 23))
 
 
-def test_of_300_shape_components_the_first_10(toy_body, make_toy_arrays):
+def test_only_the_first_10_shape_components_are_used(toy_body, make_toy_arrays):
     many = BodyModel(make_toy_arrays(num_betas=300, num_joints=24), name="many")
     assert many.num_betas == 10
     assert many.fingerprint == toy_body.fingerprint
 
 
 @pytest.mark.parametrize("name", ["v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights"])
-def test_fingerprint_tells_bodies_apart(toy_body, toy_arrays, name):
+def test_fingerprint_depends_on_every_array(toy_body, toy_arrays, name):
     changed = toy_arrays[name].copy()
     changed.flat[0] += 1
     assert BodyModel({**toy_arrays, name: changed}, name="other").fingerprint != toy_body.fingerprint
@@ -66,21 +66,21 @@ def test_fingerprint_tells_bodies_apart(toy_body, toy_arrays, name):
 
 @pytest.fixture
 def smpl(tmp_path, monkeypatch, toy_arrays):
-    """A body where SMPL belongs."""
+    """A body at the path where SMPL is expected."""
     paths = (tmp_path / "SMPL_NEUTRAL.pkl", tmp_path / "SMPL_NEUTRAL.npz")
     monkeypatch.setattr(body_files, "SMPL_FILES", paths)
     return write_pickle(paths[0], toy_arrays)
 
 
-def test_find_body(smpl, body, toy_body, tmp_path):
-    assert find_body(body.fingerprint).name == "standin_body"  # SMPL being there does not matter
+def test_find_body_by_fingerprint(smpl, body, toy_body, tmp_path):
+    assert find_body(body.fingerprint).name == "standin_body"  # although SMPL is present
     assert find_body(toy_body.fingerprint).name == "SMPL_NEUTRAL"
     assert find_body(None).name == "SMPL_NEUTRAL"
     with pytest.raises(InputError, match=r"0123456789abcdef.*--body"):
         find_body("0123456789abcdef")
 
 
-def test_find_body_takes_the_given_file(smpl, body, toy_body, tmp_path):
+def test_find_body_prefers_the_given_file(smpl, body, toy_body, tmp_path):
     elsewhere = smpl.rename(tmp_path / "elsewhere.pkl")
     assert find_body(toy_body.fingerprint, elsewhere).name == "elsewhere"
     assert find_body(None, elsewhere).name == "elsewhere"
@@ -95,7 +95,7 @@ def test_find_body_without_smpl(smpl, body):
         find_body(None)
 
 
-def test_python_objects_in_an_npz_are_left_alone(tmp_path, toy_body, toy_arrays):
+def test_python_objects_in_an_npz_are_ignored(tmp_path, toy_body, toy_arrays):
     np.savez(tmp_path / "body.npz", **toy_arrays, bs_style=np.array(["lbs", None], dtype=object))
     assert load_body(tmp_path / "body.npz").fingerprint == toy_body.fingerprint
 
@@ -106,7 +106,7 @@ def test_bodies_with_other_joints_are_refused(tmp_path, make_toy_arrays):
         load_body(tmp_path / "smplx.npz")
 
 
-def test_broken_files_are_named(tmp_path, toy_arrays):
+def test_errors_name_the_broken_file(tmp_path, toy_arrays):
     with pytest.raises(InputError, match=r"none\.npz: no such"):
         load_body(tmp_path / "none.npz")
 

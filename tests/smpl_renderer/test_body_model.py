@@ -1,4 +1,4 @@
-"""Posing against the `smplx` package, and the laws of posing."""
+"""Posing compared with the `smplx` package, and the laws of posing."""
 
 import copy
 import dataclasses
@@ -8,24 +8,12 @@ import numpy as np
 import pytest
 import smplx
 import torch
+from random_bodies import random_params
 
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from smpl_renderer.skinning import transform_points
 from smpl_renderer.types import BodyParams
-
-
-def random_params(*batch: int, joints: int = 24, seed: int = 0, dtype=None) -> BodyParams:
-    """Strong poses, shapes and places."""
-    generator = torch.Generator().manual_seed(seed)
-    params = BodyParams(
-        betas=torch.randn(*batch, 10, generator=generator),
-        global_orient=2 * torch.randn(*batch, 3, generator=generator),
-        body_pose=0.7 * torch.randn(*batch, 3 * (joints - 1), generator=generator),
-        transl=torch.randn(*batch, 3, generator=generator),
-        scale=0.5 + torch.rand(batch, generator=generator),
-    )
-    return params.to(dtype)
 
 
 def test_equals_smplx(body):
@@ -50,7 +38,7 @@ def test_equals_smplx(body):
     torch.testing.assert_close(actual.joints, expected.joints[:, :24], rtol=0, atol=1e-5)
 
 
-def test_rest_pose_is_the_shaped_body(body):
+def test_rest_pose_gives_the_shaped_vertices(body):
     params = dataclasses.replace(BodyParams.zeros(2), betas=random_params(2).betas)
     posed = body(params)
     torch.testing.assert_close(posed.vertices, posed.shaped, rtol=0, atol=1e-6)
@@ -58,14 +46,14 @@ def test_rest_pose_is_the_shaped_body(body):
     assert (posed.shaped[0] - posed.shaped[1]).abs().max() > 0.01
 
 
-def test_vertex_transforms_take_shaped_to_posed(body):
+def test_vertex_transforms_map_shaped_to_posed_vertices(body):
     posed = body(random_params(2))
     moved = transform_points(posed.shaped, posed.vertex_transforms)
     torch.testing.assert_close(moved, posed.vertices, rtol=0, atol=0)
     torch.testing.assert_close(posed.vertex_transforms[..., 3, :], torch.tensor([0.0, 0, 0, 1]).expand(2, 6890, 4))
 
 
-def test_scale_and_translation_come_last(body):
+def test_scale_and_translation_are_applied_last(body):
     params = random_params(1)
     plain = body(dataclasses.replace(params, scale=torch.ones(1), transl=torch.zeros(1, 3)))
     posed = body(params)
@@ -74,27 +62,27 @@ def test_scale_and_translation_come_last(body):
         torch.testing.assert_close(getattr(posed, name), expected, rtol=0, atol=1e-5)
 
 
-def test_turning_the_world(toy_body):
-    """A rotation of the world about its origin turns the root, and moves it about the rest pelvis."""
+def test_rotating_the_world_rotates_the_root(toy_body):
+    """A rotation of the world about its origin rotates the root joint about the rest pelvis and moves the pelvis."""
     body, params = toy_body.double(), random_params(4, joints=4, dtype=torch.double)
-    turn = axis_angle_to_matrix(torch.tensor([0.3, -1.1, 0.8], dtype=torch.double))
+    rotation = axis_angle_to_matrix(torch.tensor([0.3, -1.1, 0.8], dtype=torch.double))
     pelvis = params.scale[:, None] * body.rest_joints(body.shape_vertices(params.betas))[:, 0]
-    turned = dataclasses.replace(
+    rotated = dataclasses.replace(
         params,
-        global_orient=matrix_to_axis_angle(turn @ axis_angle_to_matrix(params.global_orient)),
-        transl=(params.transl + pelvis) @ turn.T - pelvis,
+        global_orient=matrix_to_axis_angle(rotation @ axis_angle_to_matrix(params.global_orient)),
+        transl=(params.transl + pelvis) @ rotation.T - pelvis,
     )
-    torch.testing.assert_close(body(turned).vertices, body(params).vertices @ turn.T)
+    torch.testing.assert_close(body(rotated).vertices, body(params).vertices @ rotation.T)
 
 
-def test_any_batch_axes(toy_body):
+def test_batch_axes_are_independent(toy_body):
     params = random_params(2, 3, joints=4)
     posed = toy_body(params)
     assert posed.vertices.shape == (2, 3, 7, 3) and posed.vertex_transforms.shape == (2, 3, 7, 4, 4)
     torch.testing.assert_close(posed[1, 2].vertices, toy_body(params[1, 2]).vertices)
 
 
-def test_fewer_betas_are_the_first(toy_body):
+def test_missing_betas_count_as_zero(toy_body):
     params = random_params(2, joints=4)
     cut = torch.cat([params.betas[:, :4], torch.zeros(2, 6)], -1)
     few = toy_body(dataclasses.replace(params, betas=params.betas[:, :4]))
@@ -104,8 +92,8 @@ def test_fewer_betas_are_the_first(toy_body):
 
 
 @pytest.mark.parametrize("angle", [0.0, 1.0, math.pi, 2 * math.pi])
-def test_gradients(toy_body, angle):
-    """At zero and at full turns, the usual formula divides zero by zero."""
+def test_gradients_match_finite_differences(toy_body, angle):
+    """At zero and at full turns, Rodrigues' formula divides zero by zero."""
     body, params = toy_body.double(), random_params(joints=4, dtype=torch.double)
     directions = torch.nn.functional.normalize(torch.cat([params.global_orient, params.body_pose]).view(4, 3), dim=-1)
     pose = (angle * directions).flatten()
@@ -115,7 +103,7 @@ def test_gradients(toy_body, angle):
         posed = body(BodyParams(*values))
         return posed.vertices, posed.joints, posed.vertex_transforms
 
-    # Below 1e-6 rad the sine is replaced by its angle, which the numerical derivative sees as 1e-6 relative.
+    # Below 1e-6 rad the sine is replaced by the angle: a relative error of 1e-6 in the numerical derivative.
     assert torch.autograd.gradcheck(pose_body, [x.requires_grad_() for x in inputs], atol=1e-5, rtol=1e-4)
 
 
@@ -129,20 +117,20 @@ def test_gradients_at_the_rest_pose_are_finite_in_float32(body):
         assert gradient.isfinite().all() and gradient.abs().max() > 0, field.name
 
 
-def test_mixed_precision_leaves_the_body_alone(toy_body):
+def test_autocast_does_not_change_posing(toy_body):
     params = random_params(2, joints=4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         posed = toy_body(params)
     torch.testing.assert_close(posed.vertices, toy_body(params).vertices, rtol=0, atol=0)
 
 
-def test_state_dict_holds_no_licensed_array(body):
+def test_state_dict_is_empty(body):
     assert not body.state_dict()
     assert copy.deepcopy(body).fingerprint == body.fingerprint
 
 
 @pytest.mark.gpu
-def test_on_a_gpu(body):
+def test_vertices_on_a_gpu_match_the_cpu(body):
     params = random_params(2)
     posed = copy.deepcopy(body).cuda()(params.to("cuda"))
     torch.testing.assert_close(posed.vertices.cpu(), body(params).vertices, rtol=0, atol=1e-5)
@@ -158,7 +146,7 @@ def test_on_a_gpu(body):
         ("kintree_table", np.array([[-1, 2, 0, 0], [0, 1, 2, 3]]), "parents"),
     ],
 )
-def test_wrong_arrays(toy_arrays, name, value, message):
+def test_wrong_arrays_are_refused_by_name(toy_arrays, name, value, message):
     with pytest.raises(ValueError, match=message):
         BodyModel({**toy_arrays, name: value}, name="wrong")
     without = {key: array for key, array in toy_arrays.items() if key != name}

@@ -1,4 +1,4 @@
-"""Mesh neighbourhoods against a plain search, and their laws."""
+"""Mesh neighbourhoods compared with a breadth-first search, and their laws."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def first_rings(faces) -> list[set[int]]:
 
 
 def hops(rings: list[set[int]], start: int, limit: int) -> dict[int, int]:
-    """Edges from `start` to every vertex within `limit`, by plain breadth-first search."""
+    """Number of edges from `start` to every vertex within `limit`, by breadth-first search."""
     found, frontier = {start: 0}, {start}
     for ring in range(1, limit + 1):
         frontier = set().union(*(rings[v] for v in frontier)) - found.keys()
@@ -43,11 +43,11 @@ def connectivity(body):
     return build_connectivity(body, 18)
 
 
-def test_rows_go_by_ring_and_then_by_distance(body, connectivity):
+def test_neighbours_are_ordered_by_ring_and_then_by_distance(body, connectivity):
     rings, positions = first_rings(body.faces), body.v_template.double().numpy()
     for vertex in range(0, body.num_vertices, 53):
         found = hops(rings, vertex, limit=4)
-        # Mirrored neighbours are equally far: compare ranks rather than names, in micrometres.
+        # Mirrored neighbours are equally far: compare ranks instead of indices, in micrometres.
         ranks = {u: (ring, round(1e6 * np.linalg.norm(positions[u] - positions[vertex]))) for u, ring in found.items()}
         neighbors = connectivity.neighbors[vertex].tolist()
         assert neighbors[0] == vertex and len(set(neighbors)) == 18
@@ -64,7 +64,7 @@ def test_first_rings_are_symmetric_and_exclude_the_vertex(body, connectivity):
     assert connectivity.col.numel() == 3 * len(body.faces)  # a closed surface: 3F/2 edges, each in both directions
 
 
-def test_two_separate_triangles_are_padded():
+def test_small_components_are_padded():
     faces = np.array([[0, 1, 2], [3, 4, 5]])
     positions = np.array([[0, 0, 0], [2, 0, 0], [0, 1, 0], [9, 0, 0], [9, 1, 0], [9, 0, 3]], dtype=np.float64)
     neighbors, mask = ring_neighborhoods(vertex_adjacency(faces, 6), positions, 4)
@@ -72,7 +72,7 @@ def test_two_separate_triangles_are_padded():
     assert mask.tolist() == [[True, True, True, False]] * 6
 
 
-def test_a_vertex_without_faces_is_alone():
+def test_a_vertex_without_faces_has_no_neighbours():
     neighbors, mask = ring_neighborhoods(vertex_adjacency(np.array([[0, 1, 2]]), 4), np.eye(4, 3), 3)
     assert neighbors[3].tolist() == [3, 3, 3] and mask[3].tolist() == [True, False, False]
 
@@ -91,7 +91,7 @@ def test_relabelling_vertices_relabels_neighbours(toy_arrays):
     np.testing.assert_array_equal(after.mask, before.mask.numpy()[old])
 
 
-def test_only_the_vertex_itself(toy_body):
+def test_a_neighbourhood_of_one_is_the_vertex_itself(toy_body):
     assert build_connectivity(toy_body, 1).neighbors.tolist() == [[v] for v in range(7)]
     with pytest.raises(ValueError, match="num_neighbors"):
         build_connectivity(toy_body, 0)
@@ -108,7 +108,7 @@ def test_file_round_trip(tmp_path, body, connectivity, toy_body):
         load_connectivity(path, toy_body)
 
 
-def test_what_is_no_connectivity_file(tmp_path):
+def test_other_files_are_refused_by_name(tmp_path):
     with pytest.raises(InputError, match=r"none\.pt: no such file"):
         load_connectivity(tmp_path / "none.pt")
     for content in (b"", b"text"):
@@ -120,14 +120,14 @@ def test_what_is_no_connectivity_file(tmp_path):
         load_connectivity(tmp_path / "other.pt")
 
 
-def test_script(tmp_path, connectivity):
+def test_script_writes_the_neighbourhoods(tmp_path, connectivity):
     out = tmp_path / "new folder/out.pt"
     vertex_connectivity.main(body=STANDIN_BODY, out=out)
     assert torch.equal(torch.load(out, weights_only=True)["neighbors"], connectivity.neighbors)
 
 
 @pytest.mark.parametrize("wrong, named", [({"body": Path("none.pkl")}, "none.pkl"), ({"num_neighbors": 0}, "--num-n")])
-def test_script_with_a_wrong_argument(tmp_path, capsys, wrong, named):
+def test_script_names_a_wrong_argument_in_one_line(tmp_path, capsys, wrong, named):
     with pytest.raises(SystemExit) as left:
         run(lambda: vertex_connectivity.main(out=tmp_path / "out.pt", **wrong))
     message = capsys.readouterr().err

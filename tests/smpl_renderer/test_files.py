@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all, and what they replace is not lost."""
+"""Files and folders are written completely or not at all, and a failure keeps what they would replace."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_a_folder_replaces_another_one(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_a_failure_leaves_what_was_there(tmp_path, folder):
+def test_a_failure_keeps_the_previous_content(tmp_path, folder):
     path = tmp_path / "kept"
     path.mkdir() if folder else path.touch()
     if folder:

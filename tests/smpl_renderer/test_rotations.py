@@ -1,4 +1,4 @@
-"""Rotations: conventions, round trips, and gradients where they are usually lost."""
+"""Rotations: conventions, round trips, and gradients at degenerate inputs."""
 
 import math
 

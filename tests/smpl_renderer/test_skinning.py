@@ -1,4 +1,4 @@
-"""Skinning both ways."""
+"""Linear blend skinning, its inverse, and the rotations of vertices."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smpl_renderer.rotations import axis_angle_to_matrix
-from smpl_renderer.skinning import skin_points, transform_points, unpose_points, vertex_rotations
+from smpl_renderer.skinning import blend_transforms, transform_points, unpose_points, vertex_rotations
 from smpl_renderer.types import BodyParams
 
 
@@ -30,35 +30,32 @@ def test_unposing_undoes_posing(posed):
     assert (moved - points).norm(dim=-1).min() > 0.1
 
 
-def test_skinning_by_hand():
-    """Halfway between a joint at rest and one that is lifted by two."""
+def test_a_vertex_with_equal_weights_moves_halfway():
+    """Between a joint at rest and one that is lifted by two."""
     lift = torch.eye(4)
     lift[1, 3] = 2
     points = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0]])
     weights = torch.tensor([[1.0, 0], [0.5, 0.5], [0, 1.0]])
-    moved = skin_points(points, torch.stack([torch.eye(4), lift]), weights)
+    moved = transform_points(points, blend_transforms(torch.stack([torch.eye(4), lift]), weights))
     torch.testing.assert_close(moved, torch.tensor([[1.0, 0, 0], [1.0, 1, 0], [1.0, 2, 0]]))
 
 
-def test_wrong_sizes():
-    transforms, weights = torch.eye(4).expand(4, 4, 4), torch.full((7, 4), 0.25)
-    with pytest.raises(ValueError, match="V = 6"):
-        skin_points(torch.zeros(6, 3), transforms, weights)
+def test_weights_for_another_number_of_joints_are_refused():
     with pytest.raises(ValueError, match="J = 3"):
-        skin_points(torch.zeros(7, 3), transforms[:3], weights)
+        blend_transforms(torch.eye(4).expand(3, 4, 4), torch.full((7, 4), 0.25))
 
 
-def test_vertex_rotations_of_a_turned_body(body):
-    """Where nothing bends, everything turns as the body does, whatever its size."""
-    turn = torch.tensor([[0.4, -2.0, 1.0]])
-    params = dataclasses.replace(BodyParams.zeros(1), global_orient=turn, scale=torch.tensor([1.7]))
+def test_vertices_rotate_with_the_root_in_the_rest_pose(body):
+    """The scale of the body makes no difference."""
+    orient = torch.tensor([[0.4, -2.0, 1.0]])
+    params = dataclasses.replace(BodyParams.zeros(1), global_orient=orient, scale=torch.tensor([1.7]))
     rotations = vertex_rotations(body(params).vertex_transforms)
-    expected = axis_angle_to_matrix(turn)[:, None].expand_as(rotations)
+    expected = axis_angle_to_matrix(orient)[:, None].expand_as(rotations)
     torch.testing.assert_close(rotations, expected, rtol=0, atol=1e-5)
 
 
-def test_vertex_rotations_turn_back_by_the_transpose(body):
-    """Even where the skin collapses: at a wrist that is twisted by three radians."""
+def test_vertex_rotations_are_rotations_where_transforms_are_nearly_singular(body):
+    """At a wrist that is twisted by three radians."""
     pose = torch.zeros(1, 23, 3)
     pose[0, 19, 0] = 3.0  # left wrist, about the arm
     transforms = body(dataclasses.replace(BodyParams.zeros(1), body_pose=pose.flatten(1))).vertex_transforms
@@ -72,7 +69,7 @@ def test_vertex_rotations_turn_back_by_the_transpose(body):
     torch.testing.assert_close(rotations[0, hand], expected, rtol=0, atol=1e-3)
 
 
-def test_gradients_of_vertex_rotations_at_rest_are_finite(body):
+def test_vertex_rotations_have_finite_gradients_at_rest(body):
     pose = torch.zeros(1, 69, requires_grad=True)
     rotations = vertex_rotations(body(dataclasses.replace(BodyParams.zeros(1), body_pose=pose)).vertex_transforms)
     generator = torch.Generator().manual_seed(0)
@@ -80,8 +77,8 @@ def test_gradients_of_vertex_rotations_at_rest_are_finite(body):
     assert pose.grad.isfinite().all() and pose.grad.abs().min() > 0
 
 
-def test_a_quarter_turn_of_the_elbow_moves_the_hand(body):
-    """The conventions end to end: bending the left elbow by -90 degrees about y points the forearm forwards."""
+def test_bending_the_elbow_points_the_forearm_forwards(body):
+    """Conventions of axes and joints: the left elbow is bent by -90 degrees about y."""
     pose = torch.zeros(1, 23, 3)
     pose[0, 17, 1] = -math.pi / 2
     joints = body(dataclasses.replace(BodyParams.zeros(1), body_pose=pose.flatten(1))).joints[0]

@@ -1,4 +1,4 @@
-"""What is claimed of the shipped stand-in body."""
+"""Properties of the shipped stand-in body."""
 
 import numpy as np
 import torch
@@ -8,8 +8,8 @@ from smpl_renderer.body_files import STANDIN_BODY
 from smpl_renderer.body_model import JOINT_NAMES, SMPL_PARENTS
 
 
-def test_is_the_body_that_checkpoints_and_captures_were_made_with(body):
-    """Whoever makes another one has to make those anew. It must also not depend on the machine that reads it."""
+def test_fingerprint_is_that_of_shipped_checkpoints_and_captures(body):
+    """It must not depend on the machine, and a different body would invalidate them."""
     assert body.fingerprint == "303f27d60a442f98"
 
 
@@ -26,7 +26,7 @@ def test_is_one_closed_surface(body):
     mesh = trimesh.Trimesh(body.v_template.numpy(), body.faces.numpy(), process=False)
     assert mesh.is_watertight and mesh.is_winding_consistent
     assert mesh.euler_number == 2 and mesh.body_count == 1
-    assert 0.04 < mesh.volume < 0.1  # cubic metres; negative if the faces looked inwards
+    assert 0.04 < mesh.volume < 0.1  # cubic metres; negative for faces that point inwards
 
 
 def test_weights_and_regressor_are_averages(body):
@@ -57,11 +57,11 @@ def test_stands_in_a_t_pose(body):
 def test_joints_lie_inside(body):
     mesh = trimesh.Trimesh(body.v_template.numpy(), body.faces.numpy(), process=False)
     joints = body.rest_joints(body.v_template).numpy().astype(np.float64)
-    # The solid angle under which a point sees the surface: one full turn from inside, none from outside.
+    # The winding number, the solid angle of the surface over 4 pi: 1 inside, 0 outside.
     corners = mesh.triangles[None] - joints[:, None, None]
     a, b, c = np.moveaxis(corners, 2, 0)
     la, lb, lc = (np.linalg.norm(x, axis=-1) for x in (a, b, c))
     volume = (a * np.cross(b, c)).sum(-1)
     scale = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (c * a).sum(-1) * lb
-    turns = 2 * np.arctan2(volume, scale).sum(1) / (4 * np.pi)
-    np.testing.assert_allclose(turns, 1, atol=1e-6)
+    winding_numbers = 2 * np.arctan2(volume, scale).sum(1) / (4 * np.pi)
+    np.testing.assert_allclose(winding_numbers, 1, atol=1e-6)

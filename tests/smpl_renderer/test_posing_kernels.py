@@ -1,4 +1,4 @@
-"""Posing kernels against the reference in double precision; without a CUDA device in Triton's interpreter."""
+"""Kernels of posing and nearest rotations against references in float64; on a CPU in Triton's interpreter."""
 
 import copy
 import dataclasses
@@ -6,13 +6,15 @@ import math
 
 import pytest
 import torch
+from random_bodies import random_params
 
 pytest.importorskip("triton")
 
-from smpl_renderer import posing_kernel as pose
-from smpl_renderer import rotations_kernel as rotation
+from smpl_renderer import posing_kernel
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.posing_tables import ancestor_table, influence_tables
 from smpl_renderer.rotations import axis_angle_to_matrix, quat_to_matrix
+from smpl_renderer.rotations_kernel import nearest_rotation_fused
 from smpl_renderer.types import BodyParams, PosedBody
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -20,39 +22,28 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
-    """Fill new memory with NaN, so that what a kernel forgets to write shows."""
+    """Fill new tensors with NaN, so that tests detect memory that a kernel does not write."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def random_params(*batch: int, joints: int, seed: int = 0) -> BodyParams:
-    generator = torch.Generator().manual_seed(seed)
-    return BodyParams(
-        betas=torch.randn(*batch, 10, generator=generator),
-        global_orient=2 * torch.randn(*batch, 3, generator=generator),
-        body_pose=0.7 * torch.randn(*batch, 3 * (joints - 1), generator=generator),
-        transl=torch.randn(*batch, 3, generator=generator),
-        scale=0.5 + torch.rand(batch, generator=generator),
-    )
-
-
 def pose_both(body, params: BodyParams) -> tuple[PosedBody, PosedBody]:
-    """By the kernels, and by the reference in double precision."""
-    actual = pose.pose_body(copy.deepcopy(body).to(DEVICE), params.to(DEVICE))
+    """Pose by the kernels, and by the reference in float64."""
+    actual = copy.deepcopy(body).to(DEVICE).pose_fused(params.to(DEVICE))
     return actual, copy.deepcopy(body).double().pose(params.to(torch.double))
 
 
-def assert_same_skin(actual: PosedBody, expected: PosedBody) -> None:
-    # Lengths of a metre or two and rotations, through chains of up to nine products in float32.
+def assert_same_bodies(actual: PosedBody, expected: PosedBody) -> None:
+    # Float32 chains of up to nine products, of rotations and lengths of one or two metres.
     for name, value in vars(expected).items():
         torch.testing.assert_close(getattr(actual, name).cpu().double(), value, rtol=0, atol=3e-6, msg=name)
     torch.testing.assert_close(actual.scale.cpu().double(), expected.scale)
 
 
 def singular_gap(matrices: torch.Tensor) -> torch.Tensor:
-    """s2 + s3 as a share of s1, s3 < 0 for a reflection: what the answer's error is divided by."""
+    """(s2 + s3) / s1 of the singular values, s3 < 0 for a reflection: the error is inversely proportional to it."""
     values, determinants = torch.linalg.svdvals(matrices.double()), torch.linalg.det(matrices.double())
     return (values[..., 1] + determinants.sign() * values[..., 2]) / values[..., 0]
 
@@ -66,13 +57,11 @@ def svd_rotation(matrices: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("batch", [(1,), (3,), (2, 3)])
 @pytest.mark.parametrize("joints", [4, 9])
-def test_bodies_equal_the_reference(make_toy_arrays, batch, joints):
-    from smpl_renderer.body_model import BodyModel
-
+def test_kernels_match_reference(make_toy_arrays, batch, joints):
     body = BodyModel(make_toy_arrays(num_joints=joints), name="toy")
     actual, expected = pose_both(body, random_params(*batch, joints=joints))
-    assert_same_skin(actual, expected)
-    # These matrices are random mixtures; what counts in a rotation is how well it is defined.
+    assert_same_bodies(actual, expected)
+    # The matrices are blends of random rotations: errors are bounded relative to the gap that defines the rotation.
     gaps = singular_gap(expected.vertex_transforms[..., :3, :3])[..., None, None]
     errors = (actual.rotations.cpu() - expected.rotations).abs() * gaps
     assert errors.max() < 5e-6
@@ -81,36 +70,36 @@ def test_bodies_equal_the_reference(make_toy_arrays, batch, joints):
 
 
 @pytest.mark.parametrize("expanded", ["poses", "all"])
-def test_poses_of_one_shape_share_it(toy_body, expanded):
+def test_poses_with_expanded_betas_share_rest_vertices(toy_body, expanded):
     params = random_params(2, 3, joints=4)
     own = params.betas[:1, :1] if expanded == "all" else params.betas[:, :1]
     params = dataclasses.replace(params, betas=own.expand(2, 3, 10))
     actual, expected = pose_both(toy_body, params)
-    assert_same_skin(actual, expected)
+    assert_same_bodies(actual, expected)
     assert actual.shaped.untyped_storage().nbytes() == 4 * 21 * (1 if expanded == "all" else 2)
 
 
-def test_fewer_betas(toy_body):
+def test_kernels_take_fewer_betas(toy_body):
     params = random_params(2, joints=4)
-    assert_same_skin(*pose_both(toy_body, dataclasses.replace(params, betas=params.betas[:, :4])))
+    assert_same_bodies(*pose_both(toy_body, dataclasses.replace(params, betas=params.betas[:, :4])))
 
 
-def test_a_real_body(body, monkeypatch):
-    """Strong poses, a wrist twisted until its skin collapses, and the rest pose."""
-    monkeypatch.setattr(pose, "BLOCK", 1024)  # fewer programs to interpret
+def test_kernels_match_reference_for_the_standin(body, monkeypatch):
+    """A strong pose, a wrist twisted until blended matrices are nearly singular, and the rest pose."""
+    monkeypatch.setattr(posing_kernel, "BLOCK", 1024)  # fewer programs to interpret
     params = random_params(3, joints=24)
     params.body_pose[1] = 0
     params.body_pose[1, 3 * 19] = 3.0
     params.body_pose[2], params.global_orient[2] = 0, 0
     actual, expected = pose_both(body, params)
-    assert_same_skin(actual, expected)
+    assert_same_bodies(actual, expected)
     assert torch.linalg.det(expected.vertex_transforms[1, :, :3, :3]).min() < 0.01
     errors = (actual.rotations.cpu() - expected.rotations).flatten(2).abs().amax(-1)
     assert errors.max() < 1e-5
     torch.testing.assert_close(actual.rotations[2].cpu(), torch.eye(3).expand(6890, 3, 3), rtol=0, atol=1e-6)
 
 
-def hard_matrices(kind: str) -> torch.Tensor:
+def special_matrices(kind: str) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     left, right = quat_to_matrix(torch.randn(2, 200, 4, generator=generator))
     if kind == "random":
@@ -129,9 +118,9 @@ def hard_matrices(kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["random", "half turns", "collapsed", "flat", "mirrored", "large", "small"])
-def test_nearest_rotation_equals_the_svd(kind):
-    matrices = hard_matrices(kind)
-    actual = rotation.nearest_rotation(matrices.to(DEVICE)).cpu().double()
+def test_nearest_rotation_matches_the_svd(kind):
+    matrices = special_matrices(kind)
+    actual = nearest_rotation_fused(matrices.to(DEVICE)).cpu().double()
     errors = (actual - svd_rotation(matrices)).flatten(1).abs().amax(1)
     gaps = singular_gap(matrices)
     assert errors[gaps > 0.1].max() < 1e-5
@@ -139,18 +128,18 @@ def test_nearest_rotation_equals_the_svd(kind):
 
 
 @pytest.mark.parametrize("values", [(1, 0, 0), (1, 1e-4, 0), (1, 0.5, -0.5), (1, 1, -1), (0, 0, 0)])
-def test_where_many_rotations_are_nearest_it_is_one_of_them(values):
+def test_nearest_rotation_of_a_degenerate_matrix_is_one_of_the_nearest(values):
     generator = torch.Generator().manual_seed(0)
     left, right = quat_to_matrix(torch.randn(2, 50, 4, generator=generator))
     matrices = left @ (torch.tensor(values, dtype=torch.float32)[:, None] * right)
-    actual = rotation.nearest_rotation(matrices.to(DEVICE)).cpu()
+    actual = nearest_rotation_fused(matrices.to(DEVICE)).cpu()
     torch.testing.assert_close(actual @ actual.mT, torch.eye(3).expand(50, 3, 3), rtol=0, atol=2e-6)
     torch.testing.assert_close(torch.linalg.det(actual), torch.ones(50), rtol=0, atol=2e-6)
     distances = ((x - matrices).flatten(1).norm(dim=1) for x in (actual, svd_rotation(matrices)))
     torch.testing.assert_close(*distances, rtol=0, atol=1e-3, check_dtype=False)
 
 
-def test_tables_by_hand():
+def test_tables_of_a_small_tree():
     assert ancestor_table((-1, 0, 1, 0)).tolist() == [[0, 1, 2, 3], [-1, 0, 1, 0], [-1, -1, 0, -1], [-1] * 4]
     weights = torch.tensor([[0.0, 1.0, 0.0], [0.7, 0.0, 0.3]]).numpy()
     joints, chosen = influence_tables(weights)
@@ -159,18 +148,18 @@ def test_tables_by_hand():
 
 
 @pytest.mark.gpu
-def test_many_poses_on_a_gpu(body):
+def test_kernels_match_reference_on_a_gpu(body):
     params = random_params(4, 8, joints=24)
     on_gpu = copy.deepcopy(body).cuda()
     actual, expected = on_gpu.pose(params.to("cuda")), copy.deepcopy(body).double().pose(params.to(torch.double))
-    assert_same_skin(actual, expected)
+    assert_same_bodies(actual, expected)
     torch.testing.assert_close(on_gpu(params.to("cuda")).vertices, actual.vertices, rtol=0, atol=0)
     gaps = singular_gap(expected.vertex_transforms[..., :3, :3])[..., None, None]
     assert ((actual.rotations.cpu() - expected.rotations).abs() * gaps).max() < 1e-5
 
 
 @pytest.mark.gpu
-def test_posing_never_waits_for_the_device(body):
+def test_posing_does_not_synchronize(body):
     on_gpu, params = copy.deepcopy(body).cuda(), random_params(4, joints=24).to("cuda")
     differentiable = params.map(lambda x: x.clone().requires_grad_())
     on_gpu.pose(params)
@@ -183,7 +172,7 @@ def test_posing_never_waits_for_the_device(body):
 
 
 @pytest.mark.gpu
-def test_gradients_of_poses_take_the_reference(body):
+def test_poses_that_require_gradients_run_the_reference(body):
     params = random_params(2, joints=24).to("cuda").map(lambda x: x.requires_grad_())
     copy.deepcopy(body).cuda()(params).vertices.square().sum().backward()
     assert all(x.grad.isfinite().all() and x.grad.abs().max() > 0 for x in vars(params).values())
