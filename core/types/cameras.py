@@ -41,7 +41,7 @@ class Cameras(TensorStructure):
         return replace(self, viewmats=self.viewmats @ T_world_frame)
 
     def rays(self) -> tuple[Float[Tensor, "*batch H W 3"], Float[Tensor, "*batch H W 3"]]:
-        """Origins and directions of the rays through all pixel centres, in the world; directions have camera depth 1."""
+        """Origins and directions of the rays through all pixel centres, in the world; directions have depth 1."""
         kwargs = {"device": self.Ks.device, "dtype": self.Ks.dtype}
         fx, skew, cx, fy, cy = (self.Ks[..., i, j, None, None] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
         y = (torch.arange(self.height, **kwargs)[:, None] + 0.5 - cy) / fy  # [*batch, H, 1], at depth 1

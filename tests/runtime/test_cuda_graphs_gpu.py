@@ -5,7 +5,7 @@ import torch
 
 from core.model.graph import BodyGraph, build_edges
 from core.options import GraphOptions
-from scripts.benchmarks.graph import tied_gaussians
+from scripts.benchmarks.graph import random_assignment
 from smpl_renderer.connectivity import build_connectivity
 
 pytestmark = pytest.mark.gpu
@@ -28,7 +28,7 @@ def make_network(table, enabled, lr=1e-3):
 
 
 def random_edges(body, gaussians, seed):
-    vertex_ids, mask = (x.cuda() for x in tied_gaussians(2, gaussians, body.num_vertices, seed))
+    vertex_ids, mask = (x.cuda() for x in random_assignment(2, gaussians, body.num_vertices, seed))
     keys = torch.randn(2 * gaussians, KEYS, generator=torch.Generator().manual_seed(seed)).cuda()
     return keys, build_edges(vertex_ids, mask, body.num_vertices)
 
