@@ -1,1 +1,1 @@
-"""The network: a U-Net from pixels to Gaussians, and a graph from those to body vertices."""
+"""The network: a U-Net decodes Gaussians from images, and a graph gathers them at body vertices. Start at `hgg.py`."""

@@ -1,10 +1,11 @@
-"""The second look: once the avatar's Gaussians are placed, look up in the input pictures what each of them looks like.
+"""Image colour sampling: colours of the avatar's Gaussians from the input pixels that show them.
 
-Every Gaussian is posed into every input moment and projected into every input view. Where it is seen, the picture's
-colour is an observation, and learned weights blend all observations with the colour that the head proposed. Where it
-falls beside the person's silhouette, that speaks against it. An observation that is not visible counts exactly nothing.
+Every Gaussian is posed into every input frame and projected into every input view. Where it is visible, the image's
+colour is an observation. A softmax with predicted logits blends all observations with the colour that the head decoded.
+Projections outside of the silhouette are evidence against the Gaussian, from which its opacity and scales are
+corrected. Observations that are not visible have no influence.
 
-Not in the paper. It carries patterns finer than the splat map into the avatar.
+Not in the paper. It gives the avatar patterns that are finer than the splat maps.
 """
 
 from dataclasses import replace
@@ -15,30 +16,30 @@ from torch import Tensor, nn
 
 from core.avatar.avatar import Avatar
 from core.model.decode import shift_logits
-from core.ops.color_blend import OBSERVATION_NUMBERS, blend
-from core.ops.observations import VISIBLE, Observations, observe
+from core.ops.color_blend import EMBEDDED_FEATURES, blend
+from core.ops.color_observations import ColorObservations, observe
+from core.ops.color_sampling_constants import VISIBLE
 from core.types.frames import Frames
 from smpl_renderer.types import PosedBody
 
-EVIDENCE_NUMBERS = 2
+EVIDENCE_FEATURES = 2
 
 
 class ColorSampling(nn.Module):
-    """Colours of an avatar's Gaussians from the pixels that see them, and a correction of those that no silhouette has
-    room for.
+    """Colours of Gaussians from the pixels that show them, and a correction of those that lie outside of silhouettes.
 
     Args:
-        context_channels: Features behind each Gaussian.
-        hidden: Width of the layers that weigh observations.
+        context_channels: Features of each Gaussian.
+        hidden: Width of the layers that predict logits and corrections.
     """
 
     def __init__(self, context_channels: int, hidden: int = 32):
         super().__init__()
         self.embed_context = nn.Linear(context_channels, hidden)
-        self.embed_observation = nn.Linear(OBSERVATION_NUMBERS, hidden)
+        self.embed_observation = nn.Linear(EMBEDDED_FEATURES, hidden)
         self.attention_mlp = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))
         self.own_logit = nn.Linear(context_channels, 1)
-        self.embed_evidence = nn.Linear(EVIDENCE_NUMBERS, hidden)
+        self.embed_evidence = nn.Linear(EVIDENCE_FEATURES, hidden)
         self.correction_head = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 4))
         nn.init.normal_(self.correction_head[-1].weight, std=0.01)
         nn.init.zeros_(self.correction_head[-1].bias)
@@ -51,12 +52,12 @@ class ColorSampling(nn.Module):
         inputs: Frames,
         posed: PosedBody,
     ) -> Avatar:
-        """The avatar with its colours looked up.
+        """The avatar with new colours, opacities and scales.
 
         Args:
-            avatar: As the head made it.
-            context: The features behind each Gaussian.
-            normals, inputs, skin: See `observe`.
+            avatar: B avatars, as the head decoded them.
+            context: Features of each Gaussian.
+            normals, inputs, posed: As for `observe`.
         """
         seen = observe(avatar, normals, inputs, posed)
         embedded = self.embed_context(context)
@@ -70,7 +71,10 @@ class ColorSampling(nn.Module):
         )
 
 
-def _evidence(seen: Observations) -> Float[Tensor, "B N 2"]:
-    """How many views leave no room for a Gaussian, and how many see it; views that tell nothing add nothing."""
-    counts = torch.stack([seen.outside, seen.numbers[..., VISIBLE, :].sum((1, 2))], -1)
+def _evidence(seen: ColorObservations) -> Float[Tensor, "B N 2"]:
+    """Logarithms of the number of views in which a Gaussian lies outside of the silhouette, and in which it is visible.
+
+    A view that shows neither adds nothing.
+    """
+    counts = torch.stack([seen.outside, seen.features[..., VISIBLE, :].sum((1, 2))], -1)
     return torch.log1p(counts)

@@ -1,10 +1,11 @@
-"""Feedback: the avatar is drawn as the input pictures should show it, and corrected by how they differ.
+"""Feedback: rounds in which the avatar is rendered as the input images show it, compared with them, and corrected.
 
-The derivative of that difference tells for every Gaussian which way to change; how far, a small network decides that
-has seen many people. So an error that the pictures prove is mended, and one that comes from a fit beside the person is
-not learned by heart, as it would be by plain descent.
+The derivatives of the squared error with respect to each Gaussian's parameters give the direction of a change. A small
+MLP, trained across subjects, maps them to a bounded update. Errors of the avatar are corrected, while those of an
+inaccurate fit are not reproduced, as they would be by plain gradient descent. The derivatives are inputs of the MLP: no
+gradient flows through them.
 
-In the way of G3R (Chen et al., ECCV 2024), whose network is fed gradients, too. Not in the paper.
+Not in the paper. As in G3R (Chen et al., ECCV 2024), gradients are inputs of a network.
 """
 
 from dataclasses import dataclass, replace
@@ -22,60 +23,62 @@ from core.types.frames import Frames
 from smpl_renderer.rotations import quat_multiply
 from smpl_renderer.types import PosedBody
 
-PICTURES = 16
-"""Of a person that a round looks at, at most: some of the moments (at least one) in all views. The next round has other
-moments."""
+MAX_IMAGES = 16
+"""Maximum number of rendered images per subject and round: some of the frames (at least one), in all views. The next
+round has other frames."""
 ALPHA_WEIGHT = 0.5
-"""Of the silhouette's error beside the colours'."""
+"""Weight of the silhouettes' squared error, relative to that of the colours."""
 
 POSITION_RANGE = 0.04
-"""Metres along each axis of the skin by which a round moves a Gaussian."""
+"""Bound of a round's move of a Gaussian along each of the surface's axes, in metres."""
 POSITION_UNIT = 0.01
-"""Metres by which a number moves it for each 1, as long as that is little beside the range."""
-TURN_UNIT = 0.25
-"""Radians by which a number turns it for each 1, for small ones."""
+"""Move for a value of 1, in metres, where that is small compared with the range."""
+ROTATION_UNIT = 0.25
+"""Rotation for a value of 1, in radians, for small values."""
 COLOR_RANGE = 0.25
-"""By which a round changes a colour beyond what the pictures ask for."""
-FEW_PIXELS = 0.5
-"""A Gaussian that makes up less than this of a picture's pixels has little to say about its colour."""
+"""Bound of a round's change of a colour, beyond the residual of the images."""
+TRUSTED_PIXELS = 0.5
+"""Number of pixels at which the residual of the images counts half."""
 
-CHANGES = 3 + 1 + 3 + 3
-"""Position, opacity, sizes, turn."""
-ERROR_NUMBERS = 3 + 1 + CHANGES
-STATE_NUMBERS = 3 + 1 + 3
+GEOMETRY_CHANNELS = 3 + 1 + 3 + 3
+"""Position, opacity, scales, rotation."""
+UPDATE_CHANNELS = GEOMETRY_CHANNELS + 3 + 1
+"""Geometry, colour, and the logit of the share of the residual that is added to the colour."""
+ERROR_CHANNELS = 3 + 1 + GEOMETRY_CHANNELS
+STATE_CHANNELS = 3 + 1 + 3
 GRADIENT_GAIN = 25.0
 RESIDUAL_GAIN = 20.0
-"""They bring what the pictures say to numbers of order one."""
-SIZE_UNIT = 0.005
-"""Metres."""
+"""Factors that bring derivatives and residuals to the order of one."""
+SCALE_UNIT = 0.005
+"""Unit of the scales as inputs, in metres."""
 
 
 @dataclass(frozen=True)
-class Errors:
-    """What pictures say against each of an avatar's Gaussians. None of it has a gradient."""
+class RenderingErrors:
+    """Evidence of the images against each of an avatar's Gaussians. None of it has a gradient."""
 
     residuals: Float[Tensor, "B N 3"]
-    """Photograph minus drawing, mean over the pixels that show the Gaussian, each as much as it shows of it."""
+    """Input image minus rendering: the mean over pixels, weighted by the Gaussian's share of each pixel."""
     pixels: Float[Tensor, "B N"]
-    """How many these are, in all pictures."""
+    """Sum of these weights over all images, in pixels."""
     descent: Float[Tensor, "B N 10"]
-    """How the `change` of each number lessens half the squared error, for each pixel."""
+    """Negative derivative of half the squared error per pixel with respect to each channel of `change_geometry`."""
 
-    def numbers(self) -> Float[Tensor, "B N 14"]:
-        """For a network: of order one, whatever the size of the pictures."""
-        seen = [RESIDUAL_GAIN * self.residuals, torch.log1p(self.pixels)[..., None], GRADIENT_GAIN * self.descent]
-        return torch.asinh(torch.cat(seen, -1))
+    def features(self) -> Float[Tensor, "B N 14"]:
+        """Inputs for a network, of order one for images of any size."""
+        parts = [RESIDUAL_GAIN * self.residuals, torch.log1p(self.pixels)[..., None], GRADIENT_GAIN * self.descent]
+        return torch.asinh(torch.cat(parts, -1))
 
 
 class Feedback(nn.Module):
-    """Rounds of drawing, comparing and correcting.
+    """Rounds of rendering, comparison and correction.
 
     Args:
-        context_channels: Features behind each Gaussian.
-        rounds: How many, each with weights of its own.
-        hidden: Width of the layers that decide.
+        context_channels: Features of each Gaussian.
+        rounds: Number of rounds; each has its own weights.
+        hidden: Width of the MLPs.
     Attributes:
-        backend: Of the rasterizer that draws.
+        backend: Rasterizer, by a name as for `core.render.rasterize`.
     """
 
     def __init__(self, context_channels: int, rounds: int, hidden: int = 64):
@@ -93,35 +96,35 @@ class Feedback(nn.Module):
         inputs: Frames,
         posed: PosedBody,
     ) -> Avatar:
-        """The avatar, corrected.
+        """The corrected avatar.
 
         Args:
             avatar: B avatars.
-            context: The features behind each Gaussian.
-            axes: Of the skin at each vertex of the rest pose, in columns.
-            inputs: F moments of each person, in C views.
-            skin: The fits of those moments.
+            context: Features of each Gaussian.
+            axes: Axes of the rest pose's surface at each vertex, in columns.
+            inputs: F frames of each subject, in C views.
+            posed: Posed bodies of these frames.
         """
         own_axes = axes[avatar.vertex_ids]
         for index, correction in enumerate(self.corrections):
-            errors = compare(avatar, own_axes, *_some_moments(inputs, posed, index), self.backend)
+            errors = rendering_errors(avatar, own_axes, *_frames_of_round(inputs, posed, index), self.backend)
             avatar, context = correction(avatar, context, own_axes, errors)
         return avatar
 
 
 class Correction(nn.Module):
-    """From errors to a better avatar: before training half of what the pictures ask of colours, and hardly more.
+    """An avatar's update from rendering errors. Untrained, it adds half of the colours' residuals and little else.
 
     Args:
-        is_last: Whether nobody asks for the context any more.
+        is_last: True for the last round, whose context output is unused.
     """
 
     def __init__(self, context_channels: int, hidden: int, is_last: bool):
         super().__init__()
         self.embed_context = nn.Sequential(nn.LayerNorm(context_channels), nn.Linear(context_channels, hidden))
-        self.embed_errors = nn.Linear(ERROR_NUMBERS + STATE_NUMBERS, hidden)
+        self.embed_errors = nn.Linear(ERROR_CHANNELS + STATE_CHANNELS, hidden)
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
-        self.to_update = nn.Linear(hidden, CHANGES + 3 + 1)
+        self.to_update = nn.Linear(hidden, UPDATE_CHANNELS)
         self.to_context = None if is_last else nn.Linear(hidden, context_channels)
         for layer in (self.to_update, self.to_context):
             if layer is not None:
@@ -129,73 +132,84 @@ class Correction(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(
-        self, avatar: Avatar, context: Float[Tensor, "B N D"], axes: Float[Tensor, "B N 3 3"], errors: Errors
+        self, avatar: Avatar, context: Float[Tensor, "B N D"], axes: Float[Tensor, "B N 3 3"], errors: RenderingErrors
     ) -> tuple[Avatar, Float[Tensor, "B N D"]]:
-        """The avatar, corrected, and the context, with what was found out."""
-        numbers = torch.cat([errors.numbers(), _state(avatar)], -1)
-        thoughts = self.mlp(self.embed_context(context) + self.embed_errors(numbers))
-        changes, colors, gain = self.to_update(thoughts).float().split([CHANGES, 3, 1], -1)
+        """The updated avatar, and the updated context."""
+        features = torch.cat([errors.features(), _state(avatar)], -1)
+        hidden = self.mlp(self.embed_context(context) + self.embed_errors(features))
+        geometry, colors, gain = self.to_update(hidden).float().split([GEOMETRY_CHANNELS, 3, 1], -1)
         with torch.autocast(context.device.type, enabled=False):
-            avatar = change(avatar, axes, changes)
-            trust = torch.sigmoid(gain) * (errors.pixels / (errors.pixels + FEW_PIXELS))[..., None]
+            avatar = change_geometry(avatar, axes, geometry)
+            trust = torch.sigmoid(gain) * (errors.pixels / (errors.pixels + TRUSTED_PIXELS))[..., None]
             colors = avatar.colors + trust * errors.residuals + COLOR_RANGE * torch.tanh(colors)
             avatar = replace(avatar, colors=colors.clamp(0, 1))
-        return avatar, context if self.to_context is None else context + self.to_context(thoughts)
+        return avatar, context if self.to_context is None else context + self.to_context(hidden)
 
 
-def change(avatar: Avatar, axes: Float[Tensor, "B N 3 3"], changes: Float[Tensor, "B N 10"]) -> Avatar:
-    """Move Gaussians along the axes of their skin, shift their opacities' logits, grow and turn them. Zeros leave them
-    as they are, and what is transparent stays so."""
-    position, opacity, sizes, turn = changes.split([3, 1, 3, 3], -1)
+def change_geometry(avatar: Avatar, axes: Float[Tensor, "B N 3 3"], changes: Float[Tensor, "B N 10"]) -> Avatar:
+    """Move Gaussians along the surface's axes, shift the logits of their opacities, scale and rotate them.
+
+    Zeros do not change them, and transparent Gaussians stay transparent.
+
+    Args:
+        axes: Axes of the rest pose's surface at each Gaussian's vertex, in columns.
+        changes: Position, opacity, scales and rotation.
+    """
+    position, opacity, scales, rotation = changes.split([3, 1, 3, 3], -1)
     moves = POSITION_RANGE * torch.tanh(position * (POSITION_UNIT / POSITION_RANGE))
-    turns = torch.cat([torch.ones_like(opacity), 0.5 * TURN_UNIT * turn], -1)
+    rotations = torch.cat([torch.ones_like(opacity), 0.5 * ROTATION_UNIT * rotation], -1)
     return replace(
         avatar,
         offsets=avatar.offsets + (axes @ moves[..., None])[..., 0],
         opacities=shift_logits(avatar.opacities, opacity[..., 0]) * (avatar.opacities > 0),
-        scales=avatar.scales * torch.exp(torch.tanh(sizes)),
-        quats=quat_multiply(avatar.quats, normalize(turns, dim=-1)),
+        scales=avatar.scales * torch.exp(torch.tanh(scales)),
+        quats=quat_multiply(avatar.quats, normalize(rotations, dim=-1)),
     )
 
 
-def compare(
+def rendering_errors(
     avatar: Avatar, axes: Float[Tensor, "B N 3 3"], inputs: Frames, posed: PosedBody, backend: str = "auto"
-) -> Errors:
-    """Draw avatars B as the pictures `[B, F, C]` should show them, and ask what of each Gaussian speaks against it."""
+) -> RenderingErrors:
+    """Render B avatars as the images `[B, F, C]` show them, and derive the squared error for each Gaussian.
+
+    Args:
+        axes: Axes of the rest pose's surface at each Gaussian's vertex, in columns.
+        backend: Rasterizer.
+    """
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(axes.device.type, enabled=False):
-        if axes.is_inference():  # no graph takes what was made in inference mode
+        if axes.is_inference():  # inference tensors cannot take part in autograd
             axes = axes.clone()
             avatar, inputs, posed = (x.map(Tensor.clone) for x in (avatar, inputs, posed))
         avatar = avatar.detach()
-        changes = avatar.offsets.new_zeros(*avatar.opacities.shape, CHANGES).requires_grad_()
+        changes = avatar.offsets.new_zeros(*avatar.opacities.shape, GEOMETRY_CHANNELS).requires_grad_()
         colors = avatar.colors.clone().requires_grad_()
-        gaussians = skin_gaussians(change(replace(avatar, colors=colors), axes, changes), posed)
-        drawn = render_gaussians(gaussians, inputs.cameras, backend=backend)
+        gaussians = skin_gaussians(change_geometry(replace(avatar, colors=colors), axes, changes), posed)
+        rendering = render_gaussians(gaussians, inputs.cameras, backend=backend)
         with torch.no_grad():
-            # As in the second look, a view whose mask is empty says nothing.
-            counts = (inputs.alphas.amax((-3, -2, -1), keepdim=True) > 0.5).float()
+            # As in image colour sampling, a view whose mask is empty is left out.
+            has_mask = (inputs.alphas.amax((-3, -2, -1), keepdim=True) > 0.5).float()
             differences = (
-                counts * (inputs.images - drawn.colors),
-                ALPHA_WEIGHT * counts * (inputs.alphas - drawn.alphas),
+                has_mask * (inputs.images - rendering.colors),
+                ALPHA_WEIGHT * has_mask * (inputs.alphas - rendering.alphas),
             )
-        asked, descent = torch.autograd.grad(
-            (drawn.colors, drawn.alphas), (colors, changes), differences, retain_graph=True
+        color_sums, descent = torch.autograd.grad(
+            (rendering.colors, rendering.alphas), (colors, changes), differences, retain_graph=True
         )
-        # What a picture's sum gains with a colour: the Gaussian's share of all its pixels.
-        (shares,) = torch.autograd.grad(drawn.colors, colors, counts.expand_as(drawn.colors))
+        # The derivative of an image's sum with respect to a colour is the sum of the Gaussian's shares of all pixels.
+        (shares,) = torch.autograd.grad(rendering.colors, colors, has_mask.expand_as(rendering.colors))
         pixels = shares[..., 0]
-        enough = pixels.clamp_min(1e-6)[..., None]
-        return Errors(asked / enough, pixels, descent / (enough + FEW_PIXELS))
+        divisor = pixels.clamp_min(1e-6)[..., None]
+        return RenderingErrors(color_sums / divisor, pixels, descent / (divisor + TRUSTED_PIXELS))
 
 
 def _state(avatar: Avatar) -> Float[Tensor, "B N 7"]:
-    """What the Gaussians are now."""
-    return torch.cat([avatar.colors, avatar.opacities[..., None], torch.log(avatar.scales / SIZE_UNIT)], -1)
+    """Colours, opacities and logarithms of the scales of the Gaussians."""
+    return torch.cat([avatar.colors, avatar.opacities[..., None], torch.log(avatar.scales / SCALE_UNIT)], -1)
 
 
-def _some_moments(inputs: Frames, posed: PosedBody, index: int) -> tuple[Frames, PosedBody]:
-    """Every n-th moment, so that there are at most `PICTURES`, and others in the next round."""
-    moments, views = inputs.images.shape[1:3]
-    stride = -(-moments // max(1, PICTURES // views))
+def _frames_of_round(inputs: Frames, posed: PosedBody, index: int) -> tuple[Frames, PosedBody]:
+    """Every n-th frame, so that there are at most `MAX_IMAGES` images. The next round has other frames."""
+    frames, views = inputs.images.shape[1:3]
+    stride = -(-frames // max(1, MAX_IMAGES // views))
     chosen = slice(index % stride, None, stride)
     return inputs[:, chosen], posed[:, chosen]

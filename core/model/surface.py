@@ -1,33 +1,48 @@
-"""The skin of the rest pose: its normals, its own axes, and where queries start on it."""
+"""Surface of the body in the rest pose: axes at its vertices, and the initial placement of the avatar's Gaussians."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from core.model.decode import Placement
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.rotations import matrix_to_quat
 
 SPACING_SIGMA = 0.5
-"""Standard deviation of a Gaussian along the skin, in distances to the next one."""
+"""Standard deviation of a Gaussian along the surface, in units of the distance to the next Gaussian."""
 FLATNESS = 0.5
-"""Its thickness, as a share of that."""
+"""Standard deviation along the normal, relative to that along the surface."""
 SIGMA_RANGE = (0.002, 0.02)
-"""Metres."""
+"""Least and greatest standard deviation along the surface, in metres."""
 SINK = 0.008
-"""Metres under the skin at which they start, so that their sum ends about where the body does."""
+"""Depth of the centres below the surface, in metres: the rendered silhouette then ends near that of the body."""
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
-def surface_axes(body: BodyModel) -> tuple[Float[Tensor, "V 3 3"], Float[Tensor, "V"]]:
-    """Axes at each vertex of the mean shape, and the area that belongs to it in square metres.
+@dataclass(frozen=True)
+class Placement:
+    """Initial placement of N Gaussians on the surface of the rest pose."""
 
-    The columns of the axes are two tangents and the outward normal. The second tangent points up where it can.
+    offsets: Float[Tensor, "N 3"]
+    """From the vertex to the centre, in metres, along the canonical axes."""
+    scales: Float[Tensor, "N 3"]
+    """Standard deviations along `axes`, in metres."""
+    axes: Float[Tensor, "N 3 3"]
+    """Columns are two tangents and the outward normal of the surface, in canonical axes."""
+    quats: Float[Tensor, "N 4"]
+    """`axes` as unit quaternions."""
+
+
+def surface_axes(body: BodyModel) -> tuple[Float[Tensor, "V 3 3"], Float[Tensor, "V"]]:
+    """Axes at each vertex of the mean shape, and the vertex's share of the surface in square metres.
+
+    The columns of the axes are two tangents and the outward normal. The second tangent points upwards, or forwards
+    where the surface is horizontal.
     """
-    corners = body.v_template[body.faces]  # [F, 3, 3]
+    corners = body.v_template[body.faces]  # [faces, 3, 3]
     doubled = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     sums = torch.zeros_like(body.v_template)
     areas = torch.zeros_like(body.v_template[:, 0])
@@ -42,10 +57,10 @@ def surface_axes(body: BodyModel) -> tuple[Float[Tensor, "V 3 3"], Float[Tensor,
 
 
 def place_queries(body: BodyModel, num_queries: int) -> Placement:
-    """Spread Gaussians evenly over the skin, `num_queries` around each vertex, as large as the gaps between them.
+    """Distribute Gaussians evenly over the surface, `num_queries` for each vertex, as large as the gaps between them.
 
-    They lie on a disc in the tangent plane with the area of the vertex's surroundings, in a sunflower's pattern (Vogel,
-    1979).
+    Those of a vertex lie on a disc in its tangent plane that has the vertex's share of the surface as its area, in a
+    sunflower pattern (Vogel, 1979).
     """
     axes, areas = surface_axes(body)
     rank = torch.arange(num_queries, device=areas.device)

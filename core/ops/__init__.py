@@ -1,1 +1,1 @@
-"""Operations of the network, each defined in plain PyTorch; on a CUDA device they are kernels (`core/ops/kernels`)."""
+"""Operations of the network. Each is defined in plain PyTorch; its Triton kernels stand beside it in `*_kernel.py`."""

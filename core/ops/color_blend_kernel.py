@@ -1,8 +1,8 @@
-"""The colours of observations, weighed by two small layers and mixed in one launch, and the way back in another.
+"""Blend of observed colours: one launch for the forward pass and one for the backward pass.
 
 Reference: `blend_reference` in `core/ops/color_blend.py`. A program holds a block of Gaussians and visits their
-observations one after the other; those that none of the block sees cost next to nothing. The backward pass computes
-the layers again and sums the weights' gradients within a program, so that it always adds in the same order.
+observations one after the other. Observations that are invisible for the whole block cost next to nothing. The backward
+pass recomputes the two layers and sums the gradients of their weights within a program, in a fixed order.
 """
 
 import torch
@@ -10,17 +10,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from core.model import color_sampling as color_sampling
-from core.ops import color_blend, observations
+from core.ops import color_sampling_constants as constants
+from smpl_renderer.load_store import load3, store3
 
-BLOCK = 32  # Gaussians per program; more, and the backward pass runs out of registers
+BLOCK = 32  # Gaussians per program; with more, the backward pass runs out of registers
 WARPS = 4
 
-PREFERENCE = tl.constexpr(color_blend.COSINE_PREFERENCE)
-COSINE = tl.constexpr(observations.COSINE)
-VISIBLE = tl.constexpr(observations.VISIBLE)
-NUMBERS = tl.constexpr(observations.NUMBERS)
-ROWS = tl.constexpr(16)  # the numbers, padded to what a matrix product takes
+PREFERENCE = tl.constexpr(constants.COSINE_PREFERENCE)
+COSINE = tl.constexpr(constants.COSINE)
+VISIBLE = tl.constexpr(constants.VISIBLE)
+NUM_FEATURES = tl.constexpr(constants.NUM_FEATURES)
+ROWS = tl.constexpr(16)  # the features, padded to the least size of a matrix product
 
 
 @triton.jit
@@ -29,9 +29,9 @@ def _sigmoid(x):
 
 
 @triton.jit
-def _layers(numbers, base, w_in, w_mid_t, b_mid, w_out, b_out):
-    """Both layers: what goes into either activation, their results, and the logits."""
-    first = base + tl.dot(numbers, w_in, input_precision="tf32x3")
+def _layers(features, base, w_in, w_mid_t, b_mid, w_out, b_out):
+    """Inputs and outputs of both activations, and the logits."""
+    first = base + tl.dot(features, w_in, input_precision="tf32x3")
     first_active = first * _sigmoid(first)
     second = tl.dot(first_active, w_mid_t, input_precision="tf32x3") + b_mid[None, :]
     second_active = second * _sigmoid(second)
@@ -46,32 +46,28 @@ def _silu_slope(x):
 
 @triton.jit
 def _fwd_kernel(
-    numbers, base, w_in, w_mid, b_mid, w_out, b_out, own_logits, own_colors, colors, log_totals, count, num_seen,
-    HIDDEN: tl.constexpr, BLOCK: tl.constexpr,
+    features, base, w_in, w_mid, b_mid, w_out, b_out, own_logits, own_colors, colors, log_totals,
+    count, num_observations, HIDDEN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    person = tl.program_id(1).to(tl.int64)
+    subject = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = n < count
-    i = person * count + n
+    i = subject * count + n
     h, row = tl.arange(0, HIDDEN), tl.arange(0, ROWS)
     own = tl.load(base + i[:, None] * HIDDEN + h[None, :], mask[:, None], 0.0)
-    into = tl.load(w_in + row[:, None] * HIDDEN + h[None, :], (row < NUMBERS)[:, None], 0.0)
+    into = tl.load(w_in + row[:, None] * HIDDEN + h[None, :], (row < NUM_FEATURES)[:, None], 0.0)
     middle_t = tl.load(w_mid + h[None, :] * HIDDEN + h[:, None])
     middle_bias, out_of, out_bias = tl.load(b_mid + h), tl.load(w_out + h), tl.load(b_out)
 
-    # A softmax whose largest logit is found on the way.
+    # Online softmax: the largest logit so far is `peak`.
     peak = tl.load(own_logits + i, mask, 0.0)
     total = tl.full([BLOCK], 1.0, tl.float32)
-    red, green, blue = (
-        tl.load(own_colors + i * 3, mask, 0.0),
-        tl.load(own_colors + i * 3 + 1, mask, 0.0),
-        tl.load(own_colors + i * 3 + 2, mask, 0.0),
-    )
-    for seen in range(num_seen):
-        start = numbers + (person * num_seen + seen) * NUMBERS * count
+    red, green, blue = load3(own_colors + i * 3, mask)
+    for k in range(num_observations):
+        start = features + (subject * num_observations + k) * NUM_FEATURES * count
         visible = tl.load(start + count * VISIBLE + n, mask, 0.0) > 0
         if tl.max(visible.to(tl.int32), 0) > 0:
-            tile_mask = mask[:, None] & (row < NUMBERS)[None, :]
+            tile_mask = mask[:, None] & (row < NUM_FEATURES)[None, :]
             tile = tl.load(start + row[None, :] * count + n[:, None], tile_mask, 0.0)
             _, _, _, _, logit = _layers(tile, own, into, middle_t, middle_bias, out_of, out_bias)
             logit += tl.load(start + count * COSINE + n, mask, 0.0) * PREFERENCE
@@ -82,35 +78,29 @@ def _fwd_kernel(
             red = red * fade + weight * tl.load(start + n, mask, 0.0)
             green = green * fade + weight * tl.load(start + count + n, mask, 0.0)
             blue = blue * fade + weight * tl.load(start + count * 2 + n, mask, 0.0)
-    tl.store(colors + i * 3, red / total, mask)
-    tl.store(colors + i * 3 + 1, green / total, mask)
-    tl.store(colors + i * 3 + 2, blue / total, mask)
+    store3(colors + i * 3, red / total, green / total, blue / total, mask)
     tl.store(log_totals + i, peak + tl.log(total), mask)
 
 
 @triton.jit
 def _bwd_kernel(
-    numbers, base, w_in, w_mid, b_mid, w_out, b_out, own_logits, own_colors, colors, log_totals, g_colors,
-    g_base, g_own_logits, g_own_colors, g_weights, count, num_seen,
+    features, base, w_in, w_mid, b_mid, w_out, b_out, own_logits, own_colors, colors, log_totals, g_colors,
+    g_base, g_own_logits, g_own_colors, g_weights, count, num_observations,
     HIDDEN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    person = tl.program_id(1).to(tl.int64)
+    subject = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = n < count
-    i = person * count + n
+    i = subject * count + n
     h, row = tl.arange(0, HIDDEN), tl.arange(0, ROWS)
     own = tl.load(base + i[:, None] * HIDDEN + h[None, :], mask[:, None], 0.0)
-    into = tl.load(w_in + row[:, None] * HIDDEN + h[None, :], (row < NUMBERS)[:, None], 0.0)
+    into = tl.load(w_in + row[:, None] * HIDDEN + h[None, :], (row < NUM_FEATURES)[:, None], 0.0)
     middle_t = tl.load(w_mid + h[None, :] * HIDDEN + h[:, None])
     middle = tl.load(w_mid + h[:, None] * HIDDEN + h[None, :])
     middle_bias, out_of, out_bias = tl.load(b_mid + h), tl.load(w_out + h), tl.load(b_out)
 
     log_total = tl.load(log_totals + i, mask, 0.0)
-    g_red, g_green, g_blue = (
-        tl.load(g_colors + i * 3, mask, 0.0),
-        tl.load(g_colors + i * 3 + 1, mask, 0.0),
-        tl.load(g_colors + i * 3 + 2, mask, 0.0),
-    )
+    g_red, g_green, g_blue = load3(g_colors + i * 3, mask)
     mixed = tl.load(colors + i * 3, mask, 0.0) * g_red
     mixed += tl.load(colors + i * 3 + 1, mask, 0.0) * g_green
     mixed += tl.load(colors + i * 3 + 2, mask, 0.0) * g_blue
@@ -120,11 +110,11 @@ def _bwd_kernel(
     g_logit_sum = tl.zeros([BLOCK], tl.float32)
     g_into = tl.zeros([ROWS, HIDDEN], tl.float32)
     g_middle = tl.zeros([HIDDEN, HIDDEN], tl.float32)
-    for seen in range(num_seen):
-        start = numbers + (person * num_seen + seen) * NUMBERS * count
+    for k in range(num_observations):
+        start = features + (subject * num_observations + k) * NUM_FEATURES * count
         visible = tl.load(start + count * VISIBLE + n, mask, 0.0) > 0
         if tl.max(visible.to(tl.int32), 0) > 0:
-            tile_mask = mask[:, None] & (row < NUMBERS)[None, :]
+            tile_mask = mask[:, None] & (row < NUM_FEATURES)[None, :]
             tile = tl.load(start + row[None, :] * count + n[:, None], tile_mask, 0.0)
             first, first_active, second, second_active, logit = _layers(
                 tile, own, into, middle_t, middle_bias, out_of, out_bias
@@ -151,14 +141,12 @@ def _bwd_kernel(
     match += tl.load(own_colors + i * 3 + 1, mask, 0.0) * g_green
     match += tl.load(own_colors + i * 3 + 2, mask, 0.0) * g_blue
     tl.store(g_own_logits + i, weight * (match - mixed), mask)
-    tl.store(g_own_colors + i * 3, weight * g_red, mask)
-    tl.store(g_own_colors + i * 3 + 1, weight * g_green, mask)
-    tl.store(g_own_colors + i * 3 + 2, weight * g_blue, mask)
+    store3(g_own_colors + i * 3, weight * g_red, weight * g_green, weight * g_blue, mask)
 
-    # The weights' gradients, one after the other: w_in, w_mid, b_mid, w_out, b_out.
-    out = g_weights + (person * tl.num_programs(0) + tl.program_id(0)) * (HIDDEN * (NUMBERS + HIDDEN + 2) + 1)
-    tl.store(out + row[:, None] * HIDDEN + h[None, :], g_into, (row < NUMBERS)[:, None])
-    out += HIDDEN * NUMBERS
+    # Gradients of the weights, in this order: w_in, w_mid, b_mid, w_out, b_out.
+    out = g_weights + (subject * tl.num_programs(0) + tl.program_id(0)) * (HIDDEN * (NUM_FEATURES + HIDDEN + 2) + 1)
+    tl.store(out + row[:, None] * HIDDEN + h[None, :], g_into, (row < NUM_FEATURES)[:, None])
+    out += HIDDEN * NUM_FEATURES
     tl.store(out + h[:, None] * HIDDEN + h[None, :], g_middle)
     out += HIDDEN * HIDDEN
     tl.store(out + h, tl.sum(g_second_sum, 0))
@@ -167,18 +155,19 @@ def _bwd_kernel(
 
 
 class BlendColors(torch.autograd.Function):
-    """Colours `[B, N, 3]` from the numbers `[B, K, 8, N]` of K observations and what each Gaussian brings along.
+    """Colours `[B, N, 3]` from the features `[B, K, 8, N]` of K observations of each Gaussian.
 
-    What enters the first layer is `base [B, N, H]` plus the numbers times `w_in [8, H]`.
+    The input of the first activation is `base [B, N, H]` plus the product of the features and `w_in [8, H]`. Own logits
+    `[B, N]` and own colours `[B, N, 3]` take part in the softmax. The features get no gradient.
     """
 
     @staticmethod
-    def forward(ctx, numbers, base, w_in, w_mid, b_mid, w_out, b_out, own_logits, own_colors):
-        persons, num_seen, _, count = numbers.shape
-        grid, sizes = (triton.cdiv(count, BLOCK), persons), (count, num_seen, base.shape[-1], BLOCK)
-        inputs = [x.contiguous() for x in (numbers, base, w_in, w_mid, b_mid, w_out, b_out, own_logits, own_colors)]
+    def forward(ctx, features, base, w_in, w_mid, b_mid, w_out, b_out, own_logits, own_colors):
+        subjects, num_observations, _, count = features.shape
+        grid, sizes = (triton.cdiv(count, BLOCK), subjects), (count, num_observations, base.shape[-1], BLOCK)
+        inputs = [x.contiguous() for x in (features, base, w_in, w_mid, b_mid, w_out, b_out, own_logits, own_colors)]
         colors, log_totals = torch.empty_like(inputs[-1]), torch.empty_like(inputs[-2])
-        with torch.cuda.device_of(numbers):
+        with torch.cuda.device_of(features):
             _fwd_kernel[grid](*inputs, colors, log_totals, *sizes, num_warps=WARPS)
         ctx.save_for_backward(*inputs, colors, log_totals)
         ctx.grid, ctx.sizes = grid, sizes

@@ -1,4 +1,4 @@
-"""How kernels multiply: the element type and the precision of their matrix products."""
+"""Element type and precision of matrix products in kernels."""
 
 import os
 
@@ -10,13 +10,13 @@ ELEMENT = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16
 
 
 def dot_element(dtype: torch.dtype) -> tl.dtype:
-    """What operands of a product are rounded to. The interpreter multiplies bf16 wrongly, so there it is float32."""
+    """Type that the operands of a product are rounded to: float32 in the interpreter, which multiplies bf16 wrongly."""
     return tl.float32 if INTERPRETED else ELEMENT[dtype]
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How float32 factors are multiplied that come from inputs of `dtype`.
+    """Precision of a product of float32 factors that were computed from inputs of `dtype`.
 
-    TF32 keeps 11 bits: eight times as fine as bf16, of which it is exact, and no coarser than fp16.
+    TF32 keeps 11 bits, as many as fp16 and three more than bf16.
     """
     return "ieee" if dtype == torch.float32 or INTERPRETED else "tf32"

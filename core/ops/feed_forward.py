@@ -1,4 +1,4 @@
-"""How every layer of the graph ends: what attention found is mapped and added, then a feed-forward network."""
+"""Residual feed-forward network: the last operations of every layer of the graph, after attention."""
 
 from typing import NamedTuple
 
@@ -10,21 +10,21 @@ from smpl_renderer.dispatch import layer_dtype
 
 
 class FeedForwardWeights(NamedTuple):
-    """The map of the update, then LayerNorm and two linear maps with a GELU in between."""
+    """Weights of the update's map, of the LayerNorm, and of two linear maps with a GELU between them."""
 
-    out_weight: Float[Tensor, "C C"]
-    out_bias: Float[Tensor, "C"] | None
-    norm_weight: Float[Tensor, "C"]
-    norm_bias: Float[Tensor, "C"]
-    weight1: Float[Tensor, "K C"]
+    out_weight: Float[Tensor, "D D"]
+    out_bias: Float[Tensor, "D"] | None
+    norm_weight: Float[Tensor, "D"]
+    norm_bias: Float[Tensor, "D"]
+    weight1: Float[Tensor, "K D"]
     bias1: Float[Tensor, "K"]
-    weight2: Float[Tensor, "C K"]
-    bias2: Float[Tensor, "C"]
+    weight2: Float[Tensor, "D K"]
+    bias2: Float[Tensor, "D"]
 
 
 def residual_feed_forward_reference(
-    x: Float[Tensor, "*batch C"], update: Float[Tensor, "*batch C"], weights: FeedForwardWeights
-) -> Float[Tensor, "*batch C"]:
+    x: Float[Tensor, "*batch D"], update: Float[Tensor, "*batch D"], weights: FeedForwardWeights
+) -> Float[Tensor, "*batch D"]:
     """Define `residual_feed_forward` in plain PyTorch, for any device and dtype."""
     w = weights
     x = x + linear(update, w.out_weight, w.out_bias)
@@ -33,12 +33,12 @@ def residual_feed_forward_reference(
 
 
 def residual_feed_forward(
-    x: Float[Tensor, "*batch C"], update: Float[Tensor, "*batch C"], weights: FeedForwardWeights
-) -> Float[Tensor, "*batch C"]:
-    """Add the mapped update to x, and to the sum what a feed-forward network makes of it; of the dtype of x.
+    x: Float[Tensor, "*batch D"], update: Float[Tensor, "*batch D"], weights: FeedForwardWeights
+) -> Float[Tensor, "*batch D"]:
+    """Compute `y + network(y)` with `y = x + map(update)`, in the dtype of x.
 
-    Under autocast on a CUDA device, products are of half precision, their sums and the residual of float32, and only
-    the inputs are kept for the backward pass.
+    Under autocast on a CUDA device, the factors of products have half precision, their sums and the residual are
+    float32, and only the inputs are kept for the backward pass.
     """
     dtype = layer_dtype(x)
     if dtype is None or len(weights.weight1) % 16:

@@ -1,8 +1,10 @@
-"""The second half of a layer: what attention found is mapped and added, then a feed-forward network.
+"""Kernels of the residual feed-forward network.
 
-Forward is one kernel, which stores neither the sum nor the hidden layer. The backward pass computes both again:
-kernels make the hidden layer and its gradient, and take that to the inputs. Gradients of weights are products of such
-rows, left to the library.
+The forward pass is one kernel, which stores neither the sum nor the hidden layer. The backward pass recomputes both:
+kernels compute the hidden layer and its gradient, and from that the gradients of the inputs. Gradients of weights are
+products of such rows, computed by cuBLAS.
+
+Reference: `residual_feed_forward_reference` in `core/ops/feed_forward.py`.
 """
 
 import torch
@@ -21,19 +23,19 @@ from core.ops.layer_kernel_parts import (
 
 FORWARD = Blocks(64, 64, 4, 2)
 BACKWARD = Blocks(64, 64, 4, 3)
-BACKWARD_HIDDEN = Blocks(64, 64, 4, 2)  # as many rows as the former: they write to one table of sums
-INPUT_WARPS = 8  # of the backward pass's first part, which is mostly waiting for memory
+BACKWARD_HIDDEN = Blocks(64, 64, 4, 2)  # the same rows as in BACKWARD: both write to one table of sums
+INPUT_WARPS = 8  # of the backward pass's first kernel, which is bound by memory
 
 
 @triton.jit
 def _add_update(
-    x, update, out_weight, out_bias, place, live, C: tl.constexpr, HAS_OUT_BIAS: tl.constexpr, ELEMENT: tl.constexpr,
+    x, update, out_weight, out_bias, offsets, live, C: tl.constexpr, HAS_OUT_BIAS: tl.constexpr, ELEMENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     c = tl.arange(0, C)
     w = tl.load(out_weight + c[:, None] * C + c[None, :]).to(ELEMENT)
-    u = tl.load(update + place, live, 0.0).to(ELEMENT)
-    moved = tl.load(x + place, live, 0.0) + tl.dot(u, tl.trans(w), input_precision=PRECISION)
+    u = tl.load(update + offsets, live, 0.0).to(ELEMENT)
+    moved = tl.load(x + offsets, live, 0.0) + tl.dot(u, tl.trans(w), input_precision=PRECISION)
     if HAS_OUT_BIAS:
         moved += tl.load(out_bias + c)[None, :]
     return moved
@@ -48,8 +50,8 @@ def _fwd_kernel(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = (row < num_rows)[:, None]
     c = tl.arange(0, C)
-    place = row[:, None] * C + c[None, :]
-    moved = _add_update(x, update, out_weight, out_bias, place, live, C, HAS_OUT_BIAS, ELEMENT, PRECISION)
+    offsets = row[:, None] * C + c[None, :]
+    moved = _add_update(x, update, out_weight, out_bias, offsets, live, C, HAS_OUT_BIAS, ELEMENT, PRECISION)
     standard, _ = standardize(moved, C)
     normed = (standard * tl.load(norm_weight + c)[None, :] + tl.load(norm_bias + c)[None, :]).to(ELEMENT)
     result = moved + tl.load(bias2 + c)[None, :]
@@ -59,7 +61,7 @@ def _fwd_kernel(
         w2 = tl.load(weight2 + c[:, None] * HIDDEN + j[None, :]).to(ELEMENT)
         hidden = tl.dot(normed, tl.trans(w1), input_precision=PRECISION) + tl.load(bias1 + j)[None, :]
         result = tl.dot(gelu(hidden).to(ELEMENT), tl.trans(w2), result, input_precision=PRECISION)
-    tl.store(y + place, result, live)
+    tl.store(y + offsets, result, live)
 
 
 @triton.jit
@@ -68,17 +70,17 @@ def _bwd_input_kernel(
     C: tl.constexpr, HIDDEN: tl.constexpr, HAS_OUT_BIAS: tl.constexpr, ROWS: tl.constexpr, ELEMENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What goes into the network, and the gradient of what comes out, rounded; the program's part of bias2's."""
+    """The network's input and the gradient of its output, both rounded, and the program's part of bias2's gradient."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = (row < num_rows)[:, None]
     c = tl.arange(0, C)
-    place = row[:, None] * C + c[None, :]
-    moved = _add_update(x, update, out_weight, out_bias, place, live, C, HAS_OUT_BIAS, ELEMENT, PRECISION)
+    offsets = row[:, None] * C + c[None, :]
+    moved = _add_update(x, update, out_weight, out_bias, offsets, live, C, HAS_OUT_BIAS, ELEMENT, PRECISION)
     standard, _ = standardize(moved, C)
     normed = standard * tl.load(norm_weight + c)[None, :] + tl.load(norm_bias + c)[None, :]
-    tl.store(normed_rows + place, normed.to(normed_rows.dtype.element_ty), live)
-    g = tl.load(g_y + place, live, 0.0)
-    tl.store(g_rows + place, g.to(g_rows.dtype.element_ty), live)
+    tl.store(normed_rows + offsets, normed.to(normed_rows.dtype.element_ty), live)
+    g = tl.load(g_y + offsets, live, 0.0)
+    tl.store(g_rows + offsets, g.to(g_rows.dtype.element_ty), live)
     tl.store(partial + tl.program_id(0) * (HIDDEN + 4 * C) + HIDDEN + c, tl.sum(g, 0))
 
 
@@ -88,17 +90,17 @@ def _bwd_hidden_kernel(
     C: tl.constexpr, HIDDEN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, ELEMENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Some channels of the hidden layer after its GELU, and gradients before it; the program's part of bias1's."""
-    block = tl.program_id(0) // (HIDDEN // CHANNELS)  # programs of the same rows side by side: these are cached
+    """Some channels of the hidden layer after its GELU, gradients before it, and a part of the gradient of bias1."""
+    block = tl.program_id(0) // (HIDDEN // CHANNELS)  # programs with the same rows are neighbours: the rows are cached
     j = tl.program_id(0) % (HIDDEN // CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     row = block.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = (row < num_rows)[:, None]
     c = tl.arange(0, C)
-    place = row[:, None] * C + c[None, :]
-    normed = tl.load(normed_rows + place, live, 0.0).to(ELEMENT)
+    offsets = row[:, None] * C + c[None, :]
+    normed = tl.load(normed_rows + offsets, live, 0.0).to(ELEMENT)
     w1 = tl.load(weight1 + j[:, None] * C + c[None, :]).to(ELEMENT)
     hidden = tl.dot(normed, tl.trans(w1), input_precision=PRECISION) + tl.load(bias1 + j)[None, :]
-    g_out = tl.load(g_rows + place, live, 0.0).to(ELEMENT)
+    g_out = tl.load(g_rows + offsets, live, 0.0).to(ELEMENT)
     w2 = tl.load(weight2 + c[:, None] * HIDDEN + j[None, :]).to(ELEMENT)
     g = tl.dot(g_out, w2, input_precision=PRECISION)
     value, slope = gelu_and_slope(hidden)
@@ -116,8 +118,7 @@ def _bwd_row_kernel(
     C: tl.constexpr, HIDDEN: tl.constexpr, HAS_OUT_BIAS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
     ELEMENT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of x, rounded too, and of the update; and the program's part of those of the norm and the update's
-    bias."""
+    """Gradients of x, also rounded, and of the update, and the program's part of those of the norm and out_bias."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = (row < num_rows)[:, None]
     c = tl.arange(0, C)
@@ -127,25 +128,25 @@ def _bwd_row_kernel(
         w1 = tl.load(weight1 + j[:, None] * C + c[None, :]).to(ELEMENT)
         g_own = tl.load(g_hidden + row[:, None] * HIDDEN + j[None, :], live, 0.0).to(ELEMENT)
         g_normed = tl.dot(g_own, w1, g_normed, input_precision=PRECISION)
-    place = row[:, None] * C + c[None, :]
-    moved = _add_update(x, update, out_weight, out_bias, place, live, C, HAS_OUT_BIAS, ELEMENT, PRECISION)
+    offsets = row[:, None] * C + c[None, :]
+    moved = _add_update(x, update, out_weight, out_bias, offsets, live, C, HAS_OUT_BIAS, ELEMENT, PRECISION)
     standard, inverse = standardize(moved, C)
-    own = partial + tl.program_id(0) * (HIDDEN + 4 * C) + HIDDEN + C + c
-    tl.store(own, tl.sum(g_normed * standard, 0))
-    tl.store(own + C, tl.sum(g_normed, 0))
-    g = tl.load(g_y + place, live, 0.0)
+    part = partial + tl.program_id(0) * (HIDDEN + 4 * C) + HIDDEN + C + c
+    tl.store(part, tl.sum(g_normed * standard, 0))
+    tl.store(part + C, tl.sum(g_normed, 0))
+    g = tl.load(g_y + offsets, live, 0.0)
     g += standardize_backward(g_normed * tl.load(norm_weight + c)[None, :], standard, inverse, C)
-    tl.store(own + 2 * C, tl.sum(g, 0))
-    tl.store(g_x + place, g, live)
+    tl.store(part + 2 * C, tl.sum(g, 0))
+    tl.store(g_x + offsets, g, live)
     rounded = g.to(ELEMENT)
-    tl.store(g_rows + place, rounded.to(g_rows.dtype.element_ty), live)
+    tl.store(g_rows + offsets, rounded.to(g_rows.dtype.element_ty), live)
     w = tl.load(out_weight + c[:, None] * C + c[None, :]).to(ELEMENT)
     mapped = tl.dot(rounded, w, input_precision=PRECISION)
-    tl.store(g_update + place, mapped.to(g_update.dtype.element_ty), live)
+    tl.store(g_update + offsets, mapped.to(g_update.dtype.element_ty), live)
 
 
 class ResidualFeedForward(torch.autograd.Function):
-    """Of float32 rows x [N, C] and updates [N, C] of another dtype."""
+    """Residual feed-forward network of float32 rows x [R, D] and updates [R, D] of another dtype."""
 
     @staticmethod
     def forward(

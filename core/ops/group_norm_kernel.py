@@ -1,7 +1,9 @@
-"""Group normalisation and SiLU of maps whose channels come last in memory, as convolutions want them.
+"""Kernels of group normalisation and SiLU for maps with channels last in memory, the order that convolutions prefer.
 
-PyTorch's own normalises maps in the other order of memory, in float32 under autocast, and SiLU passes over the result
-once more. Here one pass gathers statistics and one writes, and two more go back.
+PyTorch's own kernel needs channels first and, under autocast, float32, and SiLU is one more pass. Here the forward pass
+reads the maps twice, for the statistics and for the result, and so does the backward pass.
+
+Reference: `group_norm_reference` in `core/ops/group_norm.py`.
 """
 
 import torch
@@ -9,13 +11,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE, BLOCK_CHANNELS, WARPS = 4096, 128, 4  # numbers that a program holds at once
-MAX_CHUNKS, PROGRAMS = 64, 2048  # of an image's pixels, and in all: no more than fill a device
+TILE, BLOCK_CHANNELS, WARPS = 4096, 128, 4  # values and channels that a program holds at once
+MAX_CHUNKS, PROGRAMS = 64, 2048  # chunks of an image's pixels, and programs in all: enough to fill a device
 
 
 @triton.jit
 def _channels(GROUPS, SIZE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """The program's groups [BLOCK] and channels [BLOCK * WIDTH], and which exist; a group takes WIDTH columns."""
+    """The program's groups [BLOCK] and channels [BLOCK * WIDTH], and which of them exist; a group has WIDTH columns."""
     block = tl.program_id(1)
     column = tl.arange(0, BLOCK * WIDTH)
     group = block * BLOCK + column // WIDTH
@@ -26,7 +28,7 @@ def _channels(GROUPS, SIZE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constex
 
 @triton.jit
 def _to_channels(values, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Numbers of groups [BLOCK] as numbers of their channels [BLOCK * WIDTH]."""
+    """Values of groups [BLOCK], repeated for their channels [BLOCK * WIDTH]."""
     return tl.reshape(tl.broadcast_to(values[:, None], [BLOCK, WIDTH]), [BLOCK * WIDTH])
 
 
@@ -37,7 +39,7 @@ def _group_sums(values, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _load_tile(x, start, last, channel, exists, added, C, ROWS: tl.constexpr):
-    """Pixels from `start` on [ROWS, channels] as float32, which of them exist, and where they are."""
+    """Pixels from `start` on [ROWS, channels] as float32, which of them exist, and their offsets."""
     pixel = start + tl.arange(0, ROWS)
     inside = (pixel < last)[:, None] & exists[None, :]
     offset = pixel[:, None] * C + channel[None, :]
@@ -57,7 +59,7 @@ def _stats_kernel(
     x, shift, stats, pixels, chunk, C, GROUPS,
     SIZE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, HAS_SHIFT: tl.constexpr,
 ):  # fmt: skip
-    """Mean, and sum of squares about it, of every group in a chunk of an image's pixels (Welford's updates)."""
+    """Mean and sum of squared deviations of every group in a chunk of an image's pixels (Welford's updates)."""
     groups, group_exists, channel, exists = _channels(GROUPS, SIZE, WIDTH, BLOCK)
     first = tl.program_id(0) * chunk
     last = tl.minimum(first + chunk, pixels)
@@ -89,7 +91,7 @@ def _stats_kernel(
 def _combine(
     stats, image, groups, group_exists, pixels, chunk, eps, GROUPS, SIZE: tl.constexpr, CHUNKS: tl.constexpr
 ):  # fmt: skip
-    """Mean and 1 / deviation of groups [BLOCK] in an image, from those of its chunks (Chan et al., 1979)."""
+    """Mean and 1 / standard deviation of groups [BLOCK] in an image, from its chunks' values (Chan et al., 1979)."""
     index = tl.arange(0, CHUNKS)
     inside = (index < tl.num_programs(0))[:, None] & group_exists[None, :]
     row = stats + (image * tl.num_programs(0) + index[:, None]) * 2 * GROUPS + groups[None, :]
@@ -127,8 +129,8 @@ def _fwd_kernel(
 
 
 @triton.jit
-def _slope(x_hat, g, scale, offset, SILU: tl.constexpr):
-    """The loss's slope in the normalised map, before SiLU."""
+def _before_silu(x_hat, g, scale, offset, SILU: tl.constexpr):
+    """Gradient with respect to the normalised and scaled map, before SiLU."""
     if SILU:
         value = x_hat * scale[None, :] + offset[None, :]
         gate = tl.sigmoid(value)
@@ -142,7 +144,7 @@ def _bwd_sums_kernel(
     SIZE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, CHUNKS: tl.constexpr,
     HAS_SHIFT: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
-    """Sums over a chunk's pixels, for each channel: of the slope times the normalised map, and of the slope."""
+    """Sums over a chunk's pixels for each channel: of the gradient times the normalised map, and of the gradient."""
     groups, group_exists, channel, exists = _channels(GROUPS, SIZE, WIDTH, BLOCK)
     first = tl.program_id(0) * chunk
     last = tl.minimum(first + chunk, pixels)
@@ -158,7 +160,7 @@ def _bwd_sums_kernel(
     for start in range(first, last, ROWS):
         value, inside, where = _load_tile(x + begin, start, last, channel, exists, added, C, ROWS)
         x_hat = value * rstd[None, :]
-        g = _slope(x_hat, tl.load(g_y + begin + where, inside, 0.0).to(tl.float32), scale, offset, SILU)
+        g = _before_silu(x_hat, tl.load(g_y + begin + where, inside, 0.0).to(tl.float32), scale, offset, SILU)
         along += g * x_hat
         plain += g
     row = sums + (image * tl.num_programs(0) + tl.program_id(0)) * 2 * C
@@ -172,7 +174,7 @@ def _bwd_kernel(
     SIZE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, CHUNKS: tl.constexpr,
     HAS_SHIFT: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
-    """g_x = (w g - mean(w g) - x_hat mean(w g x_hat)) / deviation, means over the group; and its chunk's sums."""
+    """g_x = (w g - mean(w g) - x_hat mean(w g x_hat)) / deviation, means over the group; and the chunk's sums of it."""
     groups, group_exists, channel, exists = _channels(GROUPS, SIZE, WIDTH, BLOCK)
     first = tl.program_id(0) * chunk
     last = tl.minimum(first + chunk, pixels)
@@ -196,7 +198,7 @@ def _bwd_kernel(
     for start in range(first, last, ROWS):
         value, inside, where = _load_tile(x + begin, start, last, channel, exists, added, C, ROWS)
         x_hat = value * rstd[None, :]
-        g = _slope(x_hat, tl.load(g_y + begin + where, inside, 0.0).to(tl.float32), scale, offset, SILU)
+        g = _before_silu(x_hat, tl.load(g_y + begin + where, inside, 0.0).to(tl.float32), scale, offset, SILU)
         g = (g * scale[None, :] - plain[None, :] - x_hat * along[None, :]) * rstd[None, :]
         tl.store(g_x + begin + where, g.to(g_x.dtype.element_ty), inside)
         if HAS_SHIFT:
@@ -206,8 +208,8 @@ def _bwd_kernel(
         tl.store(row + channel, tl.sum(total_g, 0), exists)
 
 
-def _plan(x: Tensor, num_groups: int) -> tuple[tuple[int, int, int], int, dict[str, int]]:
-    """The grid (chunks, blocks of groups, images), a chunk's pixels, and the kernels' constants."""
+def _launch_plan(x: Tensor, num_groups: int) -> tuple[tuple[int, int, int], int, dict[str, int]]:
+    """The grid (chunks, blocks of groups, images), the pixels of a chunk, and the kernels' constants."""
     images, channels, height, width = x.shape
     size = channels // num_groups
     columns = triton.next_power_of_2(size)
@@ -224,7 +226,7 @@ def _plan(x: Tensor, num_groups: int) -> tuple[tuple[int, int, int], int, dict[s
 class GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, shift, num_groups, eps, silu):
-        grid, chunk, constants = _plan(x, num_groups)
+        grid, chunk, constants = _launch_plan(x, num_groups)
         constants["HAS_SHIFT"] = shift is not None
         pixels = x.shape[2] * x.shape[3]
         stats = x.new_empty(x.shape[0], grid[0], 2, num_groups, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What the kernels of a layer share: rows of C channels, normed; GELU; products over all rows."""
+"""Parts that kernels of the graph's layers share: LayerNorm of rows of C channels, GELU, and products over all rows."""
 
 import math
 from typing import NamedTuple
@@ -8,11 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-EPSILON = 1e-5  # of nn.LayerNorm
-
 
 class Blocks(NamedTuple):
-    """How a kernel is cut up: rows of a program, channels at a time, warps, and stages of its loads."""
+    """Block sizes of a kernel: rows of a program, channels of a step, warps, and pipeline stages of loads."""
 
     rows: int
     channels: int
@@ -20,7 +18,7 @@ class Blocks(NamedTuple):
     stages: int
 
     def constants(self, channels: int) -> dict:
-        """What a kernel is started with, for so many channels in all."""
+        """Constants to launch a kernel with, for a total number of channels."""
         return {
             "ROWS": self.rows,
             "CHANNELS": math.gcd(self.channels, channels),
@@ -29,14 +27,14 @@ class Blocks(NamedTuple):
         }
 
 
-EPS = tl.constexpr(EPSILON)
-DENSITY_AT_0 = tl.constexpr(0.3989422804014327)  # of the normal distribution
+EPS = tl.constexpr(1e-5)  # the default of nn.LayerNorm
+DENSITY_AT_0 = tl.constexpr(0.3989422804014327)  # of the standard normal distribution
 MINUS_HALF_LOG2_E = tl.constexpr(-0.7213475204444817)
 
 
 @triton.jit
 def standardize(x, C: tl.constexpr):
-    """Rows with mean 0 and variance 1, and what they were divided by, inverted."""
+    """Rows shifted and scaled to mean 0 and variance 1, and the factor of each row."""
     centered = x - (tl.sum(x, 1) / C)[:, None]
     inverse = 1.0 / tl.sqrt(tl.sum(centered * centered, 1) / C + EPS)
     return centered * inverse[:, None], inverse
@@ -51,9 +49,9 @@ def standardize_backward(g, standard, inverse, C: tl.constexpr):
 
 @triton.jit
 def _normal(x):
-    """The standard normal distribution below x, right to 1e-7, and a multiple of its density, exp(-x^2 / 2).
+    """Cumulative distribution function of the standard normal distribution, to 1e-7, and exp(-x^2 / 2).
 
-    Abramowitz and Stegun (1964), 7.1.26. Both take one exponential; half as many instructions as erf.
+    Both need one exponential, and half as many instructions as erf. Abramowitz and Stegun (1964), 7.1.26.
     """
     bell = tl.exp2(x * x * MINUS_HALF_LOG2_E)
     t = 1.0 / (tl.abs(x) * 0.23164188 + 1.0)
@@ -63,18 +61,18 @@ def _normal(x):
 
 @triton.jit
 def gelu(x):
-    share, _bell = _normal(x)
-    return x * share
+    cdf, _bell = _normal(x)
+    return x * cdf
 
 
 @triton.jit
 def gelu_and_slope(x):
-    share, bell = _normal(x)
-    return x * share, share + x * bell * DENSITY_AT_0
+    cdf, bell = _normal(x)
+    return x * cdf, cdf + x * bell * DENSITY_AT_0
 
 
 def product_over_rows(a: Tensor, b: Tensor) -> Tensor:
-    """a^T b in float32: the gradient of a linear map's weight, from those of its outputs, and its inputs."""
+    """a^T b in float32: the gradient of a linear map's weight, given the gradients of its outputs, and its inputs."""
     if a.is_cuda and a.dtype != torch.float32:
         return torch.mm(a.t(), b, out_dtype=torch.float32)
     return a.t().float() @ b.float()

@@ -6,19 +6,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from smpl_renderer.dispatch import kernels_take
+from smpl_renderer.dispatch import FLOAT_TYPES, can_use_kernels
 
 
 class ReverseNeighbors(NamedTuple):
-    """A table of neighbours the other way round: who has a vertex among its neighbours."""
+    """A table of neighbours, reversed: for each vertex, the vertices that have it as a neighbour."""
 
     vertices: Int[Tensor, "V*K"]
     crow: Int[Tensor, "V+1"]
-    """Those that attend to vertex v are `vertices[crow[v]:crow[v + 1]]`."""
+    """The vertices that attend to vertex v are `vertices[crow[v]:crow[v + 1]]`."""
 
 
 def reverse_neighbors(neighbors: Int[Tensor, "V K"], mask: Bool[Tensor, "V K"]) -> ReverseNeighbors:
-    """Turn a table round."""
+    """Reverse a table of neighbours."""
     num_vertices, num_neighbors = neighbors.shape
     targets, entries = torch.where(mask, neighbors, num_vertices).flatten().sort(stable=True)
     bounds = torch.arange(num_vertices + 1, device=neighbors.device)
@@ -26,13 +26,10 @@ def reverse_neighbors(neighbors: Int[Tensor, "V K"], mask: Bool[Tensor, "V K"]) 
 
 
 def neighbor_attention_reference(
-    queries: Float[Tensor, "B V Q H D"],
-    keys: Float[Tensor, "B V Q H D"],
-    values: Float[Tensor, "B V Q H D"],
-    neighbors: Int[Tensor, "V K"],
-    mask: Bool[Tensor, "V K"],
+    qkv: Float[Tensor, "B V Q 3 H D"], neighbors: Int[Tensor, "V K"], mask: Bool[Tensor, "V K"]
 ) -> Float[Tensor, "B V Q H D"]:
     """Define `neighbor_attention` in plain PyTorch, for any device and dtype."""
+    queries, keys, values = qkv.unbind(3)
     batch, num_vertices, num_neighbors = queries.shape[0], *neighbors.shape
     table = (batch, num_vertices, num_neighbors, *queries.shape[2:])
     gathered_keys = keys.index_select(1, neighbors.flatten()).view(table)
@@ -43,49 +40,33 @@ def neighbor_attention_reference(
 
 
 def neighbor_attention(
-    queries: Float[Tensor, "B V Q H D"],
-    keys: Float[Tensor, "B V Q H D"],
-    values: Float[Tensor, "B V Q H D"],
+    qkv: Float[Tensor, "B V Q 3 H D"],
     neighbors: Int[Tensor, "V K"],
     mask: Bool[Tensor, "V K"],
-    sources: ReverseNeighbors | None = None,
+    reverse: ReverseNeighbors | None = None,
 ) -> Float[Tensor, "B V Q H D"]:
     """Softmax attention of the q-th query of a vertex over the q-th keys of its neighbours, in H heads; differentiable.
 
     Args:
-        queries: Q queries of each of V vertices.
-        keys: One for each query, projected once and gathered here.
-        values: What the keys stand for.
-        neighbors: The neighbours of each vertex.
-        mask: Which entries of `neighbors` count; each vertex needs at least one.
-        sources: `reverse_neighbors(neighbors, mask)`, which is worth keeping where the table stays the same.
+        qkv: Query, key and value of each of Q slots of V vertices, as a single linear map makes them. Keys and values
+            are projected once per vertex and gathered here.
+        neighbors: Neighbours of each vertex.
+        mask: Entries of `neighbors` that are not padding; each vertex needs at least one.
+        reverse: `reverse_neighbors(neighbors, mask)`. Worth keeping where the table stays the same.
     Returns:
-        Weighted means of the values. Of the queries' dtype, computed in float32.
+        Weighted means of the values. They have the dtype of `qkv` and are computed in float32.
     Raises:
         ValueError: If the shapes do not fit each other.
     """
-    if not queries.shape == keys.shape == values.shape:
-        shapes = f"{[*queries.shape]}, {[*keys.shape]} and {[*values.shape]}"
-        raise ValueError(f"queries, keys and values must all be [B, V, Q, H, D], got {shapes}")
-    return packed_neighbor_attention(torch.stack([queries, keys, values], 3), neighbors, mask, sources)
-
-
-def packed_neighbor_attention(
-    packed: Float[Tensor, "B V Q 3 H D"],
-    neighbors: Int[Tensor, "V K"],
-    mask: Bool[Tensor, "V K"],
-    sources: ReverseNeighbors | None = None,
-) -> Float[Tensor, "B V Q H D"]:
-    """`neighbor_attention` with queries, keys and values side by side, as one linear map makes them."""
-    if packed.ndim != 6 or packed.shape[3] != 3:
-        raise ValueError(f"packed queries, keys and values must be [B, V, Q, 3, H, D], got {[*packed.shape]}")
-    if neighbors.shape != mask.shape or neighbors.shape[0] != packed.shape[1]:
+    if qkv.ndim != 6 or qkv.shape[3] != 3:
+        raise ValueError(f"qkv must be [B, V, Q, 3, H, D], got {[*qkv.shape]}")
+    if neighbors.shape != mask.shape or neighbors.shape[0] != qkv.shape[1]:
         shapes = f"{[*neighbors.shape]} and {[*mask.shape]}"
-        raise ValueError(f"neighbors and mask must be [V, K] with V = {packed.shape[1]}, got {shapes}")
-    if kernels_take(packed) and packed.numel() > 0:
+        raise ValueError(f"neighbors and mask must be [V, K] with V = {qkv.shape[1]}, got {shapes}")
+    if can_use_kernels(qkv, dtypes=FLOAT_TYPES):
         from core.ops.neighbor_attention_kernel import NeighborAttention
 
-        sources = sources or reverse_neighbors(neighbors, mask)
-        return NeighborAttention.apply(packed.contiguous(), neighbors, mask, *sources)
-    dtype = torch.promote_types(packed.dtype, torch.float32)
-    return neighbor_attention_reference(*packed.to(dtype).unbind(3), neighbors, mask).to(packed.dtype)
+        reverse = reverse or reverse_neighbors(neighbors, mask)
+        return NeighborAttention.apply(qkv.contiguous(), neighbors, mask, *reverse)
+    dtype = torch.promote_types(qkv.dtype, torch.float32)
+    return neighbor_attention_reference(qkv.to(dtype), neighbors, mask).to(qkv.dtype)

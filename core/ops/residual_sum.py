@@ -1,10 +1,10 @@
-"""A branch, its bias and the skip beside it, summed and scaled."""
+"""Scaled sum of a branch, its bias and a skip connection."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smpl_renderer.dispatch import kernels_take
+from smpl_renderer.dispatch import FLOAT_TYPES, can_use_kernels
 
 
 def residual_sum_reference(
@@ -24,7 +24,7 @@ def residual_sum(
     bias: Float[Tensor, " C"],
     scale: float,
 ) -> Float[Tensor, "N C H W"]:
-    """`(x + bias + skip) * scale`, differentiably; on CUDA in Triton, of `x`'s dtype, channels last in memory.
+    """`(x + bias + skip) * scale` in the dtype of `x`; differentiable; on CUDA in Triton, with channels last in memory.
 
     Raises:
         ValueError: If the maps differ in shape, or the bias has another number of channels.
@@ -33,7 +33,7 @@ def residual_sum(
         raise ValueError(f"x and skip must be [N, C, H, W] of one shape, got {[*x.shape]} and {[*skip.shape]}")
     if bias.shape != x.shape[1:2]:
         raise ValueError(f"bias must be [C] = [{x.shape[1]}], got {[*bias.shape]}")
-    if kernels_take(x, skip) and x.numel():
+    if can_use_kernels(x, skip, dtypes=FLOAT_TYPES):
         from core.ops.residual_sum_kernel import ResidualSum
 
         x, skip = (maps.contiguous(memory_format=torch.channels_last) for maps in (x, skip))

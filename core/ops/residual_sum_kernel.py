@@ -1,4 +1,7 @@
-"""A branch, its bias and the skip beside it, summed and scaled in one pass; channels come last in memory."""
+"""Kernel of the scaled sum of a branch, its bias and a skip connection, for maps with channels last in memory.
+
+Reference: `residual_sum_reference` in `core/ops/residual_sum.py`.
+"""
 
 import torch
 import triton

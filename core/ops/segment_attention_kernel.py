@@ -1,9 +1,11 @@
-"""Segment attention as kernels: one block of whole segments and one head a program.
+"""Kernels of segment attention. A program has one block of whole segments and one head.
 
-The queries of the block's segments meet the keys of all of them, a block of keys at a time, and a mask leaves each
-query its own. Keys are sorted by segment, so that the products wasted on the mask are few, and cheap on tensor cores.
-A program owns its segments' keys, of which it therefore writes the whole gradients: no atomics, always the same sums.
-Softmax runs along: Dao et al., FlashAttention (2022).
+The queries of the block's segments are multiplied with the keys of all of them, a block of keys at a time, and a mask
+keeps the keys of the query's own segment. Keys are sorted by segment: the masked products are few, and cheap on tensor
+cores. A program owns the keys of its segments and writes their complete gradients, so there are no atomics, and sums
+repeat. The softmax is computed online: Dao et al., FlashAttention (2022).
+
+Reference: `segment_attention_reference` in `core/ops/segment_attention.py`.
 """
 
 import torch
@@ -13,14 +15,14 @@ from torch import Tensor
 
 from core.ops.dot_precision import dot_element, dot_precision
 
-ROWS = 64  # queries of a program, at least one segment's
-KEYS = 32
+ROWS = 64  # queries of a program, but at least those of one segment
+KEYS = 32  # keys of a block
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
 def _rows(crow, num_segments, num_queries, SEGMENTS: tl.constexpr, ROWS: tl.constexpr):
-    """A program's queries: their rows, which exist, and where their own keys begin and end; and the block's keys."""
+    """The program's queries (rows, which of them exist, begin and end of their own keys), and its range of keys."""
     first = tl.program_id(0) * SEGMENTS
     r = tl.arange(0, ROWS)
     segment = first + r // num_queries
@@ -41,9 +43,9 @@ def _fwd_kernel(
     row, live, own_begin, own_end, begin, end = _rows(crow, num_segments, num_queries, SEGMENTS, ROWS)
     head = tl.program_id(1)
     d = tl.arange(0, DIM)
-    place = (row * H + head)[:, None] * D + d[None, :]
+    offsets = (row * H + head)[:, None] * D + d[None, :]
     inside = live[:, None] & (d < D)[None, :]
-    q = tl.load(queries + place, inside, 0.0).to(ELEMENT)
+    q = tl.load(queries + offsets, inside, 0.0).to(ELEMENT)
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sums = tl.zeros([ROWS, DIM], tl.float32)
@@ -57,15 +59,15 @@ def _fwd_kernel(
         own = (e[None, :] >= own_begin[:, None]) & (e[None, :] < own_end[:, None])
         logits = tl.where(own, logits, float("-inf"))
         higher = tl.maximum(peak, tl.max(logits, 1))
-        base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen yet
+        base = tl.where(higher == float("-inf"), 0.0, higher)  # no key so far
         shrink = tl.exp2(peak - base)
         weights = tl.exp2(logits - base[:, None])
         total = total * shrink + tl.sum(weights, 1)
         sums = sums * shrink[:, None] + tl.dot(weights, v, input_precision=PRECISION)
         peak = higher
-    some = total > 0
-    tl.store(out + place, (sums / tl.where(some, total, 1.0)[:, None]).to(out.dtype.element_ty), inside)
-    tl.store(lse + row * H + head, tl.where(some, peak + tl.log2(tl.where(some, total, 1.0)), 0.0), live)
+    has_keys = total > 0
+    tl.store(out + offsets, (sums / tl.where(has_keys, total, 1.0)[:, None]).to(out.dtype.element_ty), inside)
+    tl.store(lse + row * H + head, tl.where(has_keys, peak + tl.log2(tl.where(has_keys, total, 1.0)), 0.0), live)
 
 
 @triton.jit
@@ -77,11 +79,11 @@ def _bwd_kernel(
     row, live, own_begin, own_end, begin, end = _rows(crow, num_segments, num_queries, SEGMENTS, ROWS)
     head = tl.program_id(1)
     d = tl.arange(0, DIM)
-    place = (row * H + head)[:, None] * D + d[None, :]
+    offsets = (row * H + head)[:, None] * D + d[None, :]
     inside = live[:, None] & (d < D)[None, :]
-    q = tl.load(queries + place, inside, 0.0)
-    g = tl.load(g_out + place, inside, 0.0)
-    mean = tl.sum(g.to(tl.float32) * tl.load(out + place, inside, 0.0).to(tl.float32), 1)
+    q = tl.load(queries + offsets, inside, 0.0)
+    g = tl.load(g_out + offsets, inside, 0.0)
+    mean = tl.sum(g.to(tl.float32) * tl.load(out + offsets, inside, 0.0).to(tl.float32), 1)
     level = tl.load(lse + row * H + head, live, 0.0)
     g_q = tl.zeros([ROWS, DIM], tl.float32)
     for start in range(begin, end, KEYS):
@@ -101,10 +103,11 @@ def _bwd_kernel(
         at = g_key_values + (e.to(tl.int64) * (2 * H) + head)[:, None] * D + d[None, :]
         tl.store(at, g_k.to(g_key_values.dtype.element_ty), there)
         tl.store(at + H * D, g_v.to(g_key_values.dtype.element_ty), there)
-    tl.store(g_queries + place, g_q.to(g_queries.dtype.element_ty), inside)
+    tl.store(g_queries + offsets, g_q.to(g_queries.dtype.element_ty), inside)
 
 
-def _shape(queries: Tensor) -> tuple[tuple[int, int], dict]:
+def _launch_plan(queries: Tensor) -> tuple[tuple[int, int], dict]:
+    """The grid (blocks of segments, heads), and the kernels' constants."""
     num_segments, num_queries, heads, width = queries.shape
     rows = max(ROWS, triton.next_power_of_2(num_queries))
     segments = rows // num_queries
@@ -123,11 +126,11 @@ def _shape(queries: Tensor) -> tuple[tuple[int, int], dict]:
 
 
 class SegmentAttention(torch.autograd.Function):
-    """Rows of `key_values` [E, 2, H, D] may be part of longer ones."""
+    """Segment attention with gradients. Rows of `key_values` [E, 2, H, D] may lie apart in memory."""
 
     @staticmethod
     def forward(ctx, queries, key_values, crow):
-        grid, constants = _shape(queries)
+        grid, constants = _launch_plan(queries)
         num_segments, num_queries, heads, width = queries.shape
         out = torch.empty_like(queries)
         lse = queries.new_empty(num_segments, num_queries, heads, dtype=torch.float32)
@@ -144,10 +147,10 @@ class SegmentAttention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g_out):
         queries, key_values, crow, out, lse = ctx.saved_tensors
-        grid, constants = _shape(queries)
+        grid, constants = _launch_plan(queries)
         num_segments, num_queries, _, width = queries.shape
         g_queries = torch.empty_like(queries)
-        g_key_values = key_values.new_zeros(key_values.shape)  # keys behind the last segment have none
+        g_key_values = key_values.new_zeros(key_values.shape)  # rows after the last segment have no gradient
         with torch.cuda.device_of(queries):
             _bwd_kernel[grid](
                 queries, key_values, crow, out, lse, g_out.contiguous(), g_queries, g_key_values,

@@ -1,4 +1,4 @@
-"""The second look: what the input pictures show of an avatar."""
+"""Image colour sampling: observations of an avatar's Gaussians, and the colours blended from them."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import torch
 from core.avatar.avatar import Avatar
 from core.model.color_sampling import ColorSampling
 from core.model.surface import surface_axes
-from core.ops.observations import observe
+from core.ops.color_observations import observe
 from core.types.cameras import look_at
 from core.types.frames import Frames
 
@@ -22,7 +22,7 @@ def normals(body):
 
 @pytest.fixture(scope="module")
 def painted(body, plain) -> Avatar:
-    """The body, red where it faces +z in the rest pose, blue behind, with green bands of 20 cm."""
+    """The body, red where it faces +z in the rest pose and blue elsewhere, with green bands of 20 cm."""
     front = surface_axes(body)[0][:, 2, 2] > 0
     bands = torch.sin(body.v_template[:, 1] * 2 * torch.pi / 0.4) > 0
     return replace(plain, colors=torch.stack([front, bands, ~front], -1).float()[None])
@@ -30,12 +30,12 @@ def painted(body, plain) -> Avatar:
 
 @pytest.fixture(scope="module")
 def grey(painted) -> Avatar:
-    """The same body before anybody looked at the pictures."""
+    """The same body without its colours."""
     return replace(painted, colors=torch.full_like(painted.colors, 0.5))
 
 
 @pytest.fixture
-def look() -> ColorSampling:
+def color_sampling() -> ColorSampling:
     torch.manual_seed(0)
     return ColorSampling(CONTEXT)
 
@@ -46,14 +46,14 @@ def context(body):
 
 
 def blind_views(frames: Frames, kind: str) -> Frames:
-    """Views of the same moments that show nothing of the person."""
+    """Views of the same frames that do not show the person."""
     view = frames.select_views([0])
     if kind == "mask is empty":
         return Frames(view.images, torch.zeros_like(view.alphas), view.cameras, view.body)
-    if kind == "looks away":
+    if kind == "faces away":
         eye = torch.tensor([0.0, 0.0, 3.0])
         viewmats = look_at(eye, 2 * eye, torch.tensor([0.0, 1.0, 0.0]))
-    else:  # looks past the person
+    else:
         eye = torch.tensor([0.0, 0.0, 3.0])
         viewmats = look_at(eye, torch.tensor([9.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 0.0]))
     cameras = replace(view.cameras, viewmats=viewmats.expand_as(view.cameras.viewmats))
@@ -70,43 +70,47 @@ def join_views(*parts: Frames) -> Frames:
     return Frames(images, alphas, cameras, parts[0].body)
 
 
-def test_untrained_it_already_paints_what_was_seen(body, look, grey, painted, photographed, context, normals):
-    posed = body.pose(photographed.body)
-    seen = observe(grey, normals, photographed, posed).visible.any(2).any(1)
+def test_untrained_color_sampling_gives_visible_colours(
+    body, color_sampling, grey, painted, rendered_frames, context, normals
+):
+    posed = body.pose(rendered_frames.body)
+    seen = observe(grey, normals, rendered_frames, posed).visible.any(2).any(1)
     assert seen.float().mean() > 0.8
-    avatar = look(grey, context, normals, photographed, posed)
+    avatar = color_sampling(grey, context, normals, rendered_frames, posed)
     before = (grey.colors - painted.colors)[seen].square().mean()
     after = (avatar.colors - painted.colors)[seen].square().mean()
-    assert after < 0.35 * before  # the rest is blur at the edges of the bands
+    assert after < 0.35 * before  # the bands' edges are blurred
 
 
-@pytest.mark.parametrize("kind", ["mask is empty", "looks away", "looks past"])
-def test_a_view_that_sees_nothing_changes_nothing(body, look, grey, photographed, context, normals, kind):
-    posed = body.pose(photographed.body)
-    before = look(grey, context, normals, photographed, posed)
-    after = look(grey, context, normals, join_views(photographed, blind_views(photographed, kind)), posed)
+@pytest.mark.parametrize("kind", ["mask is empty", "faces away", "faces past"])
+def test_a_view_that_shows_nothing_changes_nothing(body, color_sampling, grey, rendered_frames, context, normals, kind):
+    posed = body.pose(rendered_frames.body)
+    before = color_sampling(grey, context, normals, rendered_frames, posed)
+    after = color_sampling(
+        grey, context, normals, join_views(rendered_frames, blind_views(rendered_frames, kind)), posed
+    )
     for name in ("colors", "opacities", "scales"):
-        # Sums over more terms, the new ones zero, may round differently.
+        # Sums with additional zero terms may round differently.
         torch.testing.assert_close(getattr(after, name), getattr(before, name), rtol=0, atol=1e-6)
 
 
-def test_without_a_visible_pixel_the_colour_stays(body, look, painted, photographed, context, normals):
-    posed = body.pose(photographed.body)
-    avatar = look(painted, context, normals, blind_views(photographed, "looks away"), posed)
+def test_invisible_gaussians_keep_their_colour(body, color_sampling, painted, rendered_frames, context, normals):
+    posed = body.pose(rendered_frames.body)
+    avatar = color_sampling(painted, context, normals, blind_views(rendered_frames, "faces away"), posed)
     torch.testing.assert_close(avatar.colors, painted.colors, rtol=0, atol=0)
 
 
-def test_the_order_of_moments_and_views_does_not_matter(body, look, grey, photographed, context, normals):
-    posed = body.pose(photographed.body)
-    before = look(grey, context, normals, photographed, posed)
-    flipped = photographed.select_views([2, 0, 3, 1])
+def test_the_order_of_frames_and_views_does_not_matter(body, color_sampling, grey, rendered_frames, context, normals):
+    posed = body.pose(rendered_frames.body)
+    before = color_sampling(grey, context, normals, rendered_frames, posed)
+    flipped = rendered_frames.select_views([2, 0, 3, 1])
     flipped = Frames(flipped.images.flip(1), flipped.alphas.flip(1), flipped.cameras[:, [1, 0]], flipped.body)
-    after = look(grey, context, normals, flipped, posed[:, [1, 0]])
+    after = color_sampling(grey, context, normals, flipped, posed[:, [1, 0]])
     torch.testing.assert_close(after.colors, before.colors, rtol=0, atol=1e-5)
 
 
-def test_the_far_side_is_hidden(body, grey, photographed, normals):
-    view = photographed[:, :1].select_views([0])
+def test_the_side_away_from_the_camera_is_invisible(body, grey, rendered_frames, normals):
+    view = rendered_frames[:, :1].select_views([0])
     posed = body.pose(view.body)
     visible = observe(grey, normals, view, posed).visible[0, 0, 0]
     towards = (posed.rotations[0, 0] @ normals[..., None])[..., 2, 0]  # the camera is at +z
@@ -114,64 +118,66 @@ def test_the_far_side_is_hidden(body, grey, photographed, normals):
     assert visible[towards > 0.5].float().mean() > 0.6
 
 
-def test_what_stands_in_front_hides(body, grey, photographed, normals):
-    """A Gaussian 30 cm behind the chest's skin, but with the same normal, is not seen; moved outside it would be."""
-    view = photographed[:, :1].select_views([0])
+def test_gaussians_behind_the_surface_are_invisible(body, grey, rendered_frames, normals):
+    """Gaussians 30 cm behind the chest are occluded by the others, although their normals point to the camera."""
+    view = rendered_frames[:, :1].select_views([0])
     posed = body.pose(view.body)
     chest = ((body.v_template[:, 1] - 0.15).abs() < 0.1) & (normals[:, 2] > 0.8) & (body.v_template[:, 0].abs() < 0.1)
     behind = replace(grey, offsets=grey.offsets - 0.3 * chest[:, None] * normals)
-    # The hidden ones do not hide each other: some of the skin stays where it is, in front.
+    # They do not occlude each other, so every second one stays in front.
     stays = torch.arange(body.num_vertices) % 2 == 0
     behind = replace(behind, offsets=torch.where(stays[:, None], grey.offsets, behind.offsets))
     assert observe(grey, normals, view, posed).visible[0, 0, 0, chest].float().mean() > 0.9
     assert observe(behind, normals, view, posed).visible[0, 0, 0, chest & ~stays].float().mean() < 0.1
 
 
-def test_mist_hides_nothing(body, look, grey, photographed, context, normals):
-    """Where nothing is opaque, all that faces the camera is seen, and the empty depth buffer does no harm."""
-    mist = replace(grey, opacities=torch.full_like(grey.opacities, 0.1))
-    view = photographed[:, :1].select_views([0])
+def test_nearly_transparent_gaussians_do_not_occlude(body, color_sampling, grey, rendered_frames, context, normals):
+    """Without opaque Gaussians the depth buffer is empty: what faces the camera is visible, and results are finite."""
+    faint = replace(grey, opacities=torch.full_like(grey.opacities, 0.1))
+    view = rendered_frames[:, :1].select_views([0])
     posed = body.pose(view.body)
-    seen = observe(mist, normals, view, posed)
+    seen = observe(faint, normals, view, posed)
     towards = (posed.rotations[0, 0] @ normals[..., None])[..., 2, 0]  # the camera is at +z
     inside = observe(grey, normals, view, posed).outside[0] == 0
-    assert seen.visible[0, 0, 0, (towards > 0.3) & inside].float().mean() > 0.98  # the rest ends at the silhouette
-    assert seen.numbers.isfinite().all()
-    assert look(mist, context, normals, view, posed).colors.isfinite().all()
+    assert seen.visible[0, 0, 0, (towards > 0.3) & inside].float().mean() > 0.98  # except at the silhouette
+    assert seen.features.isfinite().all()
+    assert color_sampling(faint, context, normals, view, posed).colors.isfinite().all()
 
 
-def test_the_transparent_is_not_looked_up(body, look, grey, photographed, context, normals):
+def test_transparent_gaussians_stay_unchanged(body, color_sampling, grey, rendered_frames, context, normals):
     gone = replace(grey, opacities=torch.zeros_like(grey.opacities))
-    avatar = look(gone, context, normals, photographed, body.pose(photographed.body))
+    avatar = color_sampling(gone, context, normals, rendered_frames, body.pose(rendered_frames.body))
     torch.testing.assert_close(avatar.colors, gone.colors, rtol=0, atol=0)
     assert (avatar.opacities == 0).all()
 
 
-def test_beside_the_silhouette_is_noticed(body, grey, photographed, normals):
-    posed = body.pose(photographed.body)
+def test_gaussians_outside_of_the_silhouette_are_counted(body, grey, rendered_frames, normals):
+    posed = body.pose(rendered_frames.body)
     far_out = replace(grey, offsets=grey.offsets + 0.25 * normals)
-    inside, outside = (observe(a, normals, photographed, posed).outside for a in (grey, far_out))
+    inside, outside = (observe(a, normals, rendered_frames, posed).outside for a in (grey, far_out))
     assert (inside > 1).float().mean() < 0.02
     assert (outside > 1).float().mean() > 0.5
 
 
-def test_gradients_reach_all_weights_the_colours_and_the_context(body, look, grey, photographed, context, normals):
-    posed = body.pose(photographed.body)
+def test_gradients_reach_all_weights_the_own_colours_and_the_context(
+    body, color_sampling, grey, rendered_frames, context, normals
+):
+    posed = body.pose(rendered_frames.body)
     own = grey.colors.clone().requires_grad_()
     features = context.clone().requires_grad_()
-    avatar = look(replace(grey, colors=own), features, normals, photographed, posed)
+    avatar = color_sampling(replace(grey, colors=own), features, normals, rendered_frames, posed)
     (avatar.colors.square().sum() + avatar.opacities.square().sum() + avatar.scales.log().square().sum()).backward()
-    for tensor in (own, features, *look.parameters()):
+    for tensor in (own, features, *color_sampling.parameters()):
         assert tensor.grad.isfinite().all()
         assert tensor.grad.abs().max() > 0
 
 
-def test_persons_do_not_see_each_other(body, look, grey, photographed, context, normals):
-    pair = Frames.stack([photographed[0], photographed[0]])
+def test_subjects_do_not_influence_each_other(body, color_sampling, grey, rendered_frames, context, normals):
+    pair = Frames.stack([rendered_frames[0], rendered_frames[0]])
     pair = Frames(torch.stack([pair.images[0], 1 - pair.images[1]]), pair.alphas, pair.cameras, pair.body)
     avatars = grey.map(lambda x: x.expand(2, *x.shape[1:]))
     posed = body.pose(pair.body)
-    both = look(avatars, context.expand(2, -1, -1), normals, pair, posed)
-    alone = look(grey, context, normals, photographed, posed[:1])
+    both = color_sampling(avatars, context.expand(2, -1, -1), normals, pair, posed)
+    alone = color_sampling(grey, context, normals, rendered_frames, posed[:1])
     torch.testing.assert_close(both.colors[:1], alone.colors, rtol=0, atol=1e-5)
     assert (both.colors[1] - both.colors[0]).abs().mean() > 0.1

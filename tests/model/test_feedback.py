@@ -1,4 +1,4 @@
-"""Feedback: what the input pictures say against an avatar, and its correction."""
+"""Feedback: rendering errors of an avatar, and its correction."""
 
 import copy
 from dataclasses import replace
@@ -8,13 +8,13 @@ import torch
 
 from core.avatar.avatar import Avatar
 from core.avatar.rendering import render_avatar
-from core.model.feedback import CHANGES, Feedback, change, compare
+from core.model.feedback import GEOMETRY_CHANNELS, Feedback, change_geometry, rendering_errors
 from core.model.surface import surface_axes
 from core.types.frames import Frames
 from smpl_renderer.rotations import quat_to_matrix
 
 CONTEXT = 6
-POSITION, OPACITY, SIZES, TURN = slice(0, 3), 3, slice(4, 7), slice(7, 10)
+NORMAL_POSITION, OPACITY, SCALES = slice(2, 3), slice(3, 4), slice(4, 7)  # channels of `change_geometry`
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def painted(body, plain) -> Avatar:
 
 
 @pytest.fixture(scope="module")
-def posed(body, photographed):
-    return body.pose(photographed.body)
+def posed(body, rendered_frames):
+    return body.pose(rendered_frames.body)
 
 
 @pytest.fixture(scope="module")
@@ -50,166 +50,171 @@ def context(body):
     return torch.randn(1, body.num_vertices, CONTEXT, generator=torch.Generator().manual_seed(0))
 
 
-def error(avatar: Avatar, body, frames: Frames) -> torch.Tensor:
+def mean_squared_error(avatar: Avatar, body, frames: Frames) -> torch.Tensor:
     with torch.no_grad():
         return (render_avatar(avatar, body, frames.body, frames.cameras).colors - frames.images).square().mean()
 
 
-def test_no_change_changes_nothing(painted, axes):
-    same = change(painted, axes, torch.zeros(*painted.opacities.shape, CHANGES))
+def test_zeros_do_not_change_the_geometry(painted, axes):
+    same = change_geometry(painted, axes, torch.zeros(*painted.opacities.shape, GEOMETRY_CHANNELS))
     for name in ("offsets", "scales", "quats", "colors"):
         torch.testing.assert_close(getattr(same, name), getattr(painted, name), rtol=0, atol=1e-6)
     torch.testing.assert_close(same.opacities, painted.opacities, rtol=0, atol=1e-3)
 
 
-def test_positions_move_along_the_skins_axes(painted, axes):
-    changes = torch.zeros(*painted.opacities.shape, CHANGES)
+def test_positions_move_along_the_surfaces_axes(painted, axes):
+    changes = torch.zeros(*painted.opacities.shape, GEOMETRY_CHANNELS)
     changes[..., 2] = 1.0
-    moved = change(painted, axes, changes).offsets - painted.offsets
+    moved = change_geometry(painted, axes, changes).offsets - painted.offsets
     normals = axes[..., 2]
     torch.testing.assert_close(moved, (moved * normals).sum(-1, keepdim=True) * normals, rtol=0, atol=1e-6)
-    assert ((moved * normals).sum(-1) - 0.01).abs().max() < 5e-4  # tanh takes a little
+    assert ((moved * normals).sum(-1) - 0.01).abs().max() < 5e-4  # tanh shortens it
 
 
-def test_turns_are_about_the_gaussians_own_axes(painted, axes):
-    changes = torch.zeros(*painted.opacities.shape, CHANGES)
+def test_rotations_are_about_the_gaussians_own_axes(painted, axes):
+    changes = torch.zeros(*painted.opacities.shape, GEOMETRY_CHANNELS)
     changes[..., 9] = 0.4
-    before, after = (quat_to_matrix(a.quats) for a in (painted, change(painted, axes, changes)))
-    turn = before.transpose(-1, -2) @ after
-    angle = torch.atan2(turn[..., 1, 0], turn[..., 0, 0])
+    before, after = (quat_to_matrix(a.quats) for a in (painted, change_geometry(painted, axes, changes)))
+    rotation = before.transpose(-1, -2) @ after
+    angle = torch.atan2(rotation[..., 1, 0], rotation[..., 0, 0])
     torch.testing.assert_close(angle, torch.full_like(angle, 0.1), rtol=0, atol=1e-3)
-    torch.testing.assert_close(turn[..., 2, 2], torch.ones_like(angle), rtol=0, atol=1e-5)
+    torch.testing.assert_close(rotation[..., 2, 2], torch.ones_like(angle), rtol=0, atol=1e-5)
 
 
-def test_nothing_speaks_against_what_is_right(painted, axes, photographed, posed):
-    errors = compare(painted, axes, photographed, posed)
+def test_a_correct_avatar_has_no_errors(painted, axes, rendered_frames, posed):
+    errors = rendering_errors(painted, axes, rendered_frames, posed)
     assert errors.residuals.abs().max() < 1e-3  # opacities keep 1e-3 from 0 and 1
     assert errors.descent.abs().max() < 1e-3
     assert (errors.pixels > 0.5).float().mean() > 0.5
 
 
-def test_residuals_are_the_missing_colour(painted, grey, axes, photographed, posed):
-    errors = compare(grey, axes, photographed, posed)
+def test_residuals_are_the_differences_of_the_colours(painted, grey, axes, rendered_frames, posed):
+    errors = rendering_errors(grey, axes, rendered_frames, posed)
     seen = errors.pixels > 0.5
     assert seen.float().mean() > 0.3
     missing = (painted.colors - grey.colors)[seen]
-    assert (errors.residuals[seen] - missing).abs().mean() < 0.35 * missing.abs().mean()  # neighbours show through
+    assert (errors.residuals[seen] - missing).abs().mean() < 0.35 * missing.abs().mean()  # pixels show neighbours, too
 
 
-def test_pixels_count_what_a_gaussian_covers(painted, axes, photographed, posed, body):
+def test_pixels_of_all_gaussians_sum_to_the_covered_pixels(painted, axes, rendered_frames, posed, body):
     with torch.no_grad():
-        alphas = render_avatar(painted, body, photographed.body, photographed.cameras).alphas
-    total = compare(painted, axes, photographed, posed).pixels.sum()
+        alphas = render_avatar(painted, body, rendered_frames.body, rendered_frames.cameras).alphas
+    total = rendering_errors(painted, axes, rendered_frames, posed).pixels.sum()
     torch.testing.assert_close(total, alphas.sum(), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "numbers", "sign"),
+    ("spoil", "channels", "sign"),
     [
-        (lambda a, n: replace(a, offsets=a.offsets + 0.03 * n), slice(2, 3), -1),
-        (lambda a, n: replace(a, scales=2.0 * a.scales), SIZES, -1),
-        (lambda a, n: replace(a, scales=0.5 * a.scales, opacities=0.8 * a.opacities), SIZES, 1),
-        (lambda a, n: replace(a, opacities=0.3 * a.opacities), slice(OPACITY, OPACITY + 1), 1),
+        (lambda a, n: replace(a, offsets=a.offsets + 0.03 * n), NORMAL_POSITION, -1),
+        (lambda a, n: replace(a, scales=2.0 * a.scales), SCALES, -1),
+        (lambda a, n: replace(a, scales=0.5 * a.scales, opacities=0.8 * a.opacities), SCALES, 1),
+        (lambda a, n: replace(a, opacities=0.3 * a.opacities), OPACITY, 1),
     ],
     ids=["too far out", "too large", "too small", "too thin"],
 )
-def test_descent_points_to_what_is_right(painted, axes, photographed, posed, wrong, numbers, sign):
-    errors = compare(wrong(painted, axes[..., 2]), axes, photographed, posed)
-    assert sign * errors.descent[..., numbers].mean() > 0
+def test_descent_points_towards_the_correct_avatar(painted, axes, rendered_frames, posed, spoil, channels, sign):
+    errors = rendering_errors(spoil(painted, axes[..., 2]), axes, rendered_frames, posed)
+    assert sign * errors.descent[..., channels].mean() > 0
 
 
-def test_numbers_do_not_depend_on_how_many_pictures_agree(grey, axes, photographed, posed):
-    twice = Frames(*(torch.cat([x, x], 1) for x in (photographed.images, photographed.alphas)), None, None)
-    twice = replace(twice, cameras=photographed.cameras[:, [0, 1, 0, 1]], body=photographed.body[:, [0, 1, 0, 1]])
-    once, again = compare(grey, axes, photographed, posed), compare(grey, axes, twice, posed[:, [0, 1, 0, 1]])
+def test_errors_do_not_depend_on_the_number_of_equal_images(grey, axes, rendered_frames, posed):
+    twice = Frames(*(torch.cat([x, x], 1) for x in (rendered_frames.images, rendered_frames.alphas)), None, None)
+    twice = replace(twice, cameras=rendered_frames.cameras[:, [0, 1, 0, 1]], body=rendered_frames.body[:, [0, 1, 0, 1]])
+    once, again = (
+        rendering_errors(grey, axes, rendered_frames, posed),
+        rendering_errors(grey, axes, twice, posed[:, [0, 1, 0, 1]]),
+    )
     torch.testing.assert_close(again.residuals, once.residuals, rtol=0, atol=1e-4)
     torch.testing.assert_close(again.pixels, 2 * once.pixels, rtol=1e-4, atol=1e-4)
 
 
-def test_a_view_whose_mask_is_empty_says_nothing(grey, axes, photographed, posed):
-    images, alphas = photographed.images.clone(), photographed.alphas.clone()
+def test_a_view_with_an_empty_mask_is_ignored(grey, axes, rendered_frames, posed):
+    images, alphas = rendered_frames.images.clone(), rendered_frames.alphas.clone()
     images[:, :, 3], alphas[:, :, 3] = 1, 0  # on white
-    blind = replace(photographed, images=images, alphas=alphas)
-    without, with_it = (compare(grey, axes, x, posed) for x in (photographed.select_views([0, 1, 2]), blind))
+    blind = replace(rendered_frames, images=images, alphas=alphas)
+    without, with_it = (
+        rendering_errors(grey, axes, x, posed) for x in (rendered_frames.select_views([0, 1, 2]), blind)
+    )
     for name in ("residuals", "pixels", "descent"):
         torch.testing.assert_close(getattr(with_it, name), getattr(without, name), rtol=1e-4, atol=1e-5)
 
 
-def test_untrained_it_already_paints_what_was_seen(body, feedback, grey, photographed, posed, context):
+def test_untrained_feedback_corrects_visible_colours(body, feedback, grey, rendered_frames, posed, context):
     with torch.no_grad():
-        avatar = feedback(grey, context, surface_axes(body)[0], photographed, posed)
-    assert error(avatar, body, photographed) < 0.4 * error(grey, body, photographed)
+        avatar = feedback(grey, context, surface_axes(body)[0], rendered_frames, posed)
+    assert mean_squared_error(avatar, body, rendered_frames) < 0.4 * mean_squared_error(grey, body, rendered_frames)
 
 
-def test_training_mends_more_than_colours(body, painted, photographed, posed, context):
-    """A few steps of descent on the weights teach to shrink what is too large, in a view that is not shown."""
+def test_trained_feedback_corrects_scales(body, painted, rendered_frames, posed, context):
+    """After a few optimizer steps, feedback shrinks Gaussians that are too large, also as seen from a held-out view."""
     torch.manual_seed(0)
     feedback = Feedback(CONTEXT, rounds=2)
     fat = replace(painted, scales=2.0 * painted.scales)
-    shown, hidden = photographed.select_views([0, 1, 2]), photographed.select_views([3])
-    before = feedback(fat, context, surface_axes(body)[0], shown, posed).detach()
+    seen, held_out = rendered_frames.select_views([0, 1, 2]), rendered_frames.select_views([3])
+    before = feedback(fat, context, surface_axes(body)[0], seen, posed).detach()
     optimizer = torch.optim.Adam(feedback.parameters(), lr=1e-2)
     for _ in range(8):
-        avatar = feedback(fat, context, surface_axes(body)[0], shown, posed)
-        loss = (render_avatar(avatar, body, shown.body, shown.cameras).colors - shown.images).square().mean()
+        avatar = feedback(fat, context, surface_axes(body)[0], seen, posed)
+        loss = (render_avatar(avatar, body, seen.body, seen.cameras).colors - seen.images).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    after = feedback(fat, context, surface_axes(body)[0], shown, posed).detach()
-    assert error(after, body, hidden) < 0.7 * error(before, body, hidden)
+    after = feedback(fat, context, surface_axes(body)[0], seen, posed).detach()
+    assert mean_squared_error(after, body, held_out) < 0.7 * mean_squared_error(before, body, held_out)
     assert after.scales.mean() < 0.9 * before.scales.mean()
 
 
-def test_the_transparent_stays_so(body, feedback, grey, photographed, posed, context):
+def test_transparent_gaussians_stay_transparent(body, feedback, grey, rendered_frames, posed, context):
     gone = replace(grey, opacities=grey.opacities * (torch.arange(grey.count) % 2))
-    avatar = feedback(gone, context, surface_axes(body)[0], photographed, posed)
+    avatar = feedback(gone, context, surface_axes(body)[0], rendered_frames, posed)
     assert torch.equal(avatar.opacities > 0, gone.opacities > 0)
     assert all(x.isfinite().all() for x in (avatar.colors, avatar.scales, avatar.offsets, avatar.quats))
 
 
-def test_persons_do_not_see_each_other(body, feedback, grey, photographed, posed, context):
-    images = torch.cat([photographed.images, 1 - photographed.images])
-    pair = Frames.stack([photographed[0], photographed[0]])
+def test_subjects_do_not_influence_each_other(body, feedback, grey, rendered_frames, posed, context):
+    images = torch.cat([rendered_frames.images, 1 - rendered_frames.images])
+    pair = Frames.stack([rendered_frames[0], rendered_frames[0]])
     pair = Frames(images, pair.alphas, pair.cameras, pair.body)
     avatars = grey.map(lambda x: x.expand(2, *x.shape[1:]))
     with torch.no_grad():
         both = feedback(avatars, context.expand(2, -1, -1), surface_axes(body)[0], pair, body.pose(pair.body))
-        alone = feedback(grey, context, surface_axes(body)[0], photographed, posed)
+        alone = feedback(grey, context, surface_axes(body)[0], rendered_frames, posed)
     torch.testing.assert_close(both.colors[:1], alone.colors, rtol=0, atol=1e-4)
     assert (both.colors[1] - both.colors[0]).abs().mean() > 0.1
 
 
-def test_rounds_look_at_different_moments(body, make_frames, grey, context, monkeypatch):
+def test_rounds_use_different_frames(body, make_frames, grey, context, monkeypatch):
     frames = make_frames(frames=6, views=4, size=32)
     posed = body.pose(frames.body)
-    shown = []
+    used = []
 
-    def note(avatar, axes, inputs, posed, backend):
-        shown.append(inputs.images)
-        return compare(avatar, axes, inputs, posed, backend)
+    def record(avatar, axes, inputs, posed, backend):
+        used.append(inputs.images)
+        return rendering_errors(avatar, axes, inputs, posed, backend)
 
-    monkeypatch.setattr("core.model.feedback.compare", note)
+    monkeypatch.setattr("core.model.feedback.rendering_errors", record)
     with torch.no_grad():
         Feedback(CONTEXT, rounds=2)(grey, context, surface_axes(body)[0], frames, posed)
         Feedback(CONTEXT, rounds=1)(grey, context, surface_axes(body)[0], frames.select_views([0, 1]), posed)
-    assert torch.equal(shown[0], frames.images[:, ::2]) and torch.equal(shown[1], frames.images[:, 1::2])
-    assert torch.equal(shown[2], frames.images[:, :, :2])  # of two views, there is room for all
+    assert torch.equal(used[0], frames.images[:, ::2]) and torch.equal(used[1], frames.images[:, 1::2])
+    assert torch.equal(used[2], frames.images[:, :, :2])  # two views of all frames are within the limit
 
 
-def test_it_works_in_inference_mode(body, feedback, grey, photographed, context):
+def test_feedback_runs_in_inference_mode(body, feedback, grey, rendered_frames, context):
     with torch.no_grad():
-        expected = feedback(grey, context, surface_axes(body)[0], photographed, body.pose(photographed.body))
+        expected = feedback(grey, context, surface_axes(body)[0], rendered_frames, body.pose(rendered_frames.body))
     with torch.inference_mode():
-        inputs = photographed.map(lambda x: x * 1)
+        inputs = rendered_frames.map(lambda x: x * 1)
         avatar = feedback(grey, context, surface_axes(body)[0], inputs, body.pose(inputs.body))
     torch.testing.assert_close(avatar.colors, expected.colors, rtol=0, atol=1e-5)
 
 
 @pytest.mark.gpu
-def test_kernels_say_the_same(grey, axes, photographed, posed, body):
-    expected = compare(grey, axes, photographed, posed)
-    there = [x.to("cuda") for x in (grey, axes, photographed)]
-    errors = compare(*there, copy.deepcopy(body).to("cuda").pose(there[2].body))
+def test_kernels_give_the_same_errors(grey, axes, rendered_frames, posed, body):
+    expected = rendering_errors(grey, axes, rendered_frames, posed)
+    there = [x.to("cuda") for x in (grey, axes, rendered_frames)]
+    errors = rendering_errors(*there, copy.deepcopy(body).to("cuda").pose(there[2].body))
     seen = expected.pixels > 0.5
     for name in ("residuals", "pixels", "descent"):
         own, other = getattr(errors, name).cpu()[seen], getattr(expected, name)[seen]

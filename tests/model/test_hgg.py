@@ -1,4 +1,4 @@
-"""The whole network, tiny."""
+"""Properties of the whole network, with tiny sizes."""
 
 from dataclasses import replace
 
@@ -10,6 +10,7 @@ from core.avatar.rendering import render_avatar
 from core.avatar.skinning import pose_avatar
 from core.model.heads import MAX_OFFSET
 from core.model.hgg import HumanGaussianGraph
+from core.ops.nearest_vertices import nearest_vertices
 from core.options import GraphOptions, ModelOptions
 from core.types.frames import Frames
 from smpl_renderer.errors import InputError
@@ -34,7 +35,7 @@ def assert_same_avatar(actual, expected, atol):
 
 
 @pytest.mark.parametrize("queries", [1, 4])
-def test_untrained_it_renders_a_body(body, connectivity, make_frames, queries):
+def test_an_untrained_network_renders_a_body(body, connectivity, make_frames, queries):
     frames = make_frames(size=192)
     options = replace(TEST_MODEL, graph=replace(TEST_MODEL.graph, queries=queries))
     with torch.no_grad():
@@ -73,7 +74,7 @@ def test_stage_frame_trains_the_unet_alone(body, connectivity, make_frames):
 
 @pytest.mark.parametrize("views", [1, 3, 4])
 @pytest.mark.parametrize("options", [TEST_MODEL, RESIDUAL], ids=["vertex", "residual"])
-def test_any_number_of_views_and_moments(body, connectivity, make_frames, options, views):
+def test_any_number_of_views_is_accepted(body, connectivity, make_frames, options, views):
     with torch.no_grad():
         output = make_model(body, connectivity, options)(make_frames(frames=1, views=views))
     gaussians = views * TEST_MODEL.unet.splat_size**2
@@ -82,7 +83,7 @@ def test_any_number_of_views_and_moments(body, connectivity, make_frames, option
     assert all(getattr(output.avatar, name).isfinite().all() for name in TENSORS)
 
 
-def test_frame_gaussians_know_their_vertex_and_camera(model, make_frames, body):
+def test_frame_gaussians_have_their_nearest_vertex_and_the_direction_of_their_camera(model, make_frames, body):
     frames = make_frames()
     with torch.no_grad():
         frame = model.frame_gaussians(frames)
@@ -95,7 +96,7 @@ def test_frame_gaussians_know_their_vertex_and_camera(model, make_frames, body):
     torch.testing.assert_close(frame.towards_camera * along.norm(dim=-1, keepdim=True), along, rtol=0, atol=1e-5)
 
 
-def test_a_moment_without_a_person_changes_nothing(model, make_frames):
+def test_a_frame_with_empty_masks_changes_nothing(model, make_frames):
     frames = make_frames(frames=2)
     longer = Frames(
         torch.cat([frames.images, 1 - frames.images[:, :1]], 1),
@@ -111,31 +112,31 @@ def test_a_moment_without_a_person_changes_nothing(model, make_frames):
         assert_same_avatar(model(longer).avatar, model(frames).avatar, atol=1e-5)
 
 
-def test_the_order_of_moments_does_not_matter(model, make_frames):
+def test_the_order_of_frames_does_not_matter(model, make_frames):
     frames = make_frames(frames=3)
     with torch.no_grad():
         assert_same_avatar(model(frames[:, [2, 0, 1]]).avatar, model(frames).avatar, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [TEST_MODEL, RESIDUAL], ids=["vertex", "residual"])
-def test_persons_in_a_batch_do_not_see_each_other(body, connectivity, make_frames, options):
+def test_subjects_of_a_batch_do_not_influence_each_other(body, connectivity, make_frames, options):
     model, pair = make_model(body, connectivity, options), make_frames(batch=2)
     with torch.no_grad():
         together = model(pair).avatar
-        for person in range(2):
-            alone = model(pair[person : person + 1]).avatar
-            assert_same_avatar(together[person : person + 1], alone, atol=1e-5)
-            torch.testing.assert_close(alone.betas[0], pair.body.betas[person].mean(0))
+        for subject in range(2):
+            alone = model(pair[subject : subject + 1]).avatar
+            assert_same_avatar(together[subject : subject + 1], alone, atol=1e-5)
+            torch.testing.assert_close(alone.betas[0], pair.body.betas[subject].mean(0))
 
 
-def test_the_residual_head_starts_from_the_first_moment(body, connectivity, make_frames):
+def test_the_residual_head_starts_from_the_first_frame(body, connectivity, make_frames):
     frames = make_frames(frames=2, size=64)
     model = make_model(body, connectivity, replace(RESIDUAL, color_sampling=False))
     torch.nn.init.zeros_(model.head.layers[-1].weight)
     with torch.no_grad():
         output = model(frames)
         first, avatar = output.frame.gaussians[:, 0], output.avatar
-        near = avatar.offsets.norm(dim=-1) < 0.9 * MAX_OFFSET  # further away, un-posing is cut short
+        near = avatar.offsets.norm(dim=-1) < 0.9 * MAX_OFFSET  # unposing limits larger distances
         back = pose_avatar(avatar, body, frames.body[:, :1]).means[:, 0]
     mask = output.frame.mask[:, 0]
     assert (avatar.opacities[~mask] == 0).all() and (avatar.opacities[mask] > 0).all()
@@ -143,20 +144,20 @@ def test_the_residual_head_starts_from_the_first_moment(body, connectivity, make
     torch.testing.assert_close(back[mask & near], first.means[mask & near], rtol=0, atol=1e-4)
 
 
-def test_the_color_sampling_changes_looks_only(body, connectivity, make_frames):
+def test_color_sampling_does_not_move_gaussians(body, connectivity, make_frames):
     frames = make_frames(size=64)
     on = make_model(body, connectivity)
     off = make_model(body, connectivity, replace(TEST_MODEL, color_sampling=False))
     off.load_state_dict({k: v for k, v in on.state_dict().items() if not k.startswith("color_sampling")})
     with torch.no_grad():
-        looked, plain = on(frames).avatar, off(frames).avatar
-    torch.testing.assert_close(looked.offsets, plain.offsets)
-    torch.testing.assert_close(looked.quats, plain.quats)
-    assert (looked.colors - plain.colors).abs().mean() > 0.05
+        sampled, plain = on(frames).avatar, off(frames).avatar
+    torch.testing.assert_close(sampled.offsets, plain.offsets)
+    torch.testing.assert_close(sampled.quats, plain.quats)
+    assert (sampled.colors - plain.colors).abs().mean() > 0.05
 
 
 @pytest.mark.parametrize("options", [TEST_MODEL, RESIDUAL], ids=["vertex", "residual"])
-def test_a_wrist_twisted_by_3_rad_gives_no_nan(body, connectivity, make_frames, options):
+def test_wrists_twisted_by_3_rad_give_finite_results(body, connectivity, make_frames, options):
     frames = make_frames()
     pose = frames.body.body_pose.clone()
     pose[..., 57], pose[..., 60] = 3.0, -3.0  # both wrists (joints 20 and 21) about the arm's axis
@@ -169,18 +170,18 @@ def test_a_wrist_twisted_by_3_rad_gives_no_nan(body, connectivity, make_frames, 
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_mixed_precision_leaves_the_geometry_alone(model, make_frames):
+def test_mixed_precision_changes_offsets_by_little(model, make_frames):
     frames = make_frames()
     with torch.no_grad():
         exact = model(frames).avatar
         with torch.autocast("cpu", torch.bfloat16):
             mixed = model(frames).avatar
     assert all(getattr(mixed, name).dtype == torch.float32 for name in TENSORS)
-    # Raw numbers change by bf16's 8 bits, offsets by that share of a millimetre. Metres in bf16 would be off by more.
+    # Raw channels are rounded to bf16's 8 bits, which moves offsets by micrometres; metres in bf16 are less exact.
     assert (mixed.offsets - exact.offsets).abs().mean() < 2e-4
 
 
-def test_the_state_holds_nothing_of_the_body(model, body):
+def test_the_state_contains_no_array_of_the_body(model, body):
     state = model.state_dict()
     assert not [name for name in state if name.startswith("body") or "neighbors" in name or "axes" in name]
     body_arrays = [x for x in body.buffers() if x.is_floating_point()]
@@ -189,7 +190,7 @@ def test_the_state_holds_nothing_of_the_body(model, body):
             assert value.shape != array.shape or not torch.equal(value, array), name
 
 
-def test_models_made_from_the_same_seed_are_equal(body, connectivity, model):
+def test_models_of_the_same_seed_are_equal(body, connectivity, model):
     again = make_model(body, connectivity)
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
@@ -200,7 +201,7 @@ def test_connectivity_of_another_body_is_refused(body, connectivity):
         HumanGaussianGraph(TEST_MODEL, body, replace(connectivity, fingerprint="another-body"))
 
 
-def test_connectivity_of_another_size_is_refused(body, connectivity):
+def test_connectivity_with_another_number_of_neighbours_is_refused(body, connectivity):
     fewer = replace(connectivity, neighbors=connectivity.neighbors[:, :5], mask=connectivity.mask[:, :5])
     with pytest.raises(InputError, match=r"has 5 neighbours .* --num-neighbors 18"):
         HumanGaussianGraph(TEST_MODEL, body, fewer)
@@ -210,3 +211,25 @@ def test_graph_options_are_used(body, connectivity):
     only_inter = replace(TEST_MODEL, graph=GraphOptions(features=8, queries=1, layers=1, heads=2, intra=False))
     model = make_model(body, connectivity, only_inter)
     assert len(model.graph.intra) == 0 and len(model.graph.inter) == 1
+
+
+def test_the_search_for_nearest_vertices_is_passed_on(body, connectivity, make_frames, monkeypatch):
+    searches = []
+
+    def search(points, vertices, mask, name):
+        searches.append(name)
+        return nearest_vertices(points, vertices, mask)
+
+    monkeypatch.setattr("core.model.frame_gaussians.nearest_vertices", search)
+    monkeypatch.setattr("core.model.hgg.check_nearest_search", lambda name: None)
+    model = make_model(body, connectivity)
+    with torch.no_grad():
+        model.frame_gaussians(make_frames())
+        model.set_nearest_search("pytorch3d")
+        model.frame_gaussians(make_frames())
+    assert searches == ["auto", "pytorch3d"]
+
+
+def test_an_unknown_search_for_nearest_vertices_is_refused(model):
+    with pytest.raises(InputError, match="nearest must be one of"):
+        model.set_nearest_search("guess")

@@ -1,3 +1,5 @@
+"""The U-Net: sizes, independence of the number and the order of views, and its fused operations."""
+
 import sys
 from types import SimpleNamespace
 
@@ -5,14 +7,13 @@ import pytest
 import torch
 from model_rig import TEST_UNET
 
-from core.model.attention import MultiViewAttention, attend
 from core.model.decode import RAW_CHANNELS
-from core.model.unet import INPUT_CHANNELS, UNet
+from core.model.unet import INPUT_CHANNELS, MultiViewAttention, UNet, attend
 from core.options import BIG_UNET, MODELS, UNetOptions
 from smpl_renderer.errors import InputError
 
 
-def test_big_has_the_papers_size():
+def test_preset_big_has_the_papers_number_of_parameters():
     with torch.device("meta"):
         unet = UNet(BIG_UNET, RAW_CHANNELS)
     count = sum(p.numel() for p in unet.parameters())
@@ -20,7 +21,7 @@ def test_big_has_the_papers_size():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_presets_give_maps_of_the_size_they_state(name):
+def test_presets_give_maps_of_their_splat_size(name):
     options = MODELS[name].unet
     with torch.device("meta"):
         raw, features = UNet(options, RAW_CHANNELS)(
@@ -31,7 +32,7 @@ def test_presets_give_maps_of_the_size_they_state(name):
 
 
 @pytest.mark.parametrize("views", [1, 2, 3, 4])
-def test_any_number_of_views_and_their_order_does_not_matter(views):
+def test_any_number_of_views_is_accepted_and_their_order_does_not_matter(views):
     torch.manual_seed(0)
     unet = UNet(TEST_UNET, RAW_CHANNELS)
     x = torch.randn(2, views, INPUT_CHANNELS, 32, 32)
@@ -42,7 +43,7 @@ def test_any_number_of_views_and_their_order_does_not_matter(views):
     torch.testing.assert_close(shuffled_features, features[:, order], rtol=1e-4, atol=1e-5)
 
 
-def test_views_see_each_other_and_moments_do_not():
+def test_views_of_a_frame_influence_each_other_and_frames_do_not():
     torch.manual_seed(0)
     unet = UNet(TEST_UNET, RAW_CHANNELS)
     x = torch.randn(2, 2, INPUT_CHANNELS, 32, 32)
@@ -63,26 +64,27 @@ def test_views_see_each_other_and_moments_do_not():
         {"up_channels": (8, 8, 8, 8), "up_attention": (False,) * 4},
     ],
 )
-def test_options_that_contradict_each_other_are_refused(wrong):
+def test_contradictory_options_are_refused(wrong):
     options = {**TEST_UNET.__dict__, **wrong}
     with pytest.raises(InputError):
         UNet(UNetOptions(**options), RAW_CHANNELS)
 
 
 def outputs_and_gradients(unet: UNet, x: torch.Tensor, fused: bool | None) -> list[torch.Tensor]:
-    """Raw numbers, features, and the gradients that random slopes in both give to every parameter.
+    """Raw channels, features, and the gradients of every parameter for random cotangents.
 
-    By plain or fused operations, or (None) by whatever the network chooses.
+    Args:
+        fused: Run the plain or the fused operations; None: those that the network chooses.
     """
     outputs = unet(x) if fused is None else unet.maps(x, fused)
     generator = torch.Generator().manual_seed(1)
-    slopes = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
-    return [*outputs, *torch.autograd.grad(outputs, list(unet.parameters()), slopes)]
+    cotangents = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
+    return [*outputs, *torch.autograd.grad(outputs, list(unet.parameters()), cotangents)]
 
 
 @pytest.fixture
 def unet() -> UNet:
-    """With norms and biases that do something."""
+    """A U-Net with random norms and biases."""
     torch.manual_seed(0)
     unet = UNet(TEST_UNET, RAW_CHANNELS)
     with torch.no_grad():
@@ -101,13 +103,13 @@ def assert_equal_up_to_rounding(actual: list[torch.Tensor], expected: list[torch
         torch.testing.assert_close(a, e, rtol=0, atol=tolerance * e.abs().max().item())
 
 
-def test_fused_operations_equal_the_plain_ones(unet, x):
+def test_fused_operations_equal_plain_ones(unet, x):
     plain, fused = outputs_and_gradients(unet, x, False), outputs_and_gradients(unet, x, True)
     assert_equal_up_to_rounding(fused, plain, 1e-5)
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_recomputing_changes_no_gradient(unet, x, fused, monkeypatch):
+def test_recomputation_does_not_change_gradients(unet, x, fused, monkeypatch):
     kept = outputs_and_gradients(unet, x, fused)
     calls = []
     forward = MultiViewAttention._mix
@@ -118,13 +120,13 @@ def test_recomputing_changes_no_gradient(unet, x, fused, monkeypatch):
     assert_equal_up_to_rounding(recomputed, kept, 1e-6)
 
 
-def test_order_of_memory_does_not_matter(unet, x):
+def test_the_order_of_memory_does_not_matter(unet, x):
     expected = unet(x)
     actual = unet.to(memory_format=torch.channels_last)(x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3))
     assert_equal_up_to_rounding(actual, expected, 1e-5)
 
 
-def test_attention_of_xformers_is_called_in_its_order_of_axes(unet, monkeypatch):
+def test_attention_by_xformers_gets_axes_in_its_order(unet, monkeypatch):
     def naive(queries, keys, values):  # [B, tokens, heads, D], as xformers documents it
         weights = torch.einsum("bqhd,bkhd->bhqk", queries, keys) / queries.shape[-1] ** 0.5
         return torch.einsum("bhqk,bkhd->bqhd", weights.softmax(-1), values)
@@ -135,10 +137,10 @@ def test_attention_of_xformers_is_called_in_its_order_of_axes(unet, monkeypatch)
     unet.use_attention("xformers")
     parts = torch.randn(3, 2, 5, 4, 8)
     torch.testing.assert_close(attend(*parts, "xformers"), attend(*parts, "sdpa"))
-    assert {m.kernels for m in unet.modules() if isinstance(m, MultiViewAttention)} == {"xformers"}
+    assert {m.implementation for m in unet.modules() if isinstance(m, MultiViewAttention)} == {"xformers"}
 
 
-def test_attention_that_is_not_there_is_refused(unet, monkeypatch):
+def test_attention_that_is_unknown_or_not_installed_is_refused(unet, monkeypatch):
     with pytest.raises(InputError, match="attention must be one of sdpa, xformers"):
         unet.use_attention("flash")
     monkeypatch.setitem(sys.modules, "xformers", None)
@@ -146,7 +148,7 @@ def test_attention_that_is_not_there_is_refused(unet, monkeypatch):
         unet.use_attention("xformers")
 
 
-def test_xformers_that_was_built_for_another_pytorch_is_refused(unet, monkeypatch):
+def test_xformers_built_for_another_pytorch_is_refused(unet, monkeypatch):
     def missing(*_):
         raise NotImplementedError("No operator found")
 
@@ -154,20 +156,20 @@ def test_xformers_that_was_built_for_another_pytorch_is_refused(unet, monkeypatc
     monkeypatch.setitem(sys.modules, "xformers", SimpleNamespace(ops=ops))
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)  # there is no such device here
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)  # no CUDA device is needed
     with pytest.raises(InputError, match="another PyTorch or CUDA"):
         unet.use_attention("xformers")
 
 
-def test_what_moves_keeps_no_recordings(unet):
-    unet.graph_cache._seen[None] = None
+def test_moving_the_network_clears_captured_graphs(unet):
+    unet.graph_cache._graphs[None] = None
     unet.float()
-    assert unet.graph_cache._seen == {}
+    assert unet.graph_cache._graphs == {}
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["demo", "tiny"])
-def test_fused_operations_equal_the_plain_ones_on_a_gpu(name):
+def test_fused_operations_equal_plain_ones_on_a_gpu(name):
     torch.manual_seed(0)
     unet = UNet(MODELS[name].unet, RAW_CHANNELS).cuda().to(memory_format=torch.channels_last)
     x = torch.randn(2, 2, INPUT_CHANNELS, 256, 256, device="cuda")
@@ -178,16 +180,16 @@ def test_fused_operations_equal_the_plain_ones_on_a_gpu(name):
             plain_lowered = outputs_and_gradients(unet, x, False)
     assert_equal_up_to_rounding(fused, plain, 1e-4)  # sums over 65,536 pixels, in another order
     for a, b, e in zip(lowered, plain_lowered, plain, strict=True):
-        # As far from float32 as plain bfloat16 is.
+        # The error of fused operations in bfloat16 is that of plain ones.
         assert (a - e).norm() < 1.5 * (b - e).norm() + 0.01 * e.norm()
 
 
 @pytest.mark.gpu
-def test_recorded_training_gives_the_same():
+def test_training_with_captured_graphs_gives_the_same_results():
     torch.manual_seed(0)
     unet = UNet(MODELS["demo"].unet, RAW_CHANNELS).cuda().to(memory_format=torch.channels_last)
     unet.graph_cache.enabled = True
-    for step in range(8):  # two kinds of input, each as usual, recorded, and played
+    for step in range(8):  # two input signatures, each run without a graph, captured, and replayed
         x = torch.randn(2, 1 + step % 2, INPUT_CHANNELS, 256, 256, device="cuda")
         with torch.autocast("cuda", torch.bfloat16):
             expected, actual = (outputs_and_gradients(unet, x, fused) for fused in (True, None))
@@ -196,11 +198,11 @@ def test_recorded_training_gives_the_same():
         with torch.no_grad():
             for parameter in unet.parameters():
                 parameter += 1e-3 * torch.randn_like(parameter)
-    assert sum(recording is not None for recording in unet.graph_cache._seen.values()) == 2
+    assert sum(graph is not None for graph in unet.graph_cache._graphs.values()) == 2
 
 
 @pytest.mark.gpu
-def test_xformers_attention_gives_the_same():
+def test_attention_by_xformers_gives_the_same_results():
     pytest.importorskip("xformers")
     torch.manual_seed(0)
     unet = UNet(MODELS["demo"].unet, RAW_CHANNELS).cuda().to(memory_format=torch.channels_last)

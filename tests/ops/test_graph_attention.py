@@ -1,4 +1,4 @@
-"""The graph's two attentions against loops over single vertices."""
+"""The two attentions of the graph against loops over single vertices."""
 
 import pytest
 import torch
@@ -7,7 +7,8 @@ from core.ops.neighbor_attention import neighbor_attention
 from core.ops.segment_attention import segment_attention
 
 
-def loop_over_segments(queries, keys, values, crow):
+def loop_over_segments(queries, key_values, crow):
+    keys, values = key_values.unbind(1)
     out = torch.zeros_like(queries)
     for n in range(len(queries)):
         own = slice(int(crow[n]), int(crow[n + 1]))
@@ -17,7 +18,8 @@ def loop_over_segments(queries, keys, values, crow):
     return out
 
 
-def loop_over_vertices(queries, keys, values, neighbors, mask):
+def loop_over_vertices(qkv, neighbors, mask):
+    queries, keys, values = qkv.unbind(3)
     out = torch.zeros_like(queries)
     for v in range(len(neighbors)):
         around = neighbors[v][mask[v]]
@@ -44,87 +46,88 @@ def segments():
     generator = torch.Generator().manual_seed(0)
     crow = torch.tensor([0, 3, 3, 4, 74, 74])
     queries = torch.randn(5, 4, 2, 8, dtype=torch.float64, generator=generator)
-    keys, values = torch.randn(2, 74, 2, 8, dtype=torch.float64, generator=generator)
-    return queries, keys, values, crow
+    key_values = torch.randn(74, 2, 2, 8, dtype=torch.float64, generator=generator)
+    return queries, key_values, crow
 
 
 @pytest.fixture
 def mesh():
+    """Queries, keys and values of nine vertices, and a table of neighbours with padding."""
     generator = torch.Generator().manual_seed(0)
     neighbors = torch.stack([torch.randperm(9, generator=generator)[:5] for _ in range(9)])
     mask = torch.rand(9, 5, generator=generator) < 0.6
     mask[:, 0] = True
-    return *torch.randn(3, 2, 9, 3, 2, 4, dtype=torch.float64, generator=generator), neighbors, mask
+    return torch.randn(2, 9, 3, 3, 2, 4, dtype=torch.float64, generator=generator), neighbors, mask
 
 
 def test_segment_attention_is_softmax_in_each_segment(segments):
-    assert_same_values_and_gradients(segment_attention, loop_over_segments, segments[:3], segments[3])
+    assert_same_values_and_gradients(segment_attention, loop_over_segments, segments[:2], segments[2])
 
 
-def test_an_empty_segment_gets_exactly_nothing(segments):
+def test_the_result_of_an_empty_segment_is_exactly_zero(segments):
     out = segment_attention(*segments)
     assert (out[[1, 4]] == 0).all()
     assert (out[[0, 2, 3]] != 0).all()
 
 
-def test_no_key_at_all(segments):
-    queries, keys, values, _ = segments
-    out = segment_attention(queries, keys[:0], values[:0], torch.zeros(6, dtype=torch.int64))
+def test_without_any_key_all_results_are_zero(segments):
+    queries, key_values, _ = segments
+    out = segment_attention(queries, key_values[:0], torch.zeros(6, dtype=torch.int64))
     assert (out == 0).all()
 
 
 def test_the_order_of_keys_in_a_segment_does_not_matter(segments):
-    queries, keys, values, crow = segments
+    queries, key_values, crow = segments
     order = torch.cat([torch.tensor([2, 0, 1, 3]), 4 + torch.randperm(70)])
     torch.testing.assert_close(
-        segment_attention(queries, keys[order], values[order], crow), segment_attention(queries, keys, values, crow)
+        segment_attention(queries, key_values[order], crow), segment_attention(queries, key_values, crow)
     )
 
 
 def test_large_logits_do_not_overflow(segments):
-    queries, keys, values, crow = segments
-    queries, keys = 1e3 * queries.float(), 1e3 * keys.float()
-    out = segment_attention(queries, keys, values.float(), crow)
+    queries, key_values, crow = segments
+    queries, key_values = 1e3 * queries.float(), key_values.float() * torch.tensor([1e3, 1.0])[:, None, None]
+    out = segment_attention(queries, key_values, crow)
     assert out.isfinite().all()
-    torch.testing.assert_close(out, loop_over_segments(queries, keys, values.float(), crow))
+    torch.testing.assert_close(out, loop_over_segments(queries, key_values, crow))
 
 
 def test_half_precision_is_computed_in_float32(segments):
-    queries, keys, values, crow = segments
-    half = [x.to(torch.bfloat16) for x in (queries, keys, values)]
+    queries, key_values, crow = segments
+    half = [x.to(torch.bfloat16) for x in (queries, key_values)]
     exact = segment_attention(*[x.double() for x in half], crow)
-    # One rounding of the result to bf16's 8 bits, none on the way.
+    # The result alone is rounded, to bf16's 8 bits.
     torch.testing.assert_close(segment_attention(*half, crow).double(), exact, rtol=2**-8, atol=1e-6)
 
 
 def test_neighbor_attention_is_softmax_over_neighbors(mesh):
-    assert_same_values_and_gradients(neighbor_attention, loop_over_vertices, mesh[:3], *mesh[3:])
+    assert_same_values_and_gradients(neighbor_attention, loop_over_vertices, mesh[:1], *mesh[1:])
 
 
 def test_padding_does_not_count(mesh):
-    *tensors, neighbors, mask = mesh
+    qkv, neighbors, mask = mesh
     other_padding = torch.where(mask, neighbors, 8 - neighbors)
     torch.testing.assert_close(
-        neighbor_attention(*tensors, other_padding, mask), neighbor_attention(*tensors, neighbors, mask), rtol=0, atol=0
+        neighbor_attention(qkv, other_padding, mask), neighbor_attention(qkv, neighbors, mask), rtol=0, atol=0
     )
 
 
 def test_relabelling_vertices_relabels_the_result(mesh):
-    *tensors, neighbors, mask = mesh
+    qkv, neighbors, mask = mesh
     new_to_old = torch.randperm(9, generator=torch.Generator().manual_seed(2))
     old_to_new = new_to_old.argsort()
-    relabelled = neighbor_attention(
-        *[x[:, new_to_old] for x in tensors], old_to_new[neighbors[new_to_old]], mask[new_to_old]
-    )
-    torch.testing.assert_close(relabelled, neighbor_attention(*tensors, neighbors, mask)[:, new_to_old])
+    relabelled = neighbor_attention(qkv[:, new_to_old], old_to_new[neighbors[new_to_old]], mask[new_to_old])
+    torch.testing.assert_close(relabelled, neighbor_attention(qkv, neighbors, mask)[:, new_to_old])
 
 
 def test_shapes_that_do_not_fit_are_refused(segments, mesh):
-    queries, keys, values, crow = segments
-    with pytest.raises(ValueError, match="crow"):
-        segment_attention(queries, keys, values, crow[:-1])
-    with pytest.raises(ValueError, match="keys"):
-        segment_attention(queries, keys[:, :1], values, crow)
-    *tensors, neighbors, mask = mesh
-    with pytest.raises(ValueError, match="neighbors"):
-        neighbor_attention(*tensors, neighbors[1:], mask)
+    queries, key_values, crow = segments
+    with pytest.raises(ValueError, match="crow must hold"):
+        segment_attention(queries, key_values, crow[:-1])
+    with pytest.raises(ValueError, match="key_values"):
+        segment_attention(queries, key_values[..., :1, :], crow)
+    qkv, neighbors, mask = mesh
+    with pytest.raises(ValueError, match="qkv must be"):
+        neighbor_attention(qkv[:, :, :, :2], neighbors, mask)
+    with pytest.raises(ValueError, match="neighbors and mask"):
+        neighbor_attention(qkv, neighbors[1:], mask)

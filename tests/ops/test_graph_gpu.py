@@ -1,16 +1,15 @@
-"""The graph at the sizes it is used at, on a GPU."""
+"""The graph at its usual sizes, on a GPU."""
 
 import pytest
 import torch
 
-from core.model.edges import build_edges
-from core.model.graph import BodyGraph
+from core.model.graph import BodyGraph, build_edges
 from core.ops.nearest_vertices import nearest_vertices_of_sets, nearest_vertices_reference
 from core.ops.neighbor_attention import neighbor_attention, neighbor_attention_reference
 from core.ops.segment_attention import segment_attention, segment_attention_reference
 from core.options import GraphOptions
 from core.runtime.async_count import AsyncCount
-from scripts.benchmarks.graph import tied_gaussians
+from scripts.benchmarks.graph import random_assignment
 from smpl_renderer.connectivity import build_connectivity
 from smpl_renderer.dispatch import reference_operations
 
@@ -43,7 +42,7 @@ def connectivity(body):
 
 @pytest.fixture
 def edges(body):
-    return build_edges(*(x.cuda() for x in tied_gaussians(4, 9000, body.num_vertices, seed=0)), body.num_vertices)
+    return build_edges(*(x.cuda() for x in random_assignment(4, 9000, body.num_vertices, seed=0)), body.num_vertices)
 
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.bfloat16, 2**-8), (torch.float16, 2**-10)]
@@ -54,22 +53,22 @@ PRECISIONS = [(torch.float32, 1e-5), (torch.bfloat16, 2**-8), (torch.float16, 2*
 def test_segment_attention(edges, dtype, tolerance, queries):
     torch.manual_seed(0)
     q = torch.randn(len(edges.crow) - 1, queries, 4, 32, device="cuda").to(dtype)
-    k, v = torch.randn(2, len(edges.gaussians), 4, 32, device="cuda").to(dtype)
+    kv = torch.randn(len(edges.gaussian_ids), 2, 4, 32, device="cuda").to(dtype)
     assert_close(
-        lambda *x: segment_attention(*x, edges.crow), lambda *x: segment_attention_reference(*x, edges.crow), (q, k, v),
+        lambda *x: segment_attention(*x, edges.crow), lambda *x: segment_attention_reference(*x, edges.crow), (q, kv),
         tolerance,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
-def test_one_vertex_owns_everything(dtype, tolerance):
+def test_segment_attention_where_one_vertex_has_all_gaussians(dtype, tolerance):
     torch.manual_seed(0)
     crow = torch.full((501,), 36_000, device="cuda")
     crow[:200] = 0
     q = torch.randn(500, 4, 4, 24, device="cuda").to(dtype)
-    k, v = torch.randn(2, 36_000, 4, 24, device="cuda").to(dtype)
+    kv = torch.randn(36_000, 2, 4, 24, device="cuda").to(dtype)
     assert_close(
-        lambda *x: segment_attention(*x, crow), lambda *x: segment_attention_reference(*x, crow), (q, k, v), tolerance
+        lambda *x: segment_attention(*x, crow), lambda *x: segment_attention_reference(*x, crow), (q, kv), tolerance
     )
 
 
@@ -77,11 +76,10 @@ def test_one_vertex_owns_everything(dtype, tolerance):
 def test_neighbor_attention(connectivity, dtype, tolerance):
     torch.manual_seed(0)
     table = connectivity.neighbors.cuda(), connectivity.mask.cuda()
-    tensors = torch.randn(3, 1, len(table[0]), 4, 4, 32, device="cuda").to(dtype)
+    qkv = torch.randn(1, len(table[0]), 4, 3, 4, 32, device="cuda").to(dtype)
     assert_close(
-        lambda *x: neighbor_attention(*x, *table), lambda *x: neighbor_attention_reference(*x, *table), tensors,
-        tolerance,
-    )  # fmt: skip
+        lambda x: neighbor_attention(x, *table), lambda x: neighbor_attention_reference(x, *table), (qkv,), tolerance
+    )
 
 
 def run(network, keys, edges):
@@ -95,7 +93,7 @@ def test_bf16_is_as_near_to_double_precision_as_autocast(connectivity, edges, fe
     torch.manual_seed(0)
     options = GraphOptions(features=features, queries=3, layers=2)
     network = BodyGraph(options, KEYS, connectivity).cuda()
-    keys = torch.randn(len(edges.gaussians), KEYS, device="cuda")
+    keys = torch.randn(len(edges.gaussian_ids), KEYS, device="cuda")
     with torch.autocast("cuda", torch.bfloat16):
         kernels = run(network, keys, edges)
         with reference_operations():
@@ -104,40 +102,40 @@ def test_bf16_is_as_near_to_double_precision_as_autocast(connectivity, edges, fe
         exact = run(network.double(), keys.double(), edges)
     for ours, theirs, e in zip(kernels, autocast, exact, strict=True):
         assert ours.dtype == theirs.dtype
-        # Not more than half as much again, or else a tenth of one rounding: some gradients hardly lose anything.
+        # At most 1.5 times the error, or a tenth of one rounding: some gradients lose hardly anything.
         assert relative_error(ours, e) < max(1.5 * relative_error(theirs, e), 4e-4)
 
 
 def test_single_precision_graph(connectivity, edges):
     torch.manual_seed(0)
     network = BodyGraph(GraphOptions(queries=3, layers=2), KEYS, connectivity).cuda()
-    keys = torch.randn(len(edges.gaussians), KEYS, device="cuda")
+    keys = torch.randn(len(edges.gaussian_ids), KEYS, device="cuda")
     single = run(network, keys, edges)
     exact = run(network.double(), keys.double(), edges)
     assert relative_error(single[0], exact[0]) < 1e-5
     assert all(relative_error(a, e) < 1e-4 for a, e in zip(single[1:], exact[1:], strict=True))
 
 
-def test_gradients_repeat_themselves(connectivity, edges):
+def test_gradients_are_repeatable(connectivity, edges):
     torch.manual_seed(0)
     network = BodyGraph(GraphOptions(layers=1), KEYS, connectivity).cuda()
-    keys = torch.randn(len(edges.gaussians), KEYS, device="cuda")
+    keys = torch.randn(len(edges.gaussian_ids), KEYS, device="cuda")
     with torch.autocast("cuda", torch.bfloat16):
         first, second = run(network, keys, edges), run(network, keys, edges)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_nothing_waits_for_the_device(connectivity, body):
+def test_the_host_does_not_wait_for_the_device(connectivity, body):
     network = BodyGraph(GraphOptions(layers=1), KEYS, connectivity).cuda()
-    vertex_ids, mask = (x.cuda() for x in tied_gaussians(2, 500, body.num_vertices, seed=0))
+    vertex_ids, mask = (x.cuda() for x in random_assignment(2, 500, body.num_vertices, seed=0))
     keys = torch.randn(*mask.shape, KEYS, device="cuda")
 
     def step():
         edges = build_edges(vertex_ids, mask, body.num_vertices, count)
         with torch.autocast("cuda", torch.bfloat16):
-            network(edges.take(keys), edges).sum().backward()
+            network(edges.gather(keys), edges).sum().backward()
 
-    for _ in range(3):  # kernels are compiled, then launches recorded, then played
+    for _ in range(3):  # compilation of the kernels, then capture, then replay
         count = AsyncCount(mask)
         step()
     count = AsyncCount(mask)
@@ -158,7 +156,7 @@ def test_nearest_vertices(body):
     assert (actual[~mask] == 0).all()
     expected = nearest_vertices_reference(points, vertices, mask)
 
-    # Rounding may choose another of two that are equally near.
+    # Of two equally near vertices, rounding may choose either.
     def distances(ids):
         return (points - torch.stack([v[i] for v, i in zip(vertices, ids)])).norm(dim=-1)[mask]
 

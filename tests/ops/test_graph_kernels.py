@@ -1,7 +1,4 @@
-"""The graph's kernels against the references that define them.
-
-Without a CUDA device they run in Triton's interpreter (`tests/conftest.py`).
-"""
+"""Kernels of the graph against their references, in Triton's interpreter (`tests/conftest.py`) or on a GPU."""
 
 import pytest
 import torch
@@ -11,7 +8,7 @@ pytest.importorskip("triton")
 from core.ops.feed_forward import FeedForwardWeights, residual_feed_forward_reference
 from core.ops.feed_forward_kernel import ResidualFeedForward
 from core.ops.nearest_vertices import nearest_vertices_reference
-from core.ops.nearest_vertices_kernel import nearest
+from core.ops.nearest_vertices_kernel import launch_nearest
 from core.ops.neighbor_attention import neighbor_attention_reference, reverse_neighbors
 from core.ops.neighbor_attention_kernel import NeighborAttention
 from core.ops.norm_linear import norm_linear_reference
@@ -20,12 +17,12 @@ from core.ops.segment_attention import segment_attention_reference
 from core.ops.segment_attention_kernel import SegmentAttention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BF16_ROUNDING = 2.0**-8 if DEVICE == "cuda" else 2.0**-7  # one of them, at most; the interpreter truncates
+BF16_ROUNDING = 2.0**-8 if DEVICE == "cuda" else 2.0**-7  # of one result; the interpreter truncates
 
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
-    """Fill new memory with NaN, so that what a kernel forgets to write shows."""
+    """Fill new memory with NaN, so that a value that a kernel does not write is detected."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
@@ -44,8 +41,8 @@ def values_and_gradients(function, tensors):
     return results, torch.autograd.grad(results, tensors, cotangents)
 
 
-def assert_as_defined(kernel, reference, tensors, forward=1e-5, backward=1e-4):
-    """Relative, by tensor, in the Euclidean norm; the reference in double precision."""
+def assert_equals_reference(kernel, reference, tensors, forward=1e-5, backward=1e-4):
+    """Compare relative errors of whole tensors, in the Euclidean norm, with the reference in double precision."""
     actual = values_and_gradients(kernel, tensors)
     expected = values_and_gradients(reference, [x.double() for x in tensors])
     for results, exact, tolerance in zip(actual, expected, (forward, backward), strict=True):
@@ -71,9 +68,9 @@ def segments(counts):
 def test_segment_attention(counts, queries, heads, width):
     crow = segments(counts)
     tensors = randn(len(counts), queries, heads, width), randn(sum(counts) + 3, 2, heads, width, seed=1)
-    assert_as_defined(
+    assert_equals_reference(
         lambda q, kv: SegmentAttention.apply(q, kv, crow),
-        lambda q, kv: segment_attention_reference(q, *kv.unbind(1), crow),
+        lambda q, kv: segment_attention_reference(q, kv, crow),
         tensors,
     )
     out, (_, g_key_values) = values_and_gradients(lambda q, kv: SegmentAttention.apply(q, kv, crow), tensors)
@@ -83,9 +80,9 @@ def test_segment_attention(counts, queries, heads, width):
 
 def test_keys_and_values_that_are_part_of_longer_rows():
     crow, queries, rows = segments([3, 0, 40]), randn(3, 4, 2, 16), randn(43, 3, 2, 2, 16, seed=1)
-    assert_as_defined(
+    assert_equals_reference(
         lambda q, kv: SegmentAttention.apply(q, kv.unbind(1)[1], crow),
-        lambda q, kv: segment_attention_reference(q, *kv[:, 1].unbind(1), crow),
+        lambda q, kv: segment_attention_reference(q, kv[:, 1], crow),
         [queries, rows],
     )
 
@@ -93,7 +90,7 @@ def test_keys_and_values_that_are_part_of_longer_rows():
 def test_segment_attention_of_large_logits():
     crow = segments([3, 40, 0])
     tensors = 100 * randn(3, 4, 2, 16), 10 * randn(43, 2, 2, 16, seed=1)
-    expected = segment_attention_reference(tensors[0].double(), *tensors[1].double().unbind(1), crow)
+    expected = segment_attention_reference(*(x.double() for x in tensors), crow)
     actual = SegmentAttention.apply(*tensors, crow)
     torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=1e-3)
 
@@ -110,15 +107,15 @@ def table():
 
 @pytest.mark.parametrize(("queries", "heads", "width"), [(3, 3, 20), (1, 2, 8), (4, 1, 32)])
 def test_neighbor_attention(table, queries, heads, width):
-    sources = reverse_neighbors(*table)
-    assert_as_defined(
-        lambda packed: NeighborAttention.apply(packed, *table, *sources),
-        lambda packed: neighbor_attention_reference(*packed.unbind(3), *table),
+    reverse = reverse_neighbors(*table)
+    assert_equals_reference(
+        lambda qkv: NeighborAttention.apply(qkv, *table, *reverse),
+        lambda qkv: neighbor_attention_reference(qkv, *table),
         [randn(2, 37, queries, 3, heads, width)],
     )
 
 
-def test_sources_are_the_table_the_other_way_round(table):
+def test_reversed_neighbours_are_the_vertices_that_have_a_vertex_as_neighbour(table):
     neighbors, mask = (x.cpu() for x in table)
     vertices, crow = (x.cpu() for x in reverse_neighbors(*table))
     for target in range(37):
@@ -130,7 +127,7 @@ def test_sources_are_the_table_the_other_way_round(table):
 def test_norm_linear(rows, channels, outputs):
     tensors = [randn(rows, channels), randn(channels, seed=1), randn(channels, seed=2)]
     tensors += [randn(outputs, channels, seed=3) / channels**0.5, randn(outputs, seed=4)]
-    assert_as_defined(lambda *x: NormLinear.apply(*x, torch.float32), norm_linear_reference, tensors)
+    assert_equals_reference(lambda *x: NormLinear.apply(*x, torch.float32), norm_linear_reference, tensors)
 
 
 def feed_forward_weights(channels, hidden):
@@ -153,32 +150,32 @@ def feed_forward_reference(x, update, *weights):
 @pytest.mark.parametrize(("rows", "channels", "hidden"), [(300, 32, 128), (5, 16, 48), (70, 64, 64)])
 def test_feed_forward(rows, channels, hidden):
     tensors = [randn(rows, channels), randn(rows, channels, seed=9), *feed_forward_weights(channels, hidden)]
-    assert_as_defined(ResidualFeedForward.apply, feed_forward_reference, tensors)
+    assert_equals_reference(ResidualFeedForward.apply, feed_forward_reference, tensors)
 
 
-def test_feed_forward_without_a_bias_of_the_update():
+def test_feed_forward_without_a_bias_of_the_updates_map():
     x, update, out_weight, _, *rest = randn(70, 16), randn(70, 16, seed=9), *feed_forward_weights(16, 64)
 
     def function(apply):
         return lambda x, update, out_weight, *rest: apply(x, update, out_weight, None, *rest)
 
     tensors = [x, update, out_weight, *rest]
-    assert_as_defined(function(ResidualFeedForward.apply), function(feed_forward_reference), tensors)
+    assert_equals_reference(function(ResidualFeedForward.apply), function(feed_forward_reference), tensors)
 
 
 def test_half_precision(table):
-    """Inputs in bf16, results rounded to it, float32 in between (for products of long sums: TF32)."""
-    crow, sources = segments([3, 0, 40]), reverse_neighbors(*table)
+    """Inputs and results in bf16, float32 in between, with TF32 products in long sums."""
+    crow, reverse = segments([3, 0, 40]), reverse_neighbors(*table)
     half = {"forward": BF16_ROUNDING, "backward": BF16_ROUNDING}
-    assert_as_defined(
+    assert_equals_reference(
         lambda q, kv: SegmentAttention.apply(q, kv, crow),
-        lambda q, kv: segment_attention_reference(q, *kv.unbind(1), crow),
+        lambda q, kv: segment_attention_reference(q, kv, crow),
         [randn(3, 4, 2, 32, dtype=torch.bfloat16), randn(43, 2, 2, 32, seed=1, dtype=torch.bfloat16)],
         **half,
     )
-    assert_as_defined(
-        lambda packed: NeighborAttention.apply(packed, *table, *sources),
-        lambda packed: neighbor_attention_reference(*packed.unbind(3), *table),
+    assert_equals_reference(
+        lambda qkv: NeighborAttention.apply(qkv, *table, *reverse),
+        lambda qkv: neighbor_attention_reference(qkv, *table),
         [randn(1, 37, 2, 3, 2, 16, dtype=torch.bfloat16)],
         **half,
     )
@@ -192,11 +189,11 @@ def test_nearest_vertices(masked):
         mask = randn(3, 70, seed=2) > 0.5
         mask[0, :40] = False  # a whole block
     expected = nearest_vertices_reference(points.double(), vertices.double(), mask)
-    assert (nearest(points, vertices, mask) == expected).all()
+    assert (launch_nearest(points, vertices, mask) == expected).all()
 
 
-def test_of_vertices_equally_near_the_first_is_taken():
+def test_the_first_of_equally_near_vertices_is_returned():
     vertices = randn(1, 32, 3).repeat(1, 4, 1)  # in one block, and in the next
     points = vertices[:, 64:96] + 0.001
-    for function in (nearest, nearest_vertices_reference):
+    for function in (launch_nearest, nearest_vertices_reference):
         assert function(points, vertices, None).tolist() == [list(range(32))]

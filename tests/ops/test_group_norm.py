@@ -1,4 +1,4 @@
-"""Group normalisation, and sums with a skip: kernels against their definitions, in the interpreter or on a GPU."""
+"""Kernels of group normalisation and residual sums against their references, in the interpreter or on a GPU."""
 
 import pytest
 import torch
@@ -15,12 +15,12 @@ from core.ops.residual_sum_kernel import ResidualSum
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 2**-7}
-"""Of the largest number in a result: float32 keeps 6e-8 of each and loses some in sums; bfloat16 keeps 2^-8, or
-2^-7 in the interpreter, which does not round."""
+"""Tolerances relative to the largest value of a result. float32 rounds by 6e-8 and loses some in sums; bfloat16 rounds
+by 2^-8, or 2^-7 in the interpreter, which truncates."""
 
 
 def maps(*shape: int, seed: int, mean: float = 0.0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Random maps, channels last in memory, every channel with a mean and a size of its own."""
+    """Random maps with channels last in memory. Each channel has its own mean and standard deviation."""
     generator = torch.Generator().manual_seed(seed)
     scale, shift = torch.rand(2, shape[1], 1, 1, generator=generator)
     x = (torch.randn(shape, generator=generator) + shift) * (0.5 + scale) + mean
@@ -57,7 +57,7 @@ CASES = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("images", "channels", "groups", "height", "width"), CASES)
-def test_norm_and_all_gradients_equal_the_definition(images, channels, groups, height, width, dtype):
+def test_norm_and_all_gradients_equal_the_reference(images, channels, groups, height, width, dtype):
     silu = width % 2 == 1
     x = maps(images, channels, height, width, seed=channels, dtype=dtype)
     weight, bias, shift = vectors(3, channels, seed=1)
@@ -74,7 +74,7 @@ def test_norm_and_all_gradients_equal_the_definition(images, channels, groups, h
 
 
 @pytest.mark.parametrize("silu", [True, False])
-def test_without_shift(silu):
+def test_norm_without_shift(silu):
     x, cotangent = (maps(2, 16, 3, 3, seed=seed) for seed in range(2))
     weight, bias = vectors(2, 16, seed=1)
     actual = results(lambda *v: GroupNorm.apply(*v, None, 2, 1e-5, silu), [x, weight, bias], cotangent)
@@ -84,7 +84,7 @@ def test_without_shift(silu):
 
 
 @pytest.mark.parametrize("limits", [(64, 64), (64, 3), (2, 2)])
-def test_however_pixels_are_shared_out(limits, monkeypatch):
+def test_norm_does_not_depend_on_how_pixels_are_divided_among_programs(limits, monkeypatch):
     monkeypatch.setattr(kernels, "TILE", 64)  # 4 pixels of 16 channels: 9 tiles, the last one in part
     monkeypatch.setattr(kernels, "MAX_CHUNKS", limits[0])
     monkeypatch.setattr(kernels, "PROGRAMS", limits[1])
@@ -96,18 +96,18 @@ def test_however_pixels_are_shared_out(limits, monkeypatch):
     assert_close(actual, expected, 2e-5)
 
 
-def test_a_large_mean_costs_no_digits_of_the_deviation():
+def test_a_large_mean_does_not_reduce_the_precision_of_the_deviation():
     x = maps(1, 16, 8, 8, seed=0, mean=1000.0)
     weight, bias = vectors(2, 16, seed=1)
     actual = GroupNorm.apply(x, weight, bias, None, 2, 1e-5, False)
     expected = group_norm_reference(x.double(), 2, weight.double(), bias.double())
-    # float32 keeps 6e-5 of a number about 1000; differences of sums of squares would be off by 0.06.
+    # float32 rounds values near 1000 by 6e-5. Differences of sums of squares would be off by 0.06.
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=5e-4)
 
 
 @pytest.mark.parametrize("channels", [8, 80, 192])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_residual_sum_equals_the_definition(channels, dtype):
+def test_residual_sum_equals_the_reference(channels, dtype):
     x, skip, cotangent = (maps(2, channels, 5, 3, seed=seed, dtype=dtype) for seed in range(3))
     (bias,) = vectors(1, channels, seed=3)
     actual = results(lambda *v: ResidualSum.apply(*v, 0.7), [x, skip, bias], cotangent)
@@ -117,7 +117,7 @@ def test_residual_sum_equals_the_definition(channels, dtype):
     assert_close(actual, expected, ROUNDING[dtype])
 
 
-def test_wrong_arguments_are_named():
+def test_errors_name_the_wrong_argument():
     x, (weight, bias, other) = torch.zeros(1, 12, 2, 2), torch.zeros(3, 12)
     with pytest.raises(ValueError, match="multiple of num_groups 5"):
         group_norm(x, 5, weight, bias)
@@ -134,7 +134,7 @@ def test_wrong_arguments_are_named():
 @pytest.mark.parametrize(
     ("channels", "groups", "size"), [(64, 8, 256), (384, 32, 128), (80, 10, 64), (512, 32, 32), (2048, 32, 8)]
 )
-def test_real_sizes_in_either_order_of_memory(channels, groups, size, dtype):
+def test_usual_sizes_in_either_order_of_memory(channels, groups, size, dtype):
     x, cotangent = (maps(4, channels, size, size, seed=seed, dtype=dtype) for seed in range(2))
     rest = vectors(3, channels, seed=1)
 

@@ -1,4 +1,4 @@
-"""Which vertex is nearest: the same for every search."""
+"""Nearest vertices by every search, against brute force."""
 
 import importlib.util
 import math
@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from core.ops.nearest_vertices import SEARCH_VARIABLE, nearest_vertices, nearest_vertices_reference
+from core.ops.nearest_vertices import check_nearest_search, nearest_vertices, nearest_vertices_reference
 from smpl_renderer.errors import InputError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -14,7 +14,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.fixture
 def sets():
-    """Two persons in three moments: points, vertices and a mask."""
+    """Points, vertices and a mask of two subjects in three frames."""
     generator = torch.Generator().manual_seed(0)
     vertices = torch.randn(2, 3, 50, 3, generator=generator)
     points = torch.randn(2, 3, 40, 3, generator=generator)
@@ -27,20 +27,20 @@ def by_brute_force(points, vertices, mask):
     return (points[..., None, :] - vertices[..., None, :, :]).square().sum(-1).argmin(-1) * mask
 
 
-def test_many_sets_at_once(sets):
+def test_vertices_of_many_sets_equal_brute_force(sets):
     ids = nearest_vertices(*sets)
     assert ids.dtype == torch.int64
     assert torch.equal(ids, by_brute_force(*sets))
 
 
-def test_without_a_mask_all_count(sets):
+def test_without_a_mask_all_points_are_searched(sets):
     points, vertices, mask = sets
     assert torch.equal(nearest_vertices(points, vertices), by_brute_force(points, vertices, torch.ones_like(mask)))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("masked", [False, True])
-def test_points_that_are_not_finite_get_index_0_as_the_reference_gives_them(sets, value, masked):
+def test_points_that_are_not_finite_get_index_0_as_in_the_reference(sets, value, masked):
     points, vertices, mask = sets
     mask = mask if masked else None
     points[0, 1, :7, 2] = value
@@ -51,21 +51,28 @@ def test_points_that_are_not_finite_get_index_0_as_the_reference_gives_them(sets
 
 
 @pytest.mark.parametrize("package", ["torch_cluster", "pytorch3d"])
-def test_optional_packages_find_the_same(sets, package, monkeypatch):
+def test_searches_by_optional_packages_equal_brute_force(sets, package):
     pytest.importorskip(package)
-    expected = by_brute_force(*sets)
-    assert torch.equal(nearest_vertices(*sets, search=package), expected)
-    monkeypatch.setenv(SEARCH_VARIABLE, package)
-    assert torch.equal(nearest_vertices(*sets), expected)
+    check_nearest_search(package)
+    assert torch.equal(nearest_vertices(*sets, search=package), by_brute_force(*sets))
 
 
-def test_search_that_is_not_there(sets, monkeypatch):
+def test_a_search_by_a_package_that_is_not_installed_is_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="torch_cluster: it is not installed"):
-        nearest_vertices(*sets, search="torch_cluster")
+    check_nearest_search("auto")
+    with pytest.raises(InputError, match=r"nearest torch_cluster is not installed; .* or choose auto"):
+        check_nearest_search("torch_cluster")
 
 
-def test_search_that_does_not_exist(sets, monkeypatch):
-    monkeypatch.setenv(SEARCH_VARIABLE, "guess")
-    with pytest.raises(InputError, match="no search is called 'guess'"):
-        nearest_vertices(*sets)
+def test_an_unknown_search_is_refused():
+    with pytest.raises(InputError, match="nearest must be one of auto, torch_cluster, pytorch3d, got guess"):
+        check_nearest_search("guess")
+
+
+def test_vertices_nearest_to_points_around_the_body_equal_brute_force(body):
+    vertices = body.v_template
+    near = vertices[::50]
+    points = near + 0.05 * torch.randn(near.shape, generator=torch.Generator().manual_seed(0))
+    expected = (points[:, None] - vertices).square().sum(-1).argmin(1)
+    assert (nearest_vertices(points, vertices) == expected).all()
+    assert len(nearest_vertices(points[:0], vertices)) == 0

@@ -1,4 +1,4 @@
-"""Laws of the graph, on a small mesh of eight vertices, by the references and by the kernels.
+"""Properties of the graph on a mesh of eight vertices, by the references and by the kernels.
 
 Without a CUDA device, the kernels run in Triton's interpreter (`tests/conftest.py`).
 """
@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.model.edges import build_edges
-from core.model.graph import BodyGraph
+from core.model.graph import BodyGraph, build_edges
 from core.ops import feed_forward, neighbor_attention, norm_linear, segment_attention
 from core.options import GraphOptions
 from core.runtime.async_count import AsyncCount
@@ -33,14 +32,14 @@ def ring() -> Connectivity:
 
 @pytest.fixture(params=["reference", "kernels"])
 def graph(request, ring, monkeypatch) -> BodyGraph:
-    """In double precision by the references, in single precision by the kernels."""
+    """A graph in double precision by the references, or in single precision by the kernels."""
     torch.manual_seed(0)
     graph = BodyGraph(OPTIONS, KEYS, ring)
     if request.param == "reference":
         return graph.double()
     pytest.importorskip("triton")
     for module in (segment_attention, neighbor_attention):
-        monkeypatch.setattr(module, "kernels_take", lambda *_: True)
+        monkeypatch.setattr(module, "can_use_kernels", lambda *_, **__: True)
     for module in (norm_linear, feed_forward):
         monkeypatch.setattr(module, "layer_dtype", lambda x: torch.float32)
     graph.graph_cache.enabled = False
@@ -49,7 +48,7 @@ def graph(request, ring, monkeypatch) -> BodyGraph:
 
 @pytest.fixture
 def gaussians():
-    """Two persons, two moments, ten Gaussians each; vertices 6 and 7 have none."""
+    """Ten Gaussians in each of two frames of two subjects. Vertices 6 and 7 have none."""
     generator = torch.Generator().manual_seed(0)
     vertex_ids = torch.randint(0, 6, (2, 2, 10), generator=generator)
     mask = torch.rand(2, 2, 10, generator=generator) < 0.7
@@ -58,49 +57,49 @@ def gaussians():
 
 def run(graph, vertex_ids, mask, keys):
     edges = build_edges(vertex_ids.to(graph.neighbors.device), mask.to(graph.neighbors.device), graph.num_vertices)
-    return graph(edges.take(keys.to(graph.vertex_embedding)), edges)
+    return graph(edges.gather(keys.to(graph.vertex_embedding)), edges)
 
 
 def assert_same(actual, expected):
-    """Up to the order of summation; products in TF32 keep 2^-11."""
+    """Compare up to the order of summation, and on CUDA up to TF32 products, which round by 2^-11."""
     if actual.dtype == torch.double:
         torch.testing.assert_close(actual, expected)
     else:
         torch.testing.assert_close(actual, expected, rtol=0, atol=5e-3 if DEVICE == "cuda" else 1e-5)
 
 
-def test_every_gaussian_in_the_mask_is_tied_to_its_vertex(gaussians):
+def test_every_gaussian_in_the_mask_has_an_edge_to_its_vertex(gaussians):
     vertex_ids, mask, _ = gaussians
     edges = build_edges(vertex_ids, mask, VERTICES)
-    assert sorted(edges.gaussians.tolist()) == mask.flatten().nonzero()[:, 0].tolist()
+    assert sorted(edges.gaussian_ids.tolist()) == mask.flatten().nonzero()[:, 0].tolist()
     for row in range(2 * VERTICES):
-        own = edges.gaussians[edges.crow[row] : edges.crow[row + 1]]
+        own = edges.gaussian_ids[edges.crow[row] : edges.crow[row + 1]]
         assert (vertex_ids.flatten()[own] == row % VERTICES).all()
-        assert (own // 20 == row // VERTICES).all()  # 20 Gaussians a person
+        assert (own // 20 == row // VERTICES).all()  # a subject has 20 Gaussians
 
 
-def test_a_count_from_before_changes_no_ties(gaussians):
+def test_an_early_count_gives_the_same_edges(gaussians):
     vertex_ids, mask, _ = gaussians
     count = AsyncCount(mask)
     assert count.read() == mask.sum()
     early, late = build_edges(vertex_ids, mask, VERTICES, count), build_edges(vertex_ids, mask, VERTICES)
-    assert torch.equal(early.gaussians, late.gaussians) and torch.equal(early.crow, late.crow)
+    assert torch.equal(early.gaussian_ids, late.gaussian_ids) and torch.equal(early.crow, late.crow)
 
 
-def test_nothing_in_the_mask(graph, gaussians):
+def test_an_empty_mask_gives_no_edges_and_finite_features(graph, gaussians):
     vertex_ids, mask, keys = gaussians
     edges = build_edges(vertex_ids, torch.zeros_like(mask), VERTICES)
-    assert len(edges.gaussians) == 0 and (edges.crow == 0).all()
+    assert len(edges.gaussian_ids) == 0 and (edges.crow == 0).all()
     assert run(graph, vertex_ids, torch.zeros_like(mask), keys).isfinite().all()
 
 
-def test_permuting_gaussians_changes_nothing(graph, gaussians):
+def test_the_order_of_gaussians_and_frames_does_not_matter(graph, gaussians):
     order = torch.randperm(10, generator=torch.Generator().manual_seed(1))
-    shuffled = [x[:, :, order].flip(1) for x in gaussians]  # and the moments
+    shuffled = [x[:, :, order].flip(1) for x in gaussians]  # and the frames
     assert_same(run(graph, *shuffled), run(graph, *gaussians))
 
 
-def test_a_moment_without_visible_gaussians_changes_nothing(graph, gaussians):
+def test_a_frame_without_foreground_changes_nothing(graph, gaussians):
     vertex_ids, mask, keys = gaussians
     longer = (
         torch.cat([vertex_ids, vertex_ids[:, :1]], 1),
@@ -122,46 +121,46 @@ def test_relabelling_vertices_relabels_the_result(graph, ring, gaussians):
     assert_same(run(relabelled, old_to_new[vertex_ids], mask, keys), run(graph, vertex_ids, mask, keys)[:, new_to_old])
 
 
-def test_persons_do_not_see_each_other(graph, gaussians):
+def test_subjects_do_not_influence_each_other(graph, gaussians):
     together = run(graph, *gaussians)
-    for person in range(2):
-        alone = run(graph, *[x[person : person + 1] for x in gaussians])
-        assert_same(together[person : person + 1], alone)
+    for subject in range(2):
+        alone = run(graph, *[x[subject : subject + 1] for x in gaussians])
+        assert_same(together[subject : subject + 1], alone)
 
 
-def test_intra_attention_leaves_empty_vertices_as_they_are(ring, gaussians):
+def test_intra_attention_does_not_update_vertices_without_gaussians(ring, gaussians):
     torch.manual_seed(0)
     graph = BodyGraph(replace(OPTIONS, inter=False, layers=1), KEYS, ring).double()
     for parameter in graph.intra[0].feed_forward.parameters():
-        torch.nn.init.zeros_(parameter)  # leaves the attention alone
+        torch.nn.init.zeros_(parameter)  # attention remains
     out = run(graph, *gaussians)
     start = (graph.vertex_embedding + graph.query_embedding).expand_as(out)
-    tied = torch.zeros(2, VERTICES, dtype=torch.bool)
+    has_gaussians = torch.zeros(2, VERTICES, dtype=torch.bool)
     vertex_ids, mask, _ = gaussians
-    for person in range(2):
-        tied[person, vertex_ids[person][mask[person]]] = True
-    assert (out[~tied] == start[~tied]).all()
-    assert ((out[tied] - start[tied]).abs() > 1e-6).flatten(1).any(1).all()
+    for subject in range(2):
+        has_gaussians[subject, vertex_ids[subject][mask[subject]]] = True
+    assert (out[~has_gaussians] == start[~has_gaussians]).all()
+    assert ((out[has_gaussians] - start[has_gaussians]).abs() > 1e-6).flatten(1).any(1).all()
 
 
-def test_inter_attention_carries_news_one_ring_a_layer(graph, ring, gaussians):
+def test_inter_attention_spreads_a_change_by_one_ring_per_layer(graph, ring, gaussians):
     vertex_ids, mask, keys = gaussians
     vertex_ids = torch.zeros_like(vertex_ids)
     change = (run(graph, vertex_ids, mask, keys + 1) - run(graph, vertex_ids, mask, keys)).abs().amax((0, 2, 3))
     assert (change[[0, 1, 2, 6, 7]] > 1e-9).all()
-    assert (change[[3, 4, 5]] == 0).all()  # further away than two layers reach
+    assert (change[[3, 4, 5]] == 0).all()  # beyond the reach of two layers
 
 
-def test_dropout_drops_updates_in_training_only(ring, gaussians):
+def test_dropout_removes_updates_in_training_only(ring, gaussians):
     torch.manual_seed(0)
     graph = BodyGraph(replace(OPTIONS, dropout=1.0), KEYS, ring).double()
     start = (graph.vertex_embedding + graph.query_embedding).expand(2, -1, -1, -1)
-    assert torch.equal(run(graph, *gaussians), start)  # all of every update
+    assert torch.equal(run(graph, *gaussians), start)  # every update is dropped
     assert not torch.isclose(run(graph.eval(), *gaussians), start).all(-1).any()
 
 
 @pytest.mark.parametrize("wrong", [{"queries": 0}, {"heads": 0}, {"features": 9, "heads": 2}])
-def test_options_that_contradict_each_other(ring, wrong):
+def test_contradictory_options_are_refused(ring, wrong):
     with pytest.raises(InputError, match=r"graph: queries and heads"):
         BodyGraph(replace(OPTIONS, **wrong), KEYS, ring)
 
