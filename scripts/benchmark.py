@@ -1,4 +1,4 @@
-"""Time the parts of the project on this machine: python scripts/benchmark.py render [options]"""
+"""Time parts of the project on this machine: python scripts/benchmark.py render [options]"""
 
 import sys
 from pathlib import Path

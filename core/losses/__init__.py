@@ -1,1 +1,1 @@
-"""Losses and metrics of images, each kernel beside its reference."""
+"""Losses and metrics of images; each kernel stands beside its reference."""

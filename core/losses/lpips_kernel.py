@@ -1,8 +1,9 @@
-"""LPIPS with VGG in half precision, and its gradient with respect to the prediction: what training needs of it.
+"""LPIPS with VGG in half precision, and its gradient with respect to the prediction, for training.
 
-Reference: `LPIPS.forward` in `core/losses/lpips.py`. Convolutions are cuDNN's; the rest is memory traffic. A layer's
-bias and ReLU are one pass, the comparison of a tap and the pooling behind it another, and on the way back the gradients
-of tap, pooling and ReLU one more. Maps have their channels last; the second half of a batch are the targets.
+Reference: `LPIPS.forward` in `core/losses/lpips.py`. Convolutions run in cuDNN; all other operations are bound by
+memory traffic. The bias and ReLU of a layer are one kernel, the comparison at a tap and the pooling after it another,
+and the gradients of tap, pooling and ReLU a third. Maps are channels-last; the second half of a batch holds the
+targets.
 """
 
 import torch
@@ -12,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-TILE = 1024  # numbers of one map that a program of the tap kernels holds at once
-BLOCK = 4096  # numbers per program of the ReLU
+TILE = 1024  # values of one map per program of the tap kernels
+BLOCK = 4096  # values per program of the ReLU kernel
 EPS = tl.constexpr(1e-10)
 
 
 @triton.jit
 def _bias_relu_kernel(y, bias, total, C: tl.constexpr, BLOCK: tl.constexpr):
-    """In place."""
+    """Add the bias and apply ReLU, in place."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     shifted = tl.load(y + i, i < total, 0.0).to(tl.float32) + tl.load(bias + i % C).to(tl.float32)
     tl.store(y + i, tl.maximum(shifted, 0.0).to(y.dtype.element_ty), i < total)
@@ -27,7 +28,7 @@ def _bias_relu_kernel(y, bias, total, C: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _pixels(block, corner, height, width, P: tl.constexpr, POOL: tl.constexpr):
-    """The program's pixels [P], or one corner (0 to 3) of its 2 x 2 windows, and which of them exist."""
+    """Pixels [P] of a program, or one corner (0 to 3) of its 2 x 2 windows, and which of them exist."""
     window = block * P + tl.arange(0, P)
     if POOL:
         columns = width // 2
@@ -40,7 +41,7 @@ def _pixels(block, corner, height, width, P: tl.constexpr, POOL: tl.constexpr):
 
 @triton.jit
 def _unit(x):
-    """Vectors [P, C] of length one, and the lengths they had."""
+    """Normalised vectors [P, C], and their lengths."""
     length = tl.sqrt(tl.sum(x * x, 1))
     return x / (length + EPS)[:, None], length
 
@@ -54,14 +55,14 @@ def _tap_fwd_kernel(
     weights = tl.load(head + channel)
     first, second = maps + pair * height * width * C, maps + (pair + num_pairs) * height * width * C
     total = tl.zeros([P], tl.float32)
-    # A ReLU came before: nothing is below zero.
-    most_first, most_second = tl.zeros([P, C], tl.float32), tl.zeros([P, C], tl.float32)
+    # The maps are outputs of a ReLU, hence at least 0.
+    max_first, max_second = tl.zeros([P, C], tl.float32), tl.zeros([P, C], tl.float32)
     for corner in tl.static_range(4 if POOL else 1):
         pixel, exists = _pixels(block, corner, height, width, P, POOL)
         where = pixel[:, None] * C + channel[None, :]
         a = tl.load(first + where, exists[:, None], 0.0).to(tl.float32)
         b = tl.load(second + where, exists[:, None], 0.0).to(tl.float32)
-        most_first, most_second = tl.maximum(most_first, a), tl.maximum(most_second, b)
+        max_first, max_second = tl.maximum(max_first, a), tl.maximum(max_second, b)
         unit_a, _ = _unit(a)
         unit_b, _ = _unit(b)
         total += tl.sum((unit_a - unit_b) * (unit_a - unit_b) * weights[None, :], 1)
@@ -71,8 +72,8 @@ def _tap_fwd_kernel(
         count = (height // 2) * (width // 2)
         where = window[:, None] * C + channel[None, :]
         dtype = pooled.dtype.element_ty
-        tl.store(pooled + pair * count * C + where, most_first.to(dtype), (window < count)[:, None])
-        tl.store(pooled + (pair + num_pairs) * count * C + where, most_second.to(dtype), (window < count)[:, None])
+        tl.store(pooled + pair * count * C + where, max_first.to(dtype), (window < count)[:, None])
+        tl.store(pooled + (pair + num_pairs) * count * C + where, max_second.to(dtype), (window < count)[:, None])
 
 
 @triton.jit
@@ -80,7 +81,7 @@ def _tap_bwd_kernel(
     maps, head, g_distances, g_pooled, g_maps, num_pairs, height, width,
     C: tl.constexpr, P: tl.constexpr, POOL: tl.constexpr,
 ):  # fmt: skip
-    """Gradient before the ReLU, of the first half only; that of a pooled pixel goes to the first largest of four."""
+    """Gradient before the ReLU, for the first half only; that of a pooled pixel goes to the first maximum of four."""
     block, pair = tl.program_id(0), tl.program_id(1).to(tl.int64)
     channel = tl.arange(0, C)
     weights = tl.load(head + channel)[None, :] * (tl.load(g_distances + pair) * 2 / (height * width))
@@ -90,12 +91,12 @@ def _tap_bwd_kernel(
         window = block * P + tl.arange(0, P)
         count = (height // 2) * (width // 2)
         where = window[:, None] * C + channel[None, :]
-        g_most = tl.load(g_pooled + pair * count * C + where, (window < count)[:, None], 0.0).to(tl.float32)
-        most = tl.zeros([P, C], tl.float32)
+        g_max = tl.load(g_pooled + pair * count * C + where, (window < count)[:, None], 0.0).to(tl.float32)
+        maximum = tl.zeros([P, C], tl.float32)
         for corner in tl.static_range(4):
             pixel, exists = _pixels(block, corner, height, width, P, POOL)
             a = tl.load(first + pixel[:, None] * C + channel[None, :], exists[:, None], 0.0)
-            most = tl.maximum(most, a.to(tl.float32))
+            maximum = tl.maximum(maximum, a.to(tl.float32))
     for corner in tl.static_range(4 if POOL else 1):
         pixel, exists = _pixels(block, corner, height, width, P, POOL)
         where = pixel[:, None] * C + channel[None, :]
@@ -107,8 +108,8 @@ def _tap_bwd_kernel(
         along = tl.sum(g_unit * unit_a, 1) / tl.maximum(length, EPS)
         g = g_unit / (length + EPS)[:, None] - unit_a * along[:, None]
         if POOL:
-            g += tl.where(a == most, g_most, 0.0)
-            g_most = tl.where(a == most, 0.0, g_most)
+            g += tl.where(a == maximum, g_max, 0.0)
+            g_max = tl.where(a == maximum, 0.0, g_max)
         tl.store(out + where, tl.where(a > 0, g, 0.0).to(g_maps.dtype.element_ty), exists[:, None])
 
 
@@ -119,7 +120,7 @@ def _conv_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _tap_plan(maps: Tensor, pool: bool) -> tuple[tuple[int, int], tuple]:
-    """The grid, and the arguments of the tap kernels that come last."""
+    """Grid of the tap kernels, and their last arguments."""
     num_pairs, channels, (height, width) = len(maps) // 2, maps.shape[1], maps.shape[2:]
     block = max(1, TILE // channels)
     count = height * width // (4 if pool else 1)
@@ -127,7 +128,7 @@ def _tap_plan(maps: Tensor, pool: bool) -> tuple[tuple[int, int], tuple]:
 
 
 def _tap(maps: Tensor, head: Tensor, pool: bool) -> tuple[Tensor | None, Tensor]:
-    """The maps at half size, if they are pooled, and the distance of each pair."""
+    """The pooled maps, or None without pooling, and the distance of each pair."""
     grid, arguments = _tap_plan(maps, pool)
     images, channels, height, width = maps.shape
     sums = maps.new_empty(grid[1], grid[0], dtype=torch.float32)
@@ -148,14 +149,17 @@ def _tap_backward(maps: Tensor, head: Tensor, g_distances: Tensor, g_pooled: Ten
 
 
 class VggDistance(torch.autograd.Function):
-    """Distances [n] of pictures [n, 3, H, W] from targets; gradients reach the pictures.
+    """Distances [n] of images [n, 3, H, W] from targets; gradients reach `predicted` only.
 
     Args:
-        images: Both, one after the other, as the first layer takes them.
-        weights: Of each convolution.
-        biases: Likewise.
-        heads: The channels' weights at each tap.
-        taps: After which convolutions they are; all but the last of these are pooled behind.
+        predicted: Images in [0, 1].
+        target: Images in [0, 1].
+        gain: Factor of the input normalisation, [3, 1, 1].
+        offset: Offset of the input normalisation, [3, 1, 1].
+        weights: Weights of each convolution.
+        biases: Biases of each convolution.
+        heads: Weights of the channels at each tap.
+        taps: Indices of the convolutions whose outputs are compared; all but the last are followed by pooling.
     """
 
     @staticmethod

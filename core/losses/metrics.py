@@ -1,14 +1,14 @@
-"""Image quality: PSNR and SSIM of RGB pictures in [0, 1], one number per picture. LPIPS is in `core.losses.lpips`."""
+"""Image quality: PSNR of RGB images in [0, 1], one value per image. SSIM and LPIPS: ssim.py and lpips.py."""
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-PSNR_CEILING = 100.0  # dB, for equal pictures: the mean over pictures stays finite
+PSNR_CEILING = 100.0  # dB, for equal images, so that means over images are finite
 
 
 def quantize(images: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """What an 8-bit file keeps of a picture: clamped to [0, 1], rounded to 255ths. Measure predictions after it."""
+    """Round images to the values of an 8-bit file: clamped to [0, 1], multiples of 1 / 255. Apply it before metrics."""
     return (images.clamp(0, 1) * 255).round() / 255
 
 
@@ -17,7 +17,7 @@ def psnr(
     target: Float[Tensor, "*batch 3 H W"],
     mask: Bool[Tensor, "*batch 1 H W"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """Peak signal-to-noise ratio of each picture in dB; with a mask (see `box_mask`), of its pixels only."""
+    """Peak signal-to-noise ratio of each image in dB; with a mask (see `box_mask`), of the masked pixels only."""
     squared = (predicted - target).square()
     if mask is None:
         error = squared.mean((-3, -2, -1))
@@ -27,10 +27,13 @@ def psnr(
 
 
 def person_boxes(alphas: Float[Tensor, "*batch 1 H W"], padding: float = 0.05) -> Int[Tensor, "*batch 4"]:
-    """Box of each mask as (left, top, right, bottom) in pixels, right and bottom excluded.
+    """Bounding box of each mask as (left, top, right, bottom) in pixels, right and bottom excluded.
 
-    `padding` is added on every side, as a share of the box's longer side, as far as the picture reaches. An empty mask
-    gives the whole picture.
+    Args:
+        alphas: Masks; pixels above 0.5 are inside.
+        padding: Margin on every side, as a share of the box's longer side, clipped to the image.
+    Returns:
+        The boxes. An empty mask gives the whole image.
     """
     height, width = alphas.shape[-2:]
     inside = alphas[..., 0, :, :] > 0.5
@@ -42,7 +45,7 @@ def person_boxes(alphas: Float[Tensor, "*batch 1 H W"], padding: float = 0.05) -
 
 
 def _extent(flags: Bool[Tensor, "*batch n"]) -> tuple[Int[Tensor, "*batch"], Int[Tensor, "*batch"]]:
-    """First and one past the last set flag of each row; all of the row if none is set."""
+    """Index of the first set flag and one past the last, along the last axis; the whole axis if none is set."""
     flags = flags | ~flags.any(-1, keepdim=True)
     first = flags.int().argmax(-1)
     last = flags.shape[-1] - flags.flip(-1).int().argmax(-1)
@@ -50,7 +53,7 @@ def _extent(flags: Bool[Tensor, "*batch n"]) -> tuple[Int[Tensor, "*batch"], Int
 
 
 def box_mask(boxes: Int[Tensor, "*batch 4"], height: int, width: int) -> Bool[Tensor, "*batch 1 H W"]:
-    """The pixels inside each box, for `psnr`."""
+    """Mask of the pixels inside each box, for `psnr`."""
     left, top, right, bottom = boxes[..., None].unbind(-2)
     x, y = torch.arange(width, device=boxes.device), torch.arange(height, device=boxes.device)
     columns, rows = (x >= left) & (x < right), (y >= top) & (y < bottom)
@@ -62,5 +65,5 @@ def psnr_in_box(
     target: Float[Tensor, "*batch 3 H W"],
     alphas: Float[Tensor, "*batch 1 H W"],
 ) -> Float[Tensor, "*batch"]:
-    """PSNR inside the padded box of the person (`person_boxes` of the target's mask), without the easy white around."""
+    """PSNR inside the padded box of the person, `person_boxes` of the target's mask, where background is rare."""
     return psnr(predicted, target, box_mask(person_boxes(alphas), *target.shape[-2:]))

@@ -1,4 +1,4 @@
-"""What training minimises: how far renderings are from photographs, and frame Gaussians from the body."""
+"""Training losses: renderings against target images, and the distance of frame Gaussians from the body."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from core.options import LossOptions
 from core.utils.resample import resample_area
 
 Terms = dict[str, Tensor]
-"""Unweighted losses by name, each a scalar."""
+"""Unweighted losses by name, each a scalar. Those that have a weight are named as in `LossOptions`."""
 
 
 def reconstruction_loss(
@@ -23,11 +23,12 @@ def reconstruction_loss(
     lpips: LPIPS | None = None,
     crop_index: int = 0,
 ) -> Terms:
-    """Compare renderings with photographs, both on white. Terms that weigh nothing are not computed.
+    """Compare renderings with target images, both on white. Terms of weight 0 are not computed.
 
     Args:
-        lpips: The perceptual distance; without it there is no such term.
-        turn: Which piece of the first picture it sees, if it sees pieces.
+        options: Weights of the terms, and the image size for LPIPS.
+        lpips: The perceptual distance; without it that term is omitted.
+        crop_index: Index of the crop of the first image for LPIPS, see `crops`; used with `lpips_crops` only.
     Source: HGG, Sec. 3.4: MSE of colours, LPIPS, MSE of silhouettes. The SSIM term is ours.
     """
     terms = {"rgb": F.mse_loss(colors, target_colors)}
@@ -45,25 +46,26 @@ def reconstruction_loss(
     return terms
 
 
-def crops(pictures: Float[Tensor, "*batch F C 3 H H"], size: int, crop_index: int = 0) -> Float[Tensor, "P 3 S S"]:
-    """One square of each picture: of neighbours among a person's F*C different ones, which together cover a picture.
+def crops(images: Float[Tensor, "*batch F C 3 H H"], size: int, crop_index: int = 0) -> Float[Tensor, "P 3 S S"]:
+    """Cut one square of `size` x `size` from each image, at positions that alternate over the images of a subject.
 
-    They overlap where `size` does not divide the picture's. The order of pictures is not kept.
+    The positions together cover an image, and overlap where `size` does not divide its side H. The order of the images
+    is not kept.
 
     Args:
-        turn: By how many squares all are turned on; with another one in each step, every picture is seen whole.
+        crop_index: Offset of the positions. If it increases by 1 per step, every image is covered in successive steps.
     """
-    pictures = pictures.flatten(-5, -4)
-    side = pictures.shape[-1]
+    images = images.flatten(-5, -4)
+    side = images.shape[-1]
     count = -(-side // size)
     starts = [round(i * (side - size) / max(1, count - 1)) for i in range(count)]
     corners = [(top, left) for top in starts for left in starts]
-    squares = []
+    selected = []
     for k in range(len(corners)):
         top, left = corners[(k + crop_index) % len(corners)]
-        own = pictures[..., k :: len(corners), :, top : top + size, left : left + size]
-        squares.append(own.flatten(0, -4))
-    return torch.cat(squares)
+        crop = images[..., k :: len(corners), :, top : top + size, left : left + size]
+        selected.append(crop.flatten(0, -4))
+    return torch.cat(selected)
 
 
 def surface_distance_loss(
@@ -71,14 +73,14 @@ def surface_distance_loss(
 ) -> Float[Tensor, ""]:
     """Pull frame Gaussians to the body: mean of (10 d)^3 over the masked ones, d in metres to the nearest vertex.
 
-    Nothing at a centimetre, strong from a decimetre on. Every person counts the same, so that it does not matter who
-    shares a batch with whom; zero for one whose mask is empty.
+    Negligible at a centimetre, strong from a decimetre on. The mean over subjects weighs each equally, so that the loss
+    does not depend on how subjects are batched; a subject with an empty mask contributes 0.
     """
     cubes = (10 * distances.where(mask, 0)).pow(3)
     return (cubes.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)).mean()
 
 
 def weighted_sum(terms: Terms, options: LossOptions) -> Tensor:
-    """The loss: every term times its weight, the option of its name. Entries that have no weight do not count."""
+    """Sum of the terms times their weights, the options of the same names. Entries without a weight are ignored."""
     weights = vars(options)
     return sum(weights[name] * value for name, value in terms.items() if name in weights)

@@ -5,35 +5,25 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from smpl_renderer.dispatch import use_kernels
-
-SSIM_WINDOW = 11
-
-
-SSIM_SIGMA = 1.5
-
-
-SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+from core.losses.ssim_window import SSIM_C1, SSIM_C2, SSIM_WINDOW, ssim_window
+from smpl_renderer.dispatch import can_use_kernels
 
 
 def ssim(predicted: Float[Tensor, "*batch 3 H W"], target: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch"]:
-    """Structural similarity of each picture: Gaussian window of 11 x 11, sigma 1.5, range 1; differentiable.
+    """Structural similarity of each image: Gaussian window of 11 x 11, sigma 1.5, range 1; differentiable.
 
-    Windows that reach past the border do not count, as in the authors' code, scikit-image
-    (`gaussian_weights=True, sigma=1.5, use_sample_covariance=False`) and torchmetrics.
+    Only windows inside the image are used, as in the authors' code, scikit-image (`gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False`) and torchmetrics.
 
     Raises:
-        ValueError: If the pictures are smaller than the window.
+        ValueError: If the images are smaller than the window.
     Source: Wang et al., Image quality assessment: from error visibility to structural similarity (2004).
     """
     if min(predicted.shape[-2:]) < SSIM_WINDOW:
-        raise ValueError(
-            f"SSIM needs pictures of at least {SSIM_WINDOW} x {SSIM_WINDOW}, got {[*predicted.shape[-2:]]}"
-        )
-    with torch.autocast(predicted.device.type, enabled=False):  # variances are small differences: bf16 would lose them
+        raise ValueError(f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW}, got {[*predicted.shape[-2:]]}")
+    with torch.autocast(predicted.device.type, enabled=False):  # bf16 loses variances, which are small differences
         x, y = (images.reshape(-1, *images.shape[-2:]) for images in (predicted, target))
-        is_single = x.dtype == y.dtype == torch.float32
-        if x.is_cuda and is_single and x.numel() > 0 and not target.requires_grad and use_kernels():
+        if can_use_kernels(x, constants=[y]):
             from core.losses.ssim_kernel import SsimMeans  # needs Triton
 
             means = SsimMeans.apply(x.contiguous(), y.contiguous())
@@ -52,14 +42,7 @@ def ssim_reference(x: Float[Tensor, "n H W"], y: Float[Tensor, "n H W"]) -> Floa
 
 
 def _blur(maps: Float[Tensor, "n k H W"]) -> Float[Tensor, "n k h w"]:
-    """Mean under the SSIM window, where it fits; the window is separable."""
+    """Weighted mean under the SSIM window at all positions inside the map; the window is separable."""
     groups = maps.shape[1]
     window = ssim_window(maps).expand(groups, 1, 1, SSIM_WINDOW)
     return F.conv2d(F.conv2d(maps, window, groups=groups), window.transpose(-1, -2), groups=groups)
-
-
-def ssim_window(like: Tensor) -> Float[Tensor, "11"]:
-    """Along one axis, of the device and dtype of another tensor."""
-    offsets = torch.arange(SSIM_WINDOW, device=like.device, dtype=like.dtype) - SSIM_WINDOW // 2
-    window = torch.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
-    return window / window.sum()

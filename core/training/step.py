@@ -116,10 +116,14 @@ class TrainingStep(nn.Module):
         return terms, weighted_sum(terms, options.loss)
 
     def _compare(self, gaussians: Gaussians, targets: Frames, lpips: LPIPS | None, crop_index: int) -> Terms:
-        rendering = render_frames(gaussians, targets, self.options.backend)
+        rendering = self._render(gaussians, targets)
         pair = rendering.colors, rendering.alphas, targets.images, targets.alphas
         terms = reconstruction_loss(*pair, self.options.loss, lpips, crop_index)
         return terms | {"psnr": psnr(rendering.colors.detach(), targets.images).mean()} | coverage_and_contrast(*pair)
+
+    def _render(self, gaussians: Gaussians, targets: Frames) -> Rendering:
+        """Separate method, so that `scripts/benchmark.py step` can time it."""
+        return render_frames(gaussians, targets, self.options.backend)
 
 
 def render_avatars(avatar: Avatar, body: BodyModel, targets: Frames, backend: str) -> Rendering:

@@ -1,1 +1,1 @@
-"""What `scripts/benchmark.py` times, one file for each of its commands."""
+"""Commands of `scripts/benchmark.py`, one module each."""

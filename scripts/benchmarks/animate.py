@@ -1,4 +1,4 @@
-"""Times of an avatar in a new pose for every picture: posing, rasterizing, and both."""
+"""Timing of an avatar in a new pose for every image: posing, rasterization, and both."""
 
 import math
 from dataclasses import dataclass, replace
@@ -15,19 +15,19 @@ from core.render.backends import backend_name
 from core.types.cameras import Cameras
 from core.utils.device import DeviceName, pick_device
 from scripts.benchmarks.common import graph_replay, median_ms, peak_mb, report
-from scripts.benchmarks.render import RECORDABLE, ring
+from scripts.benchmarks.render import CAPTURABLE, ring
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.body_model import JOINT_NAMES, BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
-BATCHES = 3  # of poses, taken in turn
-MOVING = ("global_orient", "body_pose", "transl")
+BATCHES = 3  # batches of poses, used in turn
+MOTION = ("global_orient", "body_pose", "transl")  # fields of the body parameters that change
 
 
 @dataclass(frozen=True)
 class AnimateTiming:
-    """Medians in milliseconds of a batch of pictures, each of another pose; `graph_ms` is both, as one CUDA graph."""
+    """Medians in milliseconds for a batch of images, each of another pose; `graph_ms` is both steps in a CUDA graph."""
 
     gaussians: int
     poses: int
@@ -50,16 +50,16 @@ def animate(
     device: DeviceName = "auto",
     out: Path | None = None,
 ) -> None:
-    """Draw an avatar in a new pose for every picture.
+    """Render an avatar in a new pose for every image.
 
     Args:
-        gaussians: How many the avatar has, on the skin of the stand-in body.
-        poses: Pictures in one call.
-        size: Width and height of a picture, in pixels.
+        gaussians: Numbers of Gaussians of the avatar, which lie on the skin of the stand-in body.
+        poses: Images per call.
+        size: Width and height of an image in pixels.
         backend: The rasterizer.
         repeats: Timed calls of each case; by default 20 on a GPU and 3 on a CPU.
-        device: Where.
-        out: Write the numbers as JSON to this file, too.
+        device: Device to time.
+        out: Also write the timings to this JSON file.
     """
     if min(*gaussians, poses, size) < 1:
         raise InputError("gaussians, poses and size must be at least 1")
@@ -79,8 +79,8 @@ def animate(
 def time_animation(
     body: BodyModel, count: int, poses: int, size: int, backend: str, repeats: int, device: torch.device
 ) -> AnimateTiming:
-    """Time one avatar."""
-    avatar = skin_avatar(body, count).to(device)
+    """Time an avatar of `count` Gaussians."""
+    avatar = random_avatar(body, count).to(device)
     betas = avatar.betas.expand(poses, -1)
     batches = [replace(random_poses(body, poses, seed).to(device), betas=betas) for seed in range(BATCHES)]
     cameras = one_camera_each(poses, size).to(device)
@@ -98,16 +98,16 @@ def time_animation(
 
     pose_ms, raster_ms, both_ms = (median_ms(call, repeats, device) for call in (pose, raster, both))
     graph_ms = None
-    if device.type == "cuda" and backend_name(backend, device) in RECORDABLE:
-        shown = BodyParams(**vars(batches[0]) | {name: getattr(batches[0], name).clone() for name in MOVING})
-        play = graph_replay(lambda _: render_avatar(avatar, body, shown, cameras, backend=backend))
+    if device.type == "cuda" and backend_name(backend, device) in CAPTURABLE:
+        params = BodyParams(**vars(batches[0]) | {name: getattr(batches[0], name).clone() for name in MOTION})
+        replay = graph_replay(lambda _: render_avatar(avatar, body, params, cameras, backend=backend))
 
-        def replay(i: int) -> None:
-            for name in MOVING:
-                getattr(shown, name).copy_(getattr(batches[i % BATCHES], name))
-            play(i)
+        def pose_and_replay(i: int) -> None:
+            for name in MOTION:
+                getattr(params, name).copy_(getattr(batches[i % BATCHES], name))
+            replay(i)
 
-        graph_ms = median_ms(replay, repeats, device)
+        graph_ms = median_ms(pose_and_replay, repeats, device)
     return AnimateTiming(
         gaussians=count,
         poses=poses,
@@ -122,8 +122,8 @@ def time_animation(
     )
 
 
-def skin_avatar(body: BodyModel, count: int) -> Avatar:
-    """`count` Gaussians of random colours and turns on the skin, sizes as in a trained avatar, most nearly opaque."""
+def random_avatar(body: BodyModel, count: int) -> Avatar:
+    """`count` Gaussians of random colours and rotations on the skin; sizes and opacities as in a trained avatar."""
     generator = torch.Generator().manual_seed(0)
     return Avatar(
         offsets=0.003 * torch.randn(count, 3, generator=generator),
@@ -138,7 +138,7 @@ def skin_avatar(body: BodyModel, count: int) -> Avatar:
 
 
 def random_poses(body: BodyModel, count: int, seed: int) -> BodyParams:
-    """People who stand about the origin, turned anyhow, arms lowered, joints bent a little, elbows and knees more."""
+    """Random standing poses near the origin: any azimuth, arms lowered, joints slightly bent, elbows and knees more."""
     generator = torch.Generator().manual_seed(seed)
     bend = 0.12 * torch.randn(count, 23, 3, generator=generator)
     for name, axis, angle in (
@@ -163,5 +163,5 @@ def random_poses(body: BodyModel, count: int, seed: int) -> BodyParams:
 
 
 def one_camera_each(poses: int, size: int) -> Cameras:
-    """A camera [poses, 1] for each pose, from all around."""
+    """One camera [poses, 1] per pose, on a ring around the body."""
     return ring(poses, size)[:, None]

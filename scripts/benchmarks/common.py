@@ -1,4 +1,4 @@
-"""Timing: medians on the device's own clock, peak memory, and tables of them."""
+"""Timing by median durations, peak memory, and tables of results."""
 
 import datetime
 import importlib.metadata
@@ -17,11 +17,11 @@ import torch
 from core.inference.report import format_table
 from smpl_renderer.files import atomic_path
 
-WARM_UP = 3  # calls before the clock starts: compilation, caches, the allocator
+WARM_UP = 3  # untimed calls: compilation, caches, the allocator
 
 
 def median_ms(call: Callable[[int], object], repeats: int, device: torch.device, warm_up: int = WARM_UP) -> float:
-    """Median duration of `call(i)` over `repeats` calls, by the device's own clock."""
+    """Median duration of `call(i)` in milliseconds over `repeats` calls, by CUDA events on a GPU."""
     for i in range(warm_up):
         call(i)
     times = []
@@ -41,9 +41,9 @@ def median_ms(call: Callable[[int], object], repeats: int, device: torch.device,
 
 
 def host_ms(call: Callable[[int], object], repeats: int, device: torch.device, warm_up: int = 1) -> float:
-    """Median time until `call(i)` returns, which on a GPU is before its work is done, unless it waits for that."""
+    """Median time in milliseconds until `call(i)` returns; on a GPU, its kernels may still run then."""
 
-    def wait() -> None:
+    def synchronize() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
@@ -51,16 +51,16 @@ def host_ms(call: Callable[[int], object], repeats: int, device: torch.device, w
         call(i)
     times = []
     for i in range(repeats):
-        wait()  # else a full queue of launches may be what it waits for
+        synchronize()  # otherwise a full launch queue may block the call
         start = time.perf_counter()
         call(i)
         times.append(1000 * (time.perf_counter() - start))
-    wait()
+    synchronize()
     return statistics.median(times)
 
 
 def peak_mb(call: Callable[[int], object], device: torch.device) -> float | None:
-    """Device memory that a call needs beyond what is there before; None on a CPU, where PyTorch does not count it."""
+    """Peak device memory of a call beyond what was allocated before, in MB; None on a CPU, where it is not recorded."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)
@@ -71,7 +71,7 @@ def peak_mb(call: Callable[[int], object], device: torch.device) -> float | None
 
 
 def graph_replay(call: Callable[[int], object], index: int = 0) -> Callable[[int], None]:
-    """Record `call(index)` in a CUDA graph, and return what plays it back."""
+    """Capture `call(index)` in a CUDA graph, and return a function that replays it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -82,18 +82,18 @@ def graph_replay(call: Callable[[int], object], index: int = 0) -> Callable[[int
     with torch.cuda.graph(graph):
         kept = call(index)
 
-    def replay(_: int, kept: object = kept) -> None:  # what the graph writes to must stay allocated
+    def replay(_: int, kept: object = kept) -> None:  # the outputs of the graph must stay allocated
         graph.replay()
 
     return replay
 
 
 PACKAGES = ("triton", "gsplat", "diff_gaussian_rasterization")
-"""Whose versions numbers depend on, beside PyTorch's."""
+"""Packages, beside PyTorch, whose versions affect the timings."""
 
 
 def machine(device: torch.device) -> str:
-    """What the numbers were measured on, and when."""
+    """Device, package versions and date of a measurement."""
     if device.type == "cuda":
         parts = [torch.cuda.get_device_name(device), f"PyTorch {torch.__version__}", *map(_version, PACKAGES)]
     else:
@@ -103,7 +103,7 @@ def machine(device: torch.device) -> str:
 
 
 def _version(package: str) -> str | None:
-    """A package's name and, if it says so, version; None if it is not installed."""
+    """Name of a package with its version, if recorded; None if it is not installed."""
     if importlib.util.find_spec(package) is None:
         return None
     version = package_version(package)
@@ -111,7 +111,7 @@ def _version(package: str) -> str | None:
 
 
 def package_version(package: str) -> str | None:
-    """None if it is not installed, or is a folder on the path without a record of its installation."""
+    """Version of a package; None if it is not installed, or is a folder on the path without installation metadata."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -121,14 +121,19 @@ def package_version(package: str) -> str | None:
 def report(
     name: str, header: Sequence[str], timings: Sequence[Any], device: torch.device, out: Path | None = None
 ) -> str:
-    """A table of timings (dataclasses, one column a field); as JSON in the file `out`, too, if there is to be one.
+    """Format timings as a table, and optionally write them as JSON.
 
-    A file keeps what other benchmarks wrote there.
+    Args:
+        name: Key of the timings in the file.
+        header: Column headings.
+        timings: Dataclasses, one row each; their fields are the columns.
+        device: The device that was timed.
+        out: JSON file to update; entries of other benchmarks in it are kept.
     """
     rows = [[str(x) if isinstance(x, int) else x for x in asdict(t).values()] for t in timings]
     if out is not None:
-        numbers = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-        numbers |= {"machine": machine(device), name: [asdict(timing) for timing in timings]}
+        results = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+        results |= {"machine": machine(device), name: [asdict(timing) for timing in timings]}
         with atomic_path(out) as temporary:
-            temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return f"{format_table(list(header), rows)}\n{machine(device)}"

@@ -1,4 +1,4 @@
-"""How many training samples a second come from captures: by a plain loader, by ours, and by ours from packed copies."""
+"""Training samples per second from captures: by a plain loader, by ours, and by ours from packed copies."""
 
 import time
 from collections.abc import Iterator
@@ -32,19 +32,19 @@ Loader = Literal["plain", "ours", "packed", "ready"]
 
 @dataclass(frozen=True)
 class DataTiming:
-    """Samples a second, each of `pictures` pictures with their masks, `kilobytes` of files."""
+    """Samples per second, each of `images` images with their masks, and `kilobytes` of files per sample."""
 
     loader: Loader
     workers: int
-    pictures: int
+    images: int
     kilobytes: float
     samples_per_second: float
 
 
-class PlainPictures(Dataset):
-    """The pictures of a training sample as one would read them at first: whole, with PIL, as floats.
+class PlainImages(Dataset):
+    """The images of a training sample, read in the simplest way: whole files with PIL, converted to floats.
 
-    No cameras, no fits, no verification; each picture once, though some are inputs and targets.
+    No cameras, no fits, no verification; each image once, though some are inputs and targets.
     """
 
     def __init__(self, subjects: list[HumanEntry], options: DataOptions):
@@ -86,15 +86,15 @@ def data(
     """Read samples of 4 input views and 8 target views of 4 frames, as preset `big` does.
 
     Args:
-        root: Captures to read; by default some synthetic people are made in a temporary folder.
-        workers: Processes that read; 0 reads in this one.
-        crop: Of our loader, and of the ready crops. The plain one knows `center` only.
-        image_size: Pixels of the square pictures.
-        width: Of the synthetic pictures' files.
-        height: Of the synthetic pictures' files; the packed ones are half as high.
-        people: How many: synthetic ones, or the first of `root`. They are packed in a temporary folder.
-        seconds: To read for, in each case.
-        out: Write the numbers as JSON to this file, too.
+        root: Captures to read; by default synthetic people are written to a temporary folder.
+        workers: Numbers of loading processes; 0 loads in the main process.
+        crop: Crop of our loader and of the ready crops; the plain loader supports `center` only.
+        image_size: Side of the square images in pixels.
+        width: Width of the synthetic image files in pixels.
+        height: Height of the synthetic image files in pixels; packed copies have half of it.
+        people: Number of synthetic people, or of subjects taken from `root`. They are packed in a temporary folder.
+        seconds: Duration of each case.
+        out: Also write the timings to this JSON file.
     """
     if seconds <= 0 or people < 1 or min(workers, default=-1) < 0:
         raise InputError("--seconds must be above 0, --people at least 1, --workers at least 0")
@@ -109,35 +109,35 @@ def data(
             "ready": copies / "ready",
         }
         processes = min(8, people)
-        subjects = find_subjects(root)[:people]  # the copies of thousands would fill the disk
+        subjects = find_subjects(root)[:people]  # copies of thousands would fill the disk
         pack_dataset(subjects, folders["packed"], height=height // 2, workers=processes)
         pack_crops(subjects, folders["ready"], crop, image_size, workers=processes)
         options = DataOptions(root=root, crop=crop, image_size=image_size, verify=False)
         cases = [(loader, count) for loader in folders for count in workers]
         for loader, count in tqdm(cases, desc="data", unit="case"):
-            own = replace(options, root=folders[loader], num_workers=count)
-            pictures = own.target_frames * own.target_views
-            rate = samples_per_second(batches(loader, own, people), count, seconds)
-            kilobytes = 4 * image_size**2 / 1000 if loader == "ready" else _kilobytes(own.root)
-            timings.append(DataTiming(loader, count, pictures, pictures * kilobytes, rate))
+            case = replace(options, root=folders[loader], num_workers=count)
+            images = case.target_frames * case.target_views
+            rate = samples_per_second(batches(loader, case, people), count, seconds)
+            kilobytes = 4 * image_size**2 / 1000 if loader == "ready" else _kilobytes(case.root)
+            timings.append(DataTiming(loader, count, images, images * kilobytes, rate))
     print(
-        report("data", ["loader", "workers", "pictures", "kB a sample", "samples/s"], timings, torch.device("cpu"), out)
+        report("data", ["loader", "workers", "images", "kB per sample", "samples/s"], timings, torch.device("cpu"), out)
     )
 
 
 def batches(loader: Loader, options: DataOptions, people: int) -> Iterator:
-    """Endless batches of one sample, of the first people of `options.root`."""
+    """Endless batches of one sample each, from the first `people` subjects of `options.root`."""
     subjects = find_subjects(options.root)[:people]
     if loader != "plain":
         dataset = HumanDataset(options, subjects)
         return training_batches(dataset, TrainOptions(data=options), 0, 1, start=0, pin_memory=False)
-    pictures = PlainPictures(subjects, options)
-    order = EndlessBatches(len(pictures.captures), batch_size=1, seed=0)
-    return iter(DataLoader(pictures, batch_sampler=order, num_workers=options.num_workers))
+    images = PlainImages(subjects, options)
+    order = EndlessBatches(len(images.captures), batch_size=1, seed=0)
+    return iter(DataLoader(images, batch_sampler=order, num_workers=options.num_workers))
 
 
 def samples_per_second(samples: Iterator, workers: int, seconds: float) -> float:
-    """How fast samples come once the workers have opened everything and their queues are in use."""
+    """Rate of samples after the workers have opened their files and filled their queues."""
     for _ in islice(samples, 2 + 3 * workers):
         pass
     count, start = 0, time.perf_counter()
@@ -148,7 +148,7 @@ def samples_per_second(samples: Iterator, workers: int, seconds: float) -> float
 
 
 def _kilobytes(root: Path) -> float:
-    """Mean size of a picture with its mask."""
+    """Mean file size of an image with its mask."""
     capture = Capture(find_subjects(root)[0].path)
     files = [capture.files(name, capture.frames_of(name)[0]) for name in capture.camera_names]
     return sum(path.stat().st_size for pair in files for path in pair) / len(files) / 1000

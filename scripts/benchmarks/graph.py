@@ -1,4 +1,4 @@
-"""Times of the graph, and of the search for nearest vertices that it begins with."""
+"""Timing of the graph, and of the nearest-vertex search that precedes it."""
 
 import math
 from contextlib import nullcontext
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.model.edges import build_edges
-from core.model.graph import BodyGraph
+from core.model.graph import BodyGraph, build_edges
 from core.ops.nearest_vertices import nearest_vertices_of_sets
 from core.options import GraphOptions
 from core.runtime.async_count import AsyncCount
@@ -23,16 +22,16 @@ from smpl_renderer.connectivity import build_connectivity
 from smpl_renderer.dispatch import reference_operations
 from smpl_renderer.errors import InputError
 
-KEY_CHANNELS = 138  # of preset `big`
-FOREGROUND = 7  # pixels of a splat map for each that shows the person
+KEY_CHANNELS = 138  # as in preset `big`
+PIXELS_PER_FOREGROUND = 7  # ratio of all pixels of a splat map to those on the person
 
-Operations = Literal["reference", "kernels", "recorded"]
-"""Plain PyTorch; kernels, each launched by the host; kernels played back from a CUDA graph, as by default on CUDA."""
+Operations = Literal["reference", "kernels", "cuda-graph"]
+"""Plain PyTorch; kernels launched by the host; kernels replayed from a CUDA graph, the default on CUDA."""
 
 
 @dataclass(frozen=True)
 class GraphTiming:
-    """Medians in milliseconds; the memory is what a call needs at its peak, beyond its inputs."""
+    """Medians in milliseconds. `peak_mb` is the peak memory of a call beyond its inputs."""
 
     operations: str
     queries: int
@@ -46,7 +45,7 @@ class GraphTiming:
 
 @dataclass(frozen=True)
 class NearestTiming:
-    """Medians in milliseconds."""
+    """Median in milliseconds. `inside` is the number of points in the mask."""
 
     operations: str
     points: int
@@ -63,24 +62,24 @@ def graph(
     frames: int = 4,
     gaussians: int = 9_000,
     dtypes: tuple[Literal["bf16", "fp32"], ...] = ("bf16",),
-    operations: tuple[Operations, ...] = ("reference", "kernels", "recorded"),
+    operations: tuple[Operations, ...] = ("reference", "kernels", "cuda-graph"),
     repeats: int | None = None,
     device: DeviceName = "auto",
     out: Path | None = None,
 ) -> None:
-    """Time the graph on the stand-in body, forward, and with a backward pass; and the search for nearest vertices.
+    """Time the graph on the stand-in body, forward, and with a backward pass; and the nearest-vertex search.
 
     Args:
-        queries: Of each vertex; 20 are the paper's, 4 the default.
+        queries: Queries per vertex; the paper uses 20, the default options 4.
         features: Channels of queries and keys.
-        layers: Each of them intra-node and inter-node attention.
-        frames: Moments.
-        gaussians: Of each moment, on the person.
-        dtypes: `bf16` is autocast's mix with float32.
-        operations: Plain PyTorch, kernels (on a CUDA device), and their recording, which is the default there.
+        layers: Pairs of intra-node and inter-node attention.
+        frames: Number of frames.
+        gaussians: Gaussians on the person, per frame.
+        dtypes: `bf16` is autocast, which keeps some operations in float32.
+        operations: Plain PyTorch, kernels (on a CUDA device), and a CUDA graph of these, the default there.
         repeats: Timed calls of each case; by default 20 on a GPU and 3 on a CPU.
-        device: Where.
-        out: Write the numbers as JSON to this file, too.
+        device: Device to time.
+        out: Also write the timings to this JSON file.
     """
     where = pick_device(device)
     repeats = repeats or (20 if where.type == "cuda" else 3)
@@ -93,7 +92,7 @@ def graph(
         timings.append(time_graph(name, options, frames, gaussians, dtype, repeats, where))
     header = ["operations", "queries", "layers", "Gaussians", "dtype", "forward ms", "forward + backward ms", "peak MB"]
     print(report("graph", header, timings, where, out))
-    searches = [time_nearest(name, frames, gaussians, repeats, where) for name in operations if name != "recorded"]
+    searches = [time_nearest(name, frames, gaussians, repeats, where) for name in operations if name != "cuda-graph"]
     header = ["nearest vertex", "points", "on the person", "vertices", "ms", "peak MB"]
     print(report("nearest", header, searches, where, out))
 
@@ -107,13 +106,13 @@ def time_graph(
     repeats: int,
     device: torch.device,
 ) -> GraphTiming:
-    """Time one kind of operations at one job, tying included."""
+    """Time one kind of operations for given options, including the assignment of Gaussians to vertices."""
     torch.manual_seed(0)
     body = load_body(STANDIN_BODY)
     network = BodyGraph(options, KEY_CHANNELS, build_connectivity(body, options.neighbors)).to(device)
-    network.graph_cache.enabled = operations == "recorded"
-    vertex_ids, mask = (x.to(device) for x in tied_gaussians(frames, gaussians, body.num_vertices, seed=0))
-    count = AsyncCount(mask)  # as in the network, where it is there before the U-Net is through
+    network.graph_cache.enabled = operations == "cuda-graph"
+    vertex_ids, mask = (x.to(device) for x in random_assignment(frames, gaussians, body.num_vertices, seed=0))
+    count = AsyncCount(mask)  # as in the network, where it is known before the U-Net has finished
     keys = torch.randn(frames * gaussians, KEY_CHANNELS).to(device).requires_grad_()
     cotangent = torch.randn(1, body.num_vertices, options.queries, options.features).to(device)
     parameters = [keys, *network.parameters()]
@@ -135,32 +134,34 @@ def time_graph(
     forward_backward_ms = median_ms(forward_backward, repeats, device)
     network.graph_cache.clear()
     forward_backward(0)
-    peak = peak_mb(forward_backward, device)  # where there is a recording, while it is made
+    peak = peak_mb(forward_backward, device)  # with a CUDA graph, during its capture
     total = frames * gaussians
     return GraphTiming(operations, options.queries, options.layers, total, dtype, forward_ms, forward_backward_ms, peak)
 
 
-def tied_gaussians(frames: int, gaussians: int, num_vertices: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Vertices [1, F, M] and a mask of Gaussians; a third of the vertices has none, some have many."""
+def random_assignment(frames: int, gaussians: int, num_vertices: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Vertex indices [1, F, M] and mask of M Gaussians per frame; a third of the vertices has none, some have many."""
     generator = torch.Generator().manual_seed(seed)
     weights = torch.exp(1.2 * torch.randn(num_vertices, generator=generator))
     weights[torch.rand(num_vertices, generator=generator) < 1 / 3] = 0
-    shape = frames, FOREGROUND * gaussians
+    shape = frames, PIXELS_PER_FOREGROUND * gaussians
     vertex_ids = torch.multinomial(weights, math.prod(shape), replacement=True, generator=generator).view(shape)
     mask = torch.zeros(shape, dtype=torch.bool)
     start = shape[1] // 3
-    mask[:, start : start + gaussians] = True  # together, as in pictures
+    mask[:, start : start + gaussians] = True  # contiguous, as in images
     return vertex_ids[None], mask[None]
 
 
 def time_nearest(
     operations: Operations, frames: int, gaussians: int, repeats: int, device: torch.device
 ) -> NearestTiming:
-    """Time the search, of which the reference runs once for all points and then drops those outside."""
+    """Time the search; the reference searches for all points and then discards those outside the mask."""
     body = load_body(STANDIN_BODY)
     vertices = body.v_template.float().expand(frames, -1, -1).contiguous().to(device)
-    points = torch.stack([body_cloud(FOREGROUND * gaussians, seed).means for seed in range(frames)]).to(device)
-    _, mask = tied_gaussians(frames, gaussians, body.num_vertices, seed=0)
+    points = torch.stack([body_cloud(PIXELS_PER_FOREGROUND * gaussians, seed).means for seed in range(frames)]).to(
+        device
+    )
+    _, mask = random_assignment(frames, gaussians, body.num_vertices, seed=0)
     mask = mask[0].to(device)
 
     def search(i: int) -> None:

@@ -1,4 +1,4 @@
-"""Captures for the benchmarks that read some: a few people at MVHumanNet's size, made when they are not given."""
+"""Captures for benchmarks that read data: given ones, or synthetic people at MVHumanNet's image size."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from scripts.synthetic import FIRST_SUBJECT, CaptureOptions, default_frames, wri
 def captures(
     root: Path | None, people: int, width: int, height: int, poses: int = 6, cameras: int = 10
 ) -> Iterator[Path]:
-    """The folder `root`, or one of synthetic people that is there for the time being."""
+    """The folder `root`, or a temporary folder of synthetic captures."""
     if root is not None:
         yield root
         return

@@ -1,4 +1,4 @@
-"""Times of the rasterizers on a body-shaped cloud of Gaussians."""
+"""Timing of the rasterizers on a body-shaped cloud of Gaussians."""
 
 import logging
 import math
@@ -21,13 +21,13 @@ from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-SCENES = 3  # inputs taken in turn, so that no call finds its own data in a cache
-RECORDABLE = ("triton",)  # never wait for the device, and so can be recorded in a CUDA graph
-PEERS = ("gsplat", "diff_gaussian_rasterization")  # what others use
+SCENES = 3  # inputs used in turn, so that no call finds its own data in a cache
+CAPTURABLE = ("triton",)  # backends that do not synchronise, so that a CUDA graph can capture them
+PEERS = ("gsplat", "diff_gaussian_rasterization")  # rasterizers of other projects
 
 
 class Limb(NamedTuple):
-    """A capsule: from one point to another, and its radius. Metres, y up, the pelvis at the origin."""
+    """A capsule between two points, in metres, y up, the pelvis at the origin."""
 
     start: tuple[float, float, float]
     end: tuple[float, float, float]
@@ -42,17 +42,12 @@ FIGURE = (
     *(Limb((0.1 * s, 0, 0), (0.13 * s, -0.42, 0.02), 0.075) for s in (1, -1)),
     *(Limb((0.13 * s, -0.42, 0.02), (0.14 * s, -0.85, 0), 0.055) for s in (1, -1)),
 )
-"""A person with arms half raised: what the avatars are to a rasterizer."""
+"""A person with half-raised arms, which resembles an avatar."""
 
 
 @dataclass(frozen=True)
 class RenderTiming:
-    """Medians in milliseconds, all views together, and a call's peak memory beyond its inputs.
-
-    None is what a backend cannot do: `graph_ms`, both passes played back from a CUDA graph, where it waits for the
-    device, and everything where memory does not suffice. `host_ms` is how long Python takes to hand both passes to the
-    device, waiting included. The ratios are the yardstick's time over the backend's: above 1 it is faster.
-    """
+    """Medians in milliseconds for all views together. All are None if the device's memory does not suffice."""
 
     backend: str
     gaussians: int
@@ -61,9 +56,13 @@ class RenderTiming:
     forward_ms: float | None = None
     forward_backward_ms: float | None = None
     graph_ms: float | None = None
+    """Both passes replayed from a CUDA graph; None for backends that cannot be captured."""
     host_ms: float | None = None
+    """Time of the Python calls of both passes, including any synchronisation."""
     peak_mb: float | None = None
+    """Peak memory of a call beyond its inputs."""
     forward_ratio: float | None = None
+    """Time of the baseline divided by that of this backend: above 1, this backend is faster."""
     forward_backward_ratio: float | None = None
 
 
@@ -79,14 +78,14 @@ def render(
     """Rasterize a body-shaped cloud of Gaussians from a ring of cameras, forward, and with a loss's backward pass.
 
     Args:
-        backends: By default all that can run here, on a GPU without the definition (`torch`), which is not made to be
-            fast.
-        gaussians: How many.
-        views: Cameras in one call.
-        size: Width and height of a picture, in pixels.
+        backends: Rasterizers; by default all that are available, on a GPU without the definition (`torch`), which is
+            not optimised.
+        gaussians: Numbers of Gaussians.
+        views: Numbers of cameras per call.
+        size: Width and height of an image in pixels.
         repeats: Timed calls of each case; by default 20 on a GPU and 5 on a CPU.
-        device: Where.
-        out: Write the numbers as JSON to this file, too.
+        device: Device to time.
+        out: Also write the timings to this JSON file.
     """
     where = pick_device(device)
     names = backends or default_backends(where)
@@ -96,19 +95,19 @@ def render(
     timings = []
     for n, v in tqdm([(n, v) for n in gaussians for v in views], desc="render", unit="case"):
         timings += with_ratios([time_render(name, n, v, size, repeats, where) for name in names])
-    yardstick = _yardstick(names)
+    baseline = _baseline(names)
     header = ["backend", "Gaussians", "views", "pixels", "forward ms", "forward + backward ms", "in a CUDA graph ms"]
-    header += ["host ms", "peak MB", f"forward vs {yardstick}", f"both vs {yardstick}"]
+    header += ["host ms", "peak MB", f"forward vs {baseline}", f"both vs {baseline}"]
     print(report("render", header, timings, where, out))
 
 
 def default_backends(device: torch.device) -> tuple[str, ...]:
-    """All that can be loaded here; on a GPU without the definition, unless there is nothing else."""
+    """All backends that can be loaded; on a GPU without the definition, unless it is the only one."""
     names = []
     for name in available_backends():
         try:
             load_backend(name, device)
-        except InputError as error:  # a package that is there, but was compiled for another system
+        except InputError as error:  # an installed package that was compiled for another system
             logger.warning("%s", error)
         else:
             names.append(name)
@@ -116,15 +115,15 @@ def default_backends(device: torch.device) -> tuple[str, ...]:
     return others if others and device.type == "cuda" else ("torch",)
 
 
-def _yardstick(names: Sequence[str]) -> str:
-    """Whose times the others are compared with: the first of the known peers, or whoever comes last."""
+def _baseline(names: Sequence[str]) -> str:
+    """Backend that the others are compared with: the first peer among `names`, else the last name."""
     return next((name for name in PEERS if name in names), names[-1])
 
 
 def with_ratios(timings: list[RenderTiming]) -> list[RenderTiming]:
-    """Fill in how the backends compare at one job."""
+    """Fill in the ratios of backends that were timed at the same work."""
     names = [timing.backend for timing in timings]
-    base = timings[names.index(_yardstick(names))]
+    base = timings[names.index(_baseline(names))]
 
     def ratio(reference: float | None, value: float | None) -> float | None:
         return reference / value if reference is not None and value is not None else None
@@ -140,12 +139,12 @@ def with_ratios(timings: list[RenderTiming]) -> list[RenderTiming]:
 
 
 def time_render(backend: str, count: int, views: int, size: int, repeats: int, device: torch.device) -> RenderTiming:
-    """Time one backend at one job; without numbers if the device's memory does not suffice."""
+    """Time one backend; all timings are None if the device's memory does not suffice."""
     if count < 1 or views < 1 or size < 1:
         raise InputError("gaussians, views and size must be at least 1")
     try:
         job = RenderJob(backend, count, views, size, device)
-        numbers = (
+        measured = (
             median_ms(job.forward_without_gradients, repeats, device),
             median_ms(job.forward_backward, repeats, device),
             job.graph_ms(repeats),
@@ -153,12 +152,12 @@ def time_render(backend: str, count: int, views: int, size: int, repeats: int, d
             peak_mb(job.forward_backward, device),
         )
     except torch.cuda.OutOfMemoryError:
-        numbers = ()
-    return RenderTiming(backend, count, views, size, *numbers)
+        measured = ()
+    return RenderTiming(backend, count, views, size, *measured)
 
 
 class RenderJob:
-    """Drawing that can be repeated: call i takes scene i modulo `SCENES`."""
+    """Repeatable rendering: call i uses scene i modulo `SCENES`."""
 
     def __init__(self, backend: str, count: int, views: int, size: int, device: torch.device):
         self.backend, self.size, self.device = backend, size, device
@@ -175,26 +174,26 @@ class RenderJob:
         return self.forward(i)
 
     def forward_backward(self, i: int) -> tuple[Tensor, ...]:
-        """Gradients of a mean square."""
+        """Gradients of a mean squared error."""
         loss = (self.forward(i) - self.target).square().mean()
         return torch.autograd.grad(loss, list(vars(self.scenes[i % SCENES]).values()))
 
     def graph_ms(self, repeats: int) -> float | None:
-        """Both passes in CUDA graphs, one for each scene; None if the backend cannot be recorded."""
-        if self.device.type != "cuda" or self.backend not in RECORDABLE:
+        """Median of both passes in CUDA graphs, one per scene; None if the backend cannot be captured."""
+        if self.device.type != "cuda" or self.backend not in CAPTURABLE:
             return None
         try:
             graphs = [graph_replay(self.forward_backward, i) for i in range(SCENES)]
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            logger.warning("backend %s cannot be recorded in a CUDA graph: %s", self.backend, error)
+            logger.warning("backend %s cannot be captured in a CUDA graph: %s", self.backend, error)
             return None
         return median_ms(lambda i: graphs[i % SCENES](i), repeats, self.device)
 
 
 def body_cloud(count: int, seed: int) -> Gaussians:
-    """`count` Gaussians of random colours on the skin of `FIGURE`, the smaller the more, most of them nearly opaque."""
+    """`count` Gaussians of random colours on the surface of `FIGURE`, whose total area is constant; most are opaque."""
     generator = torch.Generator().manual_seed(seed)
     starts, ends = torch.tensor([limb.start for limb in FIGURE]), torch.tensor([limb.end for limb in FIGURE])
     radii = torch.tensor([limb.radius for limb in FIGURE])
@@ -212,7 +211,7 @@ def body_cloud(count: int, seed: int) -> Gaussians:
 
 
 def ring(views: int, size: int) -> Cameras:
-    """Cameras around the figure, 2.4 m away and slightly above, which see all of it."""
+    """Cameras on a ring around the figure, 2.4 m away and slightly above, with all of it in view."""
     elevation, half_fov = 0.3, math.radians(49.1) / 2
     angles = torch.arange(views) * (2 * math.pi / views)
     directions = torch.stack(

@@ -1,4 +1,4 @@
-"""Training on 1, 2, 4 and 8 GPUs with the same work for each: samples a second, efficiency, memory."""
+"""Training on 1, 2, 4 and 8 GPUs with the same work per GPU: samples per second, efficiency, memory."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ COUNTS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class ScalingTiming:
-    """Training with so many processes; `efficiency` compares samples a second per process with those of one."""
+    """Training with a number of processes. `efficiency` is the rate per process relative to a single process."""
 
     processes: int
     samples: int
@@ -48,26 +48,26 @@ def scaling(
     device: DeviceName = "auto",
     out: Path | None = None,
 ) -> None:
-    """Train a preset for some steps with more and more processes, loading included.
+    """Train a preset for some steps with increasing numbers of processes, including data loading.
 
     Args:
-        preset: Of main.py.
-        stage: What is trained; `graph` starts from a U-Net of random numbers.
-        root: Captures to train on, packed ones at best; by default some synthetic people are made, at the right size.
-        processes: How many at a time; by default 1, 2, 4, 8, as far as there are GPUs.
-        batch_size: Persons in a step of each process; by default the preset's.
-        workers: Loading processes of each.
-        steps: To time, after some that are not.
-        device: Where.
-        out: Write the numbers as JSON to this file, too.
+        preset: A preset of main.py.
+        stage: Stage of training; `graph` starts from a U-Net with random parameters.
+        root: Captures to train on, preferably packed; by default synthetic people of the required image size.
+        processes: Numbers of processes; by default 1, 2, 4, 8, up to the number of GPUs.
+        batch_size: Subjects per step and process; by default that of the preset.
+        workers: Loading processes per training process.
+        steps: Timed steps, after a warm-up.
+        device: Device to time.
+        out: Also write the timings to this JSON file.
     """
     if preset not in PRESETS:
-        raise InputError(f"no preset is called {preset!r}; choose from {', '.join(PRESETS)}")
+        raise InputError(f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}")
     where = pick_device(device)
     visible = torch.cuda.device_count() if where.type == "cuda" else 2
     counts = processes or tuple(count for count in COUNTS if count <= visible)
     if min(counts) < 1 or (where.type == "cuda" and max(counts) > visible) or steps < 1:
-        raise InputError(f"--processes must be from 1 to the {visible} GPUs that are visible, --steps at least 1")
+        raise InputError(f"--processes must be from 1 to the number of visible GPUs, {visible}; --steps at least 1")
     options = PRESETS[preset][1]
     height = max(options.data.image_size, 64)
     timings: list[ScalingTiming] = []
@@ -93,11 +93,12 @@ def scaling(
             one = timings[0] if timings and timings[0].processes == 1 else None
             efficiency = 1.0 if count == 1 else rate / count / one.samples_per_second if one else None
             timings.append(ScalingTiming(count, samples, 1000 * result["seconds"], rate, efficiency, result["peak_gb"]))
-    header = ["processes", "samples a step", "ms a step", "samples/s", "efficiency", "peak GB"]
+    header = ["processes", "samples per step", "ms per step", "samples/s", "efficiency", "peak GB"]
     print(report("scaling", header, timings, where, out))
 
 
 def _random_network(options: TrainOptions, people: Path, path: Path) -> Path:
+    """Write a checkpoint with random parameters for the body of the captures in `people`."""
     torch.manual_seed(0)
     body = Capture(find_subjects(people)[0].path).body(options.data.body)
     save_checkpoint(path, HumanGaussianGraph(options.model, body))
@@ -105,7 +106,7 @@ def _random_network(options: TrainOptions, people: Path, path: Path) -> Path:
 
 
 def _run(options: TrainOptions, processes: int, steps: int, folder: Path) -> dict[str, float | None]:
-    """Train in processes of their own; seconds a step, and the largest peak of GPU memory."""
+    """Train in new processes; return seconds per step, and the largest peak GPU memory in GB."""
     (folder / "options.json").write_text(options_to_json(options), encoding="utf-8")
     command = [sys.executable, str(REPOSITORY / "scripts" / "launch.py"), "--num_machines", "1"]
     command += ["--mixed_precision", "no", "--main_process_port", "0", "--num_processes", str(processes)]

@@ -1,4 +1,4 @@
-"""One of the processes of `scripts.benchmarks.scaling`."""
+"""Training process of `scripts.benchmarks.scaling`."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ WARM_UP = 10
 
 
 def main(folder: Path, steps: int) -> None:
-    """Train as `options.json` says; the first process writes `result.json`."""
+    """Train with the options in `options.json`; the main process writes `result.json`."""
     options = options_from_json(TrainOptions, (folder / "options.json").read_text(encoding="utf-8"), "options.json")
     trainer = Trainer(options)
     trainer.module.train()

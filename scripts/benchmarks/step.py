@@ -1,4 +1,4 @@
-"""Times of whole training steps, and of their parts, on random pictures of posed bodies."""
+"""Timing of whole training steps, and of their parts, on random images of posed bodies."""
 
 import copy
 import gc
@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from core.avatar.rendering import render_avatar
 from core.losses.lpips import LPIPS, load_lpips
-from core.model.decode import RAW_CHANNELS, decode_on_surface
+from core.model.decode import RAW_CHANNELS
+from core.model.heads import decode_on_surface
 from core.model.hgg import HumanGaussianGraph
 from core.model.surface import place_queries
 from core.options import PRESETS, TrainOptions
@@ -33,25 +34,25 @@ from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
 Stage = Literal["frame", "graph", "joint", "avatar"]
-"""A training stage, or `avatar`: from pictures to an avatar, without gradients."""
+"""A training stage, or `avatar`: from images to an avatar, without gradients."""
 
 Operations = Literal["kernels", "reference"]
-"""What runs by default, or plain PyTorch in everything but the rasterizer, which benchmark `render` compares."""
+"""The default operations, or plain PyTorch for everything but the rasterizer, which benchmark `render` compares."""
 
 PARTS = (
-    *("U-Net", "ties", "graph", "head", "second look", "feedback"),
+    *("U-Net", "edges", "graph", "head", "colour sampling", "feedback"),
     *("posing", "rasterizer", "losses", "backward", "optimizer"),
 )
 AVATAR_FRAMES = 8
-"""Frames that `avatar` is made from: as many as in the paper's evaluation."""
+"""Input frames of `avatar`, as in the paper's evaluation."""
 
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Medians in milliseconds; the parts are those of one further step, in which events stand between them.
+    """Median and parts of a step in milliseconds. All are None if the device's memory does not suffice.
 
-    `unet` includes its input, `edges` decodes the splat maps and finds nearest vertices.
-    `host` is how long Python takes to hand the step to the device. All are None where memory did not suffice.
+    The parts are measured in one additional step. `unet` includes the preparation of its input; `edges` decodes the
+    splat maps and finds nearest vertices; `host_ms` is the duration of the Python calls.
     """
 
     preset: str
@@ -86,20 +87,20 @@ def step(
     device: DeviceName = "auto",
     out: Path | None = None,
 ) -> None:
-    """Train on random pictures: a whole step, and its parts.
+    """Time a training step on random images, and its parts. "-" stands for too little memory.
 
     Args:
-        presets: Of main.py; their batch sizes, pictures and losses count, too.
-        stages: What is trained; `avatar` only makes avatars, of eight frames.
-        operations: What runs by default, or plain PyTorch in everything but the rasterizer; "-" is too little memory.
+        presets: Presets of main.py, with their batch sizes, images and losses.
+        stages: Stages of training; `avatar` creates avatars from eight frames instead.
+        operations: The default operations, or plain PyTorch for everything but the rasterizer.
         repeats: Timed steps of each case; by default 10 on a GPU and 2 on a CPU.
-        device: Where.
-        out: Write the numbers as JSON to this file, too.
+        device: Device to time.
+        out: Also write the timings to this JSON file.
     """
     where = pick_device(device)
     unknown = [name for name in presets if name not in PRESETS]
     if unknown:
-        raise InputError(f"no preset is called {unknown[0]!r}; choose from {', '.join(PRESETS)}")
+        raise InputError(f"unknown preset {unknown[0]!r}; choose from {', '.join(PRESETS)}")
     repeats = repeats or (10 if where.type == "cuda" else 2)
     cases = [(preset, stage, name) for preset in presets for stage in stages for name in operations]
     timings = []
@@ -116,7 +117,7 @@ def time_step(
     device: torch.device,
     operations: Operations = "kernels",
 ) -> StepTiming:
-    """Time one stage of one preset by one kind of operations."""
+    """Time one stage of one preset with one kind of operations."""
     case = preset, stage, operations
     try:
         with reference_operations() if operations == "reference" else nullcontext():
@@ -124,7 +125,7 @@ def time_step(
     except torch.OutOfMemoryError:
         unknown = [None] * (len(fields(StepTiming)) - len(case) - 1)
         timing = StepTiming(*case, 1 if stage == "avatar" else options.batch_size, *unknown)
-    gc.collect()  # the next case has all memory to itself
+    gc.collect()  # frees the memory for the next case
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return timing
@@ -153,13 +154,13 @@ class MarkedStep(TrainingStep):
     def __init__(self, *args):
         super().__init__(*args)
         model = self.model
-        # What stands between the U-Net and the graph ties Gaussians to vertices.
-        model.graph.register_forward_pre_hook(lambda *_: self.mark("ties"))
+        # Between the U-Net and the graph, Gaussians are assigned to vertices.
+        model.graph.register_forward_pre_hook(lambda *_: self.mark("edges"))
         ends = {
             "U-Net": model.unet,
             "graph": model.graph,
             "head": model.head,
-            "second look": model.color_sampling,
+            "colour sampling": model.color_sampling,
             "feedback": model.feedback,
         }
         for part, module in ends.items():
@@ -167,12 +168,12 @@ class MarkedStep(TrainingStep):
                 module.register_forward_hook(lambda *_, part=part: self.mark(part))
 
     def _frame_losses(self, *args, **kwargs):
-        self.mark("ties")
+        self.mark("edges")
         return super()._frame_losses(*args, **kwargs)
 
-    def _draw(self, *args):
+    def _render(self, *args):
         self.mark("posing")
-        rendering = super()._draw(*args)
+        rendering = super()._render(*args)
         self.mark("rasterizer")
         return rendering
 
@@ -183,22 +184,22 @@ class MarkedStep(TrainingStep):
 
 
 class PartClock:
-    """Adds up the times between marks, by the device's own clock."""
+    """Sums the durations between marks by part, measured with CUDA events on a GPU."""
 
     def __init__(self, device: torch.device):
         self.on_cuda = device.type == "cuda"
-        self.moments = [("", self._now())]
+        self.marks = [("", self._now())]
 
     def mark(self, part: str) -> None:
-        """What happened since the last mark was this part."""
-        self.moments.append((part, self._now()))
+        """Assign the time since the previous mark to `part`."""
+        self.marks.append((part, self._now()))
 
     def read(self) -> dict[str, float]:
-        """Milliseconds of each part."""
+        """Duration of each part in milliseconds."""
         if self.on_cuda:
             torch.cuda.synchronize()
         parts: dict[str, float] = {}
-        for (_, begin), (part, end) in pairwise(self.moments):
+        for (_, begin), (part, end) in pairwise(self.marks):
             duration = begin.elapsed_time(end) if self.on_cuda else 1000 * (end - begin)
             parts[part] = parts.get(part, 0.0) + duration
         return parts
@@ -212,7 +213,7 @@ class PartClock:
 
 
 class Job:
-    """One step that can be repeated. Losses, optimizer and mixed precision are those of training."""
+    """A repeatable step with the losses, optimizer and mixed precision of training."""
 
     def __init__(self, options: TrainOptions, stage: Stage, device: torch.device):
         self.stage, self.device = stage, device
@@ -226,7 +227,7 @@ class Job:
         model = HumanGaussianGraph(options.model, body).to(device)
         model.unet.to(memory_format=torch.channels_last)
         model.use_cuda_graphs(options.cuda_graphs, trains_unet=stage in ("joint", "frame"))
-        # Times do not depend on the weights, so random ones serve where the published ones are not.
+        # Durations do not depend on the weights: random ones replace missing published ones.
         lpips = (load_lpips() or LPIPS()).to(device) if options.loss.lpips > 0 else None
         self.module = MarkedStep(model, options, lpips).train(stage != "avatar")
         if stage == "avatar":
@@ -234,24 +235,24 @@ class Job:
         self.optimizer = None if stage == "avatar" else make_optimizer(model, options)
         self.sample = make_sample(options, body, device)
         frames, views = self.sample.inputs.images.shape[1:3]
-        self.shown = InputSubset(list(range(frames)), list(range(views)))
+        self.subset = InputSubset(list(range(frames)), list(range(views)))
 
     def run(self, index: int = 0) -> None:
-        """One step."""
+        """Run one step."""
         mark = self.module.mark
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             if self.stage == "avatar":
                 with torch.no_grad():
                     self.module.model(self.sample.inputs)
                 return
-            loss, _ = self.module(self.sample, self.shown, use_lpips=True)
+            loss, _ = self.module(self.sample, self.subset, use_lpips=True)
         loss.backward()
         mark("backward")
         finite_step(self.optimizer, self.options.clip)
         mark("optimizer")
 
     def parts(self) -> dict[str, float]:
-        """Milliseconds of the parts of one step."""
+        """Duration of the parts of one step in milliseconds."""
         clock = PartClock(self.device)
         self.module.mark = clock.mark
         self.run()
@@ -259,7 +260,7 @@ class Job:
         return clock.read()
 
     def host_ms(self) -> float:
-        """How long Python takes to hand one step to a device that has nothing else to do."""
+        """Duration of the Python calls of one step in milliseconds, starting with an idle device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -268,30 +269,29 @@ class Job:
 
 
 def make_sample(options: TrainOptions, body: BodyModel, device: torch.device) -> Sample:
-    """Persons in random poses before a ring of cameras: random colours inside their true silhouettes, white around.
+    """Bodies in random poses in a ring of cameras: random colours inside their true silhouettes, white outside.
 
-    As in training, the targets begin with the input frames and views; then come frames and views that no input shows.
+    As in training, the targets begin with the input frames and views, followed by novel frames and views.
     """
     data = options.data
     inputs, views = len(data.input_views), data.target_views
-    moments = data.input_frames + data.novel_frames
-    params = _random_poses(body, options.batch_size, moments, device)
+    num_frames = data.input_frames + data.novel_frames
+    params = _random_poses(body, options.batch_size, num_frames, device)
     cameras = ring(max(inputs, views), data.image_size).to(device)
-    spread = [i * len(cameras.viewmats) // inputs for i in range(inputs)]  # evenly around the person
+    spread = [i * len(cameras.viewmats) // inputs for i in range(inputs)]  # evenly around the body
     order = spread + [i for i in range(len(cameras.viewmats)) if i not in spread]
-    pictures = _pictures(body, params, cameras[order])
-    observed = data.observed_targets
-    shown = [*range(observed), *range(data.input_frames, moments)]
+    frames = _random_frames(body, params, cameras[order])
+    targets = [*range(data.observed_targets), *range(data.input_frames, num_frames)]
     return Sample(
-        inputs=pictures.select_frames(list(range(data.input_frames))).select_views(list(range(inputs))),
-        targets=pictures.select_frames(shown).select_views(list(range(views))),
+        inputs=frames.select_frames(list(range(data.input_frames))).select_views(list(range(inputs))),
+        targets=frames.select_frames(targets).select_views(list(range(views))),
         names=["random"] * options.batch_size,
     )
 
 
 @torch.no_grad()
-def _pictures(body: BodyModel, params: BodyParams, cameras: Cameras) -> Frames:
-    """Frames `[B, F, C]` of bodies whose skin is all Gaussians; the more of them there are, the sharper their edge."""
+def _random_frames(body: BodyModel, params: BodyParams, cameras: Cameras) -> Frames:
+    """Frames `[B, F, C]` of random colours inside the silhouettes of bodies with one Gaussian per vertex."""
     batch, device = (*params.batch_shape, *cameras.batch_shape), params.scale.device
     cameras = replace(cameras, viewmats=cameras.viewmats.expand(*batch, 4, 4), Ks=cameras.Ks.expand(*batch, 3, 3))
     vertex_ids = torch.arange(body.num_vertices, device=device).expand(batch[0], -1)
@@ -304,14 +304,14 @@ def _pictures(body: BodyModel, params: BodyParams, cameras: Cameras) -> Frames:
     return Frames(colors * alphas + 1 - alphas, alphas, cameras, params)
 
 
-def _random_poses(body: BodyModel, persons: int, moments: int, device: torch.device) -> BodyParams:
-    """Each person's shape in several poses, the pelvis at the origin."""
+def _random_poses(body: BodyModel, subjects: int, frames: int, device: torch.device) -> BodyParams:
+    """Body parameters `[B, F]`: one shape per subject in several poses, the pelvis at the origin."""
     generator = torch.Generator().manual_seed(0)
-    rest = BodyParams.zeros(persons, moments)
+    rest = BodyParams.zeros(subjects, frames)
     params = replace(
         rest,
-        betas=0.5 * torch.randn(persons, 1, 10, generator=generator).expand(-1, moments, -1),
-        global_orient=0.2 * torch.randn(persons, moments, 3, generator=generator),
-        body_pose=0.15 * torch.randn(persons, moments, 69, generator=generator),
+        betas=0.5 * torch.randn(subjects, 1, 10, generator=generator).expand(-1, frames, -1),
+        global_orient=0.2 * torch.randn(subjects, frames, 3, generator=generator),
+        body_pose=0.15 * torch.randn(subjects, frames, 69, generator=generator),
     ).to(device)
     return replace(params, transl=-body(params).joints[..., 0, :])

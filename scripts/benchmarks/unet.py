@@ -1,4 +1,4 @@
-"""Times of the U-Net by the plain operations and by ours."""
+"""Timing of the U-Net with plain and with fused operations."""
 
 import gc
 import time
@@ -20,15 +20,15 @@ from smpl_renderer.errors import InputError
 
 @dataclass(frozen=True)
 class UNetTiming:
-    """Medians in milliseconds; the memory is what forward and backward need beyond weights and inputs."""
+    """Medians in milliseconds. `peak_mb` is the memory of both passes beyond weights and inputs."""
 
     model: str
-    way: str
+    operations: str
     forward_ms: float
     forward_backward_ms: float | None
     peak_mb: float | None
     start_s: float
-    """What the first call takes longer than a later one: making kernels, copies, recordings."""
+    """Duration of the first call minus that of later ones: compilation, copies of weights, graph capture."""
 
 
 def unet(
@@ -42,21 +42,21 @@ def unet(
 ) -> None:
     """Run the U-Nets forward, and with a backward pass; on CUDA in bfloat16.
 
-    The rows: plain operations, moment by moment and all at once; fused ones; those with the weights of a frozen
-    network, and these played from a CUDA graph; with `--compile` the plain ones compiled.
+    The rows: plain operations, one frame at a time and all at once; fused operations, also with recomputation; a frozen
+    network, also from a CUDA graph; with `--compile`, the plain operations compiled.
 
     Args:
         models: Presets.
-        frames: Moments.
-        views: Cameras that see each of them.
-        compile: Add what `torch.compile` makes of the plain operations; its start takes minutes for the large ones.
+        frames: Number of frames.
+        views: Cameras per frame.
+        compile: Also time `torch.compile` of the plain operations, which starts within minutes for large models.
         repeats: Timed calls of each case; by default 20 on a GPU and 3 on a CPU.
-        device: Where.
-        out: Write the numbers as JSON to this file, too.
+        device: Device to time.
+        out: Also write the timings to this JSON file.
     """
     unknown = [name for name in models if name not in MODELS]
     if unknown:
-        raise InputError(f"no model is called {unknown[0]}; there are {', '.join(MODELS)}")
+        raise InputError(f"unknown model {unknown[0]!r}; choose from {', '.join(MODELS)}")
     if frames < 1 or views < 1:
         raise InputError("frames and views must be at least 1")
     where = pick_device(device)
@@ -71,21 +71,21 @@ def unet(
 def time_unet(
     name: str, frames: int, views: int, repeats: int, device: torch.device, compile: bool
 ) -> Iterator[UNetTiming]:
-    """Time one preset in all ways that there are on this device."""
+    """Time one preset with all kinds of operations that the device supports."""
     options = MODELS[name].unet
     torch.manual_seed(0)
     network = UNet(options, RAW_CHANNELS).to(device, memory_format=torch.channels_last)
     size = options.input_size
     x = torch.randn(frames, views, INPUT_CHANNELS, size, size, generator=torch.Generator().manual_seed(0)).to(device)
 
-    def moment_by_moment(x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.cat(parts) for parts in zip(*(network(moment) for moment in x.split(1))))
+    def frame_by_frame(x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.cat(parts) for parts in zip(*(network(frame) for frame in x.split(1))))
 
-    def measure(way: str, run: Callable[[Tensor], tuple[Tensor, ...]], trains: bool = True) -> UNetTiming:
-        return _time(name, way, run, x, list(network.parameters()) if trains else [], repeats)
+    def measure(operations: str, run: Callable[[Tensor], tuple[Tensor, ...]], trains: bool = True) -> UNetTiming:
+        return _time(name, operations, run, x, list(network.parameters()) if trains else [], repeats)
 
     network.reference = True
-    yield measure("plain, moment by moment", moment_by_moment)
+    yield measure("plain, frame by frame", frame_by_frame)
     yield measure("plain", network)
     if device.type == "cuda":
         network.reference = False
@@ -96,7 +96,7 @@ def time_unet(
         network.requires_grad_(False)
         yield measure("frozen", network, trains=False)
         network.frozen.graph_cache.enabled = True
-        yield measure("frozen, recorded", network, trains=False)
+        yield measure("frozen, CUDA graph", network, trains=False)
         network.requires_grad_(True)
     if compile:
         network.compile()
@@ -107,7 +107,7 @@ def time_unet(
 
 def _time(
     model: str,
-    way: str,
+    operations: str,
     run: Callable[[Tensor], tuple[Tensor, ...]],
     x: Tensor,
     parameters: list[Tensor],
@@ -124,7 +124,7 @@ def _time(
             outputs()
 
     def forward_backward(_: int) -> None:
-        # Slopes of the order of one: zeros, or a mean's, would not be what a backward pass usually meets.
+        # Cotangents of order one, since zeros or tiny values are not representative.
         torch.autograd.grad(outputs(), parameters, [cotangent.clone() for cotangent in cotangents])
 
     start = time.perf_counter()
@@ -141,7 +141,7 @@ def _time(
     both_ms = median_ms(forward_backward, repeats, device) if parameters else None
     peak = peak_mb(forward_backward if parameters else forward, device)
     start_s = max(0.0, start_s - (forward_ms + (both_ms or forward_ms)) / 1000)
-    return UNetTiming(model, way, forward_ms, both_ms, peak, start_s)
+    return UNetTiming(model, operations, forward_ms, both_ms, peak, start_s)
 
 
 def _wait(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""LPIPS: its structure with random weights, its values with the published ones where they are installed."""
+"""LPIPS: its structure with random weights, and its values with the published ones if they are installed."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def random_lpips(net: str) -> LPIPS:
 
 
 def procedural(size: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
-    """A smooth picture, and three disturbed versions of it: blurred, noisy, shifted."""
+    """A smooth image, and three distorted versions of it: blurred, noisy, shifted."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
     image = torch.stack([torch.sin(6 * x), torch.cos(5 * y), x * y]) / 2 + 0.5
     noise = torch.from_numpy(np.random.default_rng(0).normal(size=image.shape)).float()
@@ -33,14 +33,14 @@ def procedural(size: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("net", ["vgg", "alex"])
-def test_it_is_a_distance_of_pictures(net):
+def test_lpips_is_a_distance_of_images(net):
     model = random_lpips(net)
     image, disturbed = procedural(48)
     distances = model(image.expand_as(disturbed), disturbed)
     assert distances.shape == (3,) and (distances > 1e-4).all()
     torch.testing.assert_close(model(disturbed, image.expand_as(disturbed)), distances)
     assert model(disturbed, disturbed).abs().max() == 0
-    # Any batch axes, and each picture by itself; convolutions of other batch sizes sum in another order.
+    # Any batch axes, each image independent of the others; convolutions of other batch sizes sum in another order.
     nested = model(image.expand_as(disturbed)[None], disturbed[None])
     torch.testing.assert_close(nested, distances[None], rtol=1e-4, atol=1e-6)
 
@@ -64,7 +64,7 @@ def test_first_layer_and_head_follow_the_paper():
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-def test_gradients_reach_the_prediction_and_no_weight():
+def test_gradients_reach_the_prediction_but_no_weight():
     model = random_lpips("alex")
     image, disturbed = procedural(48)
     predicted = disturbed[1].clone().requires_grad_()
@@ -79,14 +79,14 @@ def test_missing_weights_are_reported_with_the_remedy(tmp_path, monkeypatch, cap
     assert "python scripts/get_lpips.py" in caplog.text
 
 
-def test_weights_are_found_in_the_folder_and_checked(tmp_path):
+def test_weights_are_loaded_from_the_folder_and_checked(tmp_path):
     expected = random_lpips("alex")
     save_file(expected.state_dict(), tmp_path / "alex.safetensors")
     image, disturbed = procedural(48)
     found = load_lpips("alex", tmp_path)
     torch.testing.assert_close(found(disturbed[:1], image[None]), expected(disturbed[:1], image[None]))
     save_file({"convs.0.bias": torch.zeros(64)}, tmp_path / "alex.safetensors")
-    with pytest.raises(InputError, match=r"get_lpips\.py"):
+    with pytest.raises(InputError, match=r"alex\.safetensors do not fit alex; run python scripts/get_lpips\.py"):
         load_lpips("alex", tmp_path)
     (tmp_path / "alex.safetensors").write_bytes(b"not weights")
     with pytest.raises(InputError, match=r"alex\.safetensors"):
@@ -100,10 +100,10 @@ def test_kernels_equal_the_definition(size):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = random_lpips("vgg").to(device)
     image, disturbed = procedural(size)
-    if device == "cpu":  # where convolutions give the same everywhere in a flat picture, pooling has to choose
+    if device == "cpu":  # a uniform image, on which CPU convolutions are uniform too, tests ties in pooling
         disturbed[0] = 0.4
     target = image.expand_as(disturbed[:2]).to(device)
-    weights = torch.tensor([1.0, -0.3], device=device)  # each picture has a gradient of its own
+    weights = torch.tensor([1.0, -0.3], device=device)  # a different cotangent for each image
     results = []
     for distance in (lambda p, t: model.fused(p, t, torch.float32), model):
         predicted = disturbed[:2].to(device).requires_grad_()
@@ -115,7 +115,7 @@ def test_kernels_equal_the_definition(size):
 
 
 @pytest.mark.gpu
-def test_as_a_loss_it_is_in_half_precision_and_near_enough():
+def test_in_half_precision_distances_and_gradients_are_close():
     model = random_lpips("vgg").cuda()
     image, disturbed = procedural(256)
     target = image.expand_as(disturbed).cuda()
@@ -126,9 +126,9 @@ def test_as_a_loss_it_is_in_half_precision_and_near_enough():
             distances = model(predicted, target)
         results.append((distances, *torch.autograd.grad(distances.sum(), predicted)))
     (exact, exact_grads), (distances, grads) = results
-    # Rounding makes two pictures some 2e-4 different: below that, half precision cannot tell.
+    # Rounding alone gives a distance of about 2e-4; half precision resolves nothing below that.
     torch.testing.assert_close(distances, exact, rtol=0.01, atol=3e-4)
-    # The first picture is so near that its gradient is rounding for the most part.
+    # The first image is so close to the target that its gradient is mostly rounding.
     assert (F.cosine_similarity(grads.flatten(1), exact_grads.flatten(1)) > torch.tensor([0.5, 0.97, 0.9]).cuda()).all()
 
 

@@ -1,4 +1,4 @@
-"""Metrics against formulas written another way, and their laws."""
+"""Metrics against independent formulas, and their properties."""
 
 import numpy as np
 import pytest
@@ -44,12 +44,12 @@ def test_ssim_kernels_equal_the_definition(size):
         means = function(x, target.to(dtype))
         results.append((means.double(), torch.autograd.grad((weights * means).sum(), x)[0].double()))
     (means, grads), (expected, expected_grads) = results
-    # Variances are differences of means near one: 1e-7 of these, beside c2 = 9e-4.
+    # Variances are differences of means close to 1: errors of 1e-7, relative to c2 = 9e-4.
     torch.testing.assert_close(means, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(grads, expected_grads, rtol=1e-3, atol=1e-3 * expected_grads.abs().max().item())
 
 
-def test_ssim_laws():
+def test_ssim_is_symmetric_and_1_for_equal_images():
     predicted, target = noisy_pair(2, 4, 3, 16, 16)
     assert ssim(predicted, target).shape == (2, 4)
     torch.testing.assert_close(ssim(target, target), torch.ones(2, 4))
@@ -59,14 +59,14 @@ def test_ssim_laws():
         ssim(predicted[..., :8], target[..., :8])
 
 
-def test_psnr_of_a_known_error_is_per_picture():
+def test_psnr_is_computed_per_image():
     target = torch.full((2, 3, 4, 4), 0.5)
     predicted = target + torch.tensor([0.1, 0.01])[:, None, None, None]
     torch.testing.assert_close(psnr(predicted, target), torch.tensor([20.0, 40.0]), rtol=1e-4, atol=0)
     assert psnr(target, target).tolist() == [PSNR_CEILING] * 2
 
 
-def test_quantized_pictures_hold_only_255ths():
+def test_quantized_images_hold_multiples_of_1_255th():
     values = torch.tensor([-0.2, 0.0, 0.4 / 255, 0.6 / 255, 1.0, 1.7])
     assert (quantize(values) * 255).tolist() == [0, 0, 0, 1, 255, 255]
 
@@ -74,13 +74,13 @@ def test_quantized_pictures_hold_only_255ths():
 def test_boxes_of_masks():
     alphas = torch.zeros(3, 1, 40, 60)
     alphas[0, 0, 10:30, 20:25] = 1  # longer side 20, so one pixel of padding
-    alphas[1, 0, 0, 59] = 1  # a corner: the padding is cut
+    alphas[1, 0, 0, 59] = 1  # a corner: the padding is clipped
     assert person_boxes(alphas).tolist() == [[19, 9, 26, 31], [58, 0, 60, 2], [0, 0, 60, 40]]
     mask = box_mask(person_boxes(alphas), 40, 60)
     assert mask.shape == alphas.shape and mask.sum((-3, -2, -1)).tolist() == [7 * 22, 4, 2400]
 
 
-def test_psnr_in_the_box_ignores_the_rest_of_the_picture():
+def test_psnr_in_the_box_ignores_the_rest_of_the_image():
     predicted, target = noisy_pair(1, 3, 40, 40)
     alphas = torch.zeros(1, 1, 40, 40)
     alphas[..., 8:32, 10:20] = 1

@@ -1,14 +1,14 @@
-"""scripts/benchmark.py animate: it runs, and what it draws is a person in the picture."""
+"""scripts/benchmark.py animate: output, and a workload that shows a person."""
 
 import json
 
 import torch
 
 from core.avatar.rendering import render_avatar
-from scripts.benchmarks.animate import animate, one_camera_each, random_poses, skin_avatar
+from scripts.benchmarks.animate import animate, one_camera_each, random_avatar, random_poses
 
 
-def test_prints_a_table_and_writes_numbers(tmp_path, capsys):
+def test_prints_a_table_and_writes_timings(tmp_path, capsys):
     out = tmp_path / "timings.json"
     animate(gaussians=(20, 30), poses=2, size=16, repeats=1, device="cpu", out=out)
     assert "frames/s" in capsys.readouterr().out
@@ -17,8 +17,8 @@ def test_prints_a_table_and_writes_numbers(tmp_path, capsys):
     assert all(t["pose_ms"] > 0 and t["both_ms"] > 0 and t["graph_ms"] is None for t in timings)
 
 
-def test_workload_is_a_person_in_a_new_pose_in_each_picture(body):
-    avatar = skin_avatar(body, 3000)
+def test_workload_shows_a_person_in_a_new_pose_in_each_image(body):
+    avatar = random_avatar(body, 3000)
     alphas = render_avatar(avatar, body, random_poses(body, 3, 0), one_camera_each(3, 64)).alphas[:, 0, 0]
     covered = alphas > 0.5
     assert (covered.float().mean((1, 2)) > 0.05).all() and not covered[:, [0, -1]].any()

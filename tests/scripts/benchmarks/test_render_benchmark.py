@@ -1,4 +1,4 @@
-"""scripts/benchmark.py: it runs, and what it draws is a figure."""
+"""scripts/benchmark.py render: output, errors, and a workload that shows a person."""
 
 import datetime
 import json
@@ -22,7 +22,7 @@ def benchmark(*arguments):
 
 
 @pytest.mark.slow
-def test_render_prints_a_table_and_writes_numbers(tmp_path):
+def test_render_prints_a_table_and_writes_timings(tmp_path):
     out = tmp_path / "timings.json"
     job = ("--gaussians", 20, 30, "--views", 2, "--size", 16, "--repeats", 1, "--device", "cpu")
     result = benchmark(*job, "--out", out)
@@ -35,13 +35,13 @@ def test_render_prints_a_table_and_writes_numbers(tmp_path):
     ]
     for t in timings:
         assert all(t[name] > 0 for name in ("forward_ms", "forward_backward_ms", "host_ms"))
-        assert t["graph_ms"] is None and t["peak_mb"] is None  # there is no GPU
+        assert t["graph_ms"] is None and t["peak_mb"] is None  # no GPU
         assert t["forward_ratio"] == t["forward_backward_ratio"] == 1  # compared with itself
     assert f"{datetime.date.today()}" in result.stdout.splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_backend_that_does_not_exist_is_one_line():
+def test_an_unknown_backend_is_reported_in_one_line():
     result = benchmark("--backends", "opengl", "--gaussians", 20, "--size", 16, "--device", "cpu")
     assert result.returncode == 2
     assert "error: unknown rasterizer 'opengl'" in result.stderr
@@ -55,14 +55,14 @@ def test_backend_that_does_not_exist_is_one_line():
         (("triton", "torch"), [8.0, 1.0]),
     ],
 )
-def test_speed_is_compared_with_a_peer_if_there_is_one(backends, expected):
+def test_ratios_are_relative_to_a_peer_if_one_is_timed(backends, expected):
     times = {"triton": 0.5, "gsplat": 2.0, "diff_gaussian_rasterization": 4.0, "torch": 4.0}
     timings = [RenderTiming(name, 10, 1, 16, times[name], 3 * times[name]) for name in backends]
     compared = with_ratios(timings)
     assert [t.forward_ratio for t in compared] == [t.forward_backward_ratio for t in compared] == expected
 
 
-def test_what_does_not_fit_into_memory_has_no_numbers(monkeypatch):
+def test_cases_that_exceed_the_memory_have_no_timings(monkeypatch):
     def fail(*args, **kwargs):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
@@ -72,7 +72,7 @@ def test_what_does_not_fit_into_memory_has_no_numbers(monkeypatch):
     assert with_ratios([timing]) == [timing]
 
 
-def test_peer_that_cannot_be_loaded_is_left_out_and_named(monkeypatch, caplog):
+def test_a_peer_that_cannot_be_loaded_is_omitted_with_a_warning(monkeypatch, caplog):
     def load(name, device):
         if name == "gsplat":
             raise InputError("backend gsplat is installed but cannot be loaded: undefined symbol")
@@ -85,11 +85,11 @@ def test_peer_that_cannot_be_loaded_is_left_out_and_named(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("view", [0, 2])
-def test_workload_is_a_figure_in_the_picture(view):
+def test_workload_shows_a_person(view):
     cameras = ring(8, 64)
     alphas = rasterize(body_cloud(3000, 0), cameras.viewmats, cameras.Ks, 64, 64).alphas[view, 0]
     rows, columns = (alphas > 0.5).any(1).nonzero(), (alphas > 0.5).any(0).nonzero()
-    # It stands upright in the middle, 1.7 m in a picture of 2.2 m, and touches no border.
+    # Upright in the centre, 1.7 m in an image of 2.2 m, without touching a border.
     height, width = rows.max() - rows.min(), columns.max() - columns.min()
     assert 40 < height < 58 and width < height
     assert rows.min() > 2 and rows.max() < 61

@@ -1,4 +1,4 @@
-"""The benchmark of training steps: its people are in the pictures, and every part of a step is timed."""
+"""scripts/benchmark.py step: a realistic sample, timings of every part, errors."""
 
 import json
 from dataclasses import replace
@@ -16,13 +16,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def options() -> TrainOptions:
-    """The smallest preset, in smaller pictures and fewer of them."""
+    """The smallest preset, with smaller and fewer images."""
     options = PRESETS["demo"][1]
     data = replace(options.data, image_size=32, input_frames=2, target_frames=2, novel_frames=1, target_views=5)
     return replace(options, data=data, batch_size=2)
 
 
-def test_people_stand_in_the_pictures_and_inputs_come_first(options):
+def test_images_show_people_and_targets_begin_with_the_inputs(options):
     sample = Job(options, "graph", CPU).sample
     assert sample.inputs.images.shape == (2, 2, 4, 3, 32, 32) and sample.targets.images.shape == (2, 2, 5, 3, 32, 32)
     assert 0.05 < sample.targets.alphas.mean() < 0.25
@@ -34,7 +34,7 @@ def test_people_stand_in_the_pictures_and_inputs_come_first(options):
 
 
 @pytest.mark.parametrize(
-    ("stage", "missing"), [("joint", set()), ("frame", {"graph", "head", "second look", "feedback"})]
+    ("stage", "missing"), [("joint", set()), ("frame", {"graph", "head", "colour sampling", "feedback"})]
 )
 @pytest.mark.slow
 def test_all_parts_of_a_step_are_timed(options, stage, missing):
@@ -47,27 +47,27 @@ def test_all_parts_of_a_step_are_timed(options, stage, missing):
     assert sum(duration for duration in parts.values() if duration) > 0
 
 
-def test_what_is_not_there_is_named():
-    with pytest.raises(InputError, match="no preset is called 'huge'"):
+def test_an_unknown_preset_is_named():
+    with pytest.raises(InputError, match="unknown preset 'huge'"):
         step(presets=("huge",), device="cpu")
 
 
 def test_references_are_timed_in_the_same_run(options, monkeypatch, tmp_path):
     monkeypatch.setitem(PRESETS, "smallest", ("", options))
-    seen = []
+    wanted = []
 
     def count(job, index=0):
-        seen.append(kernels_wanted())
+        wanted.append(kernels_wanted())
 
     monkeypatch.setattr(Job, "run", count)
     step(presets=("smallest",), stages=("avatar",), repeats=1, device="cpu", out=tmp_path / "times.json")
-    numbers = json.loads((tmp_path / "times.json").read_text())["step"]
-    assert [t["operations"] for t in numbers] == ["kernels", "reference"]
-    half = len(seen) // 2
-    assert all(seen[:half]) and not any(seen[half:]) and kernels_wanted()
+    timings = json.loads((tmp_path / "times.json").read_text())["step"]
+    assert [t["operations"] for t in timings] == ["kernels", "reference"]
+    half = len(wanted) // 2
+    assert all(wanted[:half]) and not any(wanted[half:]) and kernels_wanted()
 
 
-def test_a_step_that_memory_does_not_suffice_for_is_a_row_of_dashes(options, monkeypatch, capsys):
+def test_a_step_that_exceeds_the_memory_is_a_row_of_dashes(options, monkeypatch, capsys):
     def fail(job, index=0):
         raise torch.OutOfMemoryError
 

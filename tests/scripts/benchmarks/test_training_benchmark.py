@@ -1,4 +1,4 @@
-"""scripts/benchmark.py data and scaling: they run on captures that are given, and their numbers are plausible."""
+"""scripts/benchmark.py data and scaling on given captures: output and plausible timings."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from core.data.capture import Capture
 from core.data.dataset import load_frames
 from core.data.human_list import find_subjects
 from core.options import DataOptions
-from scripts.benchmarks.data import PlainPictures, batches, samples_per_second
+from scripts.benchmarks.data import PlainImages, batches, samples_per_second
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark.py"
 
@@ -34,9 +34,9 @@ def benchmark(*arguments) -> str:
     return done.stdout
 
 
-def test_the_plain_loader_reads_the_same_pictures(root, body):
+def test_the_plain_loader_reads_the_same_images(root, body):
     options = DataOptions(root=root, image_size=64, target_frames=2, target_views=3)
-    plain = PlainPictures(find_subjects(root), options)
+    plain = PlainImages(find_subjects(root), options)
     images, alphas = plain[7, 0]
     assert images.shape == (2, 3, 3, 64, 64) and alphas.shape == (2, 3, 1, 64, 64)
     capture = Capture(root / "209001")
@@ -49,11 +49,11 @@ def test_the_plain_loader_reads_the_same_pictures(root, body):
         assert errors.min() < 0.01
 
 
-def test_rates_count_what_came_in_the_time():
+def test_rates_count_samples_per_second():
     assert samples_per_second(iter(int, 1), workers=2, seconds=0.05) > 1000
 
 
-def test_only_the_first_people_of_a_folder_are_read(root, tmp_path):
+def test_only_the_first_subjects_of_a_folder_are_read(root, tmp_path):
     for name in ("209001", "209002"):
         shutil.copytree(root / "209001", tmp_path / name)
     options = DataOptions(root=tmp_path, image_size=64, input_frames=2, target_frames=2, num_workers=0, verify=False)
@@ -71,7 +71,7 @@ def test_data_compares_four_loaders(root, tmp_path):
     assert [(row["loader"], row["workers"]) for row in rows] == [
         (x, n) for x in ("plain", "ours", "packed", "ready") for n in (0, 1)
     ]
-    assert all(row["samples_per_second"] > 0 and row["pictures"] == 32 for row in rows)
+    assert all(row["samples_per_second"] > 0 and row["images"] == 32 for row in rows)
     assert "samples/s" in table
 
 
