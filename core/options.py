@@ -178,6 +178,8 @@ class TrainOptions:
     """Replay CUDA graphs of the U-Net and of the graph: faster steps, but the graphs hold memory."""
     attention: Literal["sdpa", "xformers"] = "sdpa"
     """Kernels of the U-Net's attention on CUDA: PyTorch's, or those of `xformers` where it is installed."""
+    nearest: Literal["auto", "torch_cluster", "pytorch3d"] = "auto"
+    """Search for the nearest vertex of each Gaussian: built in, or by one of these packages where it is installed."""
     checkpoint_unet: bool = False
     """Activation checkpointing: keep only the inputs of the U-Net's layers for the backward pass and recompute the
     rest. Less memory, about a third more time."""

@@ -78,6 +78,7 @@ def make_model(options: TrainOptions, body: BodyModel, is_resumed: bool) -> tupl
     model.unet.recompute = options.checkpoint_unet
     model.use_cuda_graphs(options.cuda_graphs, trains_unet=options.stage != "graph")
     model.set_backend(options.backend)
+    model.set_nearest_search(options.nearest)
     if options.compile:
         model.unet.compile()
     return model, trainings
