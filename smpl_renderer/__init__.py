@@ -1,1 +1,1 @@
-"""The parametric body: model files, skinning, mesh topology, and a small mesh rasterizer."""
+"""The parametric body: model files, posing, skinning, mesh topology, and a mesh rasterizer."""

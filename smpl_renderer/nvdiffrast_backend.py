@@ -1,7 +1,7 @@
-"""Adapter to nvdiffrast (Laine et al., 2020), on CUDA: which face is seen in each pixel.
+"""Adapter to nvdiffrast (Laine et al., 2020), on CUDA: the visible face of each pixel.
 
-It rounds vertices to 1/16 pixel, so at a face's border a pixel may go to the neighbour, or to what is behind; which of
-two faces at equal depth wins is its choice.
+nvdiffrast rounds vertices to 1/16 pixel, so a pixel at the border of a face may be assigned to a neighbouring face or
+to the surface behind. It does not define which of two faces at equal depth is visible.
 """
 
 import functools
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from smpl_renderer.errors import InputError
 
-MAX_FACES = 1 << 24  # it returns indices as float32, exact up to here
+MAX_FACES = 1 << 24  # indices are returned as float32, which is exact up to here
 
 
 def visible_faces(
@@ -25,10 +25,10 @@ def visible_faces(
     width: int,
     perspective: bool,
 ) -> tuple[Int[Tensor, " P"], Int[Tensor, " P"]]:
-    """Draw the S faces `face_ids` of the pictures `batch_ids` (ascending).
+    """Rasterize the S faces `face_ids` to the images `batch_ids` (ascending).
 
     Returns:
-        Indices of the covered pixels in the flattened `[B, H, W]` pictures, ascending, and of the faces seen there.
+        Indices of the covered pixels in the flattened `[B, H, W]` images, ascending, and of the visible faces.
     Raises:
         InputError: If nvdiffrast is not installed, or the tensors are not on a CUDA device.
     """
@@ -36,7 +36,7 @@ def visible_faces(
     count, num_vertices = depths.shape
     if len(face_ids) > MAX_FACES:
         raise ValueError(
-            f"nvdiffrast draws at most {MAX_FACES} faces, got {len(face_ids)}; draw fewer pictures at once"
+            f"nvdiffrast takes at most {MAX_FACES} faces, got {len(face_ids)}; rasterize fewer images at once"
         )
     if len(face_ids) == 0:
         return batch_ids, face_ids
@@ -50,23 +50,23 @@ def visible_faces(
         ranges=_ranges(batch_ids, count),
         grad_db=False,
     )
-    drawn = found[..., 3].reshape(-1).long()  # one more than the index; 0 where nothing is
-    pixel_ids = torch.nonzero(drawn)[:, 0]
-    return pixel_ids, face_ids[drawn[pixel_ids] - 1]
+    hits = found[..., 3].reshape(-1).long()  # index + 1; 0 for background
+    pixel_ids = torch.nonzero(hits)[:, 0]
+    return pixel_ids, face_ids[hits[pixel_ids] - 1]
 
 
 def clip_coordinates(
     pixels: Float[Tensor, "B V 2"],
     depths: Float[Tensor, "B V"],
-    drawn_depths: Float[Tensor, "S 3"],
+    corner_depths: Float[Tensor, "S 3"],
     height: int,
     width: int,
     perspective: bool,
 ) -> Float[Tensor, "B V 4"]:
-    """Vertices as (x, y, z, w): x / w and y / w are -1 to 1 across the picture, row 0 first, z / w grows with depth."""
+    """Vertices as (x, y, z, w): x / w and y / w are -1 to 1 across the image from row 0; z / w increases with depth."""
     ndc = 2 * pixels / pixels.new_tensor([width, height]) - 1
-    # A little more than the faces that are drawn need, so that rounding clips none.
-    near, far = 0.999 * drawn_depths.amin(), 1.001 * drawn_depths.amax()
+    # Slightly beyond the range of the given faces, so that rounding clips none.
+    near, far = 0.999 * corner_depths.amin(), 1.001 * corner_depths.amax()
     if perspective:
         z = ((far + near) * depths - 2 * far * near) / (far - near)
         return torch.cat([ndc * depths[..., None], z[..., None], depths[..., None]], -1)
@@ -75,14 +75,14 @@ def clip_coordinates(
 
 
 def _ranges(batch_ids: Int[Tensor, " S"], count: int) -> Int[Tensor, "B 2"]:
-    """First face and number of faces of each picture, on the CPU."""
+    """First face and number of faces of each image, on the CPU."""
     lengths = torch.bincount(batch_ids, minlength=count)
     return torch.stack([lengths.cumsum(0) - lengths, lengths], -1).int().cpu()
 
 
 def _refuse_other_devices(device: torch.device) -> None:
     if device.type != "cuda":
-        raise InputError(f"nvdiffrast draws CUDA tensors, these are on {device}; choose backend torch")
+        raise InputError(f"nvdiffrast needs CUDA tensors, got tensors on {device}; choose backend torch")
 
 
 def _library():
@@ -97,5 +97,5 @@ def _library():
 
 @functools.cache
 def _context(device: torch.device):
-    """Its buffers, which grow with the pictures and are kept."""
+    """Context of nvdiffrast for a device; its buffers grow with the images and are kept."""
     return _library().RasterizeCudaContext(device)

@@ -1,8 +1,8 @@
-"""Pickles from others, read without running any code of theirs.
+"""Reading of pickles of foreign origin, without running code that they name.
 
-A pickle is a program that may call whatever can be imported. Here it can call only the stand-ins in this file: every
-name it asks for is looked up in a short list, and whatever is not in the list is refused by name. The stand-ins collect
-what the file says about an array and build it with plain numpy, so that not even numpy's unpickling code sees the file.
+A pickle is a program that can call everything that can be imported. Here it can only call the substitutes in this file:
+each name is looked up in a short list, and a name that is not in the list is refused. The substitutes collect the
+description of an array and build it with plain numpy, so that numpy's own unpickling code is not used either.
 """
 
 import io
@@ -24,9 +24,9 @@ def read_smpl_pickle(path: Path) -> dict[str, np.ndarray]:
     """Read SMPL's `.pkl`: written by Python 2 or 3, with or without chumpy objects and sparse matrices.
 
     Returns:
-        The arrays of the file (sparse ones made dense), under their names; whatever else it holds is left out.
+        Arrays of the file by name, sparse ones converted to dense; other entries are left out.
     Raises:
-        InputError: If the file cannot be read or asks for a name beyond those that such files need.
+        InputError: If the file cannot be read, or needs a name that is not in the list.
     """
     content = _load(path, {**_NUMPY, **_SPARSE, **_CHUMPY})
     if not isinstance(content, dict):
@@ -39,9 +39,9 @@ def read_mvhumannet_pickle(path: Path) -> dict[str, Tensor | np.ndarray | None]:
     """Read a fit of MVHumanNet, `smpl_param/<IIIIII>.pkl`.
 
     Returns:
-        Tensors (on the CPU), arrays and Nones of the file, under their names; whatever else it holds is left out.
+        Tensors (on the CPU), arrays and Nones of the file by name; other entries are left out.
     Raises:
-        InputError: If the file cannot be read or asks for a name beyond those that such files need.
+        InputError: If the file cannot be read, or needs a name that is not in the list.
     """
     content = _load(path, {**_NUMPY, **_TORCH})
     if not isinstance(content, dict):
@@ -54,7 +54,7 @@ def read_float_pickle(path: Path) -> float:
     """Read a single number, as in MVHumanNet's `camera_scale.pkl`.
 
     Raises:
-        InputError: If the file cannot be read or holds anything else.
+        InputError: If the file cannot be read or holds something else.
     """
     content = _resolve(_load(path, _NUMPY), path)
     if isinstance(content, bool) or np.ndim(content) != 0 or not isinstance(content, (int, float, np.ndarray)):
@@ -63,10 +63,10 @@ def read_float_pickle(path: Path) -> float:
 
 
 def read_array_tree(path: Path) -> dict[str, Any]:
-    """Read nested dictionaries of numpy arrays, as Flax keeps the weights of a network.
+    """Read nested dictionaries of numpy arrays, in which Flax stores the weights of a network.
 
     Raises:
-        InputError: If the file cannot be read or holds anything else.
+        InputError: If the file cannot be read or holds something else.
     """
 
     def resolve(value: Any) -> Any:
@@ -78,10 +78,10 @@ def read_array_tree(path: Path) -> dict[str, Any]:
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Gives a pickle the stand-ins of `allowed`, by module and name, and nothing else."""
+    """An unpickler that resolves names only to the substitutes in `allowed`, keyed by module and name."""
 
     def __init__(self, stream: io.BufferedIOBase, allowed: Mapping[tuple[str, str], Any]):
-        super().__init__(stream, encoding="latin1")  # strings of Python 2 are bytes, and latin1 keeps each of them
+        super().__init__(stream, encoding="latin1")  # strings of Python 2 are bytes, which latin1 preserves
         self._allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
@@ -91,7 +91,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 class _Refused(Exception):
-    """A pickle asked for this name, which is not in the list."""
+    """A pickle needs a name that is not in the list."""
 
 
 def _load(path: Path, allowed: Mapping[tuple[str, str], Any]) -> Any:
@@ -99,7 +99,7 @@ def _load(path: Path, allowed: Mapping[tuple[str, str], Any]) -> Any:
         with Path(path).open("rb") as stream:
             return _RestrictedUnpickler(stream, allowed).load()
     except _Refused as refused:
-        raise InputError(f"{path}: refused, it wants to run {refused}; get the file from its publisher") from refused
+        raise InputError(f"{path}: refused, it calls {refused}; get the file from its publisher") from refused
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:  # a broken pickle can fail in any way
@@ -107,10 +107,10 @@ def _load(path: Path, allowed: Mapping[tuple[str, str], Any]) -> Any:
 
 
 def _resolve(value: Any, path: Path) -> Any:
-    """The array that a stand-in describes; other values as they are."""
+    """Build the array that a substitute describes; return other values unchanged."""
     try:
         return _array_of(value) if isinstance(value, (_Array, _Sparse, _Chumpy, _Selection)) else value
-    except Exception as error:  # what the file says about an array need not make sense
+    except Exception as error:  # the description of an array may be inconsistent
         _raise_unreadable(path, error)
 
 
@@ -120,12 +120,12 @@ def _raise_unreadable(path: Path, error: Exception) -> NoReturn:
 
 
 class _DType:
-    """Stands in for `numpy.dtype`: plain numbers only."""
+    """Substitute for `numpy.dtype`, for numeric types only."""
 
     def __init__(self, code: str, *_: object):
         self.dtype = np.dtype(str(code))
         if self.dtype.kind not in "biuf":
-            raise ValueError(f"arrays of type {code} are not plain numbers")
+            raise ValueError(f"arrays of type {code} are not numeric")
 
     def __setstate__(self, state: tuple) -> None:
         byte_order = state[1]
@@ -134,7 +134,7 @@ class _DType:
 
 
 class _Array:
-    """Stands in for `numpy.ndarray`: filled by `__setstate__`, as numpy's own are."""
+    """Substitute for `numpy.ndarray`, filled by `__setstate__` like the original."""
 
     value: np.ndarray | None = None
 
@@ -145,11 +145,11 @@ class _Array:
     def fill(self, raw: bytes | str, dtype: _DType, shape: tuple[int, ...], order: str) -> None:
         data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
         values = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
-        self.value = values.astype(dtype.dtype.newbyteorder("="), order="C")  # a copy, and in this machine's byte order
+        self.value = values.astype(dtype.dtype.newbyteorder("="), order="C")  # a copy, in native byte order
 
 
 class _Sparse:
-    """Stands in for scipy's compressed sparse column matrices."""
+    """Substitute for scipy's compressed sparse column matrices."""
 
     def __setstate__(self, state: dict) -> None:
         self.shape = state["_shape"] if "_shape" in state else state["shape"]
@@ -165,7 +165,7 @@ class _Sparse:
 
 
 class _Chumpy:
-    """Stands in for `chumpy.ch.Ch`, an array `x` with derivatives."""
+    """Substitute for `chumpy.ch.Ch`, an array `x` with derivatives."""
 
     def __setstate__(self, state: dict) -> None:
         self.x = state["x"]
@@ -176,7 +176,7 @@ class _Chumpy:
 
 
 class _Selection:
-    """Stands in for `chumpy.reordering.Select`: some elements of another array, in a shape of their own."""
+    """Substitute for `chumpy.reordering.Select`: selected elements of another array, reshaped."""
 
     def __setstate__(self, state: dict) -> None:
         self.source, self.indices, self.shape = state["a"], state["idxs"], state.get("preferred_shape")
@@ -191,45 +191,45 @@ def _array_of(value: Any) -> np.ndarray:
     return np.asarray(value.value if hasattr(value, "value") else value)
 
 
-def _reconstruct(kind: object, *_: object) -> _Array:
-    """Stands in for numpy's function of that name, which makes an empty array that is filled later."""
-    if kind is not _Array:
+def _reconstruct(cls: object, *_: object) -> _Array:
+    """Substitute for numpy's function of that name, which creates an empty array to be filled later."""
+    if cls is not _Array:
         raise ValueError("only plain arrays can be reconstructed")
     return _Array()
 
 
 def _frombuffer(raw: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> _Array:
-    """Stands in for numpy's function of that name, which pickles of protocol 5 call."""
+    """Substitute for numpy's function of that name, which pickles of protocol 5 call."""
     array = _Array()
     array.fill(raw, dtype, shape, order)
     return array
 
 
 def _scalar(dtype: _DType, raw: bytes | str) -> _Array:
-    """Stands in for numpy's function of that name, which makes a single number."""
+    """Substitute for numpy's function of that name, which creates a scalar."""
     return _frombuffer(raw, dtype, (), "C")
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
+    """Substitute for `_codecs.encode`, which represents bytes in protocols for Python 2."""
     if encoding != "latin1":
-        raise ValueError(f"{encoding} is not how bytes are pickled")
+        raise ValueError(f"bytes are pickled in latin1, not in {encoding}")
     return text.encode("latin1")
 
 
-def _new_object(kind: type, base: object, state: object) -> Any:
-    """Stands in for `copyreg._reconstructor`, with which the oldest protocols make objects."""
-    if kind not in (_Sparse, _Chumpy, _Selection) or state is not None:
-        raise ValueError("only chumpy and scipy objects can be made")
-    return kind()
+def _new_object(cls: type, base: object, state: object) -> Any:
+    """Substitute for `copyreg._reconstructor`, which creates objects in the oldest protocols."""
+    if cls not in (_Sparse, _Chumpy, _Selection) or state is not None:
+        raise ValueError("only chumpy and scipy objects can be created")
+    return cls()
 
 
 def _load_storage(stream: bytes) -> torch.storage.TypedStorage:
-    """Stands in for `torch.storage._load_from_bytes`, which would unpickle the inner stream without restriction."""
+    """Substitute for `torch.storage._load_from_bytes`, which would unpickle the inner stream without restriction."""
     try:
         return torch.load(io.BytesIO(stream), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))  # amid long advice on how to trust the file
+        refused = re.search(r"GLOBAL (\S+)", str(error))  # the message also holds long advice
         if refused is None:
             raise
         raise _Refused(refused[1]) from error
@@ -238,11 +238,11 @@ def _load_storage(stream: bytes) -> torch.storage.TypedStorage:
 def _rebuild_tensor(
     storage: torch.storage.TypedStorage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
 ) -> Tensor:
-    """Stands in for `torch._utils._rebuild_tensor_v2`, without gradients and hooks."""
+    """Substitute for `torch._utils._rebuild_tensor_v2`, without gradients and hooks."""
     return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict()).clone()
 
 
-# Protocols 0 to 2 name Python 2's modules, and numpy and scipy have moved theirs in between.
+# Protocols 0 to 2 use module names of Python 2, and numpy and scipy have renamed modules since.
 _NUMPY = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,

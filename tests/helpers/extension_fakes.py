@@ -1,7 +1,7 @@
-"""Stand-ins for diff-gaussian-rasterization and its forks: their interface and conventions, in plain PyTorch.
+"""Fakes of diff-gaussian-rasterization and its forks: their interface and conventions, in plain PyTorch.
 
-Slow and on any device, so that the adapter can be tested without the extension. Matrices are for row vectors, pixel
-centres are integers, quaternions are taken as they come, J is bounded symmetrically, and nothing is clamped to 3D.
+They are slow and run on any device, so that the adapter can be tested without the extension. Matrices act on row
+vectors, pixel centres are integers, quaternions are not normalized, and the Jacobian is bounded symmetrically.
 """
 
 from types import ModuleType
@@ -48,7 +48,7 @@ class UnknownSettings(NamedTuple):
 
 
 def fake_extension(returns: str, settings: type = OriginalSettings) -> ModuleType:
-    """A module that `returns` "colors", "inverse depth" or "depth and alpha" after the picture and the radii."""
+    """A module whose rasterizer returns image and radii and, unless `returns` is "colors", the extras that it names."""
 
     class GaussianRasterizer(torch.nn.Module):
         def __init__(self, raster_settings):
@@ -70,7 +70,7 @@ def fake_extension(returns: str, settings: type = OriginalSettings) -> ModuleTyp
             assert means2D.shape == means3D.shape and opacities.shape == (len(means3D), 1)
             for x in (means3D, colors_precomp, scales, rotations):
                 assert x is None or (x.is_contiguous() and x.dtype == torch.float32)
-            assert not self.raster_settings.viewmatrix.requires_grad  # no gradient would come back
+            assert not self.raster_settings.viewmatrix.requires_grad  # the extension gives it no gradient
             covariances = covariances_of(scales, rotations) if cov3D_precomp is None else symmetric(cov3D_precomp)
             outputs = composite(self.raster_settings, means3D, covariances, opacities[:, 0], colors_precomp)
             radii = torch.ones(len(means3D), dtype=torch.int32)
@@ -99,7 +99,7 @@ def symmetric(six: Tensor) -> Tensor:
 
 
 def composite(s, means: Tensor, covariances: Tensor, opacities: Tensor, colors: Tensor) -> tuple[Tensor, ...]:
-    """Picture [3, H, W] on the background, sums of depths and of weights [1, H, W]."""
+    """Image [3, H, W] on the background, and the weighted sums of depths and alphas [1, H, W]."""
     homogeneous = torch.cat([means, torch.ones_like(means[:, :1])], -1)
     x, y, z, _ = (homogeneous @ s.viewmatrix).unbind(-1)
     clip = homogeneous @ s.projmatrix
@@ -115,14 +115,14 @@ def composite(s, means: Tensor, covariances: Tensor, opacities: Tensor, colors: 
 
     rows, columns = torch.arange(s.image_height, dtype=means.dtype), torch.arange(s.image_width, dtype=means.dtype)
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # [H, W, (x, y)]
-    passing = torch.ones(s.image_height, s.image_width)
-    image, depth = torch.zeros(3, *passing.shape), torch.zeros_like(passing)
+    transmittance = torch.ones(s.image_height, s.image_width)
+    image, depth = torch.zeros(3, *transmittance.shape), torch.zeros_like(transmittance)
     for i in z.argsort().tolist():
         if z[i] <= 0.2:
             continue
         offsets = pixels - centers[i]
         alpha = (opacities[i] * torch.exp(-0.5 * ((offsets @ conics[i]) * offsets).sum(-1))).clamp(max=0.99)
         alpha = torch.where(alpha < 1 / 255, 0.0, alpha)
-        image, depth = image + passing * alpha * colors[i, :, None, None], depth + passing * alpha * z[i]
-        passing = passing * (1 - alpha)
-    return image + passing * s.bg[:, None, None], depth[None], 1 - passing[None]
+        image, depth = image + transmittance * alpha * colors[i, :, None, None], depth + transmittance * alpha * z[i]
+        transmittance = transmittance * (1 - alpha)
+    return image + transmittance * s.bg[:, None, None], depth[None], 1 - transmittance[None]

@@ -1,4 +1,4 @@
-"""Small inputs for the model: the stand-in body in front of a ring of cameras, with its true silhouettes."""
+"""Small options, a ring of cameras and random poses for tests of the model."""
 
 import math
 
@@ -22,7 +22,7 @@ TEST_MODEL = ModelOptions(unet=TEST_UNET, graph=GraphOptions(features=8, queries
 
 
 def ring_cameras(count: int, size: int, *, distance: float = 2.6) -> Cameras:
-    """Cameras around the origin, the first at +z, that see a standing person in full."""
+    """Cameras around the origin, the first at +z, in whose images a standing subject is complete."""
     azimuths = 2 * math.pi * torch.arange(count) / count
     eyes = distance * torch.stack([azimuths.sin(), torch.zeros(count), azimuths.cos()], -1)
     viewmats = look_at(eyes, torch.zeros_like(eyes), torch.tensor([0.0, 1.0, 0.0]))
@@ -32,7 +32,7 @@ def ring_cameras(count: int, size: int, *, distance: float = 2.6) -> Cameras:
 
 
 def random_poses(body: BodyModel, *batch: int, spread: float = 0.1, seed: int = 0) -> BodyParams:
-    """Bodies in random poses, their pelvis at the origin, as in the subject frame."""
+    """Bodies in random poses with the pelvis at the origin, as in the subject frame."""
     generator = torch.Generator().manual_seed(seed)
     rest = BodyParams.zeros(*batch)
     params = BodyParams(

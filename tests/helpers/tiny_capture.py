@@ -1,6 +1,6 @@
-"""A tiny capture in MVHumanNet's layout, made by hand with numpy and PIL: dots at known points, or a body's silhouette.
+"""A tiny capture in MVHumanNet's layout, written with numpy and PIL: dots at known points, or the silhouette of a body.
 
-It shares no code with the loader or the synthetic generator, so that an error in either does not cancel.
+It shares no code with the loader or the synthetic generator, so that errors in them cannot cancel.
 """
 
 import json
@@ -20,30 +20,30 @@ from smpl_renderer.types import BodyParams
 FURTHER_NAMES_24 = ("22236222", "22236229", "22236234", "22236235", "22327084", "22327102")
 FRONT_LEFT_BACK_RIGHT = ("22327091", "22327116", "22236236", "22327073")
 DOTS = np.array([[0.0, 0.0, -1.0], [0.15, 0.1, -1.35], [-0.12, 0.2, -0.6], [0.05, -0.3, -0.25], [-0.3, -0.1, -1.65]])
-"""Raw world (z down), metres; near where a person stands."""
+"""Points in the raw world (z down), in metres, close to a standing subject."""
 
 
 @dataclass
 class TinyCapture:
-    """What to write, and what was written."""
+    """Contents of the capture: rig, sizes, frames, and the kind of images."""
 
     rig: str = "24"
     calibrated: tuple[int, int] = (2448, 2048)
     image_size: tuple[int, int] = (612, 512)
     mask_size: tuple[int, int] | None = None
-    """Default: that of the images."""
+    """Default: the size of the images."""
     frames: tuple[int, ...] = (5, 10, 15)
     num_cameras: int = 6
     four_number_centers: bool = False
     image_folder: str = "images_lr"
     mask_folder: str = "fmask_lr"
     content: str = "body"
-    """`body`: mask = the body's vertices; `dots`: white dots on black under a mask that is 255 everywhere."""
+    """`body`: a mask of the body's vertices; `dots`: white dots on black, with a mask of 255 everywhere."""
     scale: float = 100 / 65
     K: np.ndarray = field(init=False)
     rotations: dict[str, np.ndarray] = field(default_factory=dict)
     translations: dict[str, np.ndarray] = field(default_factory=dict)
-    """Unscaled millimetres, as in the file."""
+    """Translations in unscaled millimetres, as in the file."""
 
     def __post_init__(self):
         width, height = self.calibrated
@@ -60,7 +60,7 @@ class TinyCapture:
             self._place(name, azimuth, height_above, roll=3.0 * (i % 3) - 2)
 
     def _place(self, name: str, azimuth: float, height: float, roll: float) -> None:
-        """Put a camera on the rig: it looks at the axis at 0.95 m, and is rolled by some degrees."""
+        """Add a camera that faces the axis of the rig at a height of 0.95 m, rolled by some degrees."""
         angle = np.deg2rad(azimuth)
         center = np.array([2.0 * np.cos(angle), 2.0 * np.sin(angle), -height])
         forward = np.array([0.0, 0.0, -0.95]) - center
@@ -84,7 +84,7 @@ class TinyCapture:
         return pixels[:, :2] / pixels[:, 2:]
 
     def in_file(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Pixels (centres on integers) of a file of another size, by the exact pixel-centre rule."""
+        """Convert pixels (centres on integers) to those of an image of another size, exactly."""
         return (pixels + 0.5) * np.array(size) / np.array(self.calibrated) - 0.5
 
     def write(self, folder: Path, body: BodyModel | None = None, params: list[BodyParams] | None = None) -> Path:
@@ -98,7 +98,7 @@ class TinyCapture:
                 vertices[frame] = write_smpl_param(folder / "smpl_param" / f"{frame // 5 - 1:06d}.pkl", fit, body)
         for name in self.names:
             for frame in self.frames:
-                self._write_pictures(folder, name, frame, vertices.get(frame))
+                self._write_images(folder, name, frame, vertices.get(frame))
         return folder
 
     def _write_cameras(self, folder: Path) -> None:
@@ -119,7 +119,7 @@ class TinyCapture:
             }
         (folder / "camera_extrinsics.json").write_text(json.dumps(records))
 
-    def _write_pictures(self, folder: Path, name: str, frame: int, vertices: np.ndarray | None) -> None:
+    def _write_images(self, folder: Path, name: str, frame: int, vertices: np.ndarray | None) -> None:
         image_path = folder / self.image_folder / name / f"{frame:04d}_img.jpg"
         mask_path = folder / self.mask_folder / name / f"{frame:04d}_img_fmask.png"
         image_path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,14 +138,14 @@ class TinyCapture:
 
 
 def blobs(pixels: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
-    """A picture [H, W, 3] of round, white Gaussian dots on black at pixels (centres on integers)."""
+    """Image [H, W, 3] of white Gaussian dots on black at the given pixels (centres on integers)."""
     x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    picture = sum(np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * sigma**2)) for u, v in pixels)
-    return np.clip(255 * picture, 0, 255).round().astype(np.uint8)[..., None].repeat(3, -1)
+    image = sum(np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * sigma**2)) for u, v in pixels)
+    return np.clip(255 * image, 0, 255).round().astype(np.uint8)[..., None].repeat(3, -1)
 
 
 def covered(pixels: np.ndarray, size: tuple[int, int], radius: float) -> np.ndarray:
-    """A mask [H, W] of 255 near the pixels."""
+    """Mask [H, W] that is 255 within `radius` of the given pixels."""
     away = np.ones(size[::-1], bool)
     column, row = np.round(pixels).astype(int).T
     inside = (column >= 0) & (column < size[0]) & (row >= 0) & (row < size[1])
@@ -154,22 +154,22 @@ def covered(pixels: np.ndarray, size: tuple[int, int], radius: float) -> np.ndar
 
 
 def standing(i: int = 0, azimuth: float = -17.6, dtype=torch.float64) -> BodyParams:
-    """A person on the floor of the raw world who faces a raw azimuth (degrees); `i` varies the pose."""
+    """Body on the floor of the raw world that faces a raw azimuth (degrees); `i` varies the pose."""
     params = BodyParams.zeros(dtype=dtype)
-    upright = Rotation.from_euler("x", -90, degrees=True)  # SMPL's y to the raw -z, its z to the raw y
+    upright = Rotation.from_euler("x", -90, degrees=True)  # maps SMPL's y to the raw -z, and its z to the raw y
     turned = Rotation.from_euler("z", azimuth - 90, degrees=True) * upright
     params.global_orient[:] = torch.from_numpy(turned.as_rotvec())
     params.body_pose[(16 - 1) * 3 + 2] = -0.9 - 0.1 * i
     params.body_pose[(17 - 1) * 3 + 2] = 0.7 + 0.1 * i
     params.body_pose[(4 - 1) * 3] = 0.2 * i
     params.betas[:3] = torch.tensor([0.8, -0.5, 0.3])
-    # The stand-in's pelvis rests at (0, -0.22, 0.03): it comes near the rig's axis, about 0.95 m high.
+    # The stand-in's pelvis rests at (0, -0.22, 0.03): this places it near the axis of the rig, at 0.95 m.
     params.transl[:] = torch.tensor([0.03, 0.2 + 0.01 * i, -0.98])
     return params
 
 
 def write_smpl_param(path: Path, params: BodyParams, body: BodyModel) -> np.ndarray:
-    """Write a fit as MVHumanNet does, with its `None`s, and return its vertices."""
+    """Write a fit in MVHumanNet's format, with its entries that are None, and return its vertices."""
     path.parent.mkdir(parents=True, exist_ok=True)
     posed = body(params.to(torch.float32))
     rotvecs = torch.cat([params.global_orient, params.body_pose]).reshape(24, 3).numpy()
@@ -190,7 +190,7 @@ def write_smpl_param(path: Path, params: BodyParams, body: BodyModel) -> np.ndar
 
 
 def write_refit(path: Path, params: BodyParams, body: BodyModel | None = None) -> None:
-    """Write a fit as HGG's refit JSON; with a body also the `.ply`, in HGG's swapped frame (x, z, -y)."""
+    """Write a fit as JSON in the format of HGG's refits; with a body also the `.ply`, in their axes (x, z, -y)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pose = torch.cat([params.global_orient, params.body_pose])
     content = {

@@ -1,4 +1,4 @@
-"""A U-Net with which tests train and infer in seconds."""
+"""Options of a U-Net that trains and infers in seconds."""
 
 from core.options import UNetOptions
 

@@ -1,4 +1,4 @@
-"""The z-buffer against a loop over pixels and faces in double precision."""
+"""The z-buffer compared with a loop over pixels and faces in float64."""
 
 import pytest
 import torch
@@ -9,15 +9,15 @@ HEIGHT, WIDTH = 18, 23
 
 
 def random_triangles(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loose triangles; pixels are multiples of 1/8, so that many centres lie exactly on edges and nothing rounds."""
+    """Unconnected triangles at multiples of 1/8 pixel: many centres lie exactly on edges, and edges are exact."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(-32, 8 * WIDTH + 32, (3 * count, 2), generator=generator) / 8
     depths = 1 + 4 * torch.rand(3 * count, generator=generator)
     return pixels, depths, torch.arange(3 * count).reshape(-1, 3)
 
 
-def draw_slowly(pixels, depths, faces, cull=False):
-    """Faces [H, W] and barycentrics [H, W, 3], one pixel and face at a time."""
+def rasterize_by_loops(pixels, depths, faces, cull=False):
+    """Face indices [H, W] and barycentrics [H, W, 3], one pixel and face at a time."""
     face_ids = torch.full((HEIGHT, WIDTH), -1)
     barycentrics = torch.zeros(HEIGHT, WIDTH, 3, dtype=torch.float64)
     nearest = torch.full((HEIGHT, WIDTH), float("inf"), dtype=torch.float64)
@@ -50,17 +50,17 @@ def draw_slowly(pixels, depths, faces, cull=False):
 
 
 @pytest.mark.parametrize("cull", [False, True])
-def test_equals_a_loop_over_pixels(cull):
+def test_matches_a_loop_over_pixels(cull):
     scene = random_triangles(12, seed=1)
     face_ids, barycentrics = rasterize_mesh(*scene, HEIGHT, WIDTH, cull=cull)
-    expected_ids, expected_barycentrics = draw_slowly(*scene, cull=cull)
+    expected_ids, expected_barycentrics = rasterize_by_loops(*scene, cull=cull)
     assert (expected_ids >= 0).sum() > 100
     assert torch.equal(face_ids, expected_ids)
-    # float32 keeps 1e-7; barycentrics of small faces lose a factor of some ten.
+    # float32 has a precision of 1e-7; barycentrics of small faces lose about two digits.
     torch.testing.assert_close(barycentrics.double(), expected_barycentrics, rtol=0, atol=2e-5)
 
 
-def test_no_pixel_falls_between_faces():
+def test_a_closed_mesh_covers_every_pixel():
     generator = torch.Generator().manual_seed(2)
     rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
     jitter = 0.4 * torch.rand(8, 8, 2, generator=generator)
@@ -73,15 +73,15 @@ def test_no_pixel_falls_between_faces():
     assert (face_ids >= 0).all()
 
 
-def test_no_centre_on_an_edge_is_lost():
-    """Edges through pixel centres whose ends are rounded: which side a centre is on is decided by rounding alone."""
+def test_centres_on_a_shared_edge_are_covered():
+    """The edges pass through pixel centres and their ends are rounded, so rounding alone decides on the side."""
     generator = torch.Generator().manual_seed(0)
     breaks = torch.cat([torch.tensor([-10.0]).expand(64, 1), torch.rand(64, 9, generator=generator).sort(1)[0] * 8], 1)
     breaks = torch.cat([breaks, torch.tensor([20.0]).expand(64, 1)], 1)
     on_line = torch.stack([0.5 + 3 * breaks, 0.5 + breaks], -1)
     above_and_below = torch.tensor([[12.0, -60.0], [12.0, 80.0]]).expand(64, 2, 2)
     pixels = torch.cat([on_line, above_and_below], 1)
-    # Numbered backwards, so that the shared edges run with and against the order of their indices.
+    # Shuffled, so that shared edges run with and against the order of their indices.
     order = torch.tensor([5, 0, 7, 2, 9, 4, 1, 10, 3, 8, 6, 11, 12])
     pixels = pixels[:, order.argsort()]
     start, end = order[:10], order[1:11]
@@ -92,15 +92,15 @@ def test_no_centre_on_an_edge_is_lost():
     assert (face_ids >= 0).all()
 
 
-def test_the_lower_index_wins_a_tie():
+def test_of_faces_at_equal_depth_the_lowest_index_is_visible():
     pixels = torch.tensor([[0.0, 0.0], [20.0, 0.0], [0.0, 20.0]])
     faces = torch.tensor([[0, 1, 2], [1, 2, 0], [0, 1, 2]])
     face_ids, _ = rasterize_mesh(pixels, torch.tensor([2.0, 2.0, 2.0]), faces, 8, 8)
     assert (face_ids == 0).all()
 
 
-def test_points_lie_on_the_rays_of_their_pixels():
-    """Perspective-correct weights give the point of the face that projects onto the pixel's centre."""
+def test_barycentrics_are_perspective_correct():
+    """They give the point of the face that projects to the pixel centre."""
     points = torch.tensor([[-1.0, -1.0, 2.0], [3.0, -1.0, 6.0], [-1.0, 2.0, 3.0]])
     pixels, depths = 20 * points[:, :2] / points[:, 2:] + 10, points[:, 2]
     found = rasterize_fragments(pixels[None], depths[None], torch.tensor([[0, 1, 2]]), HEIGHT, WIDTH)
@@ -121,7 +121,7 @@ def test_orthographic_depth_is_linear():
     torch.testing.assert_close(found.depths, 1 + (columns + 0.5) / 4, rtol=1e-6, atol=0)
 
 
-def test_faces_behind_the_camera_are_left_out():
+def test_faces_nearer_than_the_near_plane_are_dropped():
     pixels = torch.tensor([[0.0, 0.0], [20.0, 0.0], [0.0, 20.0]])
     for depth in (-1.0, 0.0, 0.005):
         face_ids, barycentrics = rasterize_mesh(
@@ -131,10 +131,10 @@ def test_faces_behind_the_camera_are_left_out():
         assert (barycentrics == 0).all()
 
 
-def test_faces_can_be_culled_one_by_one():
+def test_only_marked_faces_are_culled():
     pixels, depths, faces = random_triangles(20, seed=3)
     marked = torch.arange(20) % 2 == 0
-    one_by_one, _ = rasterize_mesh(pixels, depths, faces, HEIGHT, WIDTH, cull=marked)
+    culled, _ = rasterize_mesh(pixels, depths, faces, HEIGHT, WIDTH, cull=marked)
     corners = pixels[faces]
     side_a, side_b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     from_behind = side_a[:, 0] * side_b[:, 1] - side_a[:, 1] * side_b[:, 0] > 0
@@ -142,10 +142,10 @@ def test_faces_can_be_culled_one_by_one():
     expected, _ = rasterize_mesh(pixels, depths, faces[kept], HEIGHT, WIDTH)
     expected = torch.where(expected >= 0, torch.nonzero(kept)[:, 0][expected], -1)
     assert (from_behind & marked).any() and (from_behind & ~marked).any()
-    assert torch.equal(one_by_one, expected)
+    assert torch.equal(culled, expected)
 
 
-def test_pictures_and_chunks_are_independent():
+def test_images_and_chunks_are_independent():
     scenes = [random_triangles(12, seed) for seed in (4, 5, 6)]
     pixels, depths = (torch.stack([scene[i] for scene in scenes]) for i in (0, 1))
     faces = scenes[0][2]
@@ -159,7 +159,7 @@ def test_pictures_and_chunks_are_independent():
 
 
 @pytest.mark.gpu
-def test_cuda_draws_the_same():
+def test_faces_on_a_gpu_equal_those_on_the_cpu():
     scene = random_triangles(200, seed=7)
     on_cpu, _ = rasterize_mesh(*scene, HEIGHT, WIDTH)
     on_gpu, _ = rasterize_mesh(*(x.cuda() for x in scene), HEIGHT, WIDTH)

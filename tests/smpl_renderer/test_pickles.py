@@ -1,4 +1,4 @@
-"""Pickles from others: what must be read, and what must never run."""
+"""Pickles of foreign origin: what is read, and that no code in them runs."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from smpl_renderer.pickles import read_float_pickle, read_mvhumannet_pickle, rea
 
 
 class RunsCommand:
-    """Pickles as a call of `os.system` that leaves `proof` behind."""
+    """Pickles as a call of `os.system` that creates the file `proof`."""
 
     def __init__(self, proof: Path):
         self.proof = proof
@@ -24,8 +24,8 @@ class RunsCommand:
         return os.system, (f"touch {self.proof}",)
 
 
-def as_written_by_python_2(content: object) -> bytes:
-    """Protocol 2 with the module names of Python 2, old numpy and old scipy."""
+def pickle_like_python_2(content: object) -> bytes:
+    """Pickle by protocol 2 with the module names of Python 2, old numpy and old scipy."""
     stream = pickle.dumps(content, protocol=2)
     for new, old in (("scipy.sparse._csc", "scipy.sparse.csc"), ("numpy._core", "numpy.core")):
         stream = stream.replace(f"c{new}".encode(), f"c{old}".encode())
@@ -33,7 +33,7 @@ def as_written_by_python_2(content: object) -> bytes:
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])
-def test_smpl_pickle_with_chumpy_and_sparse_matrices(tmp_path, chumpy, protocol):
+def test_smpl_pickles_with_chumpy_and_sparse_matrices_are_read(tmp_path, chumpy, protocol):
     generator = np.random.default_rng(0)
     shapedirs = generator.normal(size=(5, 3, 7))
     few = np.arange(shapedirs.size).reshape(shapedirs.shape)[..., :4]
@@ -46,7 +46,7 @@ def test_smpl_pickle_with_chumpy_and_sparse_matrices(tmp_path, chumpy, protocol)
         "bs_type": "lrotmin",
     }
     path = tmp_path / "body.pkl"
-    path.write_bytes(as_written_by_python_2(content) if protocol == 2 else pickle.dumps(content, protocol=protocol))
+    path.write_bytes(pickle_like_python_2(content) if protocol == 2 else pickle.dumps(content, protocol=protocol))
 
     arrays = read_smpl_pickle(path)
 
@@ -57,8 +57,8 @@ def test_smpl_pickle_with_chumpy_and_sparse_matrices(tmp_path, chumpy, protocol)
     np.testing.assert_array_equal(arrays["f"], [[0, 1, 2]])
 
 
-def test_bytes_of_python_2_strings(tmp_path):
-    """Python 2 wrote an array's bytes as a `str`, which arrives as text."""
+def test_arrays_in_python_2_strings_are_read(tmp_path):
+    """Python 2 wrote the bytes of an array as a `str`, which Python 3 decodes to text."""
     array = np.array([1.5, -2.0, 3e7], dtype="<f8")
     raw = array.tobytes()
     stream = (
@@ -72,7 +72,7 @@ def test_bytes_of_python_2_strings(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_mvhumannet_fit(tmp_path, protocol):
+def test_fits_of_mvhumannet_are_read(tmp_path, protocol):
     fit = {
         "global_orient": torch.eye(3).expand(1, 1, 3, 3).contiguous(),
         "body_pose": torch.randn(1, 23, 3, 3).transpose(-1, -2),  # not contiguous
@@ -95,14 +95,14 @@ def test_mvhumannet_fit(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("number", [120 / 65, 2, np.float64(100 / 65), np.float32(0.5)])
-def test_single_number(tmp_path, number):
+def test_single_numbers_are_read(tmp_path, number):
     path = tmp_path / "camera_scale.pkl"
     path.write_bytes(pickle.dumps(number))
     assert read_float_pickle(path) == number
 
 
 @pytest.mark.parametrize("content", ["1.5", None, True, [1.0], np.ones(2)])
-def test_what_is_not_a_number(tmp_path, content):
+def test_other_values_than_a_number_are_refused(tmp_path, content):
     path = tmp_path / "camera_scale.pkl"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(InputError, match=r"camera_scale\.pkl.*number"):
@@ -123,7 +123,7 @@ def test_malicious_pickle_is_refused_by_name(tmp_path, reader, protocol):
 
 
 def test_malicious_inner_torch_stream_is_refused_by_name(tmp_path):
-    """The outer pickle names nothing but `_load_from_bytes`; the command hides in the bytes that it is given."""
+    """The outer pickle only calls `_load_from_bytes`; the command is in the bytes passed to it."""
 
     class Inner:
         def __reduce__(self):
@@ -145,7 +145,7 @@ def test_arrays_of_objects_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_truncated_pickle(tmp_path, reader):
+def test_truncated_pickles_are_refused(tmp_path, reader):
     whole = pickle.dumps({"vertices": torch.ones(4), "f": np.ones(5)}, protocol=4)
     path = tmp_path / "short.pkl"
     for length in (0, 1, 12, len(whole) // 2, len(whole) - 1):
@@ -155,13 +155,13 @@ def test_truncated_pickle(tmp_path, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_missing_file(tmp_path, reader):
+def test_missing_files_are_refused(tmp_path, reader):
     with pytest.raises(InputError, match=r"none\.pkl: no such file"):
         reader(tmp_path / "none.pkl")
 
 
 @pytest.mark.parametrize("reader", READERS[:2])
-def test_what_is_not_a_dictionary(tmp_path, reader):
+def test_other_values_than_a_dictionary_are_refused(tmp_path, reader):
     path = tmp_path / "list.pkl"
     path.write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(InputError, match=r"list\.pkl.*expected"):

@@ -10,7 +10,7 @@ from random_bodies import random_params
 
 pytest.importorskip("triton")
 
-from smpl_renderer import posing_kernel
+from smpl_renderer import posing_kernel, rotations
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.posing_tables import ancestor_table, influence_tables
 from smpl_renderer.rotations import axis_angle_to_matrix, quat_to_matrix
@@ -125,6 +125,12 @@ def test_nearest_rotation_matches_the_svd(kind):
     gaps = singular_gap(matrices)
     assert errors[gaps > 0.1].max() < 1e-5
     assert (errors * gaps)[gaps > 0.003].max() < 2e-6
+
+
+def test_nearest_rotation_runs_the_kernel_where_it_can(monkeypatch):
+    matrices = special_matrices("random").to(DEVICE)
+    monkeypatch.setattr(rotations, "can_use_kernels", lambda constants: constants[0] is matrices)
+    assert torch.equal(rotations.nearest_rotation(matrices), nearest_rotation_fused(matrices))
 
 
 @pytest.mark.parametrize("values", [(1, 0, 0), (1, 1e-4, 0), (1, 0.5, -0.5), (1, 1, -1), (0, 0, 0)])
