@@ -1,0 +1,71 @@
+"""Options of preparing a capture."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from core.utils.device import DeviceName
+from smpl_renderer.errors import InputError
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """How images or a video become a capture."""
+
+    frames: int = 8
+    """Number of frames to choose."""
+    size: int = 1280
+    """Longer side of the stored images in pixels, at most."""
+    person: int = 1
+    """Which person, where several are in view: 1 is the largest, over all frames."""
+    focal: float | None = None
+    """Focal length in pixels of the input images; by default from their metadata, else a guess."""
+    height: float | None = None
+    """Body height in metres; sets the scale where cameras do not."""
+    moving_camera: bool | None = None
+    """The camera is hand-held or moves; by default found out from the background."""
+    calibration: Path | None = None
+    """Calibration file or folder; by default searched for in the input folder."""
+    masks: Path | None = None
+    """Folder of masks made by another tool, one per image."""
+    mask_method: Literal["network", "rembg"] = "network"
+    """How masks are made: by the pose network and the image's edges, or by the package rembg."""
+    keypoints: Path | None = None
+    """Keypoints made by another tool: a folder of JSON files (OpenPose, DWPose, ...) or a COCO file."""
+    fits: Path | None = None
+    """Result of a body estimator (GVHMR, WHAM, TRAM, PromptHMR, 4D-Humans, EasyMocap, AMASS) to start from."""
+    body: Path | None = None
+    """Body model file; the shipped stand-in by default."""
+    landmarker: Literal["auto", "full", "heavy"] = "auto"
+    """Landmark network; auto takes the heavy one where scripts/get_pose_models.py --heavy has fetched it."""
+    hands: bool = True
+    """Also find the hands' landmarks."""
+    device: DeviceName = "auto"
+    """Where bodies are fitted."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise InputError(f"--frames must be at least 1, got {self.frames}")
+        if self.size < 256:
+            raise InputError(f"--size must be at least 256 pixels, got {self.size}")
+        if self.person < 1:
+            raise InputError(f"--person counts from 1 (the largest), got {self.person}")
+        for name in ("focal", "height"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"--{name} must be positive, got {value}")
+        if self.height is not None and not 0.4 < self.height < 2.6:
+            raise InputError(f"--height is in metres (0.4 to 2.6), got {self.height}")
+
+    def digest(self, *texts: str) -> str:
+        """Text that changes when these options, the files that they name, or `texts` do."""
+        values = {key: str(value) for key, value in asdict(self).items() if key != "device"}
+        stats = []
+        for path in (self.calibration, self.masks, self.keypoints, self.fits, self.body):
+            if path is not None and path.exists():
+                files = sorted(path.rglob("*")) if path.is_dir() else [path]
+                stats += [f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files[:20_000]]
+        content = json.dumps([values, stats, texts], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
