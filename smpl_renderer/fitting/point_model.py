@@ -1,0 +1,141 @@
+"""Posing of a few points of a body: a subset of its vertices, its joints and its landmarks, for frames of one shape.
+
+A fit evaluates a body hundreds of times, and a tenth of the vertices suffices for its energy.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.fitting.landmarks import LandmarkTable
+from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from smpl_renderer.tensor_structure import TensorStructure
+from smpl_renderer.types import BodyParams
+
+
+@dataclass(frozen=True)
+class Pose(TensorStructure):
+    """Bodies of F frames that share shape and scale, with rotations as matrices."""
+
+    rotations: Float[Tensor, "F J 3 3"]
+    """Of each joint relative to its parent; the first is the root's in the world."""
+    transl: Float[Tensor, "F 3"]
+    betas: Float[Tensor, " S"]
+    scale: Float[Tensor, ""]
+
+    @staticmethod
+    def from_params(params: BodyParams) -> "Pose":
+        """Convert fits with batch axis F; shape and scale are the mean over frames."""
+        pose = torch.cat([params.global_orient, params.body_pose], -1)
+        rotations = axis_angle_to_matrix(pose.unflatten(-1, (-1, 3)))
+        return Pose(rotations, params.transl, params.betas.mean(0), params.scale.mean())
+
+    def to_params(self) -> BodyParams:
+        """The same bodies as axis-angle vectors."""
+        pose = matrix_to_axis_angle(self.rotations)
+        frames = len(self.transl)
+        return BodyParams(
+            betas=self.betas.expand(frames, -1).clone(),
+            global_orient=pose[:, 0],
+            body_pose=pose[:, 1:].flatten(1),
+            transl=self.transl,
+            scale=self.scale.expand(frames).clone(),
+        )
+
+
+@dataclass(frozen=True)
+class PosedPoints(TensorStructure):
+    """Points of posed bodies in the world, in metres."""
+
+    joints: Float[Tensor, "F J 3"]
+    orientations: Float[Tensor, "F J 3 3"]
+    """World rotation of each joint; the identity in the rest pose."""
+    points: Float[Tensor, "F N 3"]
+    normals: Float[Tensor, "F N 3"]
+    """About unit length."""
+    landmarks: Float[Tensor, "F L 3"]
+
+
+class PointModel:
+    """A body restricted to some of its vertices, with landmarks.
+
+    Args:
+        body: With SMPL's kinematic tree.
+        vertex_ids: Vertices that are posed.
+        table: Landmarks that are posed besides; None for none.
+    """
+
+    def __init__(self, body: BodyModel, vertex_ids: Int[Tensor, " N"], table: LandmarkTable | None = None):
+        device = body.v_template.device
+        ids = vertex_ids.to(device)
+        self.vertex_ids = ids
+        self.table = table.to(device) if table is not None else None
+        self.template = body.v_template[ids]
+        self.normals = vertex_normals(body.v_template, body.faces)[ids]
+        self.shapedirs = body.shapedirs[ids]
+        self.posedirs = body.posedirs[ids].flatten(0, 1)  # [3N, 9 (J - 1)]
+        self.weights = body.lbs_weights[ids]
+        self.joint_template = body.joint_template.unflatten(0, (-1, 3))
+        self.joint_dirs = body.joint_dirs.unflatten(0, (-1, 3))
+        self.identity = torch.eye(3, device=device)
+        self.levels = [(level.to(device), parents.to(device)) for level, parents in tree_levels(body.parents)]
+        order = torch.cat([level for level, _ in self.levels])
+        self.order = torch.argsort(order)
+
+    def rest_joints(self, betas: Float[Tensor, " S"]) -> Float[Tensor, "J 3"]:
+        """Joints of the shaped rest pose, before scaling."""
+        return self.joint_template + self.joint_dirs[..., : len(betas)] @ betas
+
+    def __call__(self, pose: Pose) -> PosedPoints:
+        """Pose the points; differentiable in all of `pose`."""
+        rest = self.rest_joints(pose.betas)
+        joints, orientations = self._chain(pose.rotations, rest)
+        shaped = self.template + self.shapedirs[..., : len(pose.betas)] @ pose.betas
+        bending = (pose.rotations[:, 1:] - self.identity).flatten(1)
+        shaped = shaped + (bending @ self.posedirs.T).unflatten(1, (-1, 3))
+        shifts = joints - (orientations @ rest[..., None])[..., 0]
+        transforms = torch.cat([orientations, shifts[..., None]], -1).flatten(2)  # [F, J, 12]
+        blended = (self.weights @ transforms).unflatten(-1, (3, 4))
+        points = (blended[..., :3] * shaped[..., None, :]).sum(-1) + blended[..., 3]
+
+        def place(x: Tensor) -> Tensor:
+            return pose.scale * x + pose.transl[:, None]
+
+        landmarks = points[:, :0] if self.table is None else self.table.locate(joints, orientations)
+        normals = (blended[..., :3].detach() * self.normals[:, None, :]).sum(-1)
+        return PosedPoints(place(joints), orientations, place(points), normals, place(landmarks))
+
+    def _chain(self, rotations: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions and orientations of all joints, one level of the tree at a time."""
+        positions, orientations = [rest[None, :1].expand(len(rotations), -1, -1)], [rotations[:, :1]]
+        for (level, parents), (above, _) in zip(self.levels[1:], self.levels):
+            # Index of each parent in the level above.
+            where = torch.searchsorted(above, parents)
+            bones = rest[level] - rest[parents]
+            turn = orientations[-1][:, where]
+            positions.append(positions[-1][:, where] + (turn @ bones[..., None])[..., 0])
+            orientations.append(turn @ rotations[:, level])
+        return torch.cat(positions, 1)[:, self.order], torch.cat(orientations, 1)[:, self.order]
+
+
+def tree_levels(parents: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    """Joints of equal depth in the kinematic tree, each with its parent; joints and parents ascend."""
+    depths = [0] * len(parents)
+    for joint, parent in enumerate(parents[1:], start=1):
+        depths[joint] = depths[parent] + 1
+    levels = []
+    for depth in range(max(depths) + 1):
+        level = [joint for joint in range(len(parents)) if depths[joint] == depth]
+        levels.append((torch.tensor(level), torch.tensor([parents[joint] for joint in level])))
+    return levels
+
+
+def vertex_normals(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "V 3"]:
+    """Unit normals of a mesh, weighted by the areas of the faces."""
+    a, b, c = vertices[faces].unbind(1)
+    across = torch.linalg.cross(b - a, c - a)
+    sums = torch.zeros_like(vertices).index_add(0, faces.flatten(), across.repeat_interleave(3, 0))
+    return torch.nn.functional.normalize(sums, dim=-1)

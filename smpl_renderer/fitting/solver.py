@@ -1,0 +1,60 @@
+"""Minimisation of the energy: Adam in stages, with a learning rate that falls along a cosine in each."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from smpl_renderer.fitting.energy import Energy
+from smpl_renderer.fitting.variables import Variables
+
+RATES = {
+    "root": 0.02,
+    "pose": 0.02,
+    "transl": 0.01,
+    "betas": 0.04,
+    "log_scale": 0.005,
+    "up": 0.01,
+    "floor": 0.01,
+}
+"""Learning rates of Adam, about the largest step in radians, metres, or standard deviations of shape."""
+COMMON_EVERY = 10
+"""Steps between updates of the pose that all frames share."""
+
+
+def minimise(
+    x: Variables,
+    energy: Energy,
+    steps: int,
+    names: tuple[str, ...],
+    *,
+    rate: float = 1.0,
+    silhouettes: bool = True,
+    report: Callable[[dict[str, Tensor]], None] | None = None,
+) -> Variables:
+    """Take `steps` steps of Adam in the variables `names`.
+
+    Args:
+        x: Where to start.
+        energy: Of the same frames.
+        rate: Factor on all learning rates.
+        silhouettes: Let the terms of the masks count.
+        report: Called after each step with the terms.
+    """
+    x = x.leaves(names)
+    groups = [{"params": [getattr(x, name)], "lr": rate * RATES[name]} for name in names]
+    adam = torch.optim.Adam(groups, betas=(0.9, 0.98))
+    peaks = [group["lr"] for group in adam.param_groups]
+    for step in range(steps):
+        if step % COMMON_EVERY == 0:
+            energy.update_common(x)
+        for group, peak in zip(adam.param_groups, peaks):
+            group["lr"] = peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        terms = energy(x, silhouettes)
+        adam.zero_grad()
+        sum(terms.values()).mean().backward()
+        adam.step()
+        if report is not None:
+            report(terms)
+    return x.detach().rebased()
