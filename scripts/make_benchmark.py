@@ -25,6 +25,7 @@ from core.utils.device import DeviceName, pick_device
 from scripts.synthetic import default_workers, shard, write_datasets
 from scripts.synthetic.benchmark import check_parameters, check_pictures, read_benchmark, updated, write_benchmark
 from scripts.synthetic.contact_sheet import write_contact_sheet
+from scripts.synthetic.drawing import MeshRasterizer, pick_mesh_rasterizer
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY
@@ -39,6 +40,7 @@ def main(
     part: str = "0/1",
     config: Path = CONFIG,
     device: DeviceName = "auto",
+    mesh_rasterizer: MeshRasterizer = "torch",
     workers: int = -1,
     contact_sheet: bool = False,
     check: bool = False,
@@ -52,6 +54,8 @@ def main(
         part: Only every n-th person, from the i-th on, for `i/n`: 0/2 on one machine, 1/2 on another.
         config: What the benchmark is.
         device: Where pictures are drawn; with several workers, on all GPUs that are there.
+        mesh_rasterizer: Finds the visible faces: `torch`; `nvdiffrast`, where it is installed, on a GPU (edges of faces
+            differ by up to 1/16 pixel); `auto`: nvdiffrast where it can run, else torch.
         workers: Processes that write one person each; 0 uses this one, -1 as many as the machine bears.
         contact_sheet: Also write `<split>.png` with some of the people.
         check: Draw nothing: check that people and cameras are the benchmark's, and the pictures that are there.
@@ -65,6 +69,7 @@ def main(
     if unknown:
         raise InputError(f"--splits {' '.join(unknown)}: must be among {' '.join(benchmark.splits)}")
     body, drawn_on = load_body(STANDIN_BODY), str(pick_device(device))
+    rasterizer = pick_mesh_rasterizer(mesh_rasterizer, torch.device(drawn_on))
     if update:
         write_benchmark(config, updated(benchmark, body, drawn_on))
         logger.info("%s holds the benchmark of this version", config)
@@ -75,7 +80,7 @@ def main(
         if workers < 0:
             workers = default_workers(sum(len(s.subjects) for s in sets), drawn_on)
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(workers, 1)))
-        write_datasets(sets, device=drawn_on, workers=workers)
+        write_datasets(sets, device=drawn_on, workers=workers, mesh_rasterizer=rasterizer)
     logger.info(
         "people and cameras are the benchmark's, and so are %d pictures", check_pictures(benchmark, chosen, out)
     )

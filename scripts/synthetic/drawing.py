@@ -1,6 +1,8 @@
-"""Pictures of posed, clothed people: textured meshes, several samples a pixel, soft light. Any device."""
+"""Images of posed, clothed people: textured meshes under soft light, several samples per pixel. Any device."""
 
+import importlib.util
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,12 +15,17 @@ from scripts.synthetic.palette import DISPLAY_GAMMA
 from scripts.synthetic.people import Light, Person
 from scripts.synthetic.surfaces import Surface
 from scripts.synthetic.waves import constant
-from smpl_renderer.mesh_rasterizer import rasterize_fragments
+from smpl_renderer.errors import InputError
+from smpl_renderer.mesh_rasterizer import MeshBackend, rasterize_fragments
 from smpl_renderer.types import BodyOutput
 
 _LIGHT_DIRECTIONS = 24
 _LIGHT_MAP = 112
-"""Pixels of the depth maps that tell which way a vertex is open to the light."""
+"""Size in pixels of the depth maps for the visibility of the light."""
+
+
+MeshRasterizer = Literal["auto", "torch", "nvdiffrast"]
+"""`auto`: nvdiffrast on CUDA where it is installed, else torch."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +34,22 @@ class Scene:
 
     person: Person
     points: Float[Tensor, "M 3"]
+    """Rest-pose positions."""
     paint: Float[Tensor, "M 3"]
+    """The same points on the mean body."""
     faces: Int[Tensor, "F 3"]
     face_materials: Int[Tensor, " F"]
     cull: Bool[Tensor, " F"]
-    """Faces that are seen from outside only."""
+    """Faces that are visible from outside only."""
     anchors: Int[Tensor, "M K"]
     anchor_weights: Float[Tensor, "M K"]
+    mesh_rasterizer: MeshBackend = "torch"
+    """Backend that finds the visible faces."""
 
-    def pose(self, posed: BodyOutput) -> "Moment":
-        """Carry all layers along with one posed body (raw world, on this scene's device), and light them."""
+    def pose(self, posed: BodyOutput) -> "PosedScene":
+        """Skin all layers to one posed body (raw world, on this scene's device), and light them."""
         vertices = self._vertices(posed)
-        return Moment(
+        return PosedScene(
             vertices, _irradiance(vertices, _vertex_normals(vertices, self.faces), self.faces, self.person.light)
         )
 
@@ -54,15 +65,34 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A posed and lit person, the same for all cameras."""
+class PosedScene:
+    """A posed and lit person; common to all cameras."""
 
     vertices: Float[Tensor, "M 3"]
+    """Raw world, metres."""
     irradiance: Float[Tensor, "M 3"]
+    """Linear light that falls on each vertex."""
 
 
-def make_scene(person: Person, surfaces: list[Surface], device: torch.device) -> Scene:
-    """Join the layers and bring them to the device."""
+def pick_mesh_rasterizer(name: MeshRasterizer, device: torch.device) -> MeshBackend:
+    """Resolve `auto`, and check that the mesh rasterizer can run on the device.
+
+    Raises:
+        InputError: If nvdiffrast is selected and is not installed, or the device is a CPU.
+    """
+    installed = importlib.util.find_spec("nvdiffrast") is not None
+    if name == "auto":
+        return "nvdiffrast" if installed and device.type == "cuda" else "torch"
+    if name == "nvdiffrast" and not (installed and device.type == "cuda"):
+        reason = "is not installed (see requirements-cuda.txt)" if not installed else f"needs CUDA, got device {device}"
+        raise InputError(f"--mesh-rasterizer nvdiffrast {reason}; choose torch")
+    return name
+
+
+def make_scene(
+    person: Person, surfaces: list[Surface], device: torch.device, mesh_rasterizer: MeshBackend = "torch"
+) -> Scene:
+    """Concatenate the layers of a person on a device."""
     width = max(s.anchors.shape[1] for s in surfaces)
     starts = np.cumsum([0, *(len(s.points) for s in surfaces)])
 
@@ -81,29 +111,37 @@ def make_scene(person: Person, surfaces: list[Surface], device: torch.device) ->
         cull=joined([~s.two_sided for s in surfaces], torch.bool),
         anchors=joined([padded(s.anchors) for s in surfaces], torch.int64),
         anchor_weights=joined([padded(s.anchor_weights) for s in surfaces], torch.float32),
+        mesh_rasterizer=mesh_rasterizer,
     )
 
 
 def draw_views(
-    scene: Scene, moment: Moment, cameras: Cameras, samples: int = 2
+    scene: Scene, posed: PosedScene, cameras: Cameras, samples: int = 2
 ) -> tuple[Float[Tensor, "C H W 3"], Float[Tensor, "C H W"]]:
-    """Draw one moment of a person.
+    """Draw a posed person.
 
     Args:
         scene: The person.
-        moment: From `Scene.pose`.
+        posed: The result of `Scene.pose`.
         cameras: C cameras, raw world.
-        samples: Samples along each side of a pixel (2 makes 4 samples a pixel, averaged by a box).
+        samples: Samples along each side of a pixel; they are averaged.
     Returns:
-        Display colours times coverage (black outside of the person), and coverage in [0, 1].
+        Display values times coverage (black outside of the person), and coverage in [0, 1].
     """
     height, width, count = cameras.height, cameras.width, cameras.viewmats.shape[0]
-    pixels, depths = cameras.project(moment.vertices)
+    pixels, depths = cameras.project(posed.vertices)
     found = rasterize_fragments(
-        pixels * samples, depths, scene.faces, height * samples, width * samples, near=0.1, cull=scene.cull
+        pixels * samples,
+        depths,
+        scene.faces,
+        height * samples,
+        width * samples,
+        near=0.1,
+        cull=scene.cull,
+        backend=scene.mesh_rasterizer,
     )
     corners = scene.faces[found.face_ids]
-    attributes = torch.cat([scene.paint, moment.irradiance], -1)
+    attributes = torch.cat([scene.paint, posed.irradiance], -1)
     interpolated = (attributes[corners] * found.barycentrics[..., None]).sum(1)
     paint, light = interpolated[:, :3], interpolated[:, 3:]
     materials = scene.face_materials[found.face_ids]
@@ -117,7 +155,7 @@ def draw_views(
     wide = width * samples
     rows = torch.div(found.pixel_ids, wide, rounding_mode="floor")
     columns = torch.div(found.pixel_ids - rows * wide, samples, rounding_mode="floor")
-    # Rows of all pictures are stacked, and each holds a whole number of coarse rows.
+    # Rows of all images are stacked, and each image has a whole number of coarse rows.
     coarse = torch.div(rows, samples, rounding_mode="floor") * width + columns
     sums = torch.zeros(count * height * width, 4, device=depths.device)
     sums.index_add_(0, coarse, torch.cat([display, torch.ones_like(display[:, :1])], -1))
@@ -134,7 +172,7 @@ def _vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def light_directions(device: torch.device) -> Float[Tensor, "D 3"]:
-    """Directions spread evenly over the sphere (a Fibonacci spiral), raw world."""
+    """Evenly spread directions on the sphere (a Fibonacci spiral), raw world."""
     index = torch.arange(_LIGHT_DIRECTIONS, device=device) + 0.5
     z = 1 - 2 * index / _LIGHT_DIRECTIONS
     azimuth = index * (np.pi * (3 - 5**0.5))
@@ -143,7 +181,7 @@ def light_directions(device: torch.device) -> Float[Tensor, "D 3"]:
 
 
 def _irradiance(vertices: Tensor, normals: Tensor, faces: Tensor, light: Light) -> Float[Tensor, "M 3"]:
-    """Light that falls on every vertex from the studio around it, less what the person's own body blocks."""
+    """Light on every vertex from the surrounding studio, without what the person blocks."""
     directions = light_directions(vertices.device)
     open_to = _visibility(vertices, faces, directions)
     up = -directions[:, 2]
@@ -157,12 +195,12 @@ def _irradiance(vertices: Tensor, normals: Tensor, faces: Tensor, light: Light) 
     tint = constant((1 + light.warmth, 1.0, 1 - light.warmth), directions)
     radiance = (1 - light.key) * ambient[:, None] + light.key * lobe[:, None] * tint
     facing = (normals @ directions.T).clamp(min=0)
-    # A vertex that is open all around receives the mean over its half of the sphere: 4 times the mean of cos+.
+    # The mean of max(cos, 0) over the sphere is 1/4: the factor 4 gives 1 for an unoccluded vertex under even light.
     return light.exposure * 4 / _LIGHT_DIRECTIONS * (facing * open_to) @ radiance
 
 
 def _visibility(vertices: Tensor, faces: Tensor, directions: Tensor) -> Float[Tensor, "M D"]:
-    """How far each vertex sees out in each direction: 0 hidden, 1 free; from depth maps, softened."""
+    """Visibility of the light from each vertex in each direction, 0 to 1, from filtered depth maps."""
     size = _LIGHT_MAP
     upward, sideways = (constant(axis, directions) for axis in ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0)))
     helper = torch.where(directions[:, 2:].abs() < 0.9, upward, sideways)

@@ -1,4 +1,4 @@
-"""Sets of synthetic captures: many people in a folder, written by several processes, on all GPUs that are there."""
+"""Sets of synthetic captures: many people in a folder, written by several processes on all GPUs."""
 
 import functools
 import json
@@ -15,34 +15,40 @@ import torch
 from tqdm import tqdm
 
 from core.utils.processes import end_with_parent
-from scripts.synthetic.capture import fits_beside, is_current, write_capture
+from scripts.synthetic.capture import write_capture
 from scripts.synthetic.layout import STAMP
 from scripts.synthetic.options import CaptureOptions
 from scripts.synthetic.rigs import make_rig
+from scripts.synthetic.stamp import is_compatible, is_current
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
+from smpl_renderer.mesh_rasterizer import MeshBackend
 
 logger = logging.getLogger(__name__)
 
 
 GPU_BYTES = 3 << 30
-"""Memory that a process needs on a GPU, at most, for pictures of the benchmark's size; most of it is PyTorch's."""
+"""GPU memory of a process for images of the benchmark's size; most of it is PyTorch's own."""
 
 
 @dataclass(frozen=True)
 class CaptureSet:
-    """People of one folder."""
+    """The captures of one folder."""
 
     root: Path
     subjects: dict[str, int]
-    """Subject id -> index of the person that it shows."""
+    """Index of the person by subject id."""
     options: CaptureOptions
 
 
 def shard(subjects: dict[str, int], part: str) -> dict[str, int]:
-    """Every n-th person from the i-th on, for a part `i/n` (as 0/2 and 1/2): a share of the work for each machine."""
+    """Every n-th subject from the i-th on, for a part `i/n` (0/2 and 1/2 split a set between two machines).
+
+    Raises:
+        InputError: If `part` has another form.
+    """
     try:
         first, count = (int(x) for x in part.split("/"))
     except ValueError:
@@ -53,7 +59,7 @@ def shard(subjects: dict[str, int], part: str) -> dict[str, int]:
 
 
 def default_workers(people: int, device: str) -> int:
-    """As many processes as there are processors, unless there are fewer people or too little memory on the GPUs."""
+    """Number of processes: that of the processors, limited by the number of people and by GPU memory."""
     workers = min(os.cpu_count() or 1, people)
     if device == "cuda":
         memory = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
@@ -64,14 +70,14 @@ def default_workers(people: int, device: str) -> int:
 def write_dataset(
     root: Path, subjects: dict[str, int], options: CaptureOptions, *, spelling: str = "list", **how
 ) -> None:
-    """Write captures of several people and `human.json`; captures that are there already stay.
+    """Write captures of several people and `human.json`; complete captures are kept.
 
     Args:
         root: Folder of the set.
-        subjects: Subject id -> index of the person that it shows.
-        options: How they are made.
+        subjects: Index of the person by subject id.
+        options: Options of the captures.
         spelling: Keys of `human.json`: `list` (`view_id_list`, `pose_id_list`) or `short` (`view_id`, `pose_id`).
-        how: As in `write_datasets`.
+        how: Further arguments of `write_datasets`.
     """
     write_datasets([CaptureSet(root, subjects, options)], spelling=spelling, **how)
 
@@ -83,6 +89,7 @@ def write_datasets(
     workers: int = 0,
     body_file: Path = STANDIN_BODY,
     spelling: str = "list",
+    mesh_rasterizer: MeshBackend = "torch",
 ) -> None:
     """Write several sets, one after the other.
 
@@ -92,6 +99,7 @@ def write_datasets(
         workers: Processes that each write whole captures; 0 uses this one.
         body_file: The body model; the stand-in by default.
         spelling: As in `write_dataset`.
+        mesh_rasterizer: Backend that finds the visible faces.
     """
     body = load_body(body_file)
     todo = []
@@ -103,16 +111,17 @@ def write_datasets(
             if not is_current(chosen.root / name, index, chosen.options, body)
         ]
         if len(missing) < len(chosen.subjects):
-            there = len(chosen.subjects) - len(missing)
-            logger.info("%s: %d of %d captures are there already", chosen.root, there, len(chosen.subjects))
+            kept = len(chosen.subjects) - len(missing)
+            logger.info("%s: %d of %d captures exist already", chosen.root, kept, len(chosen.subjects))
         todo += missing
     with tqdm(total=len(todo), desc="synthetic captures", unit="person", disable=not todo) as bar:
         if workers == 0:
             for folder, index, options in todo:
-                write_capture(folder, index, options, body=body, device=device)
+                write_capture(folder, index, options, body=body, device=device, mesh_rasterizer=mesh_rasterizer)
                 bar.update()
         elif todo:
-            _write_in_processes([(*job, body_file, device) for job in todo], min(workers, len(todo)), device, bar)
+            jobs = [(*job, body_file, device, mesh_rasterizer) for job in todo]
+            _write_in_processes(jobs, min(workers, len(jobs)), device, bar)
     for chosen in sets:
         _write_human_list(chosen.root, _subjects_of(chosen, body), chosen.options, spelling)
 
@@ -127,16 +136,16 @@ def _write_in_processes(jobs: list[tuple], workers: int, device: str, bar: tqdm)
                 bar.update()
         except BrokenProcessPool as error:
             raise InputError(
-                "a process that wrote captures was stopped, most likely for want of memory; take fewer --workers "
-                "(captures that are whole stay)"
+                "a process that wrote captures was killed, probably because memory ran out; use fewer --workers "
+                "(complete captures are kept)"
             ) from error
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # else all others would be written first
+            pool.shutdown(cancel_futures=True)  # otherwise all queued captures would be written first
             raise
 
 
 def _start_worker(device: str, started) -> None:
-    """Workers take turns with the GPUs that are there, and end with this process."""
+    """Initialise a worker process: its GPU, in turn among all, and its end with the parent process."""
     end_with_parent()
     torch.set_num_threads(1)
     with started.get_lock():
@@ -146,9 +155,12 @@ def _start_worker(device: str, started) -> None:
         torch.cuda.set_device(number % torch.cuda.device_count())
 
 
-def _write_one(folder: Path, index: int, options: CaptureOptions, body_file: Path, device: str) -> None:
-    """What a worker process does: one capture."""
-    write_capture(folder, index, options, body=_worker_body(body_file), device=device)
+def _write_one(
+    folder: Path, index: int, options: CaptureOptions, body_file: Path, device: str, mesh_rasterizer: MeshBackend
+) -> None:
+    """Write one capture in a worker process."""
+    body = _worker_body(body_file)
+    write_capture(folder, index, options, body=body, device=device, mesh_rasterizer=mesh_rasterizer)
 
 
 @functools.cache
@@ -157,14 +169,14 @@ def _worker_body(body_file: Path) -> BodyModel:
 
 
 def _subjects_of(chosen: CaptureSet, body: BodyModel) -> list[str]:
-    """All subjects that are there, for a set may be made in parts; not what other options or versions left there."""
-    there = sorted(stamp.parent for stamp in chosen.root.glob(f"[!.]*/{STAMP}"))
-    subjects = [folder.name for folder in there if fits_beside(folder, chosen.options, body)]
-    if len(subjects) < len(there):
+    """Subjects of all compatible captures in the folder, because a set may be made in parts."""
+    found = sorted(stamp.parent for stamp in chosen.root.glob(f"[!.]*/{STAMP}"))
+    subjects = [folder.name for folder in found if is_compatible(folder, chosen.options, body)]
+    if len(subjects) < len(found):
         logger.warning(
-            "%s: %d captures have other cameras, frames, another body or are of another version of this program; they "
-            "are not in human.json: remove them, make them again, or choose another folder",
-            *(chosen.root, len(there) - len(subjects)),
+            "%s: %d captures have other cameras, other frames or another body, or were made by another version of this "
+            "program; human.json leaves them out. Use another folder for each kind of capture",
+            *(chosen.root, len(found) - len(subjects)),
         )
     return subjects
 
