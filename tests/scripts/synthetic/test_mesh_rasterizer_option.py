@@ -40,5 +40,5 @@ def test_nvdiffrast_that_cannot_run_is_refused_before_drawing(device, installed,
 def test_the_selected_rasterizer_draws_the_images(tmp_path):
     """The adapter to nvdiffrast refuses CPU tensors, so that it must have been called."""
     options = CaptureOptions(frames=(5,), cameras=1, width=32, height=32, samples=1)
-    with pytest.raises(InputError, match="nvdiffrast .*CUDA tensors"):
+    with pytest.raises(InputError, match=r"nvdiffrast .*CUDA tensors"):
         write_dataset(tmp_path, {"209001": 1}, options, mesh_rasterizer="nvdiffrast")
