@@ -48,26 +48,6 @@ class ColorObservations:
         return self.features[..., VISIBLE, :] > 0
 
 
-@torch.no_grad()
-def observe(avatar: Avatar, normals: Float[Tensor, "V 3"], inputs: Frames, posed: PosedBody) -> ColorObservations:
-    """Project avatars into their input images and sample these; float32 on CUDA runs in Triton.
-
-    Args:
-        avatar: B avatars.
-        normals: Outward normals of the body's vertices in the rest pose.
-        inputs: F frames of each subject, in C views.
-        posed: Posed bodies of these frames.
-    """
-    with torch.autocast(inputs.images.device.type, enabled=False):
-        gaussians = skin_gaussians(avatar, posed)
-        sources = gaussians, avatar.vertex_ids, posed.rotations, normals, inputs
-        if can_use_kernels(inputs.images, gaussians.means):
-            from core.ops.color_observations_kernel import launch_observe
-
-            return ColorObservations(*launch_observe(*sources))
-        return observe_reference(*sources)
-
-
 def observe_reference(
     gaussians: Gaussians,
     vertex_ids: Int[Tensor, "B N"],
@@ -140,3 +120,23 @@ def _surface_depths(
     buffer.scatter_reduce_(-1, cells, torch.where(occludes, depths, far), "amin")
     closed = -max_pool2d(-buffer.view(-1, 1, ZBUFFER_SIZE, ZBUFFER_SIZE), 3, stride=1, padding=1)
     return closed.view(buffer.shape).gather(-1, cells)
+
+
+@torch.no_grad()
+def observe(avatar: Avatar, normals: Float[Tensor, "V 3"], inputs: Frames, posed: PosedBody) -> ColorObservations:
+    """Project avatars into their input images and sample these; float32 on CUDA runs in Triton.
+
+    Args:
+        avatar: B avatars.
+        normals: Outward normals of the body's vertices in the rest pose.
+        inputs: F frames of each subject, in C views.
+        posed: Posed bodies of these frames.
+    """
+    with torch.autocast(inputs.images.device.type, enabled=False):
+        gaussians = skin_gaussians(avatar, posed)
+        sources = gaussians, avatar.vertex_ids, posed.rotations, normals, inputs
+        if can_use_kernels(inputs.images, gaussians.means):
+            from core.ops.color_observations_kernel import launch_observe
+
+            return ColorObservations(*launch_observe(*sources))
+        return observe_reference(*sources)

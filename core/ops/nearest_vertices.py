@@ -31,6 +31,37 @@ def check_nearest_search(search: str) -> None:
         raise InputError(f"nearest {search} is not installed; see requirements-cuda.txt, or choose auto")
 
 
+def nearest_vertices_reference(
+    points: Float[Tensor, "S N 3"], vertices: Float[Tensor, "S V 3"], mask: Bool[Tensor, "S N"] | None = None
+) -> Int[Tensor, "S N"]:
+    """Define `nearest_vertices_of_sets` in plain PyTorch, for any device and dtype."""
+    found = []
+    for own_points, own_vertices in zip(points, vertices):
+        for chunk in own_points.split(max(1, CHUNK // len(own_vertices))):
+            distances = (chunk[:, None] - own_vertices).square().sum(-1)
+            least = distances.amin(1, keepdim=True)
+            found.append((distances == least).to(torch.uint8).argmax(1))  # of equals, the lowest index
+    ids = torch.cat(found).view(points.shape[:2]) if found else points.new_empty(points.shape[:2], dtype=torch.int64)
+    return ids if mask is None else ids * mask
+
+
+def nearest_vertices_of_sets(
+    points: Float[Tensor, "S N 3"], vertices: Float[Tensor, "S V 3"], mask: Bool[Tensor, "S N"] | None = None
+) -> Int[Tensor, "S N"]:
+    """Index of the vertex nearest to each point, by trying all: fast on a GPU. Of equally near vertices, the first.
+
+    Args:
+        points: S sets of points.
+        vertices: Vertices of each set.
+        mask: Points outside of the mask get index 0, and cost nothing where they are adjacent.
+    """
+    if can_use_kernels(points, vertices):
+        from core.ops.nearest_vertices_kernel import launch_nearest
+
+        return launch_nearest(points.contiguous(), vertices.contiguous(), mask if mask is None else mask.contiguous())
+    return nearest_vertices_reference(points, vertices, mask)
+
+
 @torch.no_grad()
 def nearest_vertices(
     points: Float[Tensor, "*batch N 3"],
@@ -56,37 +87,6 @@ def nearest_vertices(
         ids = {"torch_cluster": _by_torch_cluster, "pytorch3d": _by_pytorch3d}[search](points, vertices)
         ids = ids if mask is None else ids * mask
     return ids.view(shape)
-
-
-def nearest_vertices_of_sets(
-    points: Float[Tensor, "S N 3"], vertices: Float[Tensor, "S V 3"], mask: Bool[Tensor, "S N"] | None = None
-) -> Int[Tensor, "S N"]:
-    """Index of the vertex nearest to each point, by trying all: fast on a GPU. Of equally near vertices, the first.
-
-    Args:
-        points: S sets of points.
-        vertices: Vertices of each set.
-        mask: Points outside of the mask get index 0, and cost nothing where they are adjacent.
-    """
-    if can_use_kernels(points, vertices):
-        from core.ops.nearest_vertices_kernel import launch_nearest
-
-        return launch_nearest(points.contiguous(), vertices.contiguous(), mask if mask is None else mask.contiguous())
-    return nearest_vertices_reference(points, vertices, mask)
-
-
-def nearest_vertices_reference(
-    points: Float[Tensor, "S N 3"], vertices: Float[Tensor, "S V 3"], mask: Bool[Tensor, "S N"] | None = None
-) -> Int[Tensor, "S N"]:
-    """Define `nearest_vertices_of_sets` in plain PyTorch, for any device and dtype."""
-    found = []
-    for own_points, own_vertices in zip(points, vertices):
-        for chunk in own_points.split(max(1, CHUNK // len(own_vertices))):
-            distances = (chunk[:, None] - own_vertices).square().sum(-1)
-            least = distances.amin(1, keepdim=True)
-            found.append((distances == least).to(torch.uint8).argmax(1))  # of equals, the lowest index
-    ids = torch.cat(found).view(points.shape[:2]) if found else points.new_empty(points.shape[:2], dtype=torch.int64)
-    return ids if mask is None else ids * mask
 
 
 def _by_tree(points: Tensor, vertices: Tensor, mask: Tensor | None) -> Tensor:
