@@ -2,11 +2,14 @@
 
 import importlib.util
 import math
+from typing import get_type_hints
 
 import pytest
 import torch
 
-from core.ops.nearest_vertices import check_nearest_search, nearest_vertices, nearest_vertices_reference
+from core.inference.options import InferenceOptions
+from core.ops.nearest_vertices import NearestSearch, check_nearest_search, nearest_vertices, nearest_vertices_reference
+from core.options import TrainOptions
 from smpl_renderer.errors import InputError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,3 +79,8 @@ def test_vertices_nearest_to_points_around_the_body_equal_brute_force(body):
     expected = (points[:, None] - vertices).square().sum(-1).argmin(1)
     assert (nearest_vertices(points, vertices) == expected).all()
     assert len(nearest_vertices(points[:0], vertices)) == 0
+
+
+@pytest.mark.parametrize("options", [TrainOptions, InferenceOptions])
+def test_options_offer_every_search(options):
+    assert get_type_hints(options)["nearest"] == NearestSearch
