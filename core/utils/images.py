@@ -27,3 +27,16 @@ def save_image(path: Path, image: Float[Tensor, "3 H W"]) -> None:
     """Write an image atomically; the suffix of `path` selects the format."""
     with atomic_path(path) as temporary:
         Image.fromarray(to_bytes(image)).save(temporary)
+
+
+def save_rgba(path: Path, image: Float[Tensor, "3 H W"], alpha: Float[Tensor, "1 H W"]) -> None:
+    """Write an image that was composed on white as PNG with straight alpha.
+
+    Args:
+        image: Colours composed on white.
+        alpha: Coverage of each pixel; where it is 1 everywhere, the file holds the image as it is.
+    """
+    straight = 1 - (1 - image) / alpha.clamp_min(1 / 255)
+    pixels = np.dstack([to_bytes(straight), to_bytes(alpha.expand(3, -1, -1))[..., :1]])
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels, "RGBA").save(temporary, format="PNG")

@@ -1,0 +1,98 @@
+"""Camera paths and renderings of motions, and scripts/animate.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.avatar.avatar import Avatar
+from core.avatar.file import save_avatar
+from core.inference.animation import camera_path, render_motion
+from core.motion.builtin import builtin_motion
+from core.motion.motion import apply_motion, resample
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "animate.py"
+
+
+@pytest.fixture(scope="module")
+def poses(body):
+    """A walk of one metre per second."""
+    clip = resample(builtin_motion("walk", body), 4.0, count=6)
+    walked = clip.pelvis + torch.arange(6)[:, None] * torch.tensor([0.0, 0.0, 0.25])
+    return apply_motion(type(clip)(clip.global_orient, clip.body_pose, walked, 4.0, "walk"), body, torch.zeros(10))
+
+
+@pytest.mark.parametrize("path", ["fixed", "follow", "orbit"])
+def test_every_camera_sees_the_whole_body(body, poses, path):
+    cameras = camera_path(body, poses, 100, path, fps=4.0)
+    pixels, depths = cameras.project(body(poses).vertices)
+    assert depths.min() > 0 and pixels.min() > 0 and pixels.max() < 100
+
+
+def test_a_following_camera_keeps_the_pelvis_and_a_fixed_one_stays(body, poses):
+    follow, fixed = (camera_path(body, poses, 100, path) for path in ("follow", "fixed"))
+    pelvis = body(poses).joints[:, :1]
+    pixels, _ = follow.project(pelvis)
+    assert np.ptp(pixels[:, 0, 0].numpy()) < 0.1  # it moves up and down with the steps, but not sideways
+    assert (fixed.viewmats == fixed.viewmats[0]).all()
+    assert np.ptp(fixed.project(pelvis)[1].numpy()) > 1.0  # comes 1.25 m nearer
+
+
+def test_rendering_in_portions_changes_no_image(body, poses, plain: Avatar, monkeypatch):
+    cameras = camera_path(body, poses, 32)
+    whole = list(render_motion(plain[0], body, poses, cameras))
+    monkeypatch.setattr("core.inference.animation.FRAMES_PER_CALL", 4)
+    parts = list(render_motion(plain[0], body, poses, cameras))
+    assert len(whole) == len(parts) == 6
+    for a, b in zip(whole, parts):
+        torch.testing.assert_close(a.colors, b.colors)
+    assert 0.05 < whole[0].alphas.mean() < 0.5
+
+
+@pytest.fixture(scope="module")
+def avatar_file(plain: Avatar, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("avatar") / "avatar.safetensors"
+    save_avatar(path, plain[0])
+    return path
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--device", "cpu"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_script_writes_videos_and_transparent_images(avatar_file, tmp_path):
+    small = ("--size", 32, "--fps", 4, "--seconds", 1)
+    video, folder = tmp_path / "a video.mp4", tmp_path / "frames"
+    done = run(avatar_file, "wave", "--out", video, *small)
+    assert done.returncode == 0, done.stderr
+    with av.open(str(video)) as container:
+        assert [frame.width for frame in container.decode(video=0)] == [32] * 4
+    done = run(avatar_file, "sit", "--out", folder, "--background", "transparent", *small)
+    assert done.returncode == 0, done.stderr
+    images = [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
+    assert len(images) == 4 and images[0].shape == (32, 32, 4)
+    assert images[0][0, 0, 3] == 0 and images[0][..., 3].max() > 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("moonwalk",), "no built-in motion"),
+        (("walk", "--fps", 0), "--fps"),
+        (("walk", "--size", -64), "--size"),
+        (("walk", "--background", "#12"), "--background"),
+        (("walk", "--background", "transparent", "--out", "x.mp4"), "alpha"),
+    ],
+)
+def test_script_refuses_with_one_line(avatar_file, tmp_path, arguments, message):
+    done = run(avatar_file, *arguments)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(lines) == 1 and message in lines[0], done.stderr
