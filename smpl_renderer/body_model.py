@@ -120,7 +120,7 @@ class BodyModel(nn.Module):
         return can_use_kernels(constants=[*inputs, self.v_template]) and params.betas.shape[:-1] == params.batch_shape
 
     def pose_fused(self, params: BodyParams) -> PosedBody:
-        """Define `pose` in Triton kernels, for float32, a batch that is not empty, and no gradients.
+        """Compute `pose` in Triton kernels, for float32, a batch that is not empty, and no gradients.
 
         Vertices and joints at rest are computed once for all poses whose betas are expanded from the same memory.
         """
