@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 CANDIDATES, CANDIDATE_SIZE = 96, 640
 NO_PERSON = (
-    "no person was found in any image; the whole body must be in view, upright and not too small (at least a quarter of "
-    "the image's height), in even light"
+    "no person was found in any image; the whole body must be in view, upright, at least a quarter of the image high, "
+    "in even light"
 )
 
 
@@ -38,7 +38,9 @@ class ChosenFrame:
     keys: tuple[int, ...]
     """The frame's key in each source."""
     guide: Landmarks | None
-    """The chosen person in the first source, in pixels of its full-size image; None where nothing is known yet."""
+    """The chosen person in a small image of the first source; None where nothing is known yet."""
+    guide_width: int = 1
+    """Width of that image in pixels."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,7 @@ def choose_frames(files: InputFiles, reader: PoseReader | None, options: Prepare
         if not selection.chosen:
             raise InputError(f"{files.path}: {NO_PERSON}")
         frames, left_out = selection.chosen, selection.left_out
-    scale = max(source.width, source.height) / max(candidates[0].image.shape[:2])
-    made = [_frame(source, a, rows, scale) for a in frames]
+    made = [_frame(source, a, rows, candidates[0].image.shape[1]) for a in frames]
     moving = not files.is_rig and (
         camera_moves([c.image for c in candidates], people) if len({c.image.shape for c in candidates}) == 1 else True
     )
@@ -158,16 +159,14 @@ def frame_stem(source: ImageSource, key: int, position: int) -> tuple[str, int]:
 
 
 def _frame(
-    source: ImageSource, assessment: Assessment, rows: dict[int, tuple[int, ...]] | None, scale: float
+    source: ImageSource, assessment: Assessment, rows: dict[int, tuple[int, ...]] | None, width: int
 ) -> ChosenFrame:
     stem, number = frame_stem(source, assessment.key, 0)
     digits = "".join(character if character.isdigit() else " " for character in stem).split()
     if not source.is_video and digits and int(digits[-1]) > 0:
         number = int(digits[-1]) - 1
     keys = (assessment.key,) if rows is None else rows[assessment.key]
-    guide = assessment.landmarks
-    guide = None if guide is None else guide.shifted(scale, (0, 0))
-    return ChosenFrame(number + 1, assessment.time, assessment.label, keys, guide)
+    return ChosenFrame(number + 1, assessment.time, assessment.label, keys, assessment.landmarks, width)
 
 
 def _unique_ids(frames: list[ChosenFrame]) -> list[ChosenFrame]:

@@ -33,8 +33,8 @@ class PoseReader(Protocol):
     def people(self, image: RGB, *, most: int = 4, details: bool = True) -> list[Person]:
         """People of an RGB image, the largest first; `details` adds masks and hands."""
 
-    def follow(self, image: RGB, previous: Landmarks) -> Person | None:
-        """The person whose landmarks in a similar image are given; None if there is none. Without masks and hands."""
+    def follow(self, image: RGB, previous: Landmarks, *, details: bool = False) -> Person | None:
+        """The person whose landmarks in a similar image are given; None if there is none."""
 
 
 def load_interpreter():
@@ -328,9 +328,13 @@ class MediaPipeReader:
             people = [Person(self._hands.add_hands(image, p.landmarks), p.mask) for p in people]
         return people
 
-    def follow(self, image: RGB, previous: Landmarks) -> Person | None:
+    def follow(self, image: RGB, previous: Landmarks, *, details: bool = False) -> Person | None:
         hips = previous.hip_center
         reach = np.linalg.norm(previous.points[previous.visibility > 0] - hips, axis=1).max()
         square = Square(hips, 2 * 1.25 * float(reach), 0.0)
-        person = self._landmarker(image, square, passes=2, details=False)
-        return person if person.landmarks.score >= 0.6 else None
+        person = self._landmarker(image, square, passes=2, details=details)
+        if person.landmarks.score < 0.6:
+            return None
+        if details and self._hands is not None:
+            person = Person(self._hands.add_hands(image, person.landmarks), person.mask)
+        return person

@@ -85,7 +85,22 @@ def select_frames(candidates: list[Assessment], count: int) -> Selection:
         best = int(gain.argmax())
         chosen.append(best)
         nearest = np.minimum(nearest, distances[best])
+    chosen = _spread(chosen, distances, quality)
     return Selection(tuple(usable[i] for i in sorted(chosen)), tuple(left_out))
+
+
+def _spread(
+    chosen: list[int], distances: Float[np.ndarray, "n n"], quality: Float[np.ndarray, " n"], rounds: int = 3
+) -> list[int]:
+    """Move each choice but the first to where it is farthest from the others: greedy choices leave uneven gaps."""
+    chosen = list(chosen)
+    for _ in range(rounds):
+        for position in range(1, len(chosen)):
+            others = chosen[:position] + chosen[position + 1 :]
+            gain = (distances[others].min(0) + 1e-3) * quality
+            gain[others] = -1
+            chosen[position] = int(gain.argmax())
+    return chosen
 
 
 def turn_coverage(azimuths: list[float]) -> float:

@@ -42,6 +42,18 @@ def _tilted(u: np.ndarray, v: np.ndarray, tx: float, ty: float) -> np.ndarray:
     return w[..., :2] / w[..., 2:]
 
 
+def undistort_pixels(
+    pixels: Float[np.ndarray, "*batch 2"], K: Float[np.ndarray, "3 3"], lens: Lens, steps: int = 20
+) -> Float[np.ndarray, "*batch 2"]:
+    """Where pixels of the distorted image are in the undistorted one with the same K: fixed-point iteration."""
+    focal, center = np.array([K[0, 0], K[1, 1]]), K[:2, 2]
+    bent = (pixels - center) / focal
+    rays = bent.copy()
+    for _ in range(steps):
+        rays = rays - (distort(rays, lens) - bent)
+    return rays * focal + center
+
+
 class Undistortion:
     """The map of one camera; the image keeps its size and K."""
 

@@ -1,0 +1,125 @@
+"""The overlay sheet: on every image the fit's outline, the mask's edge and the landmarks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from core.capture.landmarks import EDGES, Landmarks
+from core.capture.observe import Views, load_stored
+from core.capture.quality import FrameReport
+from smpl_renderer.files import atomic_path
+
+FIT_COLOR, MASK_COLOR, LEFT_COLOR, RIGHT_COLOR = (255, 80, 200), (60, 230, 90), (80, 190, 255), (255, 190, 60)
+MIDDLE_COLOR = (250, 250, 250)
+TILE_HEIGHT, MAX_TILES, CAPTION = 480, 32, 34
+LEFT_LANDMARKS = {1, 2, 3, 7, 9, *range(11, 32, 2)}
+
+
+def write_overlay_sheet(
+    path: Path, folder: Path, views: Views, drawn: list[list[np.ndarray]] | None, reports: Sequence[FrameReport]
+) -> None:
+    """Write the sheet as PNG: a row of tiles per frame with several cameras, else tiles in reading order.
+
+    Args:
+        folder: Of the capture, for the stored images.
+        drawn: Silhouettes of the fitted bodies by frame and camera, of any size; None without fits.
+    """
+    num_cameras = min(len(views[0]), 8)
+    frames = range(min(len(views), max(1, MAX_TILES // num_cameras)))
+    tiles = [
+        _tile(folder, views[f][c], None if drawn is None else drawn[f][c], _caption(reports[f], c, num_cameras))
+        for f in frames
+        for c in range(num_cameras)
+    ]
+    columns = num_cameras if num_cameras > 1 else _columns(len(tiles), tiles[0].width / tiles[0].height)
+    width, height = max(t.width for t in tiles), max(t.height for t in tiles)
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * (width + 6), rows * (height + 6) + 26), (24, 24, 28))
+    for index, tile in enumerate(tiles):
+        sheet.paste(tile, (index % columns * (width + 6), index // columns * (height + 6)))
+    _legend(sheet)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary)
+
+
+def _columns(count: int, aspect: float) -> int:
+    """Number of columns for a sheet about twice as wide as high, with full rows."""
+    rows = max(1, round(count / np.sqrt(2 * count / max(aspect, 0.2))))
+    return -(-count // rows)
+
+
+def _caption(report: FrameReport, camera: int, num_cameras: int) -> tuple[str, str]:
+    title = f"{report.id} ({report.label})" if camera == 0 else ""
+    state = "" if report.used else "left out; "
+    overlap = "" if report.mask_iou is None else f"overlap {100 * report.mask_iou:.0f} %"
+    return title, state + overlap if camera == 0 or num_cameras == 1 else ""
+
+
+def _tile(folder: Path, view, drawn: np.ndarray | None, caption: tuple[str, str]) -> Image.Image:
+    image = load_stored(folder, view.image)
+    scale = TILE_HEIGHT / image.shape[0]
+    width = max(1, round(image.shape[1] * scale))
+    picture = np.asarray(Image.fromarray(image).resize((width, TILE_HEIGHT), Image.LANCZOS)) * 0.8
+    if view.mask is not None:
+        _draw_edge(picture, _resized(view.mask > 127, width), MASK_COLOR)
+    if drawn is not None and view.mask is not None:
+        _draw_edge(picture, _resized(drawn, width), FIT_COLOR)
+    tile = Image.new("RGB", (width, TILE_HEIGHT + CAPTION), (24, 24, 28))
+    tile.paste(Image.fromarray(picture.astype(np.uint8)), (0, 0))
+    draw = ImageDraw.Draw(tile)
+    if view.landmarks is not None:
+        draw_landmarks(draw, view.landmarks, scale)
+    draw.text((4, TILE_HEIGHT + 3), caption[0], fill=(240, 240, 240))
+    draw.text((4, TILE_HEIGHT + 17), caption[1], fill=(190, 190, 190))
+    return tile
+
+
+def draw_landmarks(draw: ImageDraw.ImageDraw, landmarks: Landmarks, scale: float) -> None:
+    """Bones as lines, blue on the person's left and orange on the right; faint where hidden."""
+    points = landmarks.points * scale
+    for a, b in EDGES:
+        if min(landmarks.visibility[a], landmarks.visibility[b]) <= 0.3:
+            continue
+        both = {a in LEFT_LANDMARKS, b in LEFT_LANDMARKS}
+        color = MIDDLE_COLOR if len(both) == 2 or 0 in (a, b) else LEFT_COLOR if both == {True} else RIGHT_COLOR
+        draw.line([tuple(points[a]), tuple(points[b])], fill=color, width=2)
+    if landmarks.hands is not None:
+        for side, color in enumerate((LEFT_COLOR, RIGHT_COLOR)):
+            if landmarks.hand_visibility[side] > 0.5:
+                for x, y in landmarks.hands[side] * scale:
+                    draw.point((x, y), fill=color)
+
+
+def _resized(mask: np.ndarray, width: int) -> np.ndarray:
+    small = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, TILE_HEIGHT), Image.BILINEAR)
+    return np.asarray(small) > 127
+
+
+def _draw_edge(picture: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> None:
+    edge = mask & ~ndimage.binary_erosion(mask)
+    picture[edge] = color
+
+
+def _legend(sheet: Image.Image) -> None:
+    draw, x, y = ImageDraw.Draw(sheet), 6, sheet.height - 20
+    entries = (("fit", FIT_COLOR), ("mask", MASK_COLOR), ("left side", LEFT_COLOR), ("right side", RIGHT_COLOR))
+    for text, color in entries:
+        draw.rectangle((x, y + 3, x + 14, y + 11), fill=color)
+        draw.text((x + 20, y), text, fill=(230, 230, 230))
+        x += 100
+
+
+def write_people_sheet(path: Path, image: np.ndarray, people: list[Landmarks]) -> None:
+    """One image with the numbers of the people in it, for `--person`."""
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    for number, landmarks in enumerate(people, start=1):
+        left, top, right, bottom = landmarks.box
+        draw.rectangle((left, top, right, bottom), outline=FIT_COLOR, width=3)
+        draw.rectangle((left, top - 18, left + 14, top), fill=FIT_COLOR)
+        draw.text((left + 4, top - 16), str(number), fill=(0, 0, 0))
+    with atomic_path(path) as temporary:
+        picture.save(temporary)
