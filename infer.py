@@ -1,4 +1,4 @@
-"""Captures to avatars: python infer.py [folder] [--checkpoint FILE] [--evaluate], see --help."""
+"""Make avatars of captures: python infer.py [folder] [--checkpoint FILE] [--evaluate], see --help."""
 
 from core.utils.environment import require
 
@@ -15,7 +15,7 @@ from core.inference.evaluation import OURS, MetricSuite, evaluate, protocol_reco
 from core.inference.options import InferenceOptions
 from core.inference.outputs import check_folder, write_outputs
 from core.inference.report import metrics_table, summarise, write_metrics
-from core.inference.session import describe, open_session
+from core.inference.session import open_session, session_settings
 from core.inference.subject import open_subject
 from core.utils.cli import run
 
@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def main(options: InferenceOptions) -> None:
-    """Write avatar, videos and sheet of every subject and, if asked to, the metrics of all."""
+    """Write avatar, videos and sheet of every subject and, with --evaluate, the metrics of all."""
     session = open_session(options)
     if session.device.type == "cuda":
-        # Sums by atomic additions differ in their last digits from run to run. What is left of them is in the
-        # rasterizer's gradients, which feedback and refinement take.
+        # Atomic additions make sums differ in their last digits from run to run. The only ones left are in the
+        # rasterizer's gradients, which feedback and refinement use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     for path in session.subjects:
@@ -53,7 +53,7 @@ def main(options: InferenceOptions) -> None:
         size_and_crop = {"name": protocol.name, "image_size": protocol.image_size, "crop": protocol.crop}
         metrics = by_method.pop(OURS)
         metrics["baselines"] = by_method
-        metrics["settings"] = {"protocol": size_and_crop | {"subjects": records}, **describe(session)}
+        metrics["settings"] = {"protocol": size_and_crop | {"subjects": records}, **session_settings(session)}
         write_metrics(options.workspace / "metrics.json", metrics)
         sys.stdout.write(metrics_table(metrics) + "\n")
         logger.info("wrote %s", options.workspace / "metrics.json")

@@ -30,9 +30,14 @@ PROPERTIES = (
 )
 
 
-def save_ply(path: Path, gaussians: Gaussians) -> None:
+def save_ply(path: Path, gaussians: Gaussians, degree: int = 0) -> None:
     """Write one set of Gaussians (no batch axes), given in a y-up frame.
 
+    Args:
+        path: Output file.
+        gaussians: Gaussians whose colours do not depend on the viewing direction.
+        degree: Degree of the spherical harmonics in the file. Above 0 it has `f_rest_*`, all zero, which some viewers
+            require; degree 3 makes the file almost four times as large.
     Raises:
         ValueError: If the Gaussians have batch axes.
     """
@@ -50,7 +55,10 @@ def save_ply(path: Path, gaussians: Gaussians) -> None:
         ],
         dim=-1,
     )
-    vertices = np.empty(len(columns), dtype=[(name, "<f4") for name in PROPERTIES])
+    rest = [f"f_rest_{i}" for i in range(3 * ((degree + 1) ** 2 - 1))]
+    split = PROPERTIES.index("f_dc_2") + 1  # where the layout has them
+    names = (*PROPERTIES[:split], *rest, *PROPERTIES[split:])
+    vertices = np.zeros(len(columns), dtype=[(name, "<f4") for name in names])
     for i, name in enumerate(PROPERTIES):
         vertices[name] = columns[:, i].numpy()
     with atomic_path(path) as temporary:

@@ -1,1 +1,1 @@
-"""From captures and a checkpoint to avatars, pictures, videos and numbers; `infer.py` is the command line of it."""
+"""From captures and a checkpoint to avatars, images, videos and metrics; `infer.py` is the command line."""

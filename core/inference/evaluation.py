@@ -1,4 +1,4 @@
-"""Measure an avatar against photographs: views and poses that it was not made from."""
+"""Evaluation of avatars against images that they were not made from: novel views and novel poses."""
 
 import hashlib
 import logging
@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from core.data.protocol import ResolvedProtocol
-from core.inference.baselines import paint, render_painted
+from core.inference.baselines import baseline_colors, render_baselines
 from core.inference.report import SPLITS, mean_metrics
 from core.inference.subject import Subject
 from core.losses.lpips import LPIPS, load_lpips
@@ -21,36 +20,42 @@ from core.types.frames import Frames
 logger = logging.getLogger(__name__)
 
 OURS = "ours"
+"""Name of the network among the methods."""
 LPIPS_NETS = {"lpips": "vgg", "lpips_alex": "alex"}
-LPIPS_AT_ONCE = 4  # pictures: VGG's activations of one of 512 px take 0.4 GB
+"""Metrics that are LPIPS, and their networks."""
+LPIPS_BATCH = 4
+"""Images that LPIPS compares at once; VGG's activations of one image of 512 px take 0.4 GB."""
 
 Scores = dict[str, float | None]
-"""Metrics by name, means over pictures; None for what could not be measured."""
+"""Metrics by name, means over images; None for metrics that were not measured."""
 
-Moments = Iterable[tuple[str, Frames]]
-"""Photographs to compare with, and the split they belong to: one moment [C], or several [P, C], at a time."""
+Targets = Iterable[tuple[str, Frames]]
+"""Splits and target frames, a frame [C] or several [F, C] at a time."""
 
-Draw = Callable[[Frames], dict[str, Float[Tensor, "*moments C 3 H W"]]]
-"""What each method makes of these moments from these cameras."""
+RenderMethods = Callable[[Frames], dict[str, Float[Tensor, "*frames C 3 H W"]]]
+"""A function that renders target frames by each method."""
 
 
 class MetricSuite:
-    """The metrics, with LPIPS where its weights are found.
+    """The metrics, with LPIPS if its weights are available.
 
     Args:
-        metrics: Which kinds of LPIPS are wanted, names of `LPIPS_NETS`.
-        at_once: Pictures that LPIPS takes in one go.
+        device: Device of the images.
+        metrics: Names of the LPIPS metrics to compute, of `LPIPS_NETS`.
+        lpips_batch: Images that LPIPS compares at once.
     """
 
-    def __init__(self, device: torch.device, metrics: Iterable[str] = tuple(LPIPS_NETS), at_once: int = LPIPS_AT_ONCE):
-        self.at_once = at_once
+    def __init__(
+        self, device: torch.device, metrics: Iterable[str] = tuple(LPIPS_NETS), lpips_batch: int = LPIPS_BATCH
+    ):
+        self.lpips_batch = lpips_batch
         self.lpips: dict[str, LPIPS | None] = dict.fromkeys(LPIPS_NETS)
         for name in metrics:
             model = load_lpips(LPIPS_NETS[name])
             self.lpips[name] = None if model is None else model.to(device)
 
-    def __call__(self, predicted: Float[Tensor, "*moments C 3 H W"], target: Frames) -> list[Scores]:
-        """Scores of each picture, moment by moment."""
+    def __call__(self, predicted: Float[Tensor, "*frames C 3 H W"], target: Frames) -> list[Scores]:
+        """Scores of each image, frame by frame."""
         predicted, images, alphas = (x.flatten(0, -4) for x in (quantize(predicted), target.images, target.alphas))
         columns = {
             "psnr": psnr(predicted, images),
@@ -61,19 +66,19 @@ class MetricSuite:
             if model is None:
                 columns[name] = None
                 continue
-            pairs = zip(predicted.split(self.at_once), images.split(self.at_once))
+            pairs = zip(predicted.split(self.lpips_batch), images.split(self.lpips_batch))
             columns[name] = torch.cat([model(*pair) for pair in pairs])
         lists = {name: [None] * len(images) if c is None else c.tolist() for name, c in columns.items()}
         return [dict(zip(lists, row)) for row in zip(*lists.values())]
 
 
 def measure(
-    methods: Iterable[str], moments: Moments, draw: Draw, metric_suite: MetricSuite
+    methods: Iterable[str], targets: Targets, render: RenderMethods, metric_suite: MetricSuite
 ) -> dict[str, dict[str, Scores]]:
-    """Scores by method and split, means over pictures. A split without moments has no scores."""
+    """Scores by method and split, means over images. A split without targets has no scores."""
     scores: dict[str, dict[str, list[Scores]]] = {method: {split: [] for split in SPLITS} for method in methods}
-    for split, target in moments:
-        for method, predicted in draw(target).items():
+    for split, target in targets:
+        for method, predicted in render(target).items():
             scores[method][split] += metric_suite(predicted, target)
     return {
         method: {split: mean_metrics(items) if items else {} for split, items in splits.items()}
@@ -84,36 +89,46 @@ def measure(
 def evaluate(subject: Subject, metric_suite: MetricSuite) -> dict[str, dict[str, Scores]]:
     """Scores by method (`ours` and the baselines) and split.
 
-    Novel views: the observed poses, from cameras that the model has not seen. Novel poses: held-out moments, from the
-    same cameras. A split without frames has no scores, nor has any if no camera is left beside the input views.
+    Novel views are the observed frames in cameras that are not input views. Novel poses are the held-out frames in the
+    same cameras or, if there are none, in the input views. A split without images has no scores.
     """
     body = subject.session.body
-    paints = paint(subject.inputs, body)
+    colors = baseline_colors(subject.inputs, body)
 
-    def draw(target: Frames) -> dict[str, Float[Tensor, "C 3 H W"]]:
-        pictures = {OURS: subject.render(target.body, target.cameras)}
-        return pictures | render_painted(paints, body, target.body, target.cameras)
+    def render(target: Frames) -> dict[str, Float[Tensor, "C 3 H W"]]:
+        images = {OURS: subject.render(target.body, target.cameras)}
+        return images | render_baselines(colors, body, target.body, target.cameras)
 
-    return measure((OURS, *paints), _moments(subject), draw, metric_suite)
+    return measure((OURS, *colors), _targets(subject), render, metric_suite)
 
 
-def _moments(subject: Subject) -> Iterator[tuple[str, Frames]]:
-    """The protocol's moments of a subject, read one by one."""
-    plan, protocol = subject.plan, subject.session.protocol
-    moments = [(split, frame) for split, frames in zip(SPLITS, _frames(plan)) for frame in frames]
-    if not plan.target_views:
-        logger.warning("%s: nothing to measure, because all of its cameras are input views", subject.name)
-        moments = []
-    for split, frame in tqdm(moments, desc=f"{subject.name}: evaluate", unit="pose"):
-        yield split, subject.frames([frame], plan.target_views, protocol.image_size, protocol.crop)[0]
+def target_images(subject: Subject) -> list[tuple[str, int, list[str]]]:
+    """Images that a subject is measured against: split, image id and cameras of each frame."""
+    plan = subject.plan
+    novel_views = [(SPLITS[0], frame, plan.target_views) for frame in plan.observed_frames if plan.target_views]
+    return novel_views + [(SPLITS[1], frame, subject.novel_pose_views) for frame in plan.novel_frames]
+
+
+def _targets(subject: Subject) -> Iterator[tuple[str, Frames]]:
+    """The target frames of a subject, read one by one."""
+    protocol, name = subject.session.protocol, subject.name
+    selected = target_images(subject)
+    if not selected:
+        logger.warning("%s: nothing to measure: all cameras are input views and no frame is held out", name)
+    elif not subject.plan.target_views:
+        logger.warning("%s: no novel views: all cameras are input views, in which novel poses are measured", name)
+    elif not subject.plan.novel_frames:
+        logger.warning("%s: no novel poses, because no frame is held out", name)
+    for split, frame, views in tqdm(selected, desc=f"{name}: evaluate", unit="pose"):
+        yield split, subject.frames([frame], views, protocol.image_size, protocol.crop)[0]
 
 
 def protocol_record(subject: Subject) -> dict:
-    """What must be equal for two evaluations of this subject to be compared; the pictures themselves by their hash."""
+    """Settings that comparable evaluations of this subject have in common, with a hash of the target images."""
     plan = subject.plan
     digest = hashlib.sha256()
-    for frame in (*plan.observed_frames, *plan.novel_frames):
-        for view in plan.target_views:
+    for _, frame, views in target_images(subject):
+        for view in views:
             for path in subject.capture.files(view, frame):
                 digest.update(path.read_bytes())
     return {
@@ -121,10 +136,5 @@ def protocol_record(subject: Subject) -> dict:
         "target_views": plan.target_views,
         "observed_frames": plan.observed_frames,
         "novel_frames": plan.novel_frames,
-        "pictures": digest.hexdigest()[:16],
+        "images": digest.hexdigest()[:16],
     }
-
-
-def _frames(plan: ResolvedProtocol) -> tuple[list[int], list[int]]:
-    """Image ids of each split, in the order of SPLITS."""
-    return plan.observed_frames, plan.novel_frames

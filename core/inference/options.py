@@ -1,12 +1,14 @@
-"""What can be asked of `infer.py`."""
+"""Options of `infer.py`."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
 from core.utils.device import DeviceName
+from core.utils.ranges import Count, CountOrZero, ImageSize, Range
+from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY
 
 SHIPPED_CAPTURES = REPOSITORY / "test_dataset"
@@ -15,40 +17,55 @@ SHIPPED_CHECKPOINT = REPOSITORY / "pretrained" / "hgg_demo.safetensors"
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """Make avatars of captured people; show them and, with --evaluate, measure them."""
+    """Make avatars of captured people, render them and, with --evaluate, measure them."""
 
     captures: Positional[Path] = SHIPPED_CAPTURES
-    """A subject's folder in MVHumanNet's layout, or a folder of them."""
+    """Folder of one capture, or a folder of captures."""
     checkpoint: Path = SHIPPED_CHECKPOINT
-    """What training wrote."""
+    """Checkpoint written by training."""
     workspace: Path = Path("workspace/inference")
-    """Results of each subject go to <workspace>/<subject>/, numbers to <workspace>/metrics.json."""
+    """Output folder: results of a subject in <workspace>/<subject>/, metrics in <workspace>/metrics.json."""
     evaluate: bool = False
-    """Measure PSNR, SSIM and LPIPS of novel views and novel poses."""
+    """Measure PSNR, SSIM and LPIPS of novel views and novel poses. The novel poses are held out from the inputs."""
     protocol: Literal["auto", "quick", "full", "paper"] = "auto"
-    """Frames and cameras. quick: 3 target views; full: all; paper: full, on its ten people only. auto: full on a
-    GPU, quick without."""
+    """Frames and cameras. quick: 3 target views; full: all; paper: full, on its ten subjects only. auto: full on a GPU,
+    quick without."""
     full: bool = False
     """Without a GPU too: protocol full, and long videos."""
     device: DeviceName = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Of the network. auto: as it is trained, bf16 on a GPU and float32 without."""
-    refine: int | None = None
-    """Steps of gradient descent on the input pictures that refine the network's avatar; 0: none, by default 24 on a GPU
-    and 12 without. About 3 ms a step on a GPU, and a second or two without."""
+    """Precision of the network. auto: as in training, bf16 on a GPU and float32 without."""
+    refine: CountOrZero | None = None
+    """Gradient steps of the refinement on the input images; 0: none. By default 24 on a GPU, 12 without. A step takes
+    about 3 ms on a GPU, and one or two seconds without."""
     backend: str = "auto"
     """Rasterizer: auto (triton on CUDA, else torch), torch, triton, gsplat, diff_gaussian_rasterization."""
+    nearest: Literal["auto", "torch_cluster", "pytorch3d"] = "auto"
+    """Search for the nearest vertex of each Gaussian: built in, or by one of these packages where it is installed."""
     body: Path | None = None
     """Body model file; by default it is found by the checkpoint's fingerprint."""
     input_views: tuple[str, ...] | None = None
-    """Names of the cameras shown to the model, the first of them being the front; by default the protocol's."""
-    observed_frames: tuple[int, ...] | None = None
-    """Image ids shown to the model; by default the protocol's."""
-    input_size: int | None = None
-    """Pixels of the pictures shown to the model; by default as in its training."""
+    """Names of the input cameras, the front camera first; by default those of the protocol."""
+    observed_frames: tuple[CountOrZero, ...] | None = None
+    """Image ids of the input frames; by default those of the protocol."""
+    novel_frames: tuple[CountOrZero, ...] | None = None
+    """Image ids of the frames to hold out as novel poses; by default, with --evaluate, those of the protocol."""
+    input_size: ImageSize | None = None
+    """Side of the input images in pixels; by default as in training."""
     input_crop: Literal["center", "person"] | None = None
-    """Crop of the pictures shown to the model; by default as in its training."""
-    video_size: int | None = None
-    """Pixels of the videos; by default 512 on a GPU and 256 without."""
-    video_frames: int | None = None
-    """Frames of each video; by default 120 on a GPU and 48 without."""
+    """Crop of the input images; by default as in training."""
+    video_size: Annotated[int, Range(16, 8192)] | None = None
+    """Side of the videos in pixels; by default 512 on a GPU and 256 without."""
+    video_frames: Count | None = None
+    """Frames per video; by default 120 on a GPU and 48 without."""
+    ply_degree: Literal[0, 1, 2, 3] = 0
+    """Degree of the spherical harmonics in avatar.ply. Colours have degree 0; some viewers require the `f_rest_*` of
+    degree 3, which are then written as zeros, and the file is almost four times as large."""
+
+    def check_combination(self, prefix: str = "") -> None:
+        """Check options that depend on each other (`core.utils.ranges.check_ranges`)."""
+        for name in ("input_views", "observed_frames", "novel_frames"):
+            if getattr(self, name) == ():
+                raise InputError(f"--{name.replace('_', '-')} must name at least one, or be left out")
+        if both := sorted(set(self.observed_frames or ()) & set(self.novel_frames or ())):
+            raise InputError(f"--observed-frames and --novel-frames must differ, but both name {both[0]:04d}")

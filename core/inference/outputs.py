@@ -1,4 +1,4 @@
-"""What is written for each subject: the avatar, two videos and a sheet."""
+"""Output files of each subject: the avatar, two videos and a sheet of comparisons."""
 
 import logging
 from collections.abc import Iterator
@@ -17,7 +17,9 @@ from core.data.subject_frame import move_body, posed_pelvis, subject_frame
 from core.export.ply import save_ply
 from core.inference.sheet import Tile, make_sheet
 from core.inference.subject import Subject
-from core.inference.trajectories import held_out_keys, interpolate_poses, there_and_back, turntable
+from core.inference.trajectories import interpolate_poses, loop_times, novel_pose_keys, turntable
+from core.motion.builtin import builtin_motion
+from core.motion.motion import apply_motion, resample
 from core.utils.images import save_image
 from core.utils.video import write_video
 from smpl_renderer.errors import InputError
@@ -31,14 +33,19 @@ AVATAR, PLY, TURNTABLE, NOVEL_POSE, SHEET = (
     *("turntable.mp4", "novel_pose.mp4", "comparison.png"),
 )
 FILES = (AVATAR, PLY, TURNTABLE, NOVEL_POSE, SHEET)
-SHEET_SIZE = 300  # pixels of each of its pictures
+TILE_SIZE = 300
+"""Side of the images on the sheet, in pixels."""
+SHEET_COLUMNS = 4
+"""Images per row of the sheet, at most."""
 FPS = 24
-FRAMES_AT_ONCE = 16
-"""Of a video: enough to keep a GPU busy, few enough for any memory."""
+FRAMES_PER_CALL = 16
+"""Video frames rendered at once: enough to occupy a GPU, few enough for any memory."""
+FALLBACK_MOTION = "dance"
+"""Built-in motion of the novel-pose video if the capture has no fits for it."""
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a place for results that holds anything else: it will be replaced as a whole.
+    """Refuse an output folder that holds other files, because it is replaced as a whole.
 
     Raises:
         InputError: If it does.
@@ -57,54 +64,71 @@ def write_outputs(subject: Subject, folder: Path) -> None:
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         save_avatar(temporary / AVATAR, subject.avatar)
-        save_ply(temporary / PLY, canonical_gaussians(subject.avatar, session.body))
-        write_video(temporary / TURNTABLE, _turntable_pictures(subject), FPS)
-        write_video(temporary / NOVEL_POSE, _novel_pose_pictures(subject), FPS)
+        gaussians = canonical_gaussians(subject.avatar, session.body)
+        save_ply(temporary / PLY, gaussians, session.options.ply_degree)
+        write_video(temporary / TURNTABLE, turntable_images(subject), FPS)
+        write_video(temporary / NOVEL_POSE, novel_pose_images(subject), FPS)
         save_image(temporary / SHEET, comparison_sheet(subject))
 
 
-def _turntable_pictures(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:
-    """The first observed pose from all around."""
+def turntable_images(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:
+    """Renderings of the first observed pose from all around."""
     session = subject.session
-    pose = _with_own_shape(subject.inputs.body[0], subject)
+    pose = _with_avatar_shape(subject.inputs.body[0], subject)
     cameras = turntable(session.body(pose).vertices, session.video_frames, session.video_size)
-    for some in _portions(session.video_frames, f"{subject.name}: turntable"):
-        yield from subject.render(pose, cameras[some])
+    for portion in _portions(session.video_frames, f"{subject.name}: turntable"):
+        yield from subject.render(pose, cameras[portion])
 
 
-def _novel_pose_pictures(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:
-    """Held-out poses, there and back, seen from where the first input camera stands."""
+def novel_pose_images(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:
+    """Renderings of a loop of novel poses from the direction of the first input camera."""
     session = subject.session
-    keys, times = _pose_keys(subject)
-    at = there_and_back(times[0].item(), times[-1].item(), session.video_frames).to(times)
-    poses = _with_own_shape(interpolate_poses(keys, times, at), subject)
+    poses = novel_poses(subject)
     camera = turntable(session.body(poses).vertices, 1, session.video_size)
     cameras = camera[torch.zeros(session.video_frames, 1, dtype=torch.int64)]
-    for some in _portions(session.video_frames, f"{subject.name}: novel poses"):
-        yield from session.render(subject.avatar, poses[some], cameras[some])[:, 0]
+    for portion in _portions(session.video_frames, f"{subject.name}: novel poses"):
+        yield from session.render(subject.avatar, poses[portion], cameras[portion])[:, 0]
+
+
+def novel_poses(subject: Subject) -> BodyParams:
+    """Poses [T] of the novel-pose video, with the avatar's shape.
+
+    They move through the fits of frames that are not among the inputs, there and back. A capture without such fits has
+    a built-in motion.
+    """
+    session = subject.session
+    keys = _pose_keys(subject)
+    if keys is None:
+        motion = resample(builtin_motion(FALLBACK_MOTION, session.body), FPS, session.video_frames)
+        return apply_motion(motion, session.body, subject.avatar.betas, subject.inputs.body.scale[0].item())
+    fits, key_times = keys
+    times = loop_times(key_times[0].item(), key_times[-1].item(), session.video_frames).to(key_times)
+    return _with_avatar_shape(interpolate_poses(fits, key_times, times), subject)
 
 
 def _portions(frames: int, title: str) -> Iterator[slice]:
-    """Frames that are drawn in one call, with a bar of progress."""
+    """Ranges of frames that are rendered in one call, with a progress bar."""
     with tqdm(total=frames, desc=title, unit="frame") as bar:
-        for first in range(0, frames, FRAMES_AT_ONCE):
-            some = slice(first, min(first + FRAMES_AT_ONCE, frames))
-            yield some
-            bar.update(some.stop - some.start)
+        for first in range(0, frames, FRAMES_PER_CALL):
+            portion = slice(first, min(first + FRAMES_PER_CALL, frames))
+            yield portion
+            bar.update(portion.stop - portion.start)
 
 
-def _pose_keys(subject: Subject) -> tuple[BodyParams, Float[Tensor, " K"]]:
-    """Fits [K] of the held-out stretch, each in its subject frame, and their image ids as times."""
+def _pose_keys(subject: Subject) -> tuple[BodyParams, Float[Tensor, " K"]] | None:
+    """Fits [K] of the novel-pose video, each in its subject frame, and their image ids as times; None without any."""
     session, plan, capture = subject.session, subject.plan, subject.capture
     fits, times = [], []
-    for frame in held_out_keys(plan.novel_frames, plan.observed_frames, sorted(capture.fits)):
+    for frame in novel_pose_keys(plan.novel_frames, plan.observed_frames, sorted(capture.fits)):
         try:
             fits.append(capture.fit(frame, session.body))
             times.append(frame)
         except InputError as error:
             if frame in (*plan.novel_frames, *plan.observed_frames):
                 raise
-            logger.warning("left out of the novel-pose video: %s", error)  # there are others to move between
+            logger.warning("left out of the novel-pose video: %s", error)  # other fits remain
+    if len(fits) < 2:
+        return None
     fits = BodyParams.stack(fits)
     front = capture.cameras(plan.input_views[:1]).centers[0]
     pelvis = posed_pelvis(fits, session.body)
@@ -112,30 +136,46 @@ def _pose_keys(subject: Subject) -> tuple[BodyParams, Float[Tensor, " K"]]:
     return fits.to(session.device, torch.float32), torch.tensor(times, dtype=torch.float64, device=session.device)
 
 
-def _with_own_shape(pose: BodyParams, subject: Subject) -> BodyParams:
-    """The pose on the avatar's own body, pelvis at the origin: fits differ a little in shape from moment to moment."""
+def _with_avatar_shape(pose: BodyParams, subject: Subject) -> BodyParams:
+    """The pose on the avatar's own shape, with the pelvis at the origin: fits of a subject differ slightly in shape."""
     betas = subject.avatar.betas.expand_as(pose.betas)
     pelvis = rest_pelvis(subject.session.body, betas).to(pose.transl)
     return replace(pose, betas=betas, transl=-pose.scale[..., None] * pelvis)
 
 
 def comparison_sheet(subject: Subject) -> Float[Tensor, "3 H W"]:
-    """Inputs on top; below, predictions beside the ground truth, for novel views and for novel poses."""
+    """Inputs in the first row; below, predictions beside the ground truth, of novel views and of novel poses.
+
+    Without further cameras, the second row has renderings of the inputs. Novel poses are the held-out frames or,
+    without any, other frames that are not among the inputs.
+    """
     plan = subject.plan
     first = plan.observed_frames[0]
-    shown = plan.input_views[:4]
-    inputs = subject.frames([first], shown, SHEET_SIZE, "person")
-    rows = [[Tile(f"input: {view}, {first:04d}", image) for view, image in zip(shown, inputs.images[0])]]
-    views = [plan.target_views[0], plan.target_views[len(plan.target_views) // 2]] if plan.target_views else []
-    for kind, frame_ids in (("novel view", plan.observed_frames), ("novel pose", plan.novel_frames)):
-        if frame_ids and views:
-            moments = zip((frame_ids[0], frame_ids[-1]), views)
-            rows.append([tile for frame, view in moments for tile in _pair(subject, kind, frame, view)])
-    return make_sheet(rows, SHEET_SIZE)
+    inputs = subject.frames([first], plan.input_views[:SHEET_COLUMNS], TILE_SIZE, "person")
+    labels = [f"input: {view}, {first:04d}" for view in plan.input_views[:SHEET_COLUMNS]]
+    rows = [[Tile(label, image) for label, image in zip(labels, inputs.images[0])]]
+    kind, views = ("novel view", plan.target_views) if plan.target_views else ("input view", plan.input_views)
+    rows.append(_comparison_row(subject, kind, plan.observed_frames, views))
+    views = subject.novel_pose_views
+    unobserved = [f for f in subject.capture.complete_frames(views) if f not in plan.observed_frames]
+    if novel := plan.novel_frames or unobserved:
+        try:
+            rows.append(_comparison_row(subject, "novel pose", novel, views))
+        except InputError as error:
+            if plan.novel_frames:
+                raise
+            logger.warning("no novel poses on the sheet: %s", error)  # these frames are not needed otherwise
+    return make_sheet(rows, TILE_SIZE)
+
+
+def _comparison_row(subject: Subject, kind: str, frame_ids: list[int], views: list[str]) -> list[Tile]:
+    """Two pairs of prediction and ground truth: of the first and the last frame, in two of the cameras."""
+    pairs = zip((frame_ids[0], frame_ids[-1]), (views[0], views[len(views) // 2]))
+    return [tile for frame, view in dict.fromkeys(pairs) for tile in _pair(subject, kind, frame, view)]
 
 
 def _pair(subject: Subject, kind: str, frame: int, view: str) -> list[Tile]:
-    target = subject.frames([frame], [view], SHEET_SIZE, "person")[0]
+    target = subject.frames([frame], [view], TILE_SIZE, "person")[0]
     where = f"{kind} {view}, {frame:04d}"
     prediction = subject.render(target.body, target.cameras)[0]
     return [Tile(f"{where}: ours", prediction), Tile(f"{where}: truth", target.images[0])]

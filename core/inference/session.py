@@ -1,4 +1,4 @@
-"""What all subjects of a run share: the network, the protocol, the device."""
+"""A session: the network, protocol and device that all subjects of a run share."""
 
 import hashlib
 import json
@@ -21,21 +21,22 @@ from core.model.hgg import HumanGaussianGraph
 from core.render.backends import backend_name, load_backend
 from core.types.cameras import Cameras
 from core.utils.device import pick_device
+from core.utils.ranges import check_ranges
 from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import BodyModel
-from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
 FULL: Protocol = replace(PROTOCOLS["paper"], name="full", subjects=())
-"""The paper's views and frames, for whoever is there."""
+"""Views and frames of the paper, for any subject."""
 LONG_VIDEO = (512, 120)
 SHORT_VIDEO = (256, 48)
+"""Side in pixels, and number of frames."""
 REFINE_STEPS = {"cuda": RefineOptions.steps, "cpu": 12}
 
 
 @dataclass(frozen=True)
 class Session:
-    """A loaded checkpoint and what is to be done with it."""
+    """A loaded checkpoint and the settings that apply to all subjects."""
 
     options: InferenceOptions
     model: HumanGaussianGraph
@@ -45,17 +46,17 @@ class Session:
     input_size: int
     input_crop: str
     trained_size: int | None
-    """Pixels of the pictures that the network's training drew; None if that is not known."""
+    """Side of the images rendered in the network's training, in pixels; None if unknown."""
     video_size: int
     video_frames: int
     refiner: Refiner
-    """Of the network's avatars; without steps, unless these were asked for."""
+    """Refinement of the network's avatars; it has no effect if its options have no steps."""
     subjects: list[Path]
     """Folders of the captures."""
 
     @property
     def body(self) -> BodyModel:
-        """On `device`, as the network has it."""
+        """The network's body model, on `device`."""
         return self.model.body
 
     @property
@@ -69,45 +70,44 @@ class Session:
         return default if self.options.precision == "auto" else self.options.precision
 
     def autocast(self) -> torch.autocast:
-        """The network's precision as a context."""
+        """Context with the network's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def supersampling(self, size: int) -> int:
-        """How many times as large as pictures of `size` pixels avatars of this network are drawn."""
+        """Supersampling factor of images of `size` pixels, for avatars of this network."""
         return supersampling(size, self.trained_size)
 
     def render(self, avatar: Avatar, params: BodyParams, cameras: Cameras) -> Float[Tensor, "*batch P C 3 H W"]:
-        """Pictures on white of avatars `[*batch]` of this network in poses `[*batch, P]` from cameras `[*batch, P, C]`.
+        """Render avatars `[*batch]` of this network in poses `[*batch, P]` from cameras `[*batch, P, C]`, on white.
 
-        Those smaller than the pictures of its training are means of larger ones.
+        Images smaller than those of the network's training are supersampled.
         """
         supersample = self.supersampling(min(cameras.width, cameras.height))
         return render_avatar(avatar, self.body, params, cameras, backend=self.backend, supersample=supersample).colors
 
 
 def open_session(options: InferenceOptions) -> Session:
-    """Check what was asked for and load the checkpoint.
+    """Check the options and load the checkpoint.
 
     Raises:
-        InputError: If a file, folder, device or backend is not there, or a number makes no sense.
+        InputError: If a file, folder, device or backend is not available, or a number is out of range.
     """
+    check_ranges(options)
     device = pick_device(options.device)
-    steps = REFINE_STEPS[device.type] if options.refine is None else options.refine
-    if steps < 0:
-        raise InputError(f"--refine must be at least 0 (no refinement), got {steps}")
     load_backend(options.backend, device)
     protocol = _choose_protocol(options, device)
     entries = {entry.subject: entry.path for entry in find_subjects(options.captures)}
     subjects = [entries[name] for name in select_subjects(protocol, list(entries))]
     metadata = read_metadata(options.checkpoint)
-    # The capture's body is compared with it when its fits are read.
-    body = find_body(metadata["body"], options.body)
+    body = find_body(metadata["body"], options.body)  # compared with that of each capture when its fits are read
     model, metadata = load_checkpoint(options.checkpoint, body, device)
     model.requires_grad_(False)
     model.set_backend(options.backend)
+    model.set_nearest_search(options.nearest)
     trained = json.loads(metadata.get("training") or "{}").get("data", {})
-    input_size = options.input_size or trained.get("image_size", protocol.image_size)
     trained_size = trained.get("image_size")
+    input_size = options.input_size or trained.get("image_size", protocol.image_size)
+    steps = REFINE_STEPS[device.type] if options.refine is None else options.refine
     supersample = supersampling(input_size, trained_size)
     size, frames = LONG_VIDEO if device.type == "cuda" or options.full else SHORT_VIDEO
     return Session(
@@ -127,17 +127,20 @@ def open_session(options: InferenceOptions) -> Session:
 
 
 def _choose_protocol(options: InferenceOptions, device: torch.device) -> Protocol:
+    """The protocol of the options. Without measurements its novel frames are not held out."""
     name = options.protocol
     if name == "auto":
         name = "full" if options.full or device.type == "cuda" else "quick"
     protocol = FULL if name == "full" else PROTOCOLS[name]
     if options.input_views is not None:
         protocol = replace(protocol, input_views=options.input_views)
+    if options.novel_frames is not None or not options.evaluate:
+        protocol = replace(protocol, novel_frames=())
     return protocol
 
 
-def describe(session: Session) -> dict:
-    """What was run, for `metrics.json`: everything that does not decide whether two runs may be compared."""
+def session_settings(session: Session) -> dict:
+    """Settings of a session for `metrics.json`, except those of the protocol."""
     path = session.options.checkpoint
     return {
         "checkpoint": {
@@ -151,6 +154,6 @@ def describe(session: Session) -> dict:
         "precision": session.precision,
         "refinement": asdict(session.refiner.options) if session.refiner.options.steps else None,
         "backend": backend_name(session.backend, session.device),
-        "enlargement": session.supersampling(session.protocol.image_size),
+        "supersampling": session.supersampling(session.protocol.image_size),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

@@ -1,4 +1,4 @@
-"""Sheets of labelled pictures: what went in, what came out, and what was there."""
+"""Sheets of labelled images, such as inputs, renderings and ground truth."""
 
 from dataclasses import dataclass
 
@@ -11,21 +11,22 @@ from torch import Tensor
 from core.utils.images import from_bytes, to_bytes
 
 GAP = 6
+"""Pixels between tiles."""
 LABEL_HEIGHT = 20
 FONT_SIZE = 13
-INK = (40, 40, 40)
+LABEL_COLOR = (40, 40, 40)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture and the line below which it stands."""
+    """An image and the label above it."""
 
     label: str
     image: Float[Tensor, "3 H W"]
 
 
 def make_sheet(rows: list[list[Tile]], size: int = 256) -> Float[Tensor, "3 H W"]:
-    """Lay rows of pictures out on white, each `size` pixels wide and high under its label."""
+    """Lay out rows of tiles on white; images are resized to `size` x `size` pixels."""
     columns = max(len(row) for row in rows)
     step_x, step_y = size + GAP, size + LABEL_HEIGHT + GAP
     sheet = Image.new("RGB", (columns * step_x + GAP, len(rows) * step_y + GAP), "white")
@@ -34,7 +35,7 @@ def make_sheet(rows: list[list[Tile]], size: int = 256) -> Float[Tensor, "3 H W"
     for i, row in enumerate(rows):
         for j, tile in enumerate(row):
             x, y = GAP + j * step_x, GAP + i * step_y
-            draw.text((x + 2, y + 2), _fitting(tile.label, font, size - 4), fill=INK, font=font)
+            draw.text((x + 2, y + 2), _truncated(tile.label, font, size - 4), fill=LABEL_COLOR, font=font)
             sheet.paste(Image.fromarray(to_bytes(_resized(tile.image, size))), (x, y + LABEL_HEIGHT))
     return from_bytes(np.asarray(sheet))
 
@@ -48,8 +49,8 @@ def _resized(image: Float[Tensor, "3 H W"], size: int) -> Float[Tensor, "3 size 
     return resized[0]
 
 
-def _fitting(label: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """As much of a label as there is room for."""
+def _truncated(label: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The beginning of a label that fits into `width` pixels."""
     while len(label) > 1 and font.getlength(label) > width:
         label = label[:-1]
     return label

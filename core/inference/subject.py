@@ -1,6 +1,7 @@
-"""One person: the capture, what of it is shown to the network, and the avatar that comes out."""
+"""A subject: its capture, the frames and cameras that are used of it, and its avatar."""
 
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +14,15 @@ from core.avatar.avatar import Avatar
 from core.data.capture import Capture
 from core.data.dataset import load_frames
 from core.data.protocol import ResolvedProtocol, resolve
+from core.inference.options import InferenceOptions
 from core.inference.session import Session
 from core.types.cameras import Cameras
 from core.types.frames import Frames
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,52 +32,59 @@ class Subject:
     session: Session
     capture: Capture
     plan: ResolvedProtocol
+    """Cameras and frames in use. There may be no target views, or no novel frames."""
     inputs: Frames
-    """[F, C] as the network saw them, on the session's device."""
+    """Input frames [F, C] of the network, on the session's device."""
     avatar: Avatar
-    """No batch axes."""
+    """The subject's avatar, without batch axes."""
 
     @property
     def name(self) -> str:
         return self.capture.subject
 
+    @property
+    def novel_pose_views(self) -> list[str]:
+        """Cameras in which novel poses are measured: the target views or, without any, the input views."""
+        return self.plan.target_views or self.plan.input_views
+
     def frames(self, frame_ids: list[int], views: list[str], size: int, crop: str) -> Frames:
-        """Pictures [F, C] of this capture, in the subject frames that the avatar's poses are in."""
+        """Frames [F, C] of this capture, in the subject frames of the avatar's poses."""
         front = self.plan.input_views[0]
         frames = load_frames(self.capture, self.session.body, frame_ids, views, front, size, crop)
         return frames.to(self.session.device)
 
     def render(self, params: BodyParams, cameras: Cameras) -> Float[Tensor, "C 3 H W"]:
-        """Pictures of the avatar in one pose (no batch axes), from cameras [C], on white."""
+        """Render the avatar in one pose (no batch axes), from cameras [C], on white."""
         return self.session.render(self.avatar, params[None], cameras[None])[0]
 
 
 def open_subject(session: Session, path: Path) -> Subject:
-    """Read a capture's input pictures and make its avatar.
+    """Read the input frames of a capture and make its avatar.
 
     Raises:
-        InputError: If the capture lacks something or does not fit the checkpoint.
+        InputError: If the capture is incomplete, or does not fit the checkpoint or the options.
     """
     capture = Capture(path)
     _check_body(capture, session)
     capture.verify(session.body)
-    _check_choice(capture, session)
-    plan = _as_asked(resolve(session.protocol, capture, session.body), session.options.observed_frames)
-    moments = []
+    _check_requested(capture, session.options)
+    plan = with_requested_frames(resolve(session.protocol, capture, session.body), session.options)
+    _log_plan(capture.subject, plan)
+    frames = []
     for frame in tqdm(plan.observed_frames, desc=f"{capture.subject}: read inputs", unit="frame"):
         arguments = (plan.input_views, plan.input_views[0], session.input_size, session.input_crop)
-        moments.append(load_frames(capture, session.body, [frame], *arguments)[0])
-    inputs = Frames.stack(moments).to(session.device)
+        frames.append(load_frames(capture, session.body, [frame], *arguments)[0])
+    inputs = Frames.stack(frames).to(session.device)
     with tqdm(total=1 + session.refiner.options.steps, desc=f"{capture.subject}: make avatar", unit="step") as bar:
         avatar = make_avatar(session, inputs, bar.update)
     return Subject(session, capture, plan, inputs, avatar)
 
 
 def make_avatar(session: Session, inputs: Frames, on_step: Callable[[], object] = lambda: None) -> Avatar:
-    """The avatar of one person from the moments [F, C] that the network is shown; refined, unless that is off.
+    """Make the avatar of one subject from its input frames [F, C]; refined, unless refinement is off.
 
     Args:
-        tell: Called after the network and after each step of the refinement.
+        on_step: Called after the network and after each step of the refinement.
     """
     with session.autocast():
         avatar = session.model(Frames.stack([inputs])).avatar[0]
@@ -81,19 +92,44 @@ def make_avatar(session: Session, inputs: Frames, on_step: Callable[[], object] 
     return session.refiner(avatar, inputs, on_step)
 
 
-def _as_asked(plan: ResolvedProtocol, observed: tuple[int, ...] | None) -> ResolvedProtocol:
-    """Show the frames that were asked for by name, all of them and no others; what is shown is no novel pose."""
+def with_requested_frames(plan: ResolvedProtocol, options: InferenceOptions) -> ResolvedProtocol:
+    """Replace the frames of a plan by those that the options name. No frame is both observed and novel.
+
+    Raises:
+        InputError: If no frame is left to observe.
+    """
+    observed = list(dict.fromkeys(options.observed_frames or plan.observed_frames))
+    novel = list(dict.fromkeys(options.novel_frames or plan.novel_frames))
+    if options.observed_frames is None:
+        observed = [frame for frame in observed if frame not in novel]
+    else:
+        novel = [frame for frame in novel if frame not in observed]
     if not observed:
-        return plan
-    novel = [frame for frame in plan.novel_frames if frame not in observed]
-    return replace(plan, observed_frames=list(dict.fromkeys(observed)), novel_frames=novel)
+        raise InputError("--novel-frames names all frames of the capture; leave at least one for the input")
+    return replace(plan, observed_frames=observed, novel_frames=novel)
+
+
+def _log_plan(name: str, plan: ResolvedProtocol) -> None:
+    """Log which cameras and frames are used."""
+    observed, novel = ([f"{frame:04d}" for frame in frames] for frames in (plan.observed_frames, plan.novel_frames))
+    logger.info(
+        "%s: input cameras %s; input frames %s; held-out frames %s; further cameras %s",
+        *(name, *map(_join, (plan.input_views, observed, novel, plan.target_views))),
+    )
+
+
+def _join(names: list[str]) -> str:
+    """Names as a list for messages: the first 12, and the number if there are more."""
+    if not names:
+        return "none"
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])}, ... ({len(names)} in total)"
 
 
 def _check_body(capture: Capture, session: Session) -> None:
-    """A capture that names no body has SMPL's fits, which the stand-in must not be posed with."""
+    """A capture that names no body has fits of SMPL, with which the stand-in must not be posed."""
     if capture.body_fingerprint is None and session.body.fingerprint == _standin_fingerprint():
         raise InputError(
-            f"{capture.path}: its fits are SMPL's (it has no body.json), but {session.options.checkpoint} was trained "
+            f"{capture.path}: its fits are of SMPL (it has no body.json), but {session.options.checkpoint} was trained "
             "on the stand-in body; use a checkpoint that was trained on SMPL"
         )
 
@@ -103,17 +139,16 @@ def _standin_fingerprint() -> str:
     return load_body(STANDIN_BODY).fingerprint
 
 
-def _check_choice(capture: Capture, session: Session) -> None:
-    """Cameras and frames that were asked for by name are there; those of a protocol may be replaced."""
-    options = session.options
+def _check_requested(capture: Capture, options: InferenceOptions) -> None:
+    """Cameras and frames named by options must exist; those of a protocol may be replaced."""
     views = list(options.input_views or ())
     if views:
         capture.cameras(views)
-    frames = capture.complete_frames(views or capture.camera_names[:1])
-    for frame in options.observed_frames or ():
-        if frame not in frames:
-            raise InputError(
-                f"{capture.path}: frame {frame:04d} has no fit, or no picture in the input views; "
-                f"choose --observed-frames among {', '.join(f'{f:04d}' for f in frames[:12])}"
-                + (", ..." if len(frames) > 12 else "")
-            )
+    complete = capture.complete_frames(views or capture.camera_names[:1])
+    for option, frames in (("observed", options.observed_frames), ("novel", options.novel_frames)):
+        for frame in frames or ():
+            if frame not in complete:
+                raise InputError(
+                    f"{capture.path}: frame {frame:04d} has no fit, or no image in the input views; choose "
+                    f"--{option}-frames among {_join([f'{f:04d}' for f in complete])}"
+                )

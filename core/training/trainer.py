@@ -168,10 +168,10 @@ class Trainer:
         """Progress of the run from 0 to 1, equal in all processes."""
         options = self.options
         if options.max_minutes is not None and self.step % CLOCK_EVERY == 0:
-            (self._seconds,) = broadcast_object_list([self._run_seconds()])
+            (self._seconds,) = broadcast_object_list([self.run_seconds()])
         return run_progress(self.step, options.steps, self._seconds, options.max_minutes)
 
-    def _run_seconds(self) -> float:
+    def run_seconds(self) -> float:
         """Duration of the run so far, earlier parts included."""
         return self._earlier_seconds + time.monotonic() - self._start
 
@@ -255,7 +255,7 @@ class Trainer:
         rng = gather_object([rng_state(self.accelerator.device)])
         if self.log is None:
             return
-        options, seconds = self.options, self._run_seconds()
+        options, seconds = self.options, self.run_seconds()
         text = options_to_json(options)
         subjects = options.batch_size * options.accumulate * self.accelerator.num_processes
         this_training = Training(options.stage, self.step, subjects, options.data.image_size, seconds / 60)

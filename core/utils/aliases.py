@@ -34,6 +34,9 @@ class only."""
 _COLUMNS = {"tie": "surface_distance"}
 """Earlier columns of `log.csv`, and the present ones."""
 
+_PROTOCOL_KEYS = {"pictures": "images"}
+"""Earlier keys of a subject's record in `metrics.json`, and the present ones."""
+
 _FLAGS = {
     "--model.second-look": "--model.color-sampling",
     "--model.no-second-look": "--model.no-color-sampling",
@@ -74,6 +77,15 @@ def current_options(values: dict[str, Any], names: Sequence[str]) -> dict[str, A
 def current_column(name: str) -> str:
     """The present name of a column of `log.csv`, given its name in a log of any version."""
     return _COLUMNS.get(name, name)
+
+
+def current_protocol(protocol: dict[str, Any]) -> dict[str, Any]:
+    """`settings.protocol` of a `metrics.json` of any version, with present names."""
+    subjects = protocol.get("subjects", {})
+    renamed = {
+        name: {_PROTOCOL_KEYS.get(key, key): value for key, value in subjects[name].items()} for name in subjects
+    }
+    return protocol | {"subjects": renamed}
 
 
 def current_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

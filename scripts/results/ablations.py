@@ -67,7 +67,7 @@ class Ablation:
         training = self._training(bench)
         trainer = Trainer(training)
         trainer.run()
-        steps, minutes = trainer.step, trainer.clock.seconds() / 60
+        steps, minutes = trainer.step, trainer.run_seconds() / 60
         del trainer  # its workers and recordings go with it
         gc.collect()
         if bench.device.type == "cuda":

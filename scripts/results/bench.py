@@ -9,7 +9,7 @@ import torch
 
 from core.avatar.avatar import Avatar
 from core.checkpoint import Training
-from core.inference.evaluation import LPIPS_AT_ONCE, LPIPS_NETS, OURS, Draw, MetricSuite, Scores, measure
+from core.inference.evaluation import LPIPS_BATCH, LPIPS_NETS, OURS, MetricSuite, RenderMethods, Scores, measure
 from core.inference.options import InferenceOptions
 from core.inference.refinement import RefineOptions
 from core.inference.report import Metrics, summarise
@@ -117,7 +117,7 @@ class Bench:
     def metric_suite(self, metrics: tuple[str, ...] = tuple(LPIPS_NETS)) -> MetricSuite:
         """The metrics, those of LPIPS that are named."""
         if metrics not in self._judges:
-            at_once = LPIPS_ON_CUDA if self.device.type == "cuda" else LPIPS_AT_ONCE
+            at_once = LPIPS_ON_CUDA if self.device.type == "cuda" else LPIPS_BATCH
             self._judges[metrics] = MetricSuite(self.device, metrics, at_once)
         return self._judges[metrics]
 
@@ -143,7 +143,7 @@ class Bench:
 
     @torch.no_grad()
     def measure(
-        self, draw: Callable[[int], Draw], size: int, metric_suite: MetricSuite, persons: int | None = None
+        self, draw: Callable[[int], RenderMethods], size: int, metric_suite: MetricSuite, persons: int | None = None
     ) -> Metrics:
         """Metrics of what `draw(index)` draws of each person under the name `ours`, or of the first `persons`."""
         names = self.people.names[:persons]
@@ -156,7 +156,7 @@ class Bench:
     def measure_avatars(self, avatars: list[Avatar], session: Session, size: int, metric_suite: MetricSuite) -> Metrics:
         """Metrics of avatars of the session's network, one of each of the first people."""
 
-        def draw_person(index: int) -> Draw:
+        def draw_person(index: int) -> RenderMethods:
             def draw(target: Frames) -> dict:
                 return {OURS: session.render(avatars[index][None], target.body[None], target.cameras[None])[0]}
 

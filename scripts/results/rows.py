@@ -7,9 +7,9 @@ from typing import Protocol
 import torch
 
 from core.checkpoint import read_trainings
-from core.inference.baselines import paint, render_painted
-from core.inference.evaluation import OURS, Draw
-from core.inference.session import Session, describe
+from core.inference.baselines import baseline_colors, render_baselines
+from core.inference.evaluation import OURS, RenderMethods
+from core.inference.session import Session, session_settings
 from core.types.frames import Frames
 from scripts.results.ablations import ABLATIONS, ablation_size
 from scripts.results.bench import Bench, InputSubset, Measured, mean_gaussians
@@ -36,7 +36,7 @@ EVERYTHING = InputSubset()
 
 def checkpoint_settings(bench: Bench, size: int, shown: InputSubset = EVERYTHING) -> dict:
     """What rows of the checkpoint's avatars depend on."""
-    described = describe(bench.headline)
+    described = session_settings(bench.headline)
     own = {
         "checkpoint": described["checkpoint"]["sha256"],
         "training": current_settings(json.loads(bench.headline.metadata.get("training") or "{}")),
@@ -95,19 +95,19 @@ class PaintedRow:
 
     def settings(self, bench: Bench) -> dict:
         session = bench.headline
-        own = {"input": describe(session)["input"], "shown": asdict(EVERYTHING)}
+        own = {"input": session_settings(session)["input"], "shown": asdict(EVERYTHING)}
         return bench.judged_by(bench.options.image_size) | own
 
     def measure(self, bench: Bench) -> Measured:
         body, inputs = bench.headline.body, bench.inputs(bench.headline)
 
         @torch.no_grad()
-        def draw_person(index: int) -> Draw:
-            colors = {OURS: paint(inputs[index].unpack(), body)[self.paint]}
+        def draw_person(index: int) -> RenderMethods:
+            colors = {OURS: baseline_colors(inputs[index].unpack(), body)[self.paint]}
 
             def draw(target: Frames) -> dict:
                 moments = [(target.body[i], target.cameras[i]) for i in range(len(target.images))]
-                return {OURS: torch.stack([render_painted(colors, body, *moment)[OURS] for moment in moments])}
+                return {OURS: torch.stack([render_baselines(colors, body, *moment)[OURS] for moment in moments])}
 
             return draw
 

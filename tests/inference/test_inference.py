@@ -1,4 +1,4 @@
-"""infer.py from end to end, with a tiny random network on tiny captures, and what it says when something is wrong."""
+"""infer.py from end to end, with a tiny random network on tiny captures, and its errors."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from core.inference import evaluation, outputs
 from core.inference.options import InferenceOptions
 from core.inference.outputs import FILES
 from core.inference.report import METRICS, SPLITS
-from core.inference.session import describe, open_session
+from core.inference.session import open_session, session_settings
 from core.inference.subject import open_subject
 from core.model.hgg import HumanGaussianGraph
 from core.options import GraphOptions, ModelOptions, UNetOptions
@@ -49,7 +49,7 @@ TINY = ModelOptions(
 
 @pytest.fixture(scope="module")
 def captures(tmp_path_factory, body):
-    """Two people of 4 frames; four input cameras and two others."""
+    """Two subjects of 4 frames; four input cameras and two others."""
     root = tmp_path_factory.mktemp("captures")
     for name in ("209801", "209802"):
         TinyCapture(image_size=(153, 128), frames=FRAMES).write(root / name, body)
@@ -82,7 +82,7 @@ def options(captures, checkpoint, tmp_path):
 
 @pytest.fixture
 def small_protocol(monkeypatch):
-    """`quick` with 2 observed frames, 1 held out, 1 target camera, 64 px; LPIPS a stand-in for VGG, none for Alex."""
+    """`quick` with 2 observed frames, 1 held out, 1 target camera, 64 px; a substitute for LPIPS, of VGG only."""
     from core.inference import session
 
     quick = replace(
@@ -98,11 +98,11 @@ def small_protocol(monkeypatch):
 
 
 def refusal(main, capsys) -> str:
-    """The one line that a failing program leaves, after progress bars."""
+    """The one line of an error, without progress bars."""
     capsys.readouterr()
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as stopped:
         run(main)
-    assert left.value.code == 2
+    assert stopped.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     return lines[0]
@@ -112,33 +112,33 @@ def test_writes_everything_for_a_subject(options, body, small_protocol):
     infer.main(options)
     folder = options.workspace / "209801"
     assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
-    assert sorted(p.name for p in options.workspace.iterdir()) == ["209801"]  # not evaluated, nothing left over
+    assert sorted(p.name for p in options.workspace.iterdir()) == ["209801"]  # no metrics, no temporary files
 
     avatar = load_avatar(folder / "avatar.safetensors")
     assert avatar.body == body.fingerprint and avatar.count == body.num_vertices
     expected = canonical_gaussians(avatar, body)
-    viewed = load_ply(folder / "avatar.ply")
-    torch.testing.assert_close(viewed.means, expected.means, rtol=0, atol=1e-5)
-    torch.testing.assert_close(viewed.colors, expected.colors, rtol=0, atol=1e-5)
+    read = load_ply(folder / "avatar.ply")
+    torch.testing.assert_close(read.means, expected.means, rtol=0, atol=1e-5)
+    torch.testing.assert_close(read.colors, expected.colors, rtol=0, atol=1e-5)
 
     for name in ("turntable.mp4", "novel_pose.mp4"):
         with av.open(str(folder / name)) as container:
             frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
         assert [f.shape for f in frames] == [(48, 48, 3)] * 3
-        # A person is in each picture, on white.
+        # Each image shows the subject, on white.
         assert all(f.min() < 150 and np.median(f) > 240 for f in frames)
-        assert np.abs(frames[0].astype(int) - frames[1]).max() > 30  # something turns or moves
+        assert np.abs(frames[0].astype(int) - frames[1]).max() > 30  # the camera or the body moves
     with Image.open(folder / "comparison.png") as sheet:
-        assert sheet.width > 4 * 300 and sheet.height > 3 * 300
+        assert sheet.width > 4 * 300 and sheet.height > 3 * 300  # inputs, novel views, novel poses
 
 
-@pytest.mark.parametrize("pictures", [outputs._turntable_pictures, outputs._novel_pose_pictures])
-def test_videos_show_the_same_in_portions_and_frame_by_frame(options, small_protocol, monkeypatch, pictures):
+@pytest.mark.parametrize("images", [outputs.turntable_images, outputs.novel_pose_images])
+def test_videos_do_not_depend_on_the_frames_per_call(options, small_protocol, monkeypatch, images):
     subject = open_subject(open_session(options), options.captures)
     frames = {}
     for size in (1, 2, 16):
-        monkeypatch.setattr(outputs, "FRAMES_AT_ONCE", size)
-        frames[size] = torch.stack(list(pictures(subject)))
+        monkeypatch.setattr(outputs, "FRAMES_PER_CALL", size)
+        frames[size] = torch.stack(list(images(subject)))
     assert frames[1].shape == (3, 3, 48, 48)
     for size in (2, 16):
         torch.testing.assert_close(frames[size], frames[1], rtol=0, atol=1e-4)
@@ -183,22 +183,23 @@ def test_avatars_are_refined_unless_that_is_off(options):
 
 
 def trained_at(checkpoint: Path, size: int, body, path: Path) -> Path:
-    """A copy of a checkpoint that names the pictures of its training."""
+    """A copy of a checkpoint that names the image size of its training."""
     model, _ = load_checkpoint(checkpoint, body)
     save_checkpoint(path, model, training=json.dumps({"data": {"image_size": size}}))
     return path
 
 
-def test_small_pictures_are_means_of_such_as_training_drew(options, body, tmp_path, small_protocol):
-    """Those measured (64 px) and in videos (48 px), by a network trained on 100 px; baselines are what they were."""
-    options = replace(options, checkpoint=trained_at(options.checkpoint, 100, body, tmp_path / "c.safetensors"))
+def test_images_smaller_than_in_training_are_supersampled(options, body, tmp_path, small_protocol):
+    """Measured images (64 px) and videos (48 px) of a network trained at 100 px; baselines do not change."""
+    checkpoint = trained_at(options.checkpoint, 100, body, tmp_path / "c.safetensors")
+    options = replace(options, checkpoint=checkpoint, evaluate=True)
     session = open_session(options)
-    assert session.trained_size == 100 and describe(session)["enlargement"] == 2
+    assert session.trained_size == 100 and session_settings(session)["supersampling"] == 2
     subject = open_subject(session, options.captures)
     plain = replace(subject, session=replace(session, trained_size=None))
 
-    def drawn(subject, method):
-        """All pictures of a method, and the ground truth that they are compared with."""
+    def rendered(subject, method):
+        """All renderings of a method, and the target frames that they are compared with."""
         pairs = []
 
         def metric_suite(predicted, target):
@@ -206,32 +207,32 @@ def test_small_pictures_are_means_of_such_as_training_drew(options, body, tmp_pa
             return [dict.fromkeys(METRICS, 0.0)] * len(predicted)
 
         evaluation.evaluate(subject, metric_suite)
-        methods = len(pairs) // 3  # moments
+        methods = len(pairs) // 3  # frames
         return [pairs[i] for i in range(method, len(pairs), methods)]
 
-    for (picture, target), (own_size, _) in zip(drawn(subject, 0), drawn(plain, 0), strict=True):
+    for (image, target), (own_size, _) in zip(rendered(subject, 0), rendered(plain, 0), strict=True):
         large = plain.render(target.body, target.cameras.resized(128, 128))
-        torch.testing.assert_close(picture, torch.nn.functional.avg_pool2d(large, 2))
-        assert (picture - own_size).abs().max() > 0.01
+        torch.testing.assert_close(image, torch.nn.functional.avg_pool2d(large, 2))
+        assert (image - own_size).abs().max() > 0.01
     for method in (1, 2):
-        for (picture, _), (same, _) in zip(drawn(subject, method), drawn(plain, method), strict=True):
-            assert picture.equal(same)
+        for (image, _), (same, _) in zip(rendered(subject, method), rendered(plain, method), strict=True):
+            assert image.equal(same)
 
-    for pictures in (outputs._turntable_pictures, outputs._novel_pose_pictures):
+    for images in (outputs.turntable_images, outputs.novel_pose_images):
         large = replace(plain, session=replace(plain.session, video_size=3 * 48))
-        means = [torch.nn.functional.avg_pool2d(frame, 3) for frame in pictures(large)]
-        torch.testing.assert_close(list(pictures(subject)), means, rtol=0, atol=1e-4)
+        means = [torch.nn.functional.avg_pool2d(frame, 3) for frame in images(large)]
+        torch.testing.assert_close(list(images(subject)), means, rtol=0, atol=1e-4)
 
 
-def test_refined_avatars_are_nearer_to_their_inputs_and_are_what_is_written(options, small_protocol):
+def test_refined_avatars_fit_their_inputs_better_and_are_written(options, small_protocol):
     from core.losses.metrics import psnr
 
     options = replace(options, input_views=("22327091", "22236236"), observed_frames=(5, 10))
     distances = []
     for steps in (0, 4):
         subject = open_subject(open_session(replace(options, refine=steps)), options.captures)
-        drawn = [subject.render(moment.body, moment.cameras) for moment in (subject.inputs[0], subject.inputs[1])]
-        distances.append(psnr(torch.stack(drawn), subject.inputs.images).mean().item())
+        rendered = [subject.render(frame.body, frame.cameras) for frame in (subject.inputs[0], subject.inputs[1])]
+        distances.append(psnr(torch.stack(rendered), subject.inputs.images).mean().item())
     assert distances[1] > distances[0] + 0.3
     assert all(p.grad is None and not p.requires_grad for p in subject.session.model.parameters())
 
@@ -242,7 +243,7 @@ def test_refined_avatars_are_nearer_to_their_inputs_and_are_what_is_written(opti
     assert refinement["steps"] == 4 and refinement["rates"]["colors"] > 0
 
 
-def test_feedback_draws_with_the_backend_that_was_asked_for(options, body, tmp_path):
+def test_feedback_renders_with_the_requested_backend(options, body, tmp_path):
     path = tmp_path / "feedback.safetensors"
     save_checkpoint(path, HumanGaussianGraph(replace(TINY, feedback=1), body))
     session = open_session(replace(options, checkpoint=path, backend="torch"))
@@ -254,8 +255,9 @@ def test_one_camera_and_chosen_frames(options, small_protocol):
     assert (options.workspace / "209801" / "comparison.png").is_file()
 
 
-def test_frames_that_are_asked_for_are_shown_and_are_no_novel_poses(options):
-    """Though the protocol, whose frames are not there, would choose others."""
+def test_requested_frames_are_observed_and_are_no_novel_poses(options):
+    """The protocol, whose frames do not exist here, would choose others."""
+    options = replace(options, evaluate=True)
     default = open_subject(open_session(options), options.captures).plan
     assert (default.observed_frames, default.novel_frames) == ([5, 10], [15, 20])
     plan = open_subject(open_session(replace(options, observed_frames=(15,))), options.captures).plan
@@ -263,17 +265,95 @@ def test_frames_that_are_asked_for_are_shown_and_are_no_novel_poses(options):
 
 
 def test_a_capture_without_further_cameras(options, body, tmp_path, small_protocol, caplog):
-    """Its avatar is made; there is nothing to measure it by."""
+    """Novel poses are measured in the input cameras; there are no novel views."""
     capture = TinyCapture(image_size=(153, 128), frames=FRAMES, num_cameras=4).write(tmp_path / "209805", body)
     infer.main(replace(options, captures=capture, evaluate=True))
-    assert "209805: nothing to measure" in caplog.text
+    assert "209805: no novel views" in caplog.text
     metrics = json.loads((options.workspace / "metrics.json").read_text())
-    assert metrics["subjects"]["209805"] == metrics["mean"] == {split: {} for split in SPLITS}
+    assert metrics["mean"]["novel_view"] == {} and metrics["mean"]["novel_pose"]["psnr"] > 5
+    assert metrics["subjects"]["209805"] == metrics["mean"]
+
+
+def sheet_rows(workspace: Path, subject: str = "209801") -> int:
+    with Image.open(workspace / subject / "comparison.png") as sheet:
+        return sheet.height // (300 + 20)
+
+
+def test_no_frame_is_held_out_without_measurements(options, small_protocol, caplog):
+    """`quick` holds out a frame for measurements only, or on request."""
+    caplog.set_level("INFO")
+    plans = {}
+    for name, change in (("", {}), ("evaluate", {"evaluate": True}), ("novel", {"novel_frames": (15,)})):
+        subject = open_subject(open_session(replace(options, **change)), options.captures)
+        plans[name] = (subject.plan.observed_frames, subject.plan.novel_frames)
+    assert plans == {"": ([5, 15], []), "evaluate": ([5, 15], [20]), "novel": ([5], [15])}
+    assert "input cameras 22327091, 22327116, 22236236, 22327073; input frames 0005, 0015; held" in caplog.text
+
+
+def test_all_frames_of_a_small_capture_are_inputs(options):
+    """The protocol has 8 input frames, the capture 4."""
+    plan = open_subject(open_session(options), options.captures).plan
+    assert (plan.observed_frames, plan.novel_frames) == (list(FRAMES), [])
+
+
+@pytest.mark.parametrize("change", [{"observed_frames": (5,)}, {"observed_frames": FRAMES}])
+def test_all_cameras_as_inputs(options, change, small_protocol):
+    """There is no novel view; the sheet has the inputs, their renderings and, if there are any, novel poses."""
+    cameras = tuple(path.name for path in (options.captures / "images_lr").iterdir())
+    infer.main(replace(options, input_views=cameras, **change))
+    assert sheet_rows(options.workspace) == (3 if change["observed_frames"] == (5,) else 2)
+    assert sorted(p.name for p in (options.workspace / "209801").iterdir()) == sorted(FILES)
+
+
+def test_a_capture_of_one_frame_has_a_novel_pose_video(options, body, tmp_path):
+    """Without further fits a built-in motion is shown."""
+    capture = TinyCapture(image_size=(153, 128), frames=(5,)).write(tmp_path / "209806", body)
+    infer.main(replace(options, captures=capture))
+    subject = open_subject(open_session(options), capture)
+    poses = outputs.novel_poses(subject)
+    assert poses.body_pose.shape == (options.video_frames, 69)
+    assert (poses.body_pose - subject.inputs.body.body_pose).abs().max() > 0.3
+    with av.open(str(options.workspace / "209806" / "novel_pose.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == options.video_frames
+    assert sheet_rows(options.workspace, "209806") == 2
+    infer.main(replace(options, captures=capture, evaluate=True))
+    metrics = json.loads((options.workspace / "metrics.json").read_text())
+    assert metrics["mean"]["novel_pose"] == {} and metrics["mean"]["novel_view"]["psnr"] > 5
+
+
+def test_one_image_as_input(options, small_protocol):
+    infer.main(replace(options, observed_frames=(5,), input_views=("22236222",)))
+    assert sheet_rows(options.workspace) == 3
+
+
+def test_held_out_frames_leave_an_input(options, capsys):
+    line = refusal(lambda: infer.main(replace(options, novel_frames=FRAMES)), capsys)
+    assert "--novel-frames names all frames" in line
+    line = refusal(lambda: infer.main(replace(options, novel_frames=(5,), observed_frames=(5, 10))), capsys)
+    assert "both name 0005" in line
+
+
+def test_ply_with_harmonics_for_other_viewers(options):
+    from plyfile import PlyData
+
+    read = {}
+    for degree in (0, 3):
+        infer.main(replace(options, ply_degree=degree))
+        path = options.workspace / "209801" / "avatar.ply"
+        vertices = PlyData.read(str(path))["vertex"]
+        names = [p.name for p in vertices.properties]
+        assert [n for n in names if n.startswith("f_rest_")] == [f"f_rest_{i}" for i in range(45 if degree else 0)]
+        assert all((vertices[n] == 0).all() for n in names if n.startswith("f_rest_"))
+        read[degree] = load_ply(path)
+    torch.testing.assert_close(read[3].colors, read[0].colors)
+    assert (
+        names.index("f_rest_0") == names.index("f_dc_2") + 1 and names.index("f_rest_44") == names.index("opacity") - 1
+    )
 
 
 def test_unknown_camera(options, small_protocol, capsys):
     line = refusal(lambda: infer.main(replace(options, input_views=("22327091", "99999999"))), capsys)
-    assert "99999999" in line and "22236222" in line  # what was asked for, and what there is
+    assert "99999999" in line and "22236222" in line  # the requested one, and the existing ones
     assert not options.workspace.exists()
 
 
@@ -288,31 +368,31 @@ def test_checkpoint_for_another_body(options, body, tmp_path, small_protocol, ca
     (capture / "body.json").write_text(json.dumps({"fingerprint": "0123456789abcdef"}))
     line = refusal(lambda: infer.main(replace(options, captures=capture)), capsys)
     assert "0123456789abcdef" in line and "209803" in line
-    (capture / "body.json").unlink()  # then its fits are SMPL's
+    (capture / "body.json").unlink()  # then its fits are of SMPL
     line = refusal(lambda: infer.main(replace(options, captures=capture)), capsys)
     assert "SMPL" in line and "209803" in line
     assert not options.workspace.exists()
 
 
-def test_a_broken_picture_leaves_nothing(options, tmp_path, small_protocol, capsys):
+def test_an_unreadable_image_leaves_no_output(options, tmp_path, small_protocol, capsys):
     capture = tmp_path / "209804"
     shutil.copytree(options.captures, capture)
-    # The target camera of the last frame: it is read when the first files have been written.
-    for picture in capture.glob("images_lr/22236*/0020_img.jpg"):
-        picture.write_bytes(picture.read_bytes()[:300])
-    line = refusal(lambda: infer.main(replace(options, captures=capture)), capsys)
+    # A held-out frame: it is read for the sheet, after the other files have been written.
+    for image in capture.glob("images_lr/22236*/0020_img.jpg"):
+        image.write_bytes(image.read_bytes()[:300])
+    line = refusal(lambda: infer.main(replace(options, captures=capture, novel_frames=(20,))), capsys)
     assert "0020_img.jpg" in line
     assert not options.workspace.exists() or not list(options.workspace.iterdir())
 
 
 def test_other_files_are_not_overwritten(options, small_protocol, capsys):
-    """The workspace is the folder of captures: results would take the captures' place."""
+    """The workspace is the folder of captures: results would replace the captures."""
     line = refusal(lambda: infer.main(replace(options, workspace=options.captures.parent)), capsys)
     assert "--workspace" in line
     assert (options.captures / "camera_extrinsics.json").is_file()
 
 
-def test_no_cuda_when_asked_for(options, monkeypatch, capsys):
+def test_cuda_that_is_not_available_is_refused(options, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     line = refusal(lambda: infer.main(replace(options, device="cuda")), capsys)
     assert "cuda" in line and "--device cpu" in line
@@ -329,7 +409,7 @@ def test_no_cuda_when_asked_for(options, monkeypatch, capsys):
         ({"refine": -1}, "--refine must be at least 0"),
     ],
 )
-def test_what_is_not_there_is_named(options, change, named, capsys):
+def test_missing_things_are_named(options, change, named, capsys):
     assert named in refusal(lambda: infer.main(replace(options, **change)), capsys)
     assert not options.workspace.exists()
 

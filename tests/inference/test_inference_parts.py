@@ -1,14 +1,14 @@
-"""The parts of inference one by one: paint on the body, trajectories, sheets, tables."""
+"""Parts of inference: baselines, trajectories, sheets, tables."""
 
 import math
 
 import pytest
 import torch
 
-from core.inference.baselines import paint, render_painted
+from core.inference.baselines import baseline_colors, render_baselines
 from core.inference.report import format_table, mean_metrics, summarise
 from core.inference.sheet import Tile, make_sheet
-from core.inference.trajectories import held_out_keys, interpolate_poses, there_and_back, turntable
+from core.inference.trajectories import MAX_KEYS, interpolate_poses, loop_times, novel_pose_keys, turntable
 from core.types.frames import Frames
 from smpl_renderer.rotations import axis_angle_to_matrix
 from smpl_renderer.types import BodyParams
@@ -18,7 +18,7 @@ FRONT, BACK = torch.tensor([0.9, 0.2, 0.1]), torch.tensor([0.1, 0.3, 0.8])
 
 @pytest.fixture(scope="module")
 def two_sided(body):
-    """A person whose front is of one colour and whose back is of another, from all around; and those vertex colours."""
+    """Images from all around of a body with a front and a back colour; its vertex colours and normals."""
     params = BodyParams.zeros(1)
     vertices = body(params).vertices[0]
     normals = torch.zeros_like(vertices)
@@ -28,38 +28,38 @@ def two_sided(body):
         normals.index_add_(0, body.faces[:, k], face_normals)
     colors = torch.where(normals[:, 2:] > 0, FRONT, BACK)
     cameras = turntable(vertices, 4, 96)[None]
-    painted = render_painted({"c": colors, "a": torch.zeros_like(colors)}, body, params[0], cameras[0])
-    return Frames(painted["c"][None], 1 - painted["a"][None, :, :1], cameras, params), colors, normals
+    images = render_baselines({"c": colors, "a": torch.zeros_like(colors)}, body, params[0], cameras[0])
+    return Frames(images["c"][None], 1 - images["a"][None, :, :1], cameras, params), colors, normals
 
 
-def test_vertices_get_the_pixels_that_see_them(two_sided, body):
+def test_vertices_have_the_colours_of_the_pixels_that_show_them(two_sided, body):
     frames, colors, normals = two_sided
-    recovered = paint(frames, body)["vertex_color"]
-    # Away from the seam; samples at 96 px mix neighbouring pixels, and those at silhouettes the white behind.
+    recovered = baseline_colors(frames, body)["vertex_color"]
+    # Away from the seam; samples at 96 px mix neighbouring pixels, and at silhouettes the white background.
     clear = normals[:, 2].abs() > 0.9 * normals.norm(dim=-1)
     errors = (recovered - colors).abs().amax(-1)[clear]
     assert errors.quantile(0.9) < 0.1
-    # Without the depth test every vertex would be a mixture of both sides, some 0.35 away.
+    # Without the depth test every vertex would be a mixture of both sides, about 0.35 away.
     assert errors.mean() < 0.05
 
 
-def test_unseen_vertices_take_the_nearest_seen_color(two_sided, body):
+def test_hidden_vertices_have_the_nearest_visible_color(two_sided, body):
     frames, _, normals = two_sided
-    recovered = paint(frames.select_views([0]), body)["vertex_color"]  # from the front only
+    recovered = baseline_colors(frames.select_views([0]), body)["vertex_color"]  # from the front only
     backwards = normals[:, 2] < -0.9 * normals.norm(dim=-1)
     assert backwards.sum() > 500
     assert ((recovered[backwards] - FRONT).abs().amax(-1) < 0.25).float().mean() > 0.95
 
 
-def test_mean_color_is_that_of_the_foreground(two_sided, body):
+def test_mean_color_is_the_mean_of_the_foreground(two_sided, body):
     frames, *_ = two_sided
-    (color,) = paint(frames, body)["mean_color"].unique(dim=0)
+    (color,) = baseline_colors(frames, body)["mean_color"].unique(dim=0)
     inside = frames.alphas[0, :, 0] > 0.999
     expected = frames.images[0].movedim(1, -1)[inside].mean(0)
-    torch.testing.assert_close(color, expected, rtol=0, atol=0.03)  # which leaves out the soft border
+    torch.testing.assert_close(color, expected, rtol=0, atol=0.03)  # without the soft border
 
 
-def test_turntable_keeps_everything_in_the_picture(body):
+def test_turntable_images_contain_the_whole_body(body):
     poses = BodyParams.zeros(2)
     poses.body_pose[1, 15 * 3 + 2] = 1.2
     vertices = body(poses).vertices
@@ -87,13 +87,13 @@ def test_poses_are_interpolated_along_arcs():
     times = torch.tensor([5.0, 15.0, 25.0])
     at = torch.tensor([0.0, 5.0, 10.0, 15.0, 25.0, 30.0])
     poses = interpolate_poses(keys, times, at)
-    for i, key in ((0, 0), (1, 0), (3, 1), (4, 2), (5, 2)):  # at the keys, and outside of their range
+    for i, key in ((0, 0), (1, 0), (3, 1), (4, 2), (5, 2)):  # at the keys, and outside their range
         for name in ("betas", "transl", "scale"):
             torch.testing.assert_close(getattr(poses, name)[i], getattr(keys, name)[key])
         actual, expected = (axis_angle_to_matrix(p.body_pose.view(23, 3)) for p in (poses[i], keys[key]))
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(poses.scale[2], torch.tensor(1.5))
-    # From 3 rad to -3 rad the short way leads over pi, not over 0.
+    # The short arc from 3 rad to -3 rad passes pi, not 0.
     torch.testing.assert_close(
         axis_angle_to_matrix(poses.global_orient[2]),
         axis_angle_to_matrix(torch.tensor([0.0, math.pi, 0.0])),
@@ -102,13 +102,13 @@ def test_poses_are_interpolated_along_arcs():
     )
 
 
-def test_a_single_key_stands_still():
+def test_a_single_key_is_constant():
     poses = interpolate_poses(BodyParams.zeros(1), torch.tensor([5.0]), torch.tensor([5.0, 5.0]))
     assert poses.scale.shape == (2,)
 
 
-def test_loops_close():
-    times = there_and_back(5, 15, 10)
+def test_loops_are_seamless():
+    times = loop_times(5, 15, 10)
     assert times[0] == 5 and times[5] == 15 and times.max() == 15
     torch.testing.assert_close(times[1:], times[1:].flip(0))
 
@@ -116,13 +116,15 @@ def test_loops_close():
 @pytest.mark.parametrize(
     ("novel", "observed", "available", "expected"),
     [
-        ([40, 50], [5, 45], [5, 40, 45, 47, 50, 55], [40, 47, 50]),  # all held-out fits in between
+        ([40, 50], [5, 45], [5, 40, 45, 47, 50, 55], [40, 47, 50]),  # all fits of the held-out interval
         ([50], [5, 40], [5, 40, 50], [40, 50]),  # one alone is no motion
-        ([], [5, 40], [5, 40], [5, 40]),
+        ([], [5, 40], [5, 40, 45], []),
+        ([], [5, 40], [5, 10, 40, 45, 50, 55], [45, 50, 55]),  # the longest run without input frames
+        ([], [5], [5, *range(10, 100)], [*range(10, 10 + MAX_KEYS)]),
     ],
 )
 def test_keys_of_the_novel_pose_video(novel, observed, available, expected):
-    assert held_out_keys(novel, observed, available) == expected
+    assert novel_pose_keys(novel, observed, available) == expected
 
 
 def test_sheet_layout():

@@ -1,4 +1,4 @@
-"""Avatars refined on pictures: what gets better, what stays, and what does not depend on who calls."""
+"""Refinement of avatars on images: what improves, what is kept, and independence of the caller's modes."""
 
 import copy
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 
 from core.avatar.avatar import Avatar
 from core.avatar.rendering import render_avatar
-from core.inference.refinement import Rates, RefineOptions, Refiner, _order
+from core.inference.refinement import Rates, RefineOptions, Refiner, image_order
 from core.losses.metrics import psnr
 from core.model.heads import MAX_OFFSET
 from core.model.surface import place_queries
@@ -26,7 +26,7 @@ def refine(avatar: Avatar, inputs: Frames, body, options: RefineOptions = OPTION
 
 @pytest.fixture(scope="module")
 def truth(body) -> Avatar:
-    """Every third vertex has a large Gaussian, coloured in stripes."""
+    """A large Gaussian at every third vertex, coloured in stripes."""
     start = place_queries(body, 1)
     ids = torch.arange(0, body.num_vertices, 3)
     stripes = 0.5 + 0.4 * torch.sin(20 * body.v_template[ids] + torch.tensor([0.0, 1.0, 2.0]))
@@ -42,8 +42,8 @@ def truth(body) -> Avatar:
     )
 
 
-def moments(count: int) -> BodyParams:
-    """Poses in which the arms come down."""
+def poses(count: int) -> BodyParams:
+    """Poses in which the arms are lowered."""
     params = BodyParams.zeros(count)
     params.body_pose[:, 3 * 15 + 2] = -torch.linspace(0.2, 1.0, count)
     params.body_pose[:, 3 * 16 + 2] = torch.linspace(0.2, 1.0, count)
@@ -51,29 +51,30 @@ def moments(count: int) -> BodyParams:
 
 
 def cameras(count: int, angles: list[float]) -> Cameras:
-    """All around, in all moments."""
-    turns = torch.tensor(angles).deg2rad()
-    eyes = 3.0 * torch.stack([turns.sin(), torch.zeros(len(turns)), turns.cos()], -1) + torch.tensor([0.0, -0.3, 0.0])
+    """Cameras at the given azimuths, the same in all frames."""
+    azimuths = torch.tensor(angles).deg2rad()
+    directions = torch.stack([azimuths.sin(), torch.zeros(len(azimuths)), azimuths.cos()], -1)
+    eyes = 3.0 * directions + torch.tensor([0.0, -0.3, 0.0])
     viewmats = look_at(eyes, torch.tensor([0.0, -0.3, 0.0]), torch.tensor([0.0, 1.0, 0.0]))
     K = torch.tensor([[1.3 * SIZE, 0.0, SIZE / 2], [0.0, 1.3 * SIZE, SIZE / 2], [0.0, 0.0, 1.0]])
     views = len(angles)
     return Cameras(viewmats.expand(count, views, 4, 4), K.expand(count, views, 3, 3), SIZE, SIZE)
 
 
-def photograph(avatar: Avatar, body, count: int, angles: list[float]) -> Frames:
-    params, own = moments(count), cameras(count, angles)
-    drawn = render_avatar(avatar, body, params, own, backend="torch")
-    return Frames(drawn.colors, drawn.alphas, own, params)
+def render_frames(avatar: Avatar, body, count: int, angles: list[float]) -> Frames:
+    params, own = poses(count), cameras(count, angles)
+    rendering = render_avatar(avatar, body, params, own, backend="torch")
+    return Frames(rendering.colors, rendering.alphas, own, params)
 
 
 @pytest.fixture(scope="module")
 def inputs(truth, body) -> Frames:
-    return photograph(truth, body, 2, [0.0, 180.0])
+    return render_frames(truth, body, 2, [0.0, 180.0])
 
 
 @pytest.fixture(scope="module")
 def novel(truth, body) -> Frames:
-    return photograph(truth, body, 3, [50.0])[2:]
+    return render_frames(truth, body, 3, [50.0])[2:]
 
 
 @pytest.fixture(scope="module")
@@ -87,28 +88,30 @@ def refined(wrong, inputs, body) -> Avatar:
     return refine(wrong, inputs, body)
 
 
-def quality(avatar: Avatar, body, shown: Frames) -> float:
-    drawn = render_avatar(avatar, body, shown.body, shown.cameras, backend="torch").colors
-    return psnr(drawn, shown.images).mean().item()
+def quality(avatar: Avatar, body, target: Frames) -> float:
+    colors = render_avatar(avatar, body, target.body, target.cameras, backend="torch").colors
+    return psnr(colors, target.images).mean().item()
 
 
 def same(a: Avatar, b: Avatar, mask=slice(None)) -> bool:
-    """To the bit, where the mask is."""
+    """Bitwise equality inside the mask."""
     return all(
         getattr(a, name)[mask].equal(getattr(b, name)[mask])
         for name in ("offsets", "quats", "scales", "opacities", "colors")
     )
 
 
-def test_inputs_and_novel_views_and_poses_get_better(wrong, refined, inputs, novel, body):
+def test_inputs_and_novel_views_and_poses_improve(wrong, refined, inputs, novel, body):
     assert quality(refined, body, inputs) > quality(wrong, body, inputs) + 3
     assert quality(refined, body, novel) > quality(wrong, body, novel) + 2
     assert not any(x.requires_grad for x in vars(refined).values() if isinstance(x, torch.Tensor))
 
 
-def test_what_is_right_stays(truth, inputs, body):
-    """Each picture is compared in the pose of its own moment."""
-    assert quality(refine(truth, inputs, body), body, inputs) > 50  # rounding moves what is hardly seen
+def test_a_correct_avatar_is_kept(truth, inputs, body):
+    """Each image is compared in the pose of its own frame."""
+    assert (
+        quality(refine(truth, inputs, body), body, inputs) > 50
+    )  # Gaussians that are hardly visible follow rounding errors
 
 
 def test_packed_inputs_are_unpacked(wrong, inputs, body):
@@ -118,13 +121,13 @@ def test_packed_inputs_are_unpacked(wrong, inputs, body):
     assert same(one, other) and not same(one, wrong)
 
 
-def test_what_no_picture_shows_stays_to_the_bit(wrong, inputs, body):
-    """Far to the side of all pictures; white, whose logit is out of bounds."""
+def test_gaussians_outside_all_images_are_kept_bitwise(wrong, inputs, body):
+    """Far to the side of all images; white, whose logit is out of bounds."""
     hidden = torch.zeros(wrong.count, dtype=torch.bool)
     hidden[::10] = True
     far = torch.where(hidden[:, None], torch.tensor([0.45, 0.0, 0.0]), wrong.offsets)
     start = replace(wrong, offsets=far, colors=torch.where(hidden[:, None], 1.0, wrong.colors))
-    near = Cameras(inputs.cameras.viewmats, inputs.cameras.Ks, 28, SIZE)  # the left part of the pictures
+    near = Cameras(inputs.cameras.viewmats, inputs.cameras.Ks, 28, SIZE)  # the left part of the images
     own = replace(inputs, images=inputs.images[..., :28], alphas=inputs.alphas[..., :28], cameras=near)
     own = replace(own, **{name: getattr(own, name)[:, :1] for name in ("images", "alphas")}).select_views([0])
     best = refine(start, own, body)
@@ -133,15 +136,15 @@ def test_what_no_picture_shows_stays_to_the_bit(wrong, inputs, body):
     assert same(best, start, unseen) and not same(best, start, ~hidden)
 
 
-def test_transparent_ones_stay_transparent(wrong, inputs, body):
+def test_transparent_gaussians_stay_transparent(wrong, inputs, body):
     clear = torch.arange(wrong.count) % 7 == 0
     start = replace(wrong, opacities=wrong.opacities.masked_fill(clear, 0))
     best = refine(start, inputs, body)
     assert same(best, start, clear) and bool((best.opacities[~clear] > 0).all())
 
 
-def test_the_same_again_and_with_others(wrong, refined, inputs, novel, body):
-    """Twice, with a seed, and in a batch with somebody else."""
+def test_results_repeat_and_do_not_depend_on_the_batch(wrong, refined, inputs, novel, body):
+    """Twice, with another seed, and in a batch with another subject."""
     assert same(refine(wrong, inputs, body), refined)
     other = refine(wrong, inputs, body, replace(OPTIONS, seed=1))
     assert not same(other, refined)
@@ -152,7 +155,7 @@ def test_the_same_again_and_with_others(wrong, refined, inputs, novel, body):
     assert (second.colors - first.colors).abs().mean() > 0.02
 
 
-def test_callers_modes_do_not_matter(wrong, refined, inputs, body):
+def test_the_modes_of_the_caller_do_not_matter(wrong, refined, inputs, body):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert same(refine(wrong, inputs, body), refined)
 
@@ -161,12 +164,12 @@ def test_it_works_in_inference_mode(wrong, inputs, body):
     options = replace(OPTIONS, steps=2)
     expected = refine(wrong, inputs, body, options)
     with torch.inference_mode():
-        own, shown = wrong.map(lambda x: x * 1), inputs.map(lambda x: x * 1)
-        assert same(refine(own, shown, body, options), expected)
+        own, copied = wrong.map(lambda x: x * 1), inputs.map(lambda x: x * 1)
+        assert same(refine(own, copied, body, options), expected)
 
 
-def test_a_view_whose_mask_is_empty_says_nothing(wrong, inputs, body):
-    """Not that the person is white, nor that there is nobody."""
+def test_a_view_with_an_empty_mask_is_ignored(wrong, inputs, body):
+    """It does not make the avatar white or transparent."""
     blind = replace(inputs, images=torch.ones_like(inputs.images), alphas=torch.zeros_like(inputs.alphas))
     assert same(refine(wrong, blind, body, replace(OPTIONS, steps=2)), wrong)
 
@@ -194,7 +197,7 @@ def test_the_prior_holds_back(wrong, refined, inputs, body):
     assert moves[0] < 0.3 * moves[1]
 
 
-def test_rates_say_what_changes(wrong, inputs, body):
+def test_rates_select_what_changes(wrong, inputs, body):
     rates = Rates(colors=0, opacities=0, scales=0.03, offsets=0.001, quats=0.01)
     best = refine(wrong, inputs, body, replace(OPTIONS, steps=2, rates=rates))
     for name in ("offsets", "quats", "scales"):
@@ -207,51 +210,51 @@ def test_rates_say_what_changes(wrong, inputs, body):
     assert refine(start, inputs, body, far).offsets.norm(dim=-1).max() <= MAX_OFFSET + 1e-6
 
 
-def test_nothing_is_done_without_steps(wrong, inputs, body):
+def test_no_steps_or_rates_keep_the_avatar(wrong, inputs, body):
     assert same(refine(wrong, inputs, body, replace(OPTIONS, steps=0)), wrong)
-    nothing = Rates(colors=0, opacities=0, scales=0, offsets=0, quats=0)
-    assert same(refine(wrong, inputs, body, replace(OPTIONS, rates=nothing)), wrong)
+    no_rates = Rates(colors=0, opacities=0, scales=0, offsets=0, quats=0)
+    assert same(refine(wrong, inputs, body, replace(OPTIONS, rates=no_rates)), wrong)
 
 
-def test_small_pictures_are_compared_with_means_of_larger_ones(truth, inputs, body):
-    """Drawn as the photographs are, twice as large, the truth is not moved as if it were too fat."""
+def test_small_images_are_compared_with_supersampled_renderings(truth, inputs, body):
+    """Supersampled like the targets, the true avatar is not made thinner."""
     own = inputs.cameras.resized(2 * SIZE, 2 * SIZE)
-    drawn = render_avatar(truth, body, inputs.body, inputs.cameras, backend="torch", supersample=2)
-    assert own.width == 2 * drawn.colors.shape[-1]
-    shown = replace(inputs, images=drawn.colors, alphas=drawn.alphas)
+    rendering = render_avatar(truth, body, inputs.body, inputs.cameras, backend="torch", supersample=2)
+    assert own.width == 2 * rendering.colors.shape[-1]
+    targets = replace(inputs, images=rendering.colors, alphas=rendering.alphas)
     options = replace(OPTIONS, steps=4, rates=Rates(colors=0, opacities=0, offsets=0, quats=0))
     kept, thinner = (
-        refine(truth, shown, body, options, supersample=times).scales.log().mean() - truth.scales.log().mean()
+        refine(truth, targets, body, options, supersample=times).scales.log().mean() - truth.scales.log().mean()
         for times in (2, 1)
     )
     assert thinner < -0.01 and abs(kept) < 0.3 * abs(thinner)
 
 
-def test_every_picture_comes_once_a_round_and_steps_see_all_sides():
-    order = _order(8, 4, RefineOptions(steps=16, pictures=4))
+def test_every_image_occurs_once_per_round_and_steps_have_all_views():
+    order = image_order(8, 4, RefineOptions(steps=16, pictures=4))
     assert order.shape == (16, 4)
     for half in order.split(8):
         assert half.flatten().sort().values.equal(torch.arange(32))
     assert (order % 4).equal(torch.arange(4).expand(16, 4))
-    few = _order(3, 1, RefineOptions(steps=2, pictures=4))
+    few = image_order(3, 1, RefineOptions(steps=2, pictures=4))
     assert few.sort().values.equal(torch.arange(3).expand(2, 3))
 
 
-def test_others_inputs_are_refused(wrong, inputs, body):
+def test_inputs_of_other_subjects_are_refused(wrong, inputs, body):
     with pytest.raises(ValueError, match=r"inputs must be \[F, C\] for one avatar"):
         refine(wrong, inputs[None], body)
 
 
 @pytest.mark.gpu
-def test_recorded_steps_do_the_same(wrong, refined, inputs, novel, body):
+def test_replayed_steps_are_equal(wrong, refined, inputs, novel, body):
     own = copy.deepcopy(body).cuda()
     results = {}
-    for records in (False, True):
+    for enabled in (False, True):
         refiner = Refiner(own, OPTIONS)
-        refiner.graph_cache.enabled = records
-        for _ in range(2):  # the second time from the recording alone
-            results[records] = refiner(wrong.to("cuda"), inputs.to("cuda")).to("cpu")
-    # Additions in any order, ten steps long; a Gaussian that is hardly seen follows its rounding errors.
+        refiner.graph_cache.enabled = enabled
+        for _ in range(2):  # the second time from the graph alone
+            results[enabled] = refiner(wrong.to("cuda"), inputs.to("cuda")).to("cpu")
+    # Sums in another order, over ten steps; hardly visible Gaussians follow rounding errors.
     assert (results[True].colors - results[False].colors).abs().mean() < 2e-3
     for avatar in results.values():
         assert abs(quality(avatar, body, novel) - quality(refined, body, novel)) < 0.2

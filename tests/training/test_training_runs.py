@@ -295,7 +295,7 @@ def test_an_unreadable_image_is_named_in_one_line_by_a_worker_too(options, tmp_p
 
 def test_a_run_of_limited_time_ends_at_its_limit(options, monkeypatch, flat_images):
     seconds = iter(range(0, 10_000, 20))  # every reading of the clock is 20 s later
-    monkeypatch.setattr(Trainer, "_run_seconds", lambda self: float(next(seconds)))
+    monkeypatch.setattr(Trainer, "run_seconds", lambda self: float(next(seconds)))
     monkeypatch.setattr(trainer, "CLOCK_EVERY", 1)
     run = Trainer(replace(options, steps=1000, max_minutes=1.0, validation=0))
     run.run()
