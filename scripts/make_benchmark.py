@@ -1,7 +1,7 @@
 """Make the synthetic benchmark, 430 people in three splits: python scripts/make_benchmark.py --out benchmark
 
-Everybody who runs this gets the same people; configs/benchmark.json says who they are. A run that was interrupted goes
-on where it was: captures that are whole stay.
+configs/benchmark.json defines the people, which are equal on all machines. An interrupted run resumes: complete
+captures are kept.
 """
 
 import sys
@@ -23,7 +23,7 @@ import tyro
 from core.utils.cli import run
 from core.utils.device import DeviceName, pick_device
 from scripts.synthetic import default_workers, shard, write_datasets
-from scripts.synthetic.benchmark import check_parameters, check_pictures, read_benchmark, updated, write_benchmark
+from scripts.synthetic.benchmark import check_images, check_parameters, read_benchmark, updated, write_benchmark
 from scripts.synthetic.contact_sheet import write_contact_sheet
 from scripts.synthetic.drawing import MeshRasterizer, pick_mesh_rasterizer
 from smpl_renderer.body_files import STANDIN_BODY, load_body
@@ -50,19 +50,19 @@ def main(
 
     Args:
         out: Folder of the benchmark.
-        splits: Only these (`train`, `val`, `test`); all by default.
-        part: Only every n-th person, from the i-th on, for `i/n`: 0/2 on one machine, 1/2 on another.
-        config: What the benchmark is.
-        device: Where pictures are drawn; with several workers, on all GPUs that are there.
+        splits: Splits to write (`train`, `val`, `test`); all by default.
+        part: A share `i/n` of the work: every n-th person from the i-th on (0/2 on one machine, 1/2 on another).
+        config: Definition of the benchmark.
+        device: Device that draws the images; several workers use all GPUs.
         mesh_rasterizer: Finds the visible faces: `torch`; `nvdiffrast`, where it is installed, on a GPU (edges of faces
             differ by up to 1/16 pixel); `auto`: nvdiffrast where it can run, else torch.
-        workers: Processes that write one person each; 0 uses this one, -1 as many as the machine bears.
+        workers: Number of processes that write one person each; 0 uses this process, -1 as many as the machine allows.
         contact_sheet: Also write `<split>.png` with some of the people.
-        check: Draw nothing: check that people and cameras are the benchmark's, and the pictures that are there.
+        check: Draw nothing: check people and cameras, and the images that exist, against the benchmark.
         update: Draw no captures: write checksums and means of this version of the program into the config.
     """
     if check and update:
-        raise InputError("--check and --update: one asks whether the file holds, the other changes it; give one")
+        raise InputError("--check and --update exclude each other: one compares with the file, the other changes it")
     benchmark = read_benchmark(config)
     chosen = list(splits or benchmark.splits)
     unknown = [name for name in chosen if name not in benchmark.splits]
@@ -81,9 +81,7 @@ def main(
             workers = default_workers(sum(len(s.subjects) for s in sets), drawn_on)
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(workers, 1)))
         write_datasets(sets, device=drawn_on, workers=workers, mesh_rasterizer=rasterizer)
-    logger.info(
-        "people and cameras are the benchmark's, and so are %d pictures", check_pictures(benchmark, chosen, out)
-    )
+    logger.info("people, cameras and %d images are the benchmark's", check_images(benchmark, chosen, out))
     if contact_sheet:
         for s in sets:
             write_contact_sheet(out / f"{s.options.split}.png", [s.root / name for name in s.subjects])

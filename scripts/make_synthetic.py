@@ -1,6 +1,6 @@
 """Make synthetic captures in MVHumanNet's layout: python scripts/make_synthetic.py --out synthetic --subjects 12
 
-The same seed gives the same people. A run that was interrupted goes on where it was: captures that are whole stay.
+The same seed gives the same people. An interrupted run resumes: complete captures are kept.
 """
 
 import sys
@@ -60,47 +60,48 @@ def main(
     workers: int = -1,
     contact_sheet: Path | None = None,
 ) -> None:
-    """Write captures of people that do not exist.
+    """Write captures of synthetic people.
 
     Args:
-        out: Folder of the set; one folder per person and `human.json` are written there.
-        subjects: How many people.
-        first_subject: The first one's id; also chooses the person, so that a set can be made in parts.
-        part: Only every n-th of these people, from the i-th on, for `i/n`: 0/2 on one machine, 1/2 on another.
-        seed: Other seeds give other people.
-        split: People of different splits share nothing (`train`, `val`, `test`, or any word).
+        out: Folder of the set: one folder per person, and `human.json`.
+        subjects: Number of people.
+        first_subject: Id of the first person. Ids also select the people, so that a set can be made in parts.
+        part: A share `i/n` of the work: every n-th person from the i-th on (0/2 on one machine, 1/2 on another).
+        seed: Seed of the people.
+        split: Name of the split. People of different splits have nothing in common, and those of `test` wear clothes
+            that occur in no other split.
         rig: MVHumanNet's ring of 16 cameras, its three rings of 16, or one camera in front of which people turn once.
         poses: Frames of each person. In rings, ten are those of the paper's protocol, others come every 50 ids from
             0005 on; with `phone` they are spread over one turn.
-        frames: Image ids (multiples of 5), instead of `poses`.
-        cameras: Cameras of the rig that are drawn, the four input views first.
+        frames: Frame ids (multiples of 5), instead of `poses`.
+        cameras: Number of cameras, the four input views first.
         width: Width of the image files in pixels: by default 612, or 720 with `phone`.
         height: Height of the image files in pixels: by default 512, or 1280 with `phone`.
         background: Behind people: `studio` (a wall, black farther away; the default of rings), `black`, `plain` (an
             empty room) or `clutter` (a furnished room; the default of `phone`).
-        samples: Samples along each side of a pixel; 2 makes 4 a pixel.
-        quality: Of the JPEG files.
-        compact: Smaller files, but slower to write.
-        camera_noise: Each camera has its own colours, blur and noise; else all are ideal.
-        soft_masks: Masks have edges like those of matting; else they are exact.
+        samples: Samples along each side of a pixel.
+        quality: JPEG quality.
+        compact: Smaller files, which take longer to write.
+        camera_noise: Colour response, blur and noise of each camera; otherwise all cameras are ideal.
+        soft_masks: Masks with edges like those of matting; otherwise they are exact.
         fit_noise: Noise on the stored fits, in radians (0.02 is visible); 0 stores the truth.
-        smpl_param: Also write `smpl_param/*.pkl`, whose fits and vertices are those of `optimized_smpl_points/`.
+        smpl_param: Also write `smpl_param/*.pkl`, with the fits and vertices of `optimized_smpl_points/`.
         points: Also write `optimized_smpl_points/*.ply`.
-        holes: Leave out and damage what real captures lack, to test a loader.
+        holes: Leave out and damage files as in real captures, to test a reader.
         human_keys: Keys of `human.json`: `view_id_list`, `pose_id_list`; or `view_id`, `pose_id`.
-        body: The body model; the shipped stand-in by default.
-        device: Where pictures are drawn; with several workers, on all GPUs that are there.
+        body: Body model; the shipped stand-in by default.
+        device: Device that draws the images; several workers use all GPUs.
         mesh_rasterizer: Finds the visible faces: `torch`; `nvdiffrast`, where it is installed, on a GPU (edges of faces
             differ by up to 1/16 pixel); `auto`: nvdiffrast where it can run, else torch.
-        workers: Processes that write one person each; 0 uses this one, -1 as many as the machine bears.
-        contact_sheet: Also write a picture with the people, at most 48 of them.
+        workers: Number of processes that write one person each; 0 uses this process, -1 as many as the machine allows.
+        contact_sheet: Also write an image with the people, at most 48 of them.
     """
     if min(subjects, poses) < 1:
         raise InputError("--subjects and --poses must be at least 1")
     if contact_sheet is not None:
         check_sheet_path(contact_sheet)
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file; name a folder")
+        raise InputError(f"--out {out}: is a file; give a folder")
     default_width, default_height, default_background = DEFAULTS.get(rig, DEFAULTS["24"])
     options = CaptureOptions(
         seed=seed,

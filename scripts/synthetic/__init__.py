@@ -1,6 +1,6 @@
-"""Synthetic captures: varied people in clothes, posed, drawn and written in MVHumanNet's layout.
+"""Synthetic captures: varied, clothed, posed people, drawn and written as captures.
 
-They stand in for data that cannot be shipped. Everything follows from seeds; nothing is downloaded.
+A replacement for data whose licence forbids shipping it. Everything follows from seeds; nothing is downloaded.
 """
 
 from scripts.synthetic.capture import write_capture

@@ -1,11 +1,11 @@
-"""What is worn on garments and heads: collars, hoods, hats, glasses."""
+"""Collars, hoods, hats and glasses as meshes."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from scripts.synthetic.curves import smoothstep, turn_between
+from scripts.synthetic.curves import angle_between, smoothstep
 from scripts.synthetic.fabrics import Color, Fabric
 from scripts.synthetic.faces import EYE
 from scripts.synthetic.garments import Top
@@ -14,11 +14,11 @@ from scripts.synthetic.patterns import neckline_height
 from scripts.synthetic.surfaces import (
     RestBody,
     Surface,
+    anchored_surface,
     cut_surface,
     drape,
     offset_points,
     sweep,
-    tied_surface,
     tube_faces,
     vertex_on_joint,
 )
@@ -34,14 +34,14 @@ class Hat:
     """Height y of its rim over the forehead."""
     fabric: Fabric
     brim: Color
-    """Of the brim, and of the cuff above the rim."""
+    """Colour of the brim and of the cuff above the rim."""
     cuff: float
-    """Metres."""
+    """Height of the cuff in metres."""
 
 
 @dataclass(frozen=True)
 class Glasses:
-    """What is worn before the eyes."""
+    """A pair of glasses."""
 
     width: float
     """Half width of a lens in metres."""
@@ -49,11 +49,11 @@ class Glasses:
     """Half height of a lens in metres."""
     frame: Color
     dark: bool
-    """Sunglasses."""
+    """Opaque lenses: sunglasses."""
 
 
 def make_collar(body: RestBody, top: Top, clearance: np.ndarray, material: str) -> list[Surface]:
-    """What is around the neck of a garment that stands off the body by `clearance` [V]."""
+    """Collar or hood of a garment at a distance of `clearance` [V] from the body; empty if it has neither."""
     if top.collar == "shirt":
         return [_shirt_collar(body, top, clearance, material)]
     if top.collar == "hood":
@@ -62,7 +62,7 @@ def make_collar(body: RestBody, top: Top, clearance: np.ndarray, material: str) 
 
 
 def _shirt_collar(body: RestBody, top: Top, clearance: np.ndarray, material: str) -> Surface:
-    """A folded band with two points in front, open between them."""
+    """Shirt collar: a folded band with two points in front, open between them."""
     x, y, z = np.abs(body.template[:, 0]), body.template[:, 1], body.template[:, 2]
     height = neckline_height(x, y, z)
     front = smoothstep(z, 0.03, 0.09)
@@ -75,12 +75,12 @@ def _shirt_collar(body: RestBody, top: Top, clearance: np.ndarray, material: str
 
 
 def _hood(body: RestBody, top: Top, clearance: np.ndarray, material: str) -> Surface:
-    """A hood that lies on the back: a roll around the neck, thick behind."""
+    """A hood on the back: a roll around the neck, thicker behind."""
     x, y, z = body.template[:, 0], body.template[:, 1], body.template[:, 2]
     near = np.nonzero((np.abs(neckline_height(np.abs(x), y, z) - top.neck + 0.025) < 0.02) & (np.abs(x) < 0.16))[0]
     around = np.arctan2(x[near], z[near] - 0.06)
     angles = np.linspace(-np.pi, np.pi, 41)[2:-2] + np.pi  # from the front over the back to the front
-    weight = np.exp(-((turn_between(around, angles[:, None]) / 0.25) ** 2))
+    weight = np.exp(-((angle_between(around, angles[:, None]) / 0.25) ** 2))
     weight /= weight.sum(1, keepdims=True)
     offset = offset_points(body, clearance + 0.008)
     path, paint = weight @ offset[near], weight @ body.template[near]
@@ -90,11 +90,11 @@ def _hood(body: RestBody, top: Top, clearance: np.ndarray, material: str) -> Sur
     points, faces = sweep(path, radii, up=(0, 1, 0))
     trunk = np.nonzero((y < 0.3) & (y > 0.1) & (np.abs(x) < 0.2))[0]
     anchors = trunk[cKDTree(body.points[trunk]).query(np.repeat(path, 10, 0))[1]]
-    return tied_surface(points, np.repeat(paint, 10, 0) + points - np.repeat(path, 10, 0), faces, anchors, material)
+    return anchored_surface(points, np.repeat(paint, 10, 0) + points - np.repeat(path, 10, 0), faces, anchors, material)
 
 
 def make_hat(body: RestBody, hat: Hat, hair: float) -> list[Surface]:
-    """A hat over hair that is `hair` metres thick."""
+    """Layers of a hat over hair of a thickness of `hair` metres."""
     x, y, z = np.abs(body.template[:, 0]), body.template[:, 1], body.template[:, 2]
     rim = hat.line - 0.25 * np.maximum(SKULL[2] - z, 0) * (hat.style == "beanie")
     level = np.maximum(rim - y, x - 0.2)
@@ -110,7 +110,7 @@ def make_hat(body: RestBody, hat: Hat, hair: float) -> list[Surface]:
 
 
 def _brim(body: RestBody, rim: np.ndarray) -> Surface:
-    """Half of a crescent before the forehead, from a cap's rim [R, 3] on."""
+    """Brim in front of the forehead, starting at the rim [R, 3] of a cap."""
     angle = np.deg2rad(np.linspace(-70, 70, 29))
     direction = np.stack([np.sin(angle), np.cos(angle)], -1)
     center = rim[:, [0, 2]].mean(0)
@@ -124,17 +124,17 @@ def _brim(body: RestBody, rim: np.ndarray) -> Surface:
         y = level - share * (0.022 + 0.012 * np.sin(angle) ** 2)
         rows.append(np.stack([center[0] + x, y, center[1] + z + 0.075 * share * np.cos(angle) ** 0.6], -1))
     points = np.concatenate(rows)
-    # All of it lies below the hat's line where it is painted, and has one colour.
+    # Paint coordinates below the hat's rim, which gives the whole brim one colour (`materials._hat_color`).
     paint = points * [1, 0, 1]
-    return tied_surface(points, paint, tube_faces(6, 29, closed=False), vertex_on_joint(body, "head"), "hat")
+    return anchored_surface(points, paint, tube_faces(6, 29, closed=False), vertex_on_joint(body, "head"), "hat")
 
 
 def make_glasses(body: RestBody, glasses: Glasses) -> Surface:
-    """Two rims, a bridge, and temples to the ears."""
+    """Glasses: two rims, a bridge, and temples to the ears."""
     template = body.template
     beside = body.points[(template[:, 1] > 0.41) & (template[:, 1] < 0.45), 0]
-    turn = np.linspace(0, 2 * np.pi, 25)
-    outline = np.stack([np.cos(turn), np.sin(turn)], -1)
+    angle = np.linspace(0, 2 * np.pi, 25)
+    outline = np.stack([np.cos(angle), np.sin(angle)], -1)
     outline = np.sign(outline) * np.abs(outline) ** 0.7 * [glasses.width, glasses.height]
     parts = []
     for side in (1, -1):
@@ -155,7 +155,7 @@ def make_glasses(body: RestBody, glasses: Glasses) -> Surface:
     starts = np.cumsum([0, *(len(points) for points, _ in parts)])
     points = np.concatenate([points for points, _ in parts])
     faces = np.concatenate([corners + start for (_, corners), start in zip(parts, starts)])
-    return tied_surface(points, points, faces, vertex_on_joint(body, "head"), "glasses")
+    return anchored_surface(points, points, faces, vertex_on_joint(body, "head"), "glasses")
 
 
 def _wire(path: np.ndarray, up: tuple[float, float, float] = (0, 1, 0)) -> tuple[np.ndarray, np.ndarray]:

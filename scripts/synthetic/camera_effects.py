@@ -1,7 +1,7 @@
-"""What cameras make of the light that reaches them: their colours, their blur, their noise; and cut-out masks.
+"""Camera effects (colour response, blur, noise) and masks like those of matting.
 
-All of it runs on the device of the pictures. Random numbers come from one table, so that they are the same on any
-device; each picture reads it from a place of its own.
+Runs on the device of the images. Random numbers come from one table, read at an offset of each image, so that they are
+equal on all devices.
 """
 
 import functools
@@ -16,40 +16,42 @@ from scripts.synthetic.palette import DISPLAY_GAMMA
 from scripts.synthetic.seeding import random_stream
 
 READ_NOISE = 4.0
-"""Deviation of what reading a pixel adds, in electrons."""
+"""Standard deviation of the read noise in electrons."""
 MATTE_CELL = 16
-"""Pixels between the nodes of the unevenness along the edges of a mask."""
+"""Pixels between the nodes of the noise along the edges of a mask."""
 MAX_BLUR, MAX_MATTE_WIDTH = 0.5, 0.8
 _TABLE = 1 << 22
 
 
 @dataclass(frozen=True)
-class CameraLooks:
-    """How the C cameras of a capture differ from ideal ones."""
+class CameraResponses:
+    """Deviations of C cameras from ideal ones."""
 
     gains: Float[Tensor, "C 3"]
-    """Exposure and white balance, on linear light."""
+    """Exposure and white balance: factors on linear light."""
     gammas: Float[Tensor, " C"]
-    """Of the camera's tone curve over the display's."""
+    """Exponent of the tone curve relative to the display's."""
     blurs: Float[Tensor, " C"]
-    """Deviation of the lens's blur, in pixels of the file."""
+    """Standard deviation of the blur of the lens, in pixels of the file."""
     wells: Float[Tensor, " C"]
-    """Electrons that a white pixel holds: the fewer, the more noise."""
+    """Electrons of a white pixel; fewer electrons give more noise."""
     matte_widths: Float[Tensor, " C"]
-    """Deviation of the blur of a mask's edge, in pixels of the file."""
+    """Standard deviation of the blur of mask edges, in pixels of the file."""
     matte_shifts: Float[Tensor, " C"]
-    """Shrinks the mask (negative; by a quarter of a pixel or so) or grows it."""
+    """Shift of mask edges, positive outwards; 0.25 is about a quarter of a pixel."""
 
 
-@functools.lru_cache(maxsize=64)  # asked for at every moment of a capture; each copy to a GPU waits for it
-def sample_looks(seed: int, split: str, index: int, names: tuple[str, ...], device: torch.device) -> CameraLooks:
-    """Draw the cameras of a person's capture; each depends on its name, and on no other camera."""
+@functools.lru_cache(maxsize=64)  # used in each frame of a capture, and a copy to a GPU waits for all queued work
+def sample_responses(
+    seed: int, split: str, index: int, names: tuple[str, ...], device: torch.device
+) -> CameraResponses:
+    """Draw the cameras of a capture; each depends on its name and on no other camera."""
     streams = [random_stream(seed, split, index, f"camera/{name}") for name in names]
 
     def drawn(values: list) -> Tensor:
         return torch.tensor(np.array(values), dtype=torch.float32, device=device)
 
-    return CameraLooks(
+    return CameraResponses(
         gains=drawn([rng.uniform(0.97, 1.03) * rng.uniform([0.98, 1.0, 0.98], [1.02, 1.0, 1.02]) for rng in streams]),
         gammas=drawn([rng.uniform(0.98, 1.02) for rng in streams]),
         blurs=drawn([rng.uniform(0.3, MAX_BLUR) for rng in streams]),
@@ -60,17 +62,19 @@ def sample_looks(seed: int, split: str, index: int, names: tuple[str, ...], devi
 
 
 @dataclass(frozen=True)
-class PictureNoise:
-    """Where the pictures of one moment read the table of random numbers, and the rare errors of their masks."""
+class ImageNoise:
+    """Offsets into the table of random numbers of the images of one frame, and the rare errors of their masks."""
 
     grain: list[int]
+    """Offsets of the noise of pixels."""
     edges: list[int]
+    """Offsets of the noise of mask edges."""
     slips: list[tuple[int, int]]
-    """Pixels (down, right) by which a mask slips where its edge is worst; (0, 0) for most."""
+    """Displacement (down, right) of a mask in pixels where its edge is worst; (0, 0) for most."""
 
 
-def sample_noise(seed: int, split: str, index: int, names: tuple[str, ...], frame: int) -> PictureNoise:
-    """Draw what differs from picture to picture."""
+def sample_noise(seed: int, split: str, index: int, names: tuple[str, ...], frame: int) -> ImageNoise:
+    """Draw the noise of the images of one frame."""
     grain, edges, slips = [], [], []
     for name in names:
         rng = random_stream(seed, split, index, f"picture/{name}/{frame}")
@@ -78,63 +82,65 @@ def sample_noise(seed: int, split: str, index: int, names: tuple[str, ...], fram
         edges.append(int(rng.integers(_TABLE)))
         slip = tuple(int(x) for x in rng.integers(-3, 4, 2))
         slips.append(slip if rng.random() < 0.3 else (0, 0))
-    return PictureNoise(grain, edges, slips)
+    return ImageNoise(grain, edges, slips)
 
 
 @functools.cache
 def _table(device: torch.device) -> Float[Tensor, " N"]:
-    """Normal deviates, the table twice over: every place has a table's length after it."""
+    """Normal deviates, the table repeated twice: a full table follows every offset of the first copy."""
     values = np.random.default_rng(0).standard_normal(_TABLE, dtype=np.float32)
     return torch.from_numpy(values).to(device).repeat(2)
 
 
-def _deviates(places: list[int], shape: tuple[int, ...], device: torch.device) -> Float[Tensor, "C *shape"]:
+def _normal_deviates(offsets: list[int], shape: tuple[int, ...], device: torch.device) -> Float[Tensor, "C *shape"]:
     table, count = _table(device), int(np.prod(shape))
     if count <= _TABLE:
-        return torch.stack([table[place : place + count] for place in places]).reshape(-1, *shape)
+        return torch.stack([table[offset : offset + count] for offset in offsets]).reshape(-1, *shape)
     index = torch.arange(count, device=device) % _TABLE
-    return torch.stack([table[place + index] for place in places]).reshape(-1, *shape)
+    return torch.stack([table[offset + index] for offset in offsets]).reshape(-1, *shape)
 
 
-def expose(colors: Float[Tensor, "C H W 3"], looks: CameraLooks, places: list[int]) -> Float[Tensor, "C H W 3"]:
-    """Take pictures: blur, exposure and white balance, shot and read noise, tone curve; in this order.
+def expose(
+    colors: Float[Tensor, "C H W 3"], responses: CameraResponses, offsets: list[int]
+) -> Float[Tensor, "C H W 3"]:
+    """Apply blur, exposure and white balance, shot and read noise, and the tone curve, in this order.
 
     Args:
-        colors: What an ideal camera would show, in [0, 1].
-        looks: The cameras.
-        places: `PictureNoise.grain`.
+        colors: Images of ideal cameras, in [0, 1].
+        responses: The cameras.
+        offsets: `ImageNoise.grain`.
     """
-    light = blurred(colors, looks.blurs, MAX_BLUR).clamp(1e-6, 1) ** DISPLAY_GAMMA * looks.gains[:, None, None]
-    wells = looks.wells[:, None, None, None]
-    # Of n electrons arrive n +- sqrt(n).
+    light = blurred(colors, responses.blurs, MAX_BLUR).clamp(1e-6, 1) ** DISPLAY_GAMMA * responses.gains[:, None, None]
+    wells = responses.wells[:, None, None, None]
+    # Shot noise: n electrons have a standard deviation of sqrt(n).
     deviation = (light / wells).add_((READ_NOISE / wells) ** 2).sqrt_()
-    light = light.addcmul_(deviation, _deviates(places, colors.shape[1:], colors.device))
-    return light.clamp_(1e-6, 1) ** (looks.gammas / DISPLAY_GAMMA)[:, None, None, None]
+    light = light.addcmul_(deviation, _normal_deviates(offsets, colors.shape[1:], colors.device))
+    return light.clamp_(1e-6, 1) ** (responses.gammas / DISPLAY_GAMMA)[:, None, None, None]
 
 
-def matte(coverage: Float[Tensor, "C H W"], looks: CameraLooks, noise: PictureNoise) -> Float[Tensor, "C H W"]:
-    """Cut people out as matting does: a ramp of 1 to 3 pixels, a little too wide or too narrow, here and there wrong.
+def matte(coverage: Float[Tensor, "C H W"], responses: CameraResponses, noise: ImageNoise) -> Float[Tensor, "C H W"]:
+    """Masks like those of matting: edges are ramps of 1 to 3 pixels, slightly shifted, in few places displaced.
 
-    What is further than that from an edge stays as it is.
+    Pixels farther than that from an edge are unchanged.
     """
     height, width = coverage.shape[1:]
     nodes = (height // MATTE_CELL + 2, width // MATTE_CELL + 2)
-    rough = _deviates(noise.edges, nodes, coverage.device)
+    rough = _normal_deviates(noise.edges, nodes, coverage.device)
     rough = torch.nn.functional.interpolate(
         rough[:, None], (nodes[0] * MATTE_CELL, nodes[1] * MATTE_CELL), mode="bilinear"
     )[:, 0, :height, :width]
-    soft = blurred(coverage[..., None], looks.matte_widths, MAX_MATTE_WIDTH)[..., 0]
+    soft = blurred(coverage[..., None], responses.matte_widths, MAX_MATTE_WIDTH)[..., 0]
     if any(slip != (0, 0) for slip in noise.slips):
         slipped = torch.stack([torch.roll(s, slip, (0, 1)) for s, slip in zip(soft, noise.slips)])
         soft = torch.lerp(soft, slipped, ((rough.abs() - 1.4) / 0.3).clamp(0, 1))
-    shift = (looks.matte_shifts[:, None, None] + 0.06 * rough).clamp(-0.25, 0.25)
+    shift = (responses.matte_shifts[:, None, None] + 0.06 * rough).clamp(-0.25, 0.25)
     return (soft + 4 * shift * soft * (1 - soft)).clamp(0, 1)
 
 
 def blurred(
     images: Float[Tensor, "C H W K"], deviations: Float[Tensor, " C"], largest: float
 ) -> Float[Tensor, "C H W K"]:
-    """Blur each picture by a Gaussian of its own, cut off at three times the `largest` deviation."""
+    """Blur each image with a Gaussian of its own standard deviation, truncated at three times the `largest`."""
     radius = int(np.ceil(3 * largest))
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     weights = torch.exp(-0.5 * (offsets / deviations[:, None]).square())

@@ -18,12 +18,21 @@ from scripts.synthetic.staging import Staged, draw_images, stage
 from scripts.synthetic.stamp import make_stamp
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.files import atomic_path
+from smpl_renderer.mesh_rasterizer import MeshBackend
 
 MAX_UNWRITTEN = 64
 """Maximum number of images in memory that wait to be written: a GPU draws faster than JPEG files are encoded."""
 
 
-def write_capture(folder: Path, index: int, options: CaptureOptions, *, body: BodyModel, device: str = "cpu") -> None:
+def write_capture(
+    folder: Path,
+    index: int,
+    options: CaptureOptions,
+    *,
+    body: BodyModel,
+    device: str = "cpu",
+    mesh_rasterizer: MeshBackend = "torch",
+) -> None:
     """Write one person's capture. The folder appears when it is complete.
 
     Args:
@@ -32,10 +41,11 @@ def write_capture(folder: Path, index: int, options: CaptureOptions, *, body: Bo
         options: Options of the capture.
         body: Body model on the CPU.
         device: Device that draws the images.
+        mesh_rasterizer: Backend that finds the visible faces.
     """
     for left in folder.parent.glob(f".{folder.name}.*"):  # from a run that was killed while writing this person
         shutil.rmtree(left, ignore_errors=True)
-    staged = stage(index, options, body, device)
+    staged = stage(index, options, body, device, mesh_rasterizer)
     fits = staged.params
     if options.fit_noise > 0:
         rng = random_stream(options.seed, options.split, index, "fit")

@@ -1,4 +1,4 @@
-"""One picture to look a set of captures over."""
+"""Contact sheet: one image that shows the people of a set of captures."""
 
 import logging
 from pathlib import Path
@@ -12,14 +12,15 @@ from smpl_renderer.files import atomic_path
 logger = logging.getLogger(__name__)
 
 STACKED = 16
+"""Strips in a column."""
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def check_sheet_path(path: Path) -> None:
-    """Make sure, before hours of drawing, that a sheet can have this name.
+    """Check the name of a contact sheet, before hours of drawing.
 
     Raises:
-        InputError: If it cannot.
+        InputError: If the suffix is not one of `SUFFIXES`.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"--contact-sheet {path}: must end in {', '.join(SUFFIXES)}")
@@ -28,24 +29,24 @@ def check_sheet_path(path: Path) -> None:
 def write_contact_sheet(
     path: Path, subjects: list[Path], views: int = 4, poses: int = 3, height: int = 160, people: int = 48
 ) -> None:
-    """Write a sheet with a strip of pictures per person, on white; strips are stacked in columns of up to 16.
+    """Write a sheet with a strip of images per person, on white, in columns of up to `STACKED` strips.
 
-    Captures that are not there are left out; without any, nothing is written.
+    Missing captures are left out; if all are missing, nothing is written.
 
     Args:
-        path: The picture, `.png` or `.jpg`.
+        path: Path of the sheet, `.png` or `.jpg`.
         subjects: Folders of captures.
-        views: Cameras of each person, evenly chosen.
-        poses: Moments of each person, evenly chosen.
-        height: Of each picture in pixels.
-        people: At most so many people, evenly chosen.
+        views: Number of cameras per person, evenly spread.
+        poses: Number of frames per person, evenly spread.
+        height: Height of each image in pixels.
+        people: Maximum number of people, evenly spread.
     Raises:
-        InputError: If the picture's name ends in anything else.
+        InputError: If `path` has another suffix.
     """
     check_sheet_path(path)
     subjects = [subject for subject in subjects if (subject / STAMP).is_file()]
     if not subjects:
-        logger.warning("%s: is not written, for none of its captures is there", path)
+        logger.warning("%s: not written, because all of its captures are missing", path)
         return
     strips = [[_tile(image, height) for image in _chosen(s, views, poses)] for s in _spread(subjects, people)]
     width = max(sum(tile.width for tile in strip) for strip in strips)
@@ -71,11 +72,11 @@ def _spread(items: list[Path], count: int) -> list[Path]:
 
 
 def _tile(image: Path, height: int) -> Image.Image:
-    """The middle of a picture, cut out with its mask."""
+    """The middle of an image on white, without its background."""
     mask_file = image.parents[2] / MASK_FOLDER / image.parent.name / f"{image.stem}_fmask.png"
-    picture = Image.open(image).convert("RGB")
-    mask = Image.open(mask_file).convert("L").resize(picture.size)
-    cut_out = Image.composite(picture, Image.new("RGB", picture.size, "white"), mask)
+    color = Image.open(image).convert("RGB")
+    mask = Image.open(mask_file).convert("L").resize(color.size)
+    cut_out = Image.composite(color, Image.new("RGB", color.size, "white"), mask)
     margin = cut_out.width // 5
     cut_out = cut_out.crop((margin, 0, cut_out.width - margin, cut_out.height))
     return cut_out.resize((cut_out.width * height // cut_out.height, height), Image.Resampling.LANCZOS)

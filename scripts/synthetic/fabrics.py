@@ -1,4 +1,4 @@
-"""Cloth by the running metre: stripes, checks, spots and the like, evaluated wherever a picture samples them.
+"""Procedural fabrics (stripes, checks, dots and others), evaluated at the points that an image samples.
 
 Colours are linear RGB in [0, 1].
 """
@@ -15,38 +15,38 @@ from scripts.synthetic.waves import Waves, constant
 Color = tuple[float, float, float]
 
 _EDGE = 0.0012
-"""Softness of borders between colours in metres."""
+"""Width of the transition between two colours, in metres."""
 
 
 @dataclass(frozen=True)
 class Fabric:
-    """A cloth, before it is cut."""
+    """Parameters of a fabric."""
 
     kind: str
     """A key of `KINDS`."""
     colors: tuple[Color, Color, Color]
     period: float = 0.06
-    """Metres after which the pattern repeats."""
+    """Period of the pattern in metres."""
     duty: float = 0.5
-    """Share of the period that the second colour fills; where the border is, for `blocks` and `gradient`."""
+    """Fraction of the period with the second colour; for `blocks` and `gradient`, position of the border in periods."""
     angle: float = 0.0
-    """Degrees; stripes at 0 are level."""
+    """Direction in degrees; stripes at 0 are horizontal."""
     waves: Waves | None = None
-    """What irregular kinds are made of."""
+    """Noise of irregular kinds."""
 
 
 def mix(base: Float[Tensor, "*N 3"], other: Float[Tensor, "*N 3"], share: Float[Tensor, " N"]) -> Float[Tensor, "N 3"]:
-    """A share of the other colour over the base; both one for all points or one for each."""
+    """Blend two colours linearly; each is one colour for all points or one per point."""
     return base + (other - base) * share[:, None]
 
 
 def step(x: Tensor, softness: float) -> Tensor:
-    """0 below zero, 1 above, soft over `softness` metres."""
+    """Linear ramp from 0 to 1 of width `softness`, centred at x = 0."""
     return (x / softness + 0.5).clamp(0, 1)
 
 
 def bands(u: Tensor, period: float, duty: float) -> Tensor:
-    """1 inside of bands that repeat along u, 0 between."""
+    """Periodic bands along u: 1 inside, 0 between."""
     distance = (u - (u / period).round() * period).abs()
     return step(duty * period / 2 - distance, _EDGE)
 
@@ -54,7 +54,14 @@ def bands(u: Tensor, period: float, duty: float) -> Tensor:
 def fabric_color(
     fabric: Fabric, paint: Float[Tensor, "N 3"], along: Float[Tensor, " N"], across: Float[Tensor, " N"]
 ) -> Float[Tensor, "N 3"]:
-    """Colour of a cloth at points of the mean body, with coordinates along the body or limb and around it in metres."""
+    """Linear colour of a fabric.
+
+    Args:
+        fabric: Parameters of the fabric.
+        paint: Points of the mean body.
+        along: Coordinate along the body or the limb at these points, in metres.
+        across: Coordinate around it, in metres.
+    """
     angle = np.deg2rad(fabric.angle)
     u = np.cos(angle) * along + np.sin(angle) * across
     v = -np.sin(angle) * along + np.cos(angle) * across
@@ -71,7 +78,7 @@ def _melange(fabric, colors, u, v, paint):
 
 
 def _denim(fabric, colors, u, v, paint):
-    """Washed out over thighs, knees and seat."""
+    """Denim, worn over thighs, knees and seat."""
     x, y, z = paint.unbind(-1)
     leg = torch.exp(-((x.abs() - 0.12) / 0.05).square() - ((y + 0.5) / 0.22).square())
     seat = torch.exp(-((x.abs() - 0.09) / 0.06).square() - ((y + 0.24) / 0.08).square()) * (z < 0.0)
@@ -122,9 +129,9 @@ def _zigzag(fabric, colors, u, v, paint):
 
 
 def _flowers(fabric, colors, u, v, paint):
-    """Five petals around a heart, turned at random."""
+    """Flowers with five petals, each rotated at random."""
     du, dv, row, column = _staggered(u, v, fabric.period)
-    angle = torch.atan2(du, dv) + 6.28 * _lot(row, column)
+    angle = torch.atan2(du, dv) + 6.28 * _cell_value(row, column)
     radius = (du.square() + dv.square()).sqrt()
     petals = 0.36 * fabric.period * (0.7 + 0.3 * torch.cos(5 * angle))
     return mix(
@@ -133,7 +140,7 @@ def _flowers(fabric, colors, u, v, paint):
 
 
 def _splashes(fabric, colors, u, v, paint):
-    """Paint thrown at the cloth."""
+    """Irregular splashes of two colours."""
     level = fabric.waves(paint) + 0.5 * fabric.waves(2.3 * paint + 1.0)
     return mix(mix(colors[0], colors[1], step(level - 0.9, 0.06)), colors[2], step(-level - 1.2, 0.06))
 
@@ -144,7 +151,7 @@ def _ripples(fabric, colors, u, v, paint):
 
 
 def _argyle(fabric, colors, u, v, paint):
-    """Diamonds with thin lines across."""
+    """Diamonds crossed by thin lines."""
     period = fabric.period
     a, b = u + 1.5 * v, u - 1.5 * v
     diamonds = torch.sin(a * (np.pi / period)) * torch.sin(b * (np.pi / period))
@@ -156,7 +163,7 @@ def _bricks(fabric, colors, u, v, paint):
     height, width = fabric.period / 2, fabric.period
     row = (u / height).floor()
     shifted = v + (row % 2) * width / 2
-    tone = 0.8 * _lot(row, (shifted / width).floor())
+    tone = 0.8 * _cell_value(row, (shifted / width).floor())
     mortar = torch.maximum(bands(u, height, 0.14), bands(shifted, width, 0.07))
     return mix(mix(colors[0], colors[1], tone), colors[2], mortar)
 
@@ -172,7 +179,7 @@ def _triangles(fabric, colors, u, v, paint):
     shifted = v / period + 0.5 * (row % 2)
     height, side = u / period - row, 2 * (shifted - shifted.floor() - 0.5).abs()
     inside = step((0.92 - height - side).minimum(height - 0.08) * period, _EDGE)
-    picked = (_lot(row, shifted.floor()) < 0.35).to(u)
+    picked = (_cell_value(row, shifted.floor()) < 0.35).to(u)
     return mix(colors[0], mix(colors[1], colors[2], picked), inside)
 
 
@@ -182,7 +189,7 @@ def _marble(fabric, colors, u, v, paint):
 
 
 def _tartan(fabric, colors, u, v, paint):
-    """Stripes of three widths, woven both ways."""
+    """Stripes of three widths along both directions."""
     period = fabric.period
 
     def sett(t):
@@ -194,12 +201,12 @@ def _tartan(fabric, colors, u, v, paint):
 
 
 def _confetti(fabric, colors, u, v, paint):
-    """Short dashes of two colours, each its own way."""
+    """Short dashes of two colours in random directions."""
     du, dv, row, column = _staggered(u, v, fabric.period)
-    turn = 6.28 * _lot(row, column)
-    length, width = du * torch.cos(turn) + dv * torch.sin(turn), dv * torch.cos(turn) - du * torch.sin(turn)
+    angle = 6.28 * _cell_value(row, column)
+    length, width = du * torch.cos(angle) + dv * torch.sin(angle), dv * torch.cos(angle) - du * torch.sin(angle)
     inside = step((0.3 * fabric.period - length.abs()).minimum(0.12 * fabric.period - width.abs()), _EDGE)
-    picked = (_lot(column, row) < 0.5).to(u)
+    picked = (_cell_value(column, row) < 0.5).to(u)
     return mix(colors[0], mix(colors[1], colors[2], picked), inside)
 
 
@@ -209,18 +216,18 @@ KINDS = {
     **{"flowers": _flowers, "splashes": _splashes, "ripples": _ripples, "argyle": _argyle, "bricks": _bricks},
     **{"leopard": _leopard, "triangles": _triangles, "marble": _marble, "tartan": _tartan, "confetti": _confetti},
 }
-"""How each kind of fabric is painted: fabric, its colours, coordinates along and across, points -> colours."""
+"""Kinds of fabric: functions of the fabric, its colours, coordinates along and across, and points, to colours."""
 
 
 def _staggered(u: Tensor, v: Tensor, period: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Offsets from the nearest node of a grid whose odd rows are shifted by half, and that node's row and column."""
+    """Offsets from the nearest node of a grid with odd rows shifted by half a period; row and column of the node."""
     row = (u / period).round()
     shifted = v + (row % 2) * period / 2
     column = (shifted / period).round()
     return u - row * period, shifted - column * period, row, column
 
 
-def _lot(row: Tensor, column: Tensor) -> Tensor:
-    """A number in [0, 1) for each cell of a grid, the same on any device."""
+def _cell_value(row: Tensor, column: Tensor) -> Tensor:
+    """Pseudo-random number in [0, 1) of each grid cell, equal on all devices."""
     mixed = (row.long() * 7919) ^ (column.long() * 104729)
     return ((mixed * 2654435761) >> 16).remainder(1024) / 1024.0

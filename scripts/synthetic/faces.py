@@ -1,4 +1,4 @@
-"""Painted faces: brows, eyes, mouth, beards and make-up at points of the mean body (linear RGB)."""
+"""Colours of faces at points of the mean body: brows, eyes, mouth, beards and make-up (linear RGB)."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from scripts.synthetic.fabrics import Color, mix, step
 from scripts.synthetic.waves import Waves, constant
 
-# Where a face's features are on the stand-in body's mean shape, in metres (x for the left half).
+# Positions of facial features on the stand-in body's mean shape, in metres; x of the left half.
 EYE = (0.0305, 0.4186)
 MOUTH_HEIGHT = 0.3495
 BROW_HEIGHT = 0.4335
@@ -18,14 +18,14 @@ CHIN_HEIGHT = 0.318
 
 @dataclass(frozen=True)
 class Face:
-    """What is drawn about a face; sizes are factors on the usual ones."""
+    """Parameters of a face; sizes are factors on the average."""
 
     lips: Color
     iris: Color
     brow: Color
     brow_weight: float
     brow_lift: float
-    """Metres upwards."""
+    """Upward shift of the brows in metres."""
     eye_size: float
     mouth_width: float
     lip_fullness: float
@@ -33,19 +33,19 @@ class Face:
     beard: str
     """`none`, `stubble`, `moustache`, `goatee`, `full`."""
     beard_weight: float
-    """How much of the skin it hides, 0 to 1."""
+    """Opacity of the beard, 0 to 1."""
     lids: Color
     make_up: float
-    """Strength of the colour on the lids and of the lashes, 0 to 1."""
+    """Strength of eye shadow and lashes, 0 to 1."""
     freckles: float
     spots: Waves
-    """Where freckles are, and hairs of a beard."""
+    """Noise that places freckles and the hairs of a beard."""
 
 
 def face_color(
     face: Face, tone: Float[Tensor, " 3"], color: Float[Tensor, "N 3"], points: Float[Tensor, "N 3"]
 ) -> Float[Tensor, "N 3"]:
-    """Paint a face over skin of a tone."""
+    """Paint a face over `color`, the colour of the skin, whose mean is `tone`."""
     x, y, z = points.unbind(-1)
     side = x.abs()
     spots = face.spots(points)
@@ -56,32 +56,32 @@ def face_color(
     return _eyes(face, color, x, y)
 
 
-def _bump(a: Tensor, b: Tensor) -> Tensor:
+def _gaussian(a: Tensor, b: Tensor) -> Tensor:
     return torch.exp(-(a.square() + b.square()))
 
 
 def _complexion(face: Face, tone: Tensor, color: Tensor, side: Tensor, y: Tensor, spots: Tensor) -> Tensor:
-    """Cheeks and nose in the colour of blood, freckles, and shade where the skull lies deep."""
+    """Redden cheeks and nose, add freckles, and darken hollows."""
     rosy = tone * constant((1.12, 0.8, 0.8), tone)
-    cheek = _bump((side - 0.042) / 0.02, (y - 0.385) / 0.018)
-    nose = _bump(side / 0.014, (y - 0.382) / 0.014)
+    cheek = _gaussian((side - 0.042) / 0.02, (y - 0.385) / 0.018)
+    nose = _gaussian(side / 0.014, (y - 0.382) / 0.014)
     color = mix(color, rosy, face.blush * (0.8 * cheek + 0.6 * nose))
-    freckled = face.freckles * step(spots - 0.9, 0.3) * (cheek + 0.8 * _bump(side / 0.02, (y - 0.395) / 0.014))
+    freckled = face.freckles * step(spots - 0.9, 0.3) * (cheek + 0.8 * _gaussian(side / 0.02, (y - 0.395) / 0.014))
     color = color * (1 - 0.4 * freckled)[:, None]
-    # Shade in the sockets and beside the nose gives the face depth in flat light.
-    socket = _bump((side - EYE[0]) / 0.017, (y - EYE[1] - 0.004) / 0.009)
-    beside_nose = _bump((side - 0.0155) / 0.004, (y - 0.388) / 0.018)
-    fold = _bump((side - 0.024 - 0.5 * (0.37 - y)) / 0.003, (y - 0.366) / 0.012)
-    under_lip = _bump(side / 0.02, (y - MOUTH_HEIGHT + 0.0145) / 0.004)
+    # Without painted shade in the hollows, a face has no depth in flat light.
+    socket = _gaussian((side - EYE[0]) / 0.017, (y - EYE[1] - 0.004) / 0.009)
+    beside_nose = _gaussian((side - 0.0155) / 0.004, (y - 0.388) / 0.018)
+    fold = _gaussian((side - 0.024 - 0.5 * (0.37 - y)) / 0.003, (y - 0.366) / 0.012)
+    under_lip = _gaussian(side / 0.02, (y - MOUTH_HEIGHT + 0.0145) / 0.004)
     color = color * (1 - 0.22 * socket - 0.14 * beside_nose - 0.12 * fold - 0.14 * under_lip)[:, None]
-    nostril = _bump((side - 0.0085) / 0.0035, (y - 0.3735) / 0.0022)
+    nostril = _gaussian((side - 0.0085) / 0.0035, (y - 0.3735) / 0.0022)
     return color * (1 - 0.7 * nostril)[:, None]
 
 
 def _beard(face: Face, color: Tensor, side: Tensor, y: Tensor, z: Tensor, spots: Tensor) -> Tensor:
     if face.beard == "none":
         return color
-    lip = _bump(side / 0.026, (y - 0.3635) / 0.0065)
+    lip = _gaussian(side / 0.026, (y - 0.3635) / 0.0065)
     if face.beard == "moustache":
         where = 1.3 * lip
     elif face.beard == "goatee":
@@ -90,7 +90,7 @@ def _beard(face: Face, color: Tensor, side: Tensor, y: Tensor, z: Tensor, spots:
     else:
         soft = 0.03 if face.beard == "stubble" else 0.012
         jaw = step(0.358 - y + 0.62 * (side - 0.022).clamp(min=0), soft)
-        # It ends on the upper neck and before the ear.
+        # The beard ends on the upper neck and in front of the ear.
         jaw = jaw * step(y - 0.296 - 0.15 * (0.13 - z).clamp(min=0), 2 * soft) * step(z - 0.098, 0.012)
         where = torch.maximum(jaw, 0.9 * lip)
     hairs = 0.92 + 0.08 * torch.tanh(spots)
@@ -104,7 +104,7 @@ def _mouth(face: Face, color: Tensor, side: Tensor, y: Tensor) -> Tensor:
     mouth = 1 - ((side / half_width).square() + ((y - MOUTH_HEIGHT) / height).square()).sqrt()
     lips = constant(face.lips, color)
     color = mix(color, lips, 0.85 * step(mouth, 0.12))
-    shine = _bump(side / 0.009, (y - MOUTH_HEIGHT + 0.0035) / 0.0018)
+    shine = _gaussian(side / 0.009, (y - MOUTH_HEIGHT + 0.0035) / 0.0018)
     color = mix(color, (1.5 * lips + 0.06).clamp(max=1), 0.4 * shine)
     line = step(0.0011 - (y - MOUTH_HEIGHT - 0.0008).abs(), 0.001) * step(half_width - 0.001 - side, 0.002)
     return mix(color, lips * 0.25, 0.8 * line)
@@ -121,7 +121,7 @@ def _eyes(face: Face, color: Tensor, x: Tensor, y: Tensor) -> Tensor:
     side, up = x.abs() - EYE[0], y - EYE[1]
     lid = 1 - ((side / 0.0155).square() + (up / (0.0062 * face.eye_size)).square()).sqrt()
     upper = up > 0
-    shadow = _bump(side / 0.017, (up - 0.007) / 0.005) * upper
+    shadow = _gaussian(side / 0.017, (up - 0.007) / 0.005) * upper
     color = mix(color, constant(face.lids, color), 0.8 * face.make_up * shadow)
     lashes = (0.9 * step(lid + 0.12 + 0.12 * face.make_up, 0.1)) * upper
     color = mix(color, constant(face.brow, color) * 0.5, lashes)

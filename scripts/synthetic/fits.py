@@ -1,4 +1,4 @@
-"""Body fits of a capture: the true ones, noise as an optimiser leaves it, and the files that hold them."""
+"""Body fits of a capture: the truth, noise like that of an optimiser, and their files."""
 
 import json
 import pickle
@@ -17,12 +17,12 @@ from scripts.synthetic.people import Person
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.types import BodyOutput, BodyParams
 
-# `joints[24:]` of a `smpl_param` file are these vertices.
+# Vertices stored as `joints[24:]` in a `smpl_param` file.
 LANDMARKS = (
     *(332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787, 2746, 2319, 2445, 2556, 2673),
     *(6191, 5782, 5905, 6016, 6133),
 )
-# How badly each of the 23 joints is fitted, relative to the others: the trunk well, wrists, hands and feet badly.
+# Relative errors of the 23 joint rotations: small at the trunk, large at wrists, hands and feet.
 JOINT_ERRORS = np.array(
     [0.7, 0.7, 0.5, 0.7, 0.7, 0.5, 1.0, 1.0, 0.5, 1.4, 1.4, 0.7, 0.6, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8, 1.5, 1.5, 1.6, 1.6]
 )
@@ -31,11 +31,11 @@ JOINT_ERRORS = np.array(
 def body_params(
     body: BodyModel, person: Person, motion: Motion, frames: tuple[int, ...], front_azimuth: float
 ) -> BodyParams:
-    """Shape and poses of a capture in the raw world, feet on the floor (z = 0), batch axis over frames."""
+    """Shape and poses of a capture in the raw world [F], feet on the floor (z = 0)."""
     poses, roots, places = [], [], []
     for frame in frames:
         angles = motion.angles(frame)
-        x, y, drift = motion.place(frame)
+        x, y, drift = motion.position(frame)
         pose = joint_rotations(angles)
         azimuth = np.deg2rad(front_azimuth - angles["heading"] + drift)
         forward = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
@@ -55,29 +55,29 @@ def body_params(
     posed = body(params)
     shift = torch.tensor(places, dtype=torch.float32)
     shift[:, :2] -= posed.joints[:, 0, :2]
-    # The lowest point stands on the floor, on the sole of its shoe.
+    # The lowest vertex is one sole above the floor.
     shift[:, 2] = -posed.vertices[..., 2].amax(1) - person.shoes.sole
     return BodyParams(params.betas, params.global_orient, params.body_pose, shift, params.scale)
 
 
 def perturb_fits(params: BodyParams, frames: tuple[int, ...], deviation: float, rng: np.random.Generator) -> BodyParams:
-    """Fits as an optimiser would have found them: a little off, alike at moments that are close in time.
+    """Fits with errors like those of an optimiser, smooth in time.
 
-    Half of each error's variance stays for the whole capture, the rest wanders within seconds; the shape is off by
-    the same amount throughout.
+    Half of the variance of each error is constant over the capture, the other half varies within seconds. The error of
+    the shape is the same in all frames. `core.data.fit_noise` draws independent errors for training instead.
 
     Args:
-        params: The truth, batch axis over frames.
-        frames: Image ids, 25 a second.
-        deviation: Of the body's joint angles, in radians (root mean square over the joints); metres and shape get a
-            share of it.
-        rng: The capture's.
+        params: True fits [F].
+        frames: Frame ids, 25 per second.
+        deviation: Root mean square error of the joint angles in radians. The errors of orientation, translation and
+            shape are this times `ORIENT_SHARE`, `TRANSL_SHARE` and `BETAS_SHARE`.
+        rng: Source of the draws.
     """
     times = np.array(frames) / FRAME_RATE
     per_angle = np.repeat(JOINT_ERRORS / np.sqrt(np.mean(JOINT_ERRORS**2)), 3)
 
-    def shaken(x: Tensor, deviations) -> Tensor:
-        error = deviation * deviations * _wander(times, x.shape[1], rng)
+    def perturbed(x: Tensor, deviations) -> Tensor:
+        error = deviation * deviations * _smooth_errors(times, x.shape[1], rng)
         return x + torch.from_numpy(error).to(x)
 
     betas = params.betas[:1] + BETAS_SHARE * deviation * torch.from_numpy(rng.normal(size=params.betas.shape[1])).to(
@@ -85,26 +85,26 @@ def perturb_fits(params: BodyParams, frames: tuple[int, ...], deviation: float, 
     )
     return BodyParams(
         betas=betas.expand_as(params.betas),
-        global_orient=shaken(params.global_orient, ORIENT_SHARE),
-        body_pose=shaken(params.body_pose, per_angle),
-        transl=shaken(params.transl, TRANSL_SHARE),
+        global_orient=perturbed(params.global_orient, ORIENT_SHARE),
+        body_pose=perturbed(params.body_pose, per_angle),
+        transl=perturbed(params.transl, TRANSL_SHARE),
         scale=params.scale,
     )
 
 
-def _wander(times: np.ndarray, count: int, rng: np.random.Generator, waves: int = 3) -> np.ndarray:
-    """Smooth errors of variance 1 at some times (seconds), [T, count]: a constant, and waves of 2 to 10 s."""
+def _smooth_errors(times: np.ndarray, count: int, rng: np.random.Generator, waves: int = 3) -> np.ndarray:
+    """Smooth errors of variance 1 at times in seconds, [F, count]: a constant and waves with periods of 2 to 10 s."""
     constant = rng.normal(0, np.sqrt(0.5), count)
     periods = np.exp(rng.uniform(np.log(2), np.log(10), (waves, count)))
     phases = rng.uniform(0, 2 * np.pi, (waves, count))
-    # A sine's variance is one half.
+    # The variance of a sine is one half.
     return constant + np.sqrt(1 / waves) * np.sin(2 * np.pi * times[:, None, None] / periods + phases).sum(1)
 
 
 def write_fits(
     folder: Path, body: BodyModel, params: BodyParams, frames: tuple[int, ...], *, smpl_param: bool, points: bool
 ) -> None:
-    """Write `optimized_smpl_points/` of a capture; its `.ply` files and `smpl_param/` if asked for."""
+    """Write `optimized_smpl_points/*.json` of a capture and, optionally, its `.ply` files and `smpl_param/`."""
     with torch.no_grad():
         posed = body(params)
     for position, frame in enumerate(frames):
@@ -127,7 +127,7 @@ def write_fits(
 
 
 def _write_points(path: Path, vertices: np.ndarray) -> None:
-    """An ASCII point cloud in HGG's world: (x, y, z) of the raw world becomes (x, z, -y)."""
+    """Write an ASCII point cloud in HGG's world: (x, y, z) of the raw world becomes (x, z, -y)."""
     swapped = np.stack([vertices[:, 0], vertices[:, 2], -vertices[:, 1]], 1)
     header = ["ply", "format ascii 1.0", f"element vertex {len(swapped)}"]
     header += [f"property float {axis}" for axis in "xyz"] + ["end_header"]
@@ -139,7 +139,7 @@ def _smpl_record(body: BodyModel, params: BodyParams, posed: BodyOutput) -> dict
     """The content of a `smpl_param` file."""
     rotvecs = torch.cat([params.global_orient, params.body_pose]).reshape(-1, 3).numpy()
     rotations = torch.from_numpy(Rotation.from_rotvec(rotvecs).as_matrix()).float()[None]
-    # Clones: a slice would drag the whole tensor's storage into the file.
+    # Clones, because a slice is pickled with the storage of the whole tensor.
     return {
         "global_orient": rotations[:, :1].clone(),
         "body_pose": rotations[:, 1:].clone(),

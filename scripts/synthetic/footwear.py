@@ -1,6 +1,6 @@
 """Shoes, boots, sandals and socks as meshes.
 
-Heights are those of the mean body, in metres: ankles at y = -1.09, knees at -0.65.
+Heights y are in metres on the mean body: ankles at -1.09, knees at -0.65.
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from scripts.synthetic.curves import smoothstep
 from scripts.synthetic.surfaces import (
     RestBody,
     Surface,
+    anchored_surface,
     cut_surface,
     offset_points,
-    tied_surface,
     tube_faces,
 )
 
 
 @dataclass(frozen=True)
 class Shoes:
-    """What is on the feet."""
+    """Shoes and socks."""
 
     kind: str
     """`shoes`, `boots` or `sandals`."""
@@ -30,11 +30,11 @@ class Shoes:
     sole: float
     """Thickness in metres."""
     socks: float | None = None
-    """Height y up to which socks go."""
+    """Height y of the upper end of the socks; None without socks."""
 
 
 def make_footwear(body: RestBody, shoes: Shoes) -> list[Surface]:
-    """Shoes, and socks where there are any."""
+    """Layers of shoes and, where present, of socks."""
     surfaces = _sandals(body, shoes) if shoes.kind == "sandals" else _closed_shoes(body, shoes)
     if shoes.socks is not None:
         y = body.template[:, 1]
@@ -44,13 +44,13 @@ def make_footwear(body: RestBody, shoes: Shoes) -> list[Surface]:
 
 
 def footwear_hides(shoes: Shoes, template: np.ndarray) -> np.ndarray:
-    """Negative where the skin of the feet is out of sight."""
+    """Signed distance [V], negative where the skin of the feet is covered."""
     top = -2.0 if shoes.kind == "sandals" else shoes.top
     return template[:, 1] - (top if shoes.socks is None else max(top, shoes.socks))
 
 
 def footwear_height(shoes: Shoes) -> float:
-    """Height y up to which trousers have something under them."""
+    """Height y up to which footwear lies under trousers."""
     return max(shoes.top, shoes.top if shoes.socks is None else shoes.socks)
 
 
@@ -67,7 +67,7 @@ def _sandals(body: RestBody, shoes: Shoes) -> list[Surface]:
     for side in (1, -1):
         foot = np.nonzero((side * body.template[:, 0] > 0) & (y < -1.11))[0]
         outline = body.points[foot][:, [0, 2]]
-        # Corners of a convex hull turn from z to x as a tube's columns do.
+        # Hull vertices in the order of a tube's columns, from z to x.
         hull = outline[ConvexHull(outline).vertices][::-1]
         middle = hull.mean(0)
         hull = middle + (hull - middle) * (1 + 0.006 / np.linalg.norm(hull - middle, axis=1, keepdims=True))
@@ -77,20 +77,20 @@ def _sandals(body: RestBody, shoes: Shoes) -> list[Surface]:
         points = np.concatenate(rings)
         anchors = foot[cKDTree(body.points[foot]).query(points)[1]]
         paint = body.template[anchors] * [1, 0, 1] + [0, body.template[:, 1].min(), 0]
-        surfaces.append(tied_surface(points, paint, tube_faces(4, len(hull)), anchors, "shoes"))
+        surfaces.append(anchored_surface(points, paint, tube_faces(4, len(hull)), anchors, "shoes"))
     return surfaces
 
 
 def _closed_shoes(body: RestBody, shoes: Shoes) -> list[Surface]:
-    """A shaft around the ankle, and around each foot the convex outline of what is in it, on a flat sole."""
+    """A shaft around each ankle, and the convex hull of each foot on a flat sole."""
     template = body.template
     points = offset_points(body, 0.006 + 0.003 * smoothstep(template[:, 1], -1.08, -1.11))
     foot = template[:, 1] < shoes.top + 0.05
     ground = body.points[:, 1].min() - shoes.sole
-    # Soles: whatever is near the ground becomes flat, with a nearly vertical edge.
+    # Soles: points near the ground become flat, with a nearly vertical edge.
     above = template[:, 1] - template[:, 1].min()
     points[:, 1] = np.where(foot, ground + (points[:, 1] - ground) * smoothstep(above, 0.004, 0.016), points[:, 1])
-    # Painted by the height above the ground, so that the sole's border is level.
+    # Paint coordinates from the height above the ground, so that the sole's border is horizontal.
     paint = np.stack([template[:, 0], template[:, 1].min() + points[:, 1] - ground, template[:, 2]], -1)
     level = template[:, 1] - shoes.top + 0.25 * np.maximum(template[:, 2] - 0.09, 0)
     shaft = np.maximum(level, -1.118 - template[:, 1])
@@ -98,9 +98,9 @@ def _closed_shoes(body: RestBody, shoes: Shoes) -> list[Surface]:
     for side in (1, -1):
         inside = np.nonzero((side * template[:, 0] > 0) & (template[:, 1] < -1.1))[0]
         hull = ConvexHull(points[inside])
-        # Qhull leaves open which way a triangle turns.
+        # The orientation of triangles is arbitrary in Qhull.
         a, b, c = (points[inside][hull.simplices[:, k]] for k in range(3))
-        turned = (np.cross(b - a, c - a) * hull.equations[:, :3]).sum(1) < 0
-        faces = np.where(turned[:, None], hull.simplices[:, ::-1], hull.simplices)
-        surfaces.append(tied_surface(points[inside], paint[inside], faces, inside, "shoes"))
+        inverted = (np.cross(b - a, c - a) * hull.equations[:, :3]).sum(1) < 0
+        faces = np.where(inverted[:, None], hull.simplices[:, ::-1], hull.simplices)
+        surfaces.append(anchored_surface(points[inside], paint[inside], faces, inside, "shoes"))
     return surfaces

@@ -1,8 +1,8 @@
-"""Clothes as meshes: offset from the body and cut along clean lines, or hung around it.
+"""Clothes as meshes: offsets of the body cut along smooth lines, and skirts around it.
 
-Where a garment ends is given on the mean body (metres, see `RestBody.template`), so that it fits every shape: the neck
-is at y = 0.28, the waist at -0.05, the crotch at -0.36, the knees at -0.65, the ankles at -1.09; arms lie along x at
-y = 0.2, elbows at 0.44, wrists at 0.67.
+The borders of garments are given on the mean body (metres, see `RestBody.template`), so that they fit every shape: the
+neck is at y = 0.28, the waist at -0.05, the crotch at -0.36, the knees at -0.65, the ankles at -1.09; arms lie along x
+at y = 0.2, elbows at 0.44, wrists at 0.67.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from scripts.synthetic.curves import smoothstep, turn_between
+from scripts.synthetic.curves import angle_between, smoothstep
 from scripts.synthetic.patterns import neckline_height
 from scripts.synthetic.surfaces import (
     RestBody,
@@ -24,9 +24,9 @@ from scripts.synthetic.surfaces import (
 from scripts.synthetic.waves import sample_waves
 
 SKIN_GAP, LAYER_GAP = 0.004, 0.006
-"""Metres between skin and cloth, and between one cloth and the next."""
+"""Distances between skin and cloth, and between two layers of cloth, in metres."""
 _SKIRT_AXIS = np.array([0.0, 0.03])
-"""x and z of the line around which skirts hang."""
+"""x and z of the vertical axis of skirts."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,20 @@ class Top:
     hem: float
     """Height y of its lower end."""
     sleeve: float
-    """|x| where sleeves end; less than 0.17 is sleeveless."""
+    """|x| of the ends of the sleeves; sleeveless below 0.17."""
     neck: float
     """`neckline_height` of the neckline: 0.284 is a crew neck, 0.325 a turtleneck."""
     v_depth: float
-    """How far a V-neck goes down in front; 0 for none."""
+    """Depth of a V-neck in metres; 0 without one."""
     opening: float
     """Half width of an open front (jacket); 0 when closed."""
     loft: float
-    """How far it stands off the body, in metres."""
+    """Distance from the body in metres."""
     tucked: bool = False
     style: str = "t-shirt"
     """See `wardrobe.sample_pattern`."""
     collar: str = ""
-    """`shirt`, `hood`, or none."""
+    """`shirt`, `hood` or empty."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Trousers:
     waist: float
     """Height y of the upper end."""
     length: float
-    """Height y where the legs end."""
+    """Height y of the ends of the legs."""
     loft: float
     """How far they stand off the body, in metres."""
     flare: float
@@ -75,21 +75,21 @@ class Skirt:
     length: float
     """Height y of the hem."""
     flare: float
-    """Metres outwards per metre downwards."""
+    """Increase of the radius per height, metres per metre."""
     pleats: int
-    """How many go around."""
+    """Number of pleats."""
     pleat_depth: float
-    """Metres."""
+    """Depth of the pleats in metres."""
 
 
 def top_level(top: Top, template: np.ndarray) -> np.ndarray:
-    """Negative where the garment covers the body; about metres from its border."""
+    """Signed distance (approximate, metres) from the border of a garment: negative where it covers the body."""
     x, y, z = np.abs(template[:, 0]), template[:, 1], template[:, 2]
     front = smoothstep(z, 0.02, 0.06)
     neckline = neckline_height(x, y, z) - top.neck
     if top.v_depth > 0:
         neckline = neckline + front * top.v_depth * np.maximum(1 - x / (0.05 + 0.3 * top.v_depth), 0)
-    # A sleeveless garment leaves the shoulder's cap free and keeps clear of the armpit.
+    # A sleeveless garment ends above the shoulder joint and outside of the armpit.
     sleeve = x - top.sleeve if top.sleeve > 0.2 else x - top.sleeve + 0.25 * np.maximum(0.13 - y, 0) - 0.01
     if top.sleeve <= 0.2:
         sleeve = np.where(y < 0.1, np.minimum(sleeve, -0.05), sleeve)
@@ -101,9 +101,9 @@ def top_level(top: Top, template: np.ndarray) -> np.ndarray:
 
 
 def trousers_level(trousers: Trousers, template: np.ndarray) -> np.ndarray:
-    """As `top_level`."""
+    """Signed distance from the border of trousers, as `top_level`."""
     y = template[:, 1]
-    # The waistband sits a little lower in front.
+    # The waistband is slightly lower in front.
     waist = y + 0.12 * (template[:, 2] - 0.03) - trousers.waist
     return np.maximum(waist, trousers.length - y)
 
@@ -111,7 +111,7 @@ def trousers_level(trousers: Trousers, template: np.ndarray) -> np.ndarray:
 def make_top(
     body: RestBody, top: Top, floor: np.ndarray, rng: np.random.Generator, material: str = "top"
 ) -> tuple[Surface, np.ndarray]:
-    """A garment of the upper body, at least `floor` [V] off the skin, and how far it stands off [V]."""
+    """A garment of the upper body at least `floor` [V] metres from the skin, and its distance from the skin [V]."""
     template = body.template
     x, y = np.abs(template[:, 0]), template[:, 1]
     folds = sample_waves(rng, 0.16, (1, 1.6, 1), count=12).on_array(template)
@@ -120,7 +120,7 @@ def make_top(
     loft = loft + 0.35 * top.loft * smoothstep(x, top.sleeve - 0.12, top.sleeve) * arm
     loose_end = 0.0 if top.tucked else 0.5
     loft = loft + loose_end * top.loft * smoothstep(y, top.hem + 0.18, top.hem) * (1 - arm)
-    # Collars lie close, shoulders carry the cloth.
+    # Cloth touches the body at collars and on the shoulders.
     close = np.maximum(
         smoothstep(neckline_height(x, y, template[:, 2]), top.neck - 0.08, top.neck - 0.01) * (1 - arm), 0
     )
@@ -136,7 +136,7 @@ def make_top(
 def make_trousers(
     body: RestBody, trousers: Trousers, floor: np.ndarray, rng: np.random.Generator
 ) -> tuple[Surface, np.ndarray]:
-    """A garment of the lower body, at least `floor` [V] off the skin, and how far it stands off [V]."""
+    """A garment of the lower body at least `floor` [V] metres from the skin, and its distance from the skin [V]."""
     template = body.template
     y = template[:, 1]
     folds = sample_waves(rng, 0.12, (1, 1.3, 1), count=12).on_array(template)
@@ -153,7 +153,7 @@ def make_trousers(
 
 
 def _room_between_legs(body: RestBody) -> np.ndarray:
-    """How far each vertex can move along its normal before it meets the other leg."""
+    """Distance [V] that each vertex can move along its normal before it reaches the other leg."""
     x, inward = body.points[:, 0], -np.sign(body.template[:, 0]) * body.normals[:, 0]
     on_leg = (body.template[:, 1] < -0.33) & (inward > 0.05)
     room = np.maximum(np.abs(x) - 0.002, 0) / np.maximum(inward, 0.05)
@@ -161,7 +161,7 @@ def _room_between_legs(body: RestBody) -> np.ndarray:
 
 
 def template_height_to_shaped(body: RestBody, y: np.ndarray) -> np.ndarray:
-    """Where a height of the mean body is on this person."""
+    """Heights on this body that correspond to heights of the mean body."""
     order = np.argsort(body.template[:, 1])
     central = order[np.abs(body.template[order, 0]) < 0.3]
     heights, shaped = body.template[central, 1], body.points[central, 1]
@@ -174,9 +174,9 @@ def template_height_to_shaped(body: RestBody, y: np.ndarray) -> np.ndarray:
 
 
 def make_skirt(body: RestBody, skirt: Skirt, clearance: float, rng: np.random.Generator) -> Surface:
-    """A tube around the convex outline of hips and legs, which hangs from the widest place and flares.
+    """A skirt: a tube around the convex outline of hips and legs, vertical below the widest place, plus the flare.
 
-    It is carried by five body vertices at once: the one beside it at the waist, and one on each thigh and shin.
+    Its points are skinned to five body vertices: the nearest one of the trunk, and one on each thigh and shin.
     """
     columns = 72
     rows = max(int((skirt.waist - skirt.length) / 0.022), 4)
@@ -207,15 +207,15 @@ def make_skirt(body: RestBody, skirt: Skirt, clearance: float, rng: np.random.Ge
 
 
 def _skirt_radius(body: RestBody, heights, angle, clearance: float, flare, snugness) -> np.ndarray:
-    """How far a skirt is from its axis, [rows, columns].
+    """Distance of a skirt from its axis, [rows, columns].
 
     Args:
-        body: Whose hips and legs it hangs around.
-        heights: Of the rows on this person, [rows].
-        angle: Of the columns, from the front to the left, [columns].
-        clearance: How far it stands off, in metres.
-        flare: How much farther each row does, [rows, 1].
-        snugness: 1 where it lies on the body as a waistband does, 0 where it hangs from it, [rows, 1].
+        body: Body inside of the skirt.
+        heights: Heights of the rows on this body, [rows].
+        angle: Angles of the columns, from the front to the left, [columns].
+        clearance: Distance from the body in metres.
+        flare: Additional distance of each row, [rows, 1].
+        snugness: 1 where the skirt follows the body like a waistband, 0 where it hangs, [rows, 1].
     """
     directions = np.stack([np.sin(angle), np.cos(angle)], -1)
     lower_body = (np.abs(body.template[:, 0]) < 0.24) & (body.template[:, 1] < 0.1)
@@ -227,22 +227,22 @@ def _skirt_radius(body: RestBody, heights, angle, clearance: float, flare, snugn
         snug[row] = _polar_radius(near, angle)
     hanging = np.maximum.accumulate(support, axis=0)
     support = np.maximum(hanging - 0.15 * (hanging - support), support) + clearance + flare
-    # The outline of a convex shape from its support function: the nearest of all tangents.
-    turn = angle[:, None] - angle
-    facing = np.where(np.cos(turn) > 0.3, np.cos(turn), np.nan)
+    # Outline of a convex shape from its support function: in each direction the nearest of all tangents.
+    between = angle[:, None] - angle
+    facing = np.where(np.cos(between) > 0.3, np.cos(between), np.nan)
     radius = np.nanmin(support[:, None, :] / facing, axis=2)
     return radius + snugness * np.minimum(snug + clearance - radius, 0)
 
 
 def _polar_radius(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Distance of an outline from the origin in each direction, angles counted from the second axis to the first."""
+    """Radius of an outline in each direction; angles run from the second axis to the first."""
     at = np.arctan2(points[:, 0], points[:, 1])
-    radius = np.where(turn_between(at, angle[:, None]) < 0.12, np.linalg.norm(points, axis=-1), 0).max(1)
+    radius = np.where(angle_between(at, angle[:, None]) < 0.12, np.linalg.norm(points, axis=-1), 0).max(1)
     return np.where(radius > 0, radius, np.median(radius[radius > 0]))
 
 
 def _skirt_anchors(body: RestBody, points: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Body vertices [M, 5] that carry a skirt's points at heights y of the mean body, and their weights [M, 5]."""
+    """Anchors [M, 5] and their weights [M, 5] of a skirt's points; `y` are their heights on the mean body."""
     trunk = np.nonzero(
         (np.abs(body.template[:, 0]) < 0.24) & (body.template[:, 1] > -0.3) & (body.template[:, 1] < 0.1)
     )[0]

@@ -1,4 +1,4 @@
-"""What every layer of a person is coloured with."""
+"""Colour of every layer of a person."""
 
 import torch
 from jaxtyping import Float
@@ -12,11 +12,11 @@ from scripts.synthetic.skin import hair_color, shoe_color, skin_color, sock_colo
 from scripts.synthetic.waves import constant
 
 MATERIALS = ("skin", "bottom", "top", "jacket", "shoes", "socks", "hair", "hat", "glasses")
-"""Names of the layers' materials (`Surface.material`)."""
+"""Values of `Surface.material`."""
 
 
 def material_color(person: Person, material: str, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-    """Linear colour of a person's layer at points of the mean body."""
+    """Linear colour of a layer at points of the mean body."""
     outfit = person.outfit
     match material:
         case "skin":
@@ -43,5 +43,5 @@ def material_color(person: Person, material: str, paint: Float[Tensor, "N 3"]) -
 def _hat_color(hat: Hat, paint: Tensor) -> Tensor:
     x, y, z = paint.unbind(-1)
     crown = fabric_color(hat.fabric, paint, y, 0.09 * torch.atan2(x, z - 0.085))
-    # The brim's paint lies far below.
+    # Paint coordinates of the brim are far below the crown's (`accessories._brim`).
     return torch.where((y < hat.line + hat.cuff)[:, None], constant(hat.brim, paint), crown)

@@ -1,8 +1,7 @@
-"""Authored motion: sequences of key poses in anatomical angles, interpolated, varied from person to person.
+"""Motions of synthetic people: interpolated sequences of key poses, with variation between people.
 
-A pose is a set of named angles in degrees (how far an arm hangs down, how far a knee is bent), which are interpolated
-as plain numbers and clipped to joint limits, and only then become joint rotations. Symmetric motion is half authored:
-the mirrored keys follow.
+Poses are anatomical angles in degrees (`core.motion.anatomy`). Of a symmetric motion only half of the keys are
+authored; their mirror images follow.
 """
 
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from scripts.synthetic.curves import smoothstep
 
 @dataclass(frozen=True)
 class Sequence:
-    """Key poses, each a deviation from the relaxed stance; `mirrored` appends their mirror images."""
+    """Key poses as deviations from the relaxed stance; `mirrored` appends their mirror images."""
 
     name: str
     keys: tuple[dict[str, float], ...]
@@ -182,34 +181,34 @@ SEQUENCES = (
         mirrored=True,
     ),
 )
-# Seconds that a sequence lasts before the next one, and of the blend between two.
+# Duration of a sequence, and of the blend between two, in seconds.
 _SEGMENT = 4.0
 _BLEND = 0.8
 FRAME_RATE = 25.0
-"""Frame ids count the images of a recording at so many a second, of which every fifth is kept."""
+"""Frame ids per second; every fifth id is stored."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """What one person does in a capture, at any time of it."""
+    """Motion of one person in a capture as a function of time."""
 
     order: tuple[int, ...]
-    """Indices of the sequences, one after another, from the start again when all are through."""
+    """Order of the sequences (indices), repeated cyclically."""
     phases: tuple[float, ...]
-    """Where in its period each of them starts, as a share of it."""
+    """Start of each sequence as a share of its period."""
     mirrored: tuple[bool, ...]
     speed: float
     gains: dict[str, float]
-    """Person's factor on each angle's deviation from the relaxed stance."""
+    """Factor on the deviation of each angle from the relaxed stance."""
     offsets: dict[str, float]
-    """Degrees added to each angle throughout."""
+    """Constant offset of each angle in degrees."""
     heading: tuple[float, float, float]
     """Slow drift of the heading: amplitude in degrees, period in seconds, phase."""
     drift: tuple[float, float, float, float]
     """Slow drift on the floor: amplitude in metres, two periods in seconds, phase."""
 
     def angles(self, frame_id: int) -> dict[str, float]:
-        """Anatomical angles in degrees at an image id."""
+        """Anatomical angles in degrees at a frame id."""
         time = frame_id / FRAME_RATE
         segment, within = int(time // _SEGMENT), time % _SEGMENT
         vector = self._segment_angles(segment, within)
@@ -222,8 +221,8 @@ class Motion:
         vector = relaxed + gains * (vector - relaxed) + offsets
         return dict(zip(ANGLES, clip_to_limits(vector).tolist()))
 
-    def place(self, frame_id: int) -> tuple[float, float, float]:
-        """Where the pelvis is on the floor (metres), and the heading's drift (degrees), at an image id."""
+    def position(self, frame_id: int) -> tuple[float, float, float]:
+        """Position of the pelvis on the floor (metres) and drift of the heading (degrees) at a frame id."""
         time = frame_id / FRAME_RATE
         amplitude, period_x, period_y, phase = self.drift
         x = amplitude * np.sin(2 * np.pi * (time / period_x + phase))
@@ -244,7 +243,7 @@ class Motion:
 
 
 def sample_motion(rng: np.random.Generator, stride: float = 1.0) -> Motion:
-    """Draw what a person does, and their manner of doing it; a `stride` below 1 keeps the legs from going far."""
+    """Draw the motion of a person; a `stride` below 1 reduces the movement of the legs."""
     count = len(SEQUENCES)
     gains = {name: float(rng.uniform(0.8, 1.15)) for name in ANGLES if name != "heading"}
     gains |= {name: stride * gains[name] for name in ANGLES if name[2:] in ("hip", "knee", "ankle")}

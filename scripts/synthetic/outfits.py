@@ -1,4 +1,4 @@
-"""What a person wears, drawn from seeds: which garments, how they are cut, what they look like."""
+"""Random outfits: garments, their cuts and their looks."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from scripts.synthetic.wardrobe import sample_fabric, sample_pattern, wardrobe_o
 
 @dataclass(frozen=True)
 class Outfit:
-    """Garments with their cuts and looks; exactly one of `trousers` and `skirt` is there."""
+    """Garments with their cuts and looks; exactly one of `trousers` and `skirt` is not None."""
 
     top: Top
     top_pattern: Pattern
@@ -32,11 +32,11 @@ class Outfit:
 
 
 def sample_outfit(cuts: np.random.Generator, colors: np.random.Generator, split: str) -> Outfit:
-    """Draw an outfit: cuts from one stream, looks from the other, fabrics and prints from the split's wardrobe."""
+    """Draw an outfit: cuts from one stream, looks from the other, from the fabrics and prints of the split."""
     top, trousers, skirt, is_dress = _sample_garments(cuts)
     jacket = None if top.collar == "hood" or cuts.random() > 0.3 else _sample_jacket(cuts, top)
     if jacket is not None and skirt is not None:
-        # It would have to lie on the flare.
+        # Over a flared skirt, a longer jacket would intersect it.
         jacket = dataclasses.replace(jacket, hem=skirt.waist - 0.02)
     top_pattern = sample_pattern(colors, split, "top", _edges(top), top.style)
     if is_dress:
@@ -48,7 +48,7 @@ def sample_outfit(cuts: np.random.Generator, colors: np.random.Generator, split:
         edges = {"hem": trousers.length, "waist": trousers.waist}
         bottom_pattern = sample_pattern(colors, split, "legs", edges)
     if top.v_depth > 0 or top.collar:
-        # The trim follows a round neckline only, and a print would be cut by a deep one.
+        # Trims follow round necklines only, and a V-neck would cut through a print.
         edges = {name: edge for name, edge in top_pattern.edges.items() if name != "neck"}
         prints = top_pattern.prints if top.collar else tuple(p for p in top_pattern.prints if p.back)
         top_pattern = dataclasses.replace(top_pattern, edges=edges, prints=prints)
@@ -80,7 +80,7 @@ def _edges(top: Top) -> dict[str, float]:
 
 
 def _sample_garments(rng: np.random.Generator) -> tuple[Top, Trousers | None, Skirt | None, bool]:
-    """A top, trousers or a skirt, and whether top and skirt are one dress."""
+    """Draw a top, and trousers or a skirt; the last value is True if top and skirt are one dress."""
     kind = str(rng.choice(["trousers", "shorts", "skirt", "dress"], p=[0.54, 0.18, 0.13, 0.15]))
     top = _sample_top(rng, kind)
     waist = float(rng.uniform(-0.1, -0.04))
@@ -90,7 +90,7 @@ def _sample_garments(rng: np.random.Generator) -> tuple[Top, Trousers | None, Sk
 
 
 def _sample_top(rng: np.random.Generator, kind: str) -> Top:
-    """What goes with a kind of garment below: `trousers`, `shorts`, `skirt`, or `dress`."""
+    """Draw a top for a lower garment: `trousers`, `shorts`, `skirt` or `dress`."""
     tucked = kind in ("skirt", "dress") or rng.random() < 0.2
     styles = ["t-shirt", "shirt", "jumper", "hoodie"]
     shares = {"dress": [0.85, 0.15, 0.0, 0.0], "skirt": [0.5, 0.25, 0.25, 0.0]}.get(kind, [0.44, 0.22, 0.16, 0.18])
@@ -119,7 +119,7 @@ def _sample_top(rng: np.random.Generator, kind: str) -> Top:
 def _sample_skirt(rng: np.random.Generator, waist: float) -> Skirt:
     length = float(rng.choice([rng.uniform(-0.6, -0.46), rng.uniform(-0.8, -0.6), rng.uniform(-1.02, -0.8)]))
     flare = float(rng.choice([rng.uniform(0.0, 0.05), rng.uniform(0.1, 0.35)], p=[0.3, 0.7]))
-    # No hem stands out farther than a crinoline's.
+    # Limits how far the hem stands out.
     flare = min(flare, 0.15 / (waist - length))
     pleats, depth = int(rng.integers(6, 20)), float(rng.uniform(0.0, 0.02))
     return Skirt(waist, length, flare, pleats, depth)
@@ -136,7 +136,7 @@ def _sample_trousers(rng: np.random.Generator, waist: float, short: bool) -> Tro
 
 
 def _sample_jacket(rng: np.random.Generator, top: Top) -> Top:
-    """Worn over what is there already, open or closed."""
+    """Draw a jacket or a coat over a top, open or closed."""
     style = str(rng.choice(["jacket", "coat"], p=[0.65, 0.35]))
     collar = str(rng.choice(["", "shirt", "hood"], p=[0.3, 0.4, 0.3])) if top.collar == "" else ""
     is_open = collar != "hood" and rng.random() < 0.5

@@ -1,4 +1,4 @@
-"""Which colours people and clothes have. Colours are drawn as display values and returned linear."""
+"""Random colours of people and clothes, drawn as display values and returned as linear RGB."""
 
 import colorsys
 
@@ -20,16 +20,16 @@ _IRIS = ((0.25, 0.15, 0.09), (0.36, 0.24, 0.13), (0.30, 0.40, 0.25), (0.35, 0.50
 
 
 DISPLAY_GAMMA = 2.2
-"""Linear light is a display value to this power."""
+"""Exponent that takes display values to linear light."""
 
 
 def linear(color) -> Color:
-    """Display values to linear light."""
+    """Convert display values to linear light."""
     return tuple((np.clip(np.asarray(color, float), 0, 1) ** DISPLAY_GAMMA).tolist())
 
 
 def skin_tone(rng: np.random.Generator) -> Color:
-    """Anything between the lightest and the darkest, evenly."""
+    """Draw a skin colour, uniformly between the lightest and the darkest (linear)."""
     position = rng.uniform(0, len(_SKIN) - 1)
     low = int(position)
     high = min(low + 1, len(_SKIN) - 1)
@@ -38,7 +38,7 @@ def skin_tone(rng: np.random.Generator) -> Color:
 
 
 def hair_colors(rng: np.random.Generator) -> tuple[Color, Color]:
-    """Colours at the roots and at the tips."""
+    """Draw the colours of hair at the roots and at the tips (linear)."""
     root = np.array(_HAIR[rng.choice(len(_HAIR), p=_HAIR_SHARES)]) * rng.uniform(0.85, 1.15)
     tip = root * rng.uniform(0.9, 1.25)
     if rng.random() < 0.07:
@@ -47,12 +47,12 @@ def hair_colors(rng: np.random.Generator) -> tuple[Color, Color]:
 
 
 def iris_color(rng: np.random.Generator) -> Color:
-    """Mostly brown, some green, blue and grey."""
+    """Draw the colour of an iris: mostly brown, some green, blue and grey (linear)."""
     return linear(np.array(_IRIS[rng.choice(len(_IRIS), p=(0.4, 0.25, 0.1, 0.15, 0.1))]) * rng.uniform(0.85, 1.15))
 
 
 def cloth_color_sample(rng: np.random.Generator) -> np.ndarray:
-    """A colour that clothes have, display values: a third of them black, white, grey, navy or beige."""
+    """Draw a colour of clothes (display values): 45 % are grey tones, navy, beige, olive or brown."""
     kind = rng.random()
     if kind < 0.32:
         return np.full(3, rng.choice([0.07, 0.13, 0.3, 0.55, 0.85, 0.93])) + rng.uniform(-0.02, 0.02, 3)
@@ -67,7 +67,7 @@ def cloth_color_sample(rng: np.random.Generator) -> np.ndarray:
 
 
 def cloth_colors(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Three colours that can be told apart, display values."""
+    """Draw three colours of clothes (display values), the last two clearly different from the first."""
     first = cloth_color_sample(rng)
     others = []
     while len(others) < 2:
@@ -78,7 +78,7 @@ def cloth_colors(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def shoe_colors(rng: np.random.Generator) -> tuple[Color, Color, Color]:
-    """Upper, sole, laces."""
+    """Draw the colours of upper, sole and laces of shoes (linear)."""
     upper = cloth_color_sample(rng) if rng.random() < 0.6 else np.full(3, rng.choice([0.06, 0.1, 0.9]))
     sole = np.full(3, rng.choice([0.08, 0.2, 0.85, 0.92]))
     return linear(upper), linear(sole), linear(np.full(3, 0.9 if upper.mean() < 0.5 else 0.12))

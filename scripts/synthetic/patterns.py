@@ -1,7 +1,7 @@
-"""Procedural colour of clothes: fabrics, panels, seams, pockets, buttons and prints, wherever a picture samples them.
+"""Procedural colour of clothes: fabrics, panels, seams, pockets, buttons and prints.
 
-Points are given on the mean body in the rest pose (`Surface.paint`), so that patterns are sharp at any picture size and
-stick to the body. Colours are linear RGB in [0, 1].
+Evaluated at points of the mean body in the rest pose (`Surface.paint`), so that patterns are sharp at any image size
+and move with the body. Colours are linear RGB in [0, 1].
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from scripts.synthetic.prints import Print, print_mask
 from scripts.synthetic.waves import Waves, constant
 
 SHOULDER_SEAM = (0.185, 0.1, 0.2)
-"""|x| of the seam between trunk and sleeve, how it tilts, and the height where it has that |x|."""
+"""Seam between trunk and sleeve: its |x| at a height, its tilt, and that height."""
 _METAL = (0.55, 0.53, 0.5)
 
 
@@ -25,18 +25,18 @@ class Pattern:
 
     fabric: Fabric
     folds: Waves
-    """How the cloth hangs, as light and shade."""
+    """Noise of folds, drawn as light and shade."""
     wrinkles: Waves
-    """Creases across limbs where they bend; for y along the limb."""
+    """Noise of creases at bends, in coordinates whose y runs along the limb."""
     grain: Waves
-    """Fine unevenness of the colour."""
+    """Noise of the colour."""
     layout: str = "top"
-    """How cloth runs over the body: `top`, `legs` or `skirt`."""
+    """Mapping of cloth coordinates to the body: `top`, `legs` or `skirt`."""
     edges: dict[str, float] = field(default_factory=dict)
-    """Where the garment ends: `hem`, `sleeve`, `neck`, `waist`."""
+    """Borders of the garment: `hem`, `neck`, `waist` (heights y) and `sleeve` (|x|)."""
     sleeves: Fabric | None = None
     back: Fabric | None = None
-    """Another cloth on the back."""
+    """Fabric of the back, if it is another one."""
     yoke: Color | None = None
     """Colour of the shoulders."""
     side_stripe: Color | None = None
@@ -45,11 +45,11 @@ class Pattern:
     """Colour of collar, cuffs and hem."""
     belt: Color | None = None
     ribbed: bool = False
-    """Knitted cuffs and hem."""
+    """Ribbed cuffs and hem."""
     closure: str = ""
-    """Down the front: `buttons`, `zip` or nothing."""
+    """Closure of the front: `buttons`, `zip` or empty."""
     pockets: str = ""
-    """`chest`, `flaps`, `kangaroo`, `jeans` or none."""
+    """`chest`, `flaps`, `kangaroo`, `jeans` or empty."""
     prints: tuple[Print, ...] = ()
 
 
@@ -89,7 +89,7 @@ def cloth_color(pattern: Pattern, paint: Float[Tensor, "N 3"]) -> Float[Tensor, 
 
 
 def _cloth_coordinates(layout, x, y, z) -> tuple[Tensor, Tensor, Tensor]:
-    """Coordinates along the body or limb and around it, in metres; and what belongs to sleeves."""
+    """Coordinates along the body or limb and around it, in metres; and which points are on sleeves."""
     around_trunk = TRUNK_ROUND / (2 * torch.pi) * torch.atan2(x, z - 0.04)
     if layout == "legs":
         side = torch.sign(x)
@@ -103,7 +103,7 @@ def _cloth_coordinates(layout, x, y, z) -> tuple[Tensor, Tensor, Tensor]:
 
 
 TRUNK_ROUND, LEG_ROUND = 0.88, 0.5
-"""Metres around trunk and leg: patterns that repeat in these close without a seam."""
+"""Circumferences of trunk and leg in metres: a period that divides them gives no seam."""
 
 
 def _past_shoulder(x: Tensor, y: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def _past_shoulder(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _near_bends(layout: str, x: Tensor, y: Tensor, on_sleeve: Tensor) -> Tensor:
-    """1 where cloth gathers: elbows, waist; hips, knees, ankles."""
+    """Strength of creases: up to 1 at elbows and waist, or at hips, knees and ankles."""
 
     def around(t, middle, width):
         return torch.exp(-((t - middle) / width).square())
@@ -133,7 +133,7 @@ def _side_stripe(layout: str, x: Tensor, y: Tensor, z: Tensor, on_sleeve: Tensor
 
 
 def _from_edge(pattern: Pattern, x: Tensor, y: Tensor, z: Tensor, on_sleeve: Tensor) -> Tensor:
-    """Distance from the collar, the cuffs or the hem in metres."""
+    """Distance from the nearest of collar, cuffs and hem, in metres."""
     edges, far = pattern.edges, torch.ones_like(x)
     on_trunk = torch.minimum(y - edges.get("hem", -9), 1.5 * (edges.get("neck", 9) - neckline_height(x, y, z)))
     return torch.where(on_sleeve, far * edges.get("sleeve", 9) - x.abs(), on_trunk)
@@ -158,7 +158,7 @@ def _closure(pattern: Pattern, color: Tensor, x: Tensor, y: Tensor, where: Tenso
 
 
 def _seams(pattern: Pattern, x: Tensor, y: Tensor, z: Tensor, on_sleeve: Tensor, from_edge: Tensor) -> Tensor:
-    """Where the cloth is sewn: darker lines between panels, beside hems and around pockets."""
+    """Opacity of seams: dark lines between panels, beside hems and around pockets."""
     front = z > 0.04
     lines = torch.zeros_like(x)
     if pattern.layout == "top":
@@ -191,16 +191,19 @@ def _seams(pattern: Pattern, x: Tensor, y: Tensor, z: Tensor, on_sleeve: Tensor,
 
 
 def _line(distance: Tensor) -> Tensor:
-    """A line 4 mm wide."""
+    """Coverage of a line 4 mm wide."""
     return step(0.002 - distance.abs(), 0.001)
 
 
 def _outline(dx: Tensor, dy: Tensor, half_width: float, half_height: float) -> Tensor:
-    """The border of a rectangle."""
+    """Coverage of the border of a rectangle."""
     return _line(torch.maximum(dx.abs() - half_width, dy.abs() - half_height))
 
 
 def neckline_height(x, y, z):
-    """Constant along round necklines: planes that fall to the front and rise beside the neck (arrays or tensors)."""
+    """Height function that is constant along round necklines.
+
+    Its level sets are planes that fall to the front and rise beside the neck. Takes arrays or tensors.
+    """
     beside = abs(x) - 0.065
     return y + 0.48 * z - 0.65 * (beside + abs(beside))

@@ -1,4 +1,4 @@
-"""Who a person is: shape, skin, hair, clothes and light, drawn from a seed; and the meshes that follow from it."""
+"""Random people: shape, skin, hair, clothes, light and motion, and the meshes of their layers."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -26,24 +26,26 @@ MIN_HEIGHT, MAX_HEIGHT = 1.5, 1.75
 
 @dataclass(frozen=True)
 class Light:
-    """A soft studio: light from all around, more of it from one direction, bounced by the floor."""
+    """Soft studio light: ambient light, a broad key light, and light reflected by the floor."""
 
     azimuth: float
-    """Radians: where the key light comes from, in the raw world."""
+    """Direction of the key light in the raw world, radians."""
     elevation: float
+    """Its elevation above the floor, radians."""
     key: float
-    """Share of the light that comes from around that direction."""
+    """Share of the key light."""
     warmth: float
     """Tint of the key light; positive is warm."""
     floor: float
-    """Brightness of the light from below."""
+    """Brightness of light from below."""
     exposure: float
     background: tuple[float, float, float]
+    """Colour of the walls, display values."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """Everything that was drawn about a person; two equal ones give equal pictures."""
+    """All draws of a person; equal values give equal images. Field names are part of `checksum`."""
 
     index: int
     betas: tuple[float, ...]
@@ -56,21 +58,21 @@ class Person:
 
     @property
     def shoes(self) -> Shoes:
-        """What lifts the person off the floor."""
+        """Shoes, whose soles raise the body above the floor."""
         return self.outfit.shoes
 
     def checksum(self) -> str:
-        """Sixteen digits that change when any drawn number does."""
+        """Hash of all draws."""
         return digest(dataclasses.asdict(self))
 
 
 def sample_person(body: BodyModel, seed: int, split: str, index: int) -> Person:
-    """Draw a person; depends on nothing but the arguments."""
+    """Draw a person; depends only on the arguments."""
     colors = random_stream(seed, split, index, "colors")
     outfit = sample_outfit(random_stream(seed, split, index, "outfit"), colors, split)
     hair = _sample_hair(random_stream(seed, split, index, "hair"))
     if outfit.hat is not None and hair.style not in ("bald", "buzz"):
-        # Whatever is under it lies flat.
+        # Hair under a hat lies flat.
         hair = dataclasses.replace(hair, style="short", volume=0.008, fringe=0.0)
     root, tip = hair_colors(colors)
     curls = (0.013, (1.0, 1.0, 1.0)) if hair.style == "curly" else (0.009, (0.6, 5.0, 0.6))
@@ -88,12 +90,12 @@ def sample_person(body: BodyModel, seed: int, split: str, index: int) -> Person:
 
 
 def _stride(skirt: Skirt | None) -> float:
-    """How far legs go in what is worn: long skirts let them go less far."""
+    """Factor on the movement of the legs: below 1 in skirts, smaller the longer they are."""
     return 1.0 if skirt is None else 0.65 - 0.4 * max(-0.65 - skirt.length, 0)
 
 
 def _sample_betas(body: BodyModel, rng: np.random.Generator) -> tuple[float, ...]:
-    """A shape within two deviations whose height fits the rig's pictures."""
+    """Draw shape coefficients within two standard deviations that give a height that fits the rig's images."""
     template = body.v_template.double().cpu().numpy()
     shapes = body.shapedirs.double().cpu().numpy()
     while True:
@@ -201,7 +203,7 @@ def person_surfaces(person: Person, body: RestBody, seed: int, split: str) -> li
 def _lower_and_top(
     outfit: Outfit, body: RestBody, rng: np.random.Generator
 ) -> tuple[list[Surface], list[np.ndarray], np.ndarray]:
-    """Trousers or skirt and the top: layers, where they hide the skin (negative), how far they stand off it [V]."""
+    """Layers of the lower garment and the top, levels [V] (negative where they cover the skin), and clearance [V]."""
     template, top, trousers, skirt = body.template, outfit.top, outfit.trousers, outfit.skirt
     gap = np.full(len(template), garments.SKIN_GAP)
     top_level = garments.top_level(top, template)
@@ -229,7 +231,7 @@ def _lower_and_top(
 
 
 def _visible_skin(body: RestBody, level: np.ndarray) -> Surface:
-    """The skin that clothes leave free and a margin below their hems, there drawn in so that it never pokes through."""
+    """Skin that clothes leave free, and a margin under their hems, moved inwards so that it does not intersect them."""
     count = len(body.points)
     kept = body.faces[(level[body.faces] > -0.035).any(1)]
     inward = smoothstep(level, 0.0, -0.02) * 0.004

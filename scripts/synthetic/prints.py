@@ -1,4 +1,4 @@
-"""Letters and shapes printed on clothes."""
+"""Prints on clothes: letters and shapes."""
 
 import functools
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ _SIZE = 192
 
 @dataclass(frozen=True)
 class Print:
-    """Something printed on a garment's front or back: letters or a shape."""
+    """A print on the front or the back of a garment."""
 
     text: str
     """Letters, or a shape's name in angle brackets (a key of `SHAPES`)."""
     color: Color
     center: tuple[float, float]
-    """x, y on the mean body."""
+    """x and y on the mean body, in metres."""
     width: float
-    """Metres."""
+    """Width in metres."""
     back: bool = False
 
 
 def print_mask(item: Print, x: Tensor, y: Tensor) -> Tensor:
-    """How much of a print is at points of the mean body, seen from the front or the back."""
+    """Coverage of a print (0 to 1) at points of the mean body, seen from the front or the back."""
     bitmap = _bitmap(item.text, x.device)
     height, width = bitmap.shape
     mirrored = -1.0 if item.back else 1.0
@@ -41,7 +41,7 @@ def print_mask(item: Print, x: Tensor, y: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=256)
 def _bitmap(text: str, device: torch.device) -> Tensor:
-    """What is printed as a picture of 0 and 1, some 200 pixels wide."""
+    """Coverage of a text or a shape as an image with values in [0, 1], about 200 pixels wide."""
     if not text.startswith("<"):
         font = ImageFont.load_default(size=96)
         left, top, right, bottom = font.getbbox(text, stroke_width=4)
@@ -54,7 +54,7 @@ def _bitmap(text: str, device: torch.device) -> Tensor:
 
 
 def _polygon(draw: ImageDraw.ImageDraw, *corners: tuple[float, float], fill: int = 255) -> None:
-    """Corners as shares of the picture, from its upper left."""
+    """Fill a polygon; corners are fractions of the image size from its upper left."""
     draw.polygon([(_SIZE * x, _SIZE * y) for x, y in corners], fill=fill)
 
 
@@ -151,4 +151,4 @@ SHAPES = {
     **{"mountains": _mountains, "bolt": _bolt, "moon": _moon, "cross": _cross, "drop": _drop, "arrow": _arrow},
     **{"diamond": _diamond, "windows": _windows, "paw": _paw},
 }
-"""How each shape is drawn, white on black."""
+"""Functions that draw the shapes, white on black."""

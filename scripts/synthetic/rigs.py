@@ -1,6 +1,6 @@
-"""Camera rigs like MVHumanNet's two: where the cameras stand, and how its files state them.
+"""Camera rigs: the two of MVHumanNet and a single camera, and the records of MVHumanNet's calibration files.
 
-World: metres, z down (up is -z), origin on the floor. Cameras: OpenCV axes.
+World: metres, z down, origin on the floor. Cameras: OpenCV axes.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from core.types.cameras import Cameras
 RIGS = ("24", "48", "phone")
 """One ring of 16 cameras, three rings of 16, or one camera in front of the subject."""
 
-# Views in the order front, left, back, right of a person who faces the first.
+# Front, left, back and right view of a subject that faces the first.
 INPUT_VIEWS_24 = ("22327091", "22327116", "22236236", "22327073")
-# One ring, by increasing azimuth from the front camera on; the real order of the twelve others is not known.
+# The ring by increasing azimuth, starting at the front camera; the true order of the twelve others is not known.
 NAMES_24 = (
     *("22327091", "22236222", "22236229", "22236234", "22327073", "22236235", "22327084", "22327102"),
     *("22236236", "22327107", "22327109", "22327111", "22327116", "22327113", "22327117", "22327118"),
@@ -25,7 +25,7 @@ NAMES_24 = (
 FRONT_AZIMUTH_24 = -17.6
 INPUT_AZIMUTHS_24 = {"22327091": -17.6, "22327116": -110.3, "22236236": 159.1, "22327073": 70.9}
 
-# Numbers follow `CC32871A`; each ring starts at azimuth -177 degrees.
+# Names without the prefix `CC32871A`; each ring starts at an azimuth of -177 degrees.
 RINGS_48 = {
     "low": "008 048 057 022 015 051 027 023 038 030 016 035 037 040 010 046",
     "middle": "004 013 058 039 052 032 034 017 059 050 033 005 029 055 031 044",
@@ -37,9 +37,9 @@ AXIS_48 = np.array([0.02, -0.05])
 
 @dataclass(frozen=True)
 class Rig:
-    """Calibrated cameras of one capture, as MVHumanNet's files state them, for pictures of `width x height`.
+    """Calibrated cameras of one capture, in the terms of MVHumanNet's files.
 
-    `focal`, `width` and `height` are those of the calibrated size, twice the size of the picture files.
+    `focal`, `width` and `height` refer to the calibrated size, which is twice the size of the image files.
     """
 
     names: tuple[str, ...]
@@ -47,22 +47,22 @@ class Rig:
     """Keys in `camera_extrinsics.json`: a prefix, the name, `.png`."""
     rotations: Float[np.ndarray, "C 3 3"]
     translations: Float[np.ndarray, "C 3"]
-    """World to camera, in metres (the files hold millimetres before scaling)."""
+    """World to camera, in metres (the files store unscaled millimetres)."""
     focal: float
     width: int
     height: int
     camera_scale: float
     front_azimuth: float
-    """Degrees, atan2(y, x): where the first input view stands, which the person faces at first."""
+    """Azimuth atan2(y, x) of the first input view in degrees; the subject faces it at first."""
 
     @property
     def intrinsics(self) -> Float[np.ndarray, "3 3"]:
-        """K with pixel centres on whole numbers, as in the files."""
+        """K with pixel centres on integers, as in the files."""
         center = ((self.width - 1) / 2, (self.height - 1) / 2)
         return np.array([[self.focal, 0.0, center[0]], [0.0, self.focal, center[1]], [0.0, 0.0, 1.0]])
 
     def subset(self, names: tuple[str, ...]) -> "Rig":
-        """Some of the cameras, in this order."""
+        """The named cameras, in this order."""
         chosen = [self.names.index(name) for name in names]
         return Rig(
             tuple(self.names[i] for i in chosen),
@@ -73,7 +73,7 @@ class Rig:
         )
 
     def cameras(self) -> Cameras:
-        """The cameras of the picture files (half the calibrated size), pixel centres at +0.5, raw world."""
+        """Cameras of the image files (half the calibrated size), pixel centres at +0.5, raw world."""
         viewmats = torch.eye(4).repeat(len(self.names), 1, 1)
         viewmats[:, :3, :3] = torch.from_numpy(self.rotations).float()
         viewmats[:, :3, 3] = torch.from_numpy(self.translations).float()
@@ -83,7 +83,7 @@ class Rig:
         return Cameras(viewmats, Ks, self.width, self.height).resized(self.width // 2, self.height // 2)
 
     def extrinsics(self, long_center: bool) -> dict[str, dict]:
-        """The content of `camera_extrinsics.json`."""
+        """Content of `camera_extrinsics.json`; with `long_center` each centre is followed by the image size."""
         center = self.intrinsics[:2, 2].tolist() + ([float(self.width), float(self.height)] if long_center else [])
         records = {}
         for key, rotation, translation in sorted(zip(self.keys, self.rotations, self.translations), key=lambda r: r[0]):
@@ -101,14 +101,15 @@ class Rig:
 
 
 def make_rig(kind: str, width: int, height: int, rng: np.random.Generator, num_cameras: int | None = None) -> Rig:
-    """A rig with its small irregularities.
+    """Draw a rig with small irregularities.
 
     Args:
         kind: One of `RIGS`.
-        width, height: Size of the picture files; the files state K for twice that.
-        num_cameras: Fewer cameras: the input views first, then evenly spread others.
+        width, height: Size of the image files; K is stated for twice that.
+        rng: Source of the irregularities.
+        num_cameras: Number of cameras if fewer than the rig has: the input views first, then evenly spread others.
     Raises:
-        ValueError: For another kind.
+        ValueError: If `kind` is unknown.
     """
     if kind == "24":
         rig = _ring_24(2 * width, 2 * height, rng)
@@ -133,7 +134,7 @@ def _ring_24(width: int, height: int, rng: np.random.Generator) -> Rig:
     azimuths = FRONT_AZIMUTH_24 + 360 / count * np.arange(count) + rng.uniform(-1, 1, count)
     for name, azimuth in INPUT_AZIMUTHS_24.items():
         azimuths[NAMES_24.index(name)] = azimuth
-    rotations, translations = _place(
+    rotations, translations = _orbit_cameras(
         azimuths=azimuths,
         radii=rng.uniform(1.98, 2.11, count),
         heights=rng.uniform(1.54, 1.55, count),
@@ -144,7 +145,7 @@ def _ring_24(width: int, height: int, rng: np.random.Generator) -> Rig:
     )
     prefixes = np.where(np.arange(count) % 5 < 4, "0_0_", "0_1_")
     keys = tuple(f"{prefix}{name}.png" for prefix, name in zip(prefixes, NAMES_24))
-    # 1121 pixels at 1224 x 1024: the vertical field of view of HGG's renderer.
+    # 1121 pixels at 1224 x 1024 give the vertical field of view of HGG's renderer.
     focal = float(1121.0 * height / 1024 * (1 + rng.uniform(-5e-4, 5e-4)))
     return Rig(NAMES_24, keys, rotations, translations, focal, width, height, 100 / 65, FRONT_AZIMUTH_24)
 
@@ -158,7 +159,7 @@ def _rings_48(width: int, height: int, rng: np.random.Generator) -> Rig:
         count = len(numbers)
         names += ["CC32871A" + number for number in numbers]
         parts.append(
-            _place(
+            _orbit_cameras(
                 azimuths=-177 + 360 / count * np.arange(count) + rng.uniform(-0.8, 0.8, count),
                 radii=radius + rng.uniform(-0.05, 0.05, count),
                 heights=np.full(count, camera_height) + rng.uniform(-0.01, 0.01, count),
@@ -181,7 +182,7 @@ def _phone(width: int, height: int, rng: np.random.Generator) -> Rig:
     # A standing subject with arms held away needs 2.05 x 1.35 m.
     radius = max(2.05 * focal / height, 1.35 * focal / width) * rng.uniform(1.05, 1.3)
     camera_height = rng.uniform(0.75, 1.4)
-    rotations, translations = _place(
+    rotations, translations = _orbit_cameras(
         azimuths=np.array([azimuth]),
         radii=np.array([radius]),
         heights=np.array([camera_height]),
@@ -193,11 +194,11 @@ def _phone(width: int, height: int, rng: np.random.Generator) -> Rig:
     return Rig(("phone",), ("0_0_phone.png",), rotations, translations, focal, width, height, 100 / 65, azimuth)
 
 
-def _place(azimuths, radii, heights, pitches, rolls, axis, rng) -> tuple[np.ndarray, np.ndarray]:
-    """World-to-camera rotations [C, 3, 3] and translations [C, 3] of cameras that look past an axis; degrees."""
+def _orbit_cameras(azimuths, radii, heights, pitches, rolls, axis, rng) -> tuple[np.ndarray, np.ndarray]:
+    """World-to-camera rotations [C, 3, 3] and translations [C, 3] of cameras directed near a vertical axis; degrees."""
     azimuth = np.deg2rad(azimuths)
     centers = np.stack([axis[0] + radii * np.cos(azimuth), axis[1] + radii * np.sin(azimuth), -heights], -1)
-    # Optical axes miss the rig's axis by some centimetres.
+    # Optical axes pass the rig's axis at a distance of some centimetres.
     heading = azimuth + np.pi + rng.uniform(-0.03, 0.03, len(azimuth))
     pitch = np.deg2rad(pitches)
     forward = np.stack([np.cos(heading) * np.cos(pitch), np.sin(heading) * np.cos(pitch), np.sin(pitch)], -1)

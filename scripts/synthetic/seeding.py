@@ -1,4 +1,4 @@
-"""Random streams: every choice about a person depends on (seed, split, person, topic) and on nothing else."""
+"""Random streams: every draw depends on (seed, split, person, topic) only."""
 
 import hashlib
 import json
@@ -7,19 +7,20 @@ import numpy as np
 
 
 def random_stream(seed: int, split: str, index: int, topic: str) -> np.random.Generator:
-    """A generator of its own for one topic (`shape`, `outfit`, `motion` ...) of one person.
+    """The generator of one topic (`shape`, `outfit`, `motion` ...) of one person.
 
-    Streams are independent of each other, so that a change in how one topic draws leaves the others as they were, and
-    people of different splits share nothing.
+    Streams are independent: a change of the draws of one topic leaves all other topics unchanged, and people of
+    different splits have no draws in common. The strings are part of the seed.
     """
     digest = hashlib.sha256(f"{seed}/{split}/{index}/{topic}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
 def digest(value: object) -> str:
-    """Sixteen digits that change when any number in nested dicts and sequences does.
+    """Hash (16 hexadecimal digits) of nested dicts and sequences.
 
-    Numbers count with six digits: the last ones of a sine or a power differ between processors.
+    Floats are rounded to six significant digits, because the last digits of a sine or a power differ between
+    processors.
     """
     text = json.dumps(_rounded(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -91,14 +91,14 @@ def write_datasets(
     spelling: str = "list",
     mesh_rasterizer: MeshBackend = "torch",
 ) -> None:
-    """Write several sets, one after the other.
+    """Write several sets of captures.
 
     Args:
-        sets: As in `write_dataset`.
-        device: Where pictures are drawn: `cpu`; `cuda`, with several workers on all GPUs that are there.
-        workers: Processes that each write whole captures; 0 uses this one.
-        body_file: The body model; the stand-in by default.
-        spelling: As in `write_dataset`.
+        sets: The sets.
+        device: Device that draws the images: `cpu`, or `cuda` for all GPUs if there are several workers.
+        workers: Number of processes, each of which writes whole captures; 0 uses this process.
+        body_file: Body model; the stand-in by default.
+        spelling: See `write_dataset`.
         mesh_rasterizer: Backend that finds the visible faces.
     """
     body = load_body(body_file)

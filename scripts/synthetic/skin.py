@@ -1,4 +1,4 @@
-"""Painted skin, hair and shoes: colours at points of the mean body (linear RGB)."""
+"""Colours of skin, hair and shoes at points of the mean body (linear RGB)."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ _GROUND = -1.166
 
 @dataclass(frozen=True)
 class SkinTone:
-    """What shows of the body itself."""
+    """The look of bare skin and of the face."""
 
     tone: Color
     mottle: Waves
     face: Face
     band: Color | None = None
-    """Colour of something worn around the left wrist."""
+    """Colour of a band around the left wrist."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class HairColor:
     tip: Color
     strands: Waves
     parting: float | None = None
-    """x of a line where the scalp shows, in metres."""
+    """x of the line where the scalp is visible, in metres; None without a parting."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class ShoeColor:
     sole: Color
     detail: Color
     sole_height: float
-    """Height above the ground up to which the sole's colour goes, in metres."""
+    """Height of the border between sole and upper above the ground, in metres."""
     style: str
     """`laces`, `stripe`, `cap` or `plain`."""
     socks: tuple[Color, Color]
-    """Ground and rings."""
+    """Base colour, and colour of the rings."""
 
 
 def skin_color(skin: SkinTone, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-    """Skin with its unevenness, a face, ears, and knuckles and knees a little redder."""
+    """Colour of uneven skin with a face and ears; hands and knees are redder."""
     tone = constant(skin.tone, paint)
     x, y, z = paint.unbind(-1)
     side = x.abs()
@@ -70,7 +70,7 @@ def skin_color(skin: SkinTone, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 
 
 
 def hair_color(hair: HairColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-    """Strands from crown to tip, a ring of gloss, and the parting."""
+    """Colour of hair: strands from crown to tip, a ring of gloss, and the parting."""
     share = ((0.5 - paint[:, 1]) / 0.25).clamp(0, 1)
     color = mix(constant(hair.root, paint).expand_as(paint), constant(hair.tip, paint), share)
     strands = hair.strands(paint)
@@ -84,7 +84,7 @@ def hair_color(hair: HairColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N
 
 
 def shoe_color(shoes: ShoeColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-    """Sole, upper, and what its style adds."""
+    """Colour of shoes: sole, upper, and the details of the style."""
     x, y, z = paint.unbind(-1)
     above = y - _GROUND
     color = constant(shoes.upper, paint).expand_as(paint)
@@ -106,7 +106,7 @@ def shoe_color(shoes: ShoeColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "
 
 
 def sock_color(shoes: ShoeColor, paint: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-    """Rings around the leg on a ground."""
+    """Colour of socks: rings on a base colour."""
     y = paint[:, 1]
     rings = ((y / 0.05 - (y / 0.05).round()).abs() < 0.16).to(y)
     return mix(constant(shoes.socks[0], paint), constant(shoes.socks[1], paint), rings)

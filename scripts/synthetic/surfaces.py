@@ -1,6 +1,6 @@
-"""Meshes that a person is made of, each tied to the vertices of a body model, and the geometry to make them.
+"""Meshes of a person's layers, skinned to the vertices of a body model, and the geometry that builds them.
 
-Rest pose, metres, y up, facing +z, left is +x. All of it runs once per person, in numpy.
+Rest pose, metres, y up, facing +z, left is +x. Runs once per person, in NumPy.
 """
 
 from dataclasses import dataclass
@@ -19,33 +19,34 @@ class Surface:
     points: Float[np.ndarray, "M 3"]
     """Rest-pose positions of this person."""
     paint: Float[np.ndarray, "M 3"]
-    """The same points on the mean body: where patterns and faces are painted, alike for all people."""
+    """The same points on the mean body, at which colours are evaluated."""
     faces: Int[np.ndarray, "F 3"]
     anchors: Int[np.ndarray, "M K"]
-    """Body vertices whose transforms carry a point."""
+    """Body vertices whose transforms are blended at a point."""
     anchor_weights: Float[np.ndarray, "M K"]
     two_sided: Bool[np.ndarray, " F"]
-    """Faces whose inside can be seen."""
+    """Faces that are visible from both sides."""
     material: str
-    """What colours it: one of `MATERIALS`."""
+    """One of `materials.MATERIALS`."""
 
 
 @dataclass(frozen=True)
 class RestBody:
-    """A person's body in the rest pose, with what making clothes needs."""
+    """A person's body in the rest pose, with the quantities that clothes are built from."""
 
     points: Float[np.ndarray, "V 3"]
     template: Float[np.ndarray, "V 3"]
+    """Vertices of the mean body."""
     faces: Int[np.ndarray, "F 3"]
     normals: Float[np.ndarray, "V 3"]
-    """Outward, smoothed, so that offset surfaces do not cross themselves in creases."""
+    """Outward unit normals, smoothed so that offset surfaces do not intersect themselves in creases."""
     average: sp.csr_matrix
-    """Mean over a vertex's neighbours, [V, V]."""
+    """Averaging matrix over the neighbours of each vertex, [V, V]."""
     lbs_weights: Float[np.ndarray, "V J"]
 
 
 def rest_body(body: BodyModel, betas: Float[np.ndarray, " S"]) -> RestBody:
-    """The body of someone, before posing."""
+    """Body in the rest pose for some shape coefficients."""
     template = body.v_template.double().cpu().numpy()
     faces = body.faces.cpu().numpy()
     points = template + body.shapedirs.double().cpu().numpy() @ betas
@@ -64,17 +65,17 @@ def rest_body(body: BodyModel, betas: Float[np.ndarray, " S"]) -> RestBody:
 
 
 def vertex_on_joint(body: RestBody, joint: str) -> int:
-    """The vertex that moves most with one joint (of `JOINT_NAMES`), if not with it alone."""
+    """Index of the vertex with the largest skinning weight of a joint (one of `JOINT_NAMES`)."""
     return int(body.lbs_weights[:, JOINT_NAMES.index(joint)].argmax())
 
 
 def normalized(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
-    """Unit vectors; zero stays zero."""
+    """Vectors scaled to unit length; zero vectors stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def neighbor_average(faces: Int[np.ndarray, "F 3"], count: int) -> sp.csr_matrix:
-    """The matrix that replaces each vertex's value by the mean of its neighbours'."""
+    """Matrix that replaces the value at each vertex by the mean over its neighbours."""
     start, end = faces[:, [0, 1, 2]].ravel(), faces[:, [1, 2, 0]].ravel()
     ones = np.ones(2 * len(start))
     adjacency = sp.csr_matrix((ones, (np.r_[start, end], np.r_[end, start])), shape=(count, count))
@@ -84,7 +85,7 @@ def neighbor_average(faces: Int[np.ndarray, "F 3"], count: int) -> sp.csr_matrix
 
 
 def vertex_normals(points: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "V 3"]:
-    """Area-weighted unit normals."""
+    """Area-weighted unit normals of a mesh."""
     corners = points[faces]
     face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = np.zeros_like(points)
@@ -101,11 +102,11 @@ def drape(
     smoothing: int,
     cling: Float[np.ndarray, " V"] | float = 0.0,
 ) -> Float[np.ndarray, " V"]:
-    """How far a cloth stands off the body: `loft`, then pulled smooth, but nowhere less than `floor`; in metres.
+    """Distance of a cloth from the body at each vertex, in metres.
 
-    Smoothing bridges hollows as cloth does (armpits, the small of the back). Where `cling` is 1 the cloth lies on its
-    floor regardless (waistbands, collars). Points stay on the lines through their vertices along the normals, so that
-    layers with more clearance stay outside of layers with less, in any pose.
+    Starts at `loft` and is smoothed, which bridges hollows (armpits, the small of the back) as cloth does, but is
+    nowhere less than `floor`. Where `cling` is 1 (waistbands, collars) it equals `floor`. Points stay on the normals of
+    their vertices, so that layers with more clearance stay outside of layers with less, in any pose.
     """
     clearance = np.maximum(floor, loft)
     for _ in range(smoothing):
@@ -116,22 +117,22 @@ def drape(
 
 
 def offset_points(body: RestBody, clearance: Float[np.ndarray, " V"]) -> Float[np.ndarray, "V 3"]:
-    """The body's vertices moved outwards by some metres each."""
+    """Vertices of the body, moved along their normals by `clearance` metres."""
     return body.points + body.normals * clearance[:, None]
 
 
 def cut(
     faces: Int[np.ndarray, "F 3"], level: Float[np.ndarray, " V"]
 ) -> tuple[Int[np.ndarray, "M 2"], Float[np.ndarray, "M 2"], Int[np.ndarray, "G 3"]]:
-    """Keep the part of a mesh where `level` is negative, cutting triangles along its zero line.
+    """Keep the part of a mesh where `level` is negative; triangles are cut along its zero line.
 
     Returns:
-        Each new vertex as two old ones and their weights (kept vertices name themselves twice), and the new faces.
+        Each new vertex as two old vertices and their weights (a kept vertex appears twice), and the new faces.
     """
     inside = level < 0
     order = inside[faces].sum(1)
     kept = faces[order == 3]
-    # Turn the corners so that the odd one out comes first.
+    # Rotate the corners so that the one on the other side comes first.
     one = _first_corner(faces[order == 1], inside[faces[order == 1]])
     two = _first_corner(faces[order == 2], ~inside[faces[order == 2]])
     edges = np.concatenate([one[:, [0, 1]], one[:, [0, 2]], two[:, [1, 0]], two[:, [2, 0]]])
@@ -170,9 +171,15 @@ def cut_surface(
     rim: float = np.inf,
     paint: Float[np.ndarray, "V 3"] | None = None,
 ) -> Surface:
-    """A layer with the body's topology, cut along the zero line of `level`; its inside shows within `rim` of it.
+    """A layer with the body's topology, cut along the zero line of `level`.
 
-    It is painted by where its points are on the mean body, unless `paint` says otherwise.
+    Args:
+        body: Body that the layer covers.
+        points: Rest-pose positions of the layer at the body's vertices.
+        level: Negative where the layer is kept; about metres from the cut.
+        material: See `Surface.material`.
+        rim: Distance from the cut up to which the inside of the layer is visible.
+        paint: Paint coordinates at the body's vertices; by default those of the mean body.
     """
     pairs, weights, faces = cut(body.faces, level)
 
@@ -194,25 +201,25 @@ def cut_surface(
 def sweep(
     path: Float[np.ndarray, "R 3"], radii: Float[np.ndarray, "R 2"], up: tuple[float, float, float], sides: int = 10
 ) -> tuple[Float[np.ndarray, "M 3"], Int[np.ndarray, "F 3"]]:
-    """A tube along a path, seen from outside.
+    """Points and faces of a tube along a path; faces are oriented outwards.
 
     Args:
-        path: Middle of each ring; nowhere parallel to `up`.
+        path: Centre of each ring; nowhere parallel to `up`.
         radii: Half widths of each ring, across `up` and along it.
-        up: Which way the second radius goes, roughly.
-        sides: Points of a ring.
+        up: Approximate direction of the second half width.
+        sides: Number of points of a ring.
     """
     tangents = normalized(np.gradient(path, axis=0))
     across = normalized(np.cross(np.asarray(up), tangents))
     upward = np.cross(tangents, across)
-    turn = 2 * np.pi * np.arange(sides) / sides
-    ring = np.cos(turn)[None, :, None] * (radii[:, :1] * across)[:, None]
-    ring = ring + np.sin(turn)[None, :, None] * (radii[:, 1:] * upward)[:, None]
+    angle = 2 * np.pi * np.arange(sides) / sides
+    ring = np.cos(angle)[None, :, None] * (radii[:, :1] * across)[:, None]
+    ring = ring + np.sin(angle)[None, :, None] * (radii[:, 1:] * upward)[:, None]
     return (path[:, None] + ring).reshape(-1, 3), tube_faces(len(path), sides)[:, ::-1]
 
 
 def tube_faces(rows: int, columns: int, closed: bool = True) -> Int[np.ndarray, "F 3"]:
-    """Triangles between rings of vertices, from top to bottom, whose columns run from +z over +x."""
+    """Triangles between rings of vertices; rings run from top to bottom, columns from +z over +x."""
     row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns if closed else columns - 1), indexing="ij")
     a = (row * columns + column).ravel()
     b = (row * columns + (column + 1) % columns).ravel()
@@ -220,14 +227,14 @@ def tube_faces(rows: int, columns: int, closed: bool = True) -> Int[np.ndarray, 
     return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)])
 
 
-def tied_surface(
+def anchored_surface(
     points: Float[np.ndarray, "M 3"],
     paint: Float[np.ndarray, "M 3"],
     faces: Int[np.ndarray, "F 3"],
     anchors: Int[np.ndarray, " M"] | int,
     material: str,
 ) -> Surface:
-    """A layer each point of which one body vertex carries."""
+    """A layer each point of which is skinned to one body vertex."""
     anchors = np.broadcast_to(anchors, len(points))
     weights, two_sided = np.ones((len(points), 1)), np.ones(len(faces), bool)
     return Surface(points, paint, faces, anchors[:, None], weights, two_sided, material)

@@ -1,4 +1,4 @@
-"""A subject that turns around once, arms held away from the body, as for a video of one still camera."""
+"""Motion of a subject that turns around once with the arms away from the body, as for a video of a still camera."""
 
 from dataclasses import dataclass
 
@@ -33,11 +33,11 @@ class TurnMotion:
     direction: int
     """1: to the subject's left; -1: to the right."""
     offsets: dict[str, float]
-    """Degrees added to each angle throughout."""
+    """Constant offset of each angle in degrees."""
     sway: dict[str, tuple[float, float, float]]
     """Slow oscillation of angles: amplitude in degrees, period in seconds, phase as a share of it."""
     lift: float
-    """Degrees by which a knee bends in a step."""
+    """Flexion of a knee in a step, in degrees."""
 
     def angles(self, frame_id: int) -> dict[str, float]:
         """Anatomical angles in degrees at a frame id."""
@@ -56,7 +56,7 @@ class TurnMotion:
         angles["heading"] = self.direction * 360 * (frame_id - self.first) / self.period
         return angles
 
-    def place(self, frame_id: int) -> tuple[float, float, float]:
+    def position(self, frame_id: int) -> tuple[float, float, float]:
         """Position of the pelvis on the floor (metres) and drift of the heading (degrees) at a frame id."""
         time = frame_id / FRAME_RATE
         x, y = (0.02 * np.sin(2 * np.pi * (time / period + 0.3)) for period in (3.1, 4.3))

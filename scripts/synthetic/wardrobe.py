@@ -1,7 +1,7 @@
-"""Which fabrics and prints people of a split wear.
+"""Fabrics and prints by split.
 
-Plain cloth is everybody's. Everything that has a figure (stripes, spots, words, shapes) belongs to either the people of
-the split `test` or to all others, so that nobody has seen the clothes that a model is tested on.
+All splits share plain fabrics. Figured fabrics, texts and shapes of the split `test` occur in no other split, so that
+test clothes are unseen in training.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ PLAIN_KINDS = ("plain", "melange", "denim", "gradient")
 
 @dataclass(frozen=True)
 class Wardrobe:
-    """What there is to wear: kinds of fabric with their shares among figured ones, words and shapes of prints."""
+    """Figured fabrics with their probabilities, and texts and shapes of prints."""
 
     kinds: dict[str, float]
     words: tuple[str, ...]
@@ -48,12 +48,12 @@ UNSEEN = Wardrobe(
 
 
 def wardrobe_of(split: str) -> Wardrobe:
-    """What people of a split choose from."""
+    """The wardrobe of a split."""
     return UNSEEN if split == "test" else EVERYDAY
 
 
 def sample_fabric(rng: np.random.Generator, wardrobe: Wardrobe, layout: str) -> Fabric:
-    """A cloth; that of trousers is mostly plain, that of tops mostly not."""
+    """Draw a fabric: mostly plain for trousers, mostly figured for tops."""
     plain = {
         "top": {"plain": 0.28, "melange": 0.1, "gradient": 0.04},
         "legs": {"plain": 0.42, "melange": 0.16, "denim": 0.24},
@@ -68,12 +68,12 @@ def sample_fabric(rng: np.random.Generator, wardrobe: Wardrobe, layout: str) -> 
         blue = np.array([0.16, 0.22, 0.36]) * rng.uniform(0.5, 1.7) if rng.random() < 0.75 else np.full(3, 0.14)
         colors = (blue, np.clip(1.5 * blue + 0.15, 0, 0.9), colors[2])
     if kind == "melange":
-        # Yarns of one family, or it would look like camouflage.
+        # Similar colours; otherwise it would look like camouflage.
         colors = (colors[0], 0.65 * colors[0] + 0.35 * colors[1], colors[2])
     size = {"camouflage": 0.09, "melange": 0.02, "denim": 0.02, "splashes": 0.07, "leopard": 0.05, "marble": 0.12}
     around = LEG_ROUND if layout == "legs" else TRUNK_ROUND
     low, high = {"dots": (0.035, 0.08), "flowers": (0.06, 0.11), "stripes": (0.02, 0.11)}.get(kind, (0.04, 0.11))
-    # An even number of repeats goes around, so that the pattern closes at the back.
+    # An even number of periods per circumference, so that the pattern has no seam at the back.
     period = around / (2 * round(around / rng.uniform(low, high) / 2))
     border = kind in ("blocks", "gradient")
     return Fabric(
@@ -89,14 +89,14 @@ def sample_fabric(rng: np.random.Generator, wardrobe: Wardrobe, layout: str) -> 
 def sample_pattern(
     rng: np.random.Generator, split: str, layout: str, edges: dict[str, float], style: str = ""
 ) -> Pattern:
-    """The look of a garment.
+    """Draw the look of a garment.
 
     Args:
-        rng: What everything is drawn from.
-        split: Whose wardrobe to choose from.
+        rng: Source of all draws.
+        split: Split of the person, which selects the wardrobe.
         layout: `top`, `legs` or `skirt`.
         edges: See `Pattern.edges`.
-        style: Of tops: `t-shirt`, `shirt`, `jumper`, `hoodie`, `jacket`, `coat`.
+        style: Style of a top: `t-shirt`, `shirt`, `jumper`, `hoodie`, `jacket` or `coat`.
     """
     wardrobe = wardrobe_of(split)
     is_top = layout == "top"
@@ -133,7 +133,7 @@ def sample_pattern(
 
 
 def _other_back(rng: np.random.Generator, wardrobe: Wardrobe, front: Fabric) -> Fabric:
-    """Another cloth, or one of the front's own colours."""
+    """Draw the back of a top: another fabric, or plain cloth in a colour of the front."""
     if rng.random() < 0.5:
         return sample_fabric(rng, wardrobe, "top")
     return Fabric("plain", (front.colors[1], front.colors[2], front.colors[0]))
@@ -146,7 +146,7 @@ def _leather(rng: np.random.Generator) -> np.ndarray:
 def _sample_prints(
     rng: np.random.Generator, wardrobe: Wardrobe, fabric: Fabric, front: bool = True
 ) -> tuple[Print, ...]:
-    """A large print or a small logo in front; something else, often larger, on the back."""
+    """Draw a large print or a small logo in front, and another print, often larger, on the back."""
     prints = []
     if front and rng.random() < 0.25:
         prints.append(_print(rng, wardrobe, fabric, (0.075, 0.1), (0.04, 0.06), back=False))
@@ -168,7 +168,7 @@ def _print(
     widths: tuple[float, float],
     back: bool,
 ) -> Print:
-    """Something printed in a colour that stands out from the fabric's first."""
+    """Draw a print in a colour that contrasts with the fabric's first."""
     text = str(rng.choice(wardrobe.words)) if rng.random() < 0.55 else f"<{rng.choice(wardrobe.shapes)}>"
     ground = np.asarray(fabric.colors[0]) ** (1 / DISPLAY_GAMMA)
     while np.abs((color := cloth_color_sample(rng)) - ground).sum() < 0.7:

@@ -1,4 +1,4 @@
-"""Smooth random functions of space: unevenness, folds, strands, camouflage."""
+"""Smooth random functions of space, for unevenness, folds, strands and irregular patterns."""
 
 import functools
 from dataclasses import dataclass
@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 def constant(values: tuple, like: Tensor) -> Tensor:
-    """Numbers beside another tensor, brought to its device once: every such copy waits for all work in flight there."""
+    """A constant tensor with the dtype and device of `like`.
+
+    Cached, because each copy to a GPU waits for all work queued there.
+    """
     return _on_device(values, like.dtype, like.device)
 
 
@@ -21,7 +24,7 @@ def _on_device(values: tuple, dtype: torch.dtype, device: torch.device) -> Tenso
 
 @dataclass(frozen=True)
 class Waves:
-    """A sum of plane waves; about zero mean and unit deviation."""
+    """A sum of plane waves with a mean near zero and a standard deviation near one."""
 
     frequencies: tuple[tuple[float, float, float], ...]
     """Radians per metre."""
@@ -33,14 +36,14 @@ class Waves:
         return torch.sin(points @ frequencies.T + phases).sum(-1) * (2 / len(self.phases)) ** 0.5
 
     def on_array(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
-        """The same for numpy."""
+        """The same function of a NumPy array."""
         return self(torch.from_numpy(points)).numpy()
 
 
 def sample_waves(
     rng: np.random.Generator, size: float, stretch: tuple[float, float, float] = (1.0, 1.0, 1.0), count: int = 10
 ) -> Waves:
-    """Waves of lengths around `size` metres, times `stretch` along each axis."""
+    """Draw waves of wavelengths around `size` metres, multiplied by `stretch` along each axis."""
     directions = rng.normal(size=(count, 3))
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     frequencies = 2 * np.pi * directions / (size * rng.uniform(0.7, 1.6, count))[:, None] / np.asarray(stretch)

@@ -1,4 +1,4 @@
-"""The benchmark: its file is today's, its people are of disjoint splits, and what differs from it is found."""
+"""The benchmark: its file is current, its splits are disjoint, and deviations from it are found."""
 
 import importlib.util
 import json
@@ -14,9 +14,9 @@ from scripts.synthetic.benchmark import (
     Benchmark,
     Means,
     Split,
+    check_images,
     check_parameters,
-    check_pictures,
-    picture_means,
+    image_means,
     read_benchmark,
     scene_checksum,
     updated,
@@ -31,7 +31,7 @@ TINY = CaptureOptions(seed=1, cameras=2, frames=(55, 155), width=76, height=64, 
 
 
 def make_benchmark(*arguments, **options):
-    """The script's `main`."""
+    """Run the script's `main`."""
     spec = importlib.util.spec_from_file_location("make_benchmark", REPOSITORY / "scripts" / "make_benchmark.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -40,7 +40,7 @@ def make_benchmark(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def tiny(body, tmp_path_factory):
-    """A benchmark of three people: its file, and the folder of its captures."""
+    """Folder with the file of a benchmark of three people and its captures."""
     folder = tmp_path_factory.mktemp("benchmark")
     splits = {"train": Split(209001, 2), "test": Split(209003, 1)}
     write_benchmark(folder / "tiny.json", Benchmark("", "", TINY, splits))
@@ -49,7 +49,7 @@ def tiny(body, tmp_path_factory):
     return folder
 
 
-def test_the_shipped_file_is_the_paper_s_protocol_at_scale():
+def test_the_shipped_file_has_the_frames_and_cameras_of_the_paper():
     shipped = read_benchmark(CONFIG)
     assert shipped.generator == GENERATOR_VERSION
     assert {name: split.subjects for name, split in shipped.splits.items()} == {"train": 400, "val": 20, "test": 10}
@@ -62,67 +62,67 @@ def test_the_shipped_file_is_the_paper_s_protocol_at_scale():
 
 
 def test_the_shipped_file_is_of_this_version(body):
-    """Fails when people or cameras change: python scripts/make_benchmark.py --update."""
+    """Fails if people or cameras change; then run `python scripts/make_benchmark.py --update`."""
     shipped = read_benchmark(CONFIG)
     check_parameters(shipped, ["test"], body)
     one = replace(shipped.splits["test"], subjects=1)
-    drawn = updated(replace(shipped, splits={"test": one}), body).splits["test"].pictures
+    drawn = updated(replace(shipped, splits={"test": one}), body).splits["test"].images
     assert len(drawn) == 2
     for key, means in drawn.items():
-        assert means.agrees(shipped.splits["test"].pictures[key]), key
+        assert means.agrees(shipped.splits["test"].images[key]), key
 
 
-def test_one_command_makes_it(tiny):
+def test_one_command_makes_the_benchmark(tiny):
     made = tiny / "made"
     assert json.loads((made / "train/human.json").read_text())["human_id"] == ["209001", "209002"]
     assert json.loads((made / "test/human.json").read_text())["human_id"] == ["209003"]
     assert json.loads((made / "test/209003/body.json").read_text())["options"]["split"] == "test"
     assert (made / "train.png").is_file() and (made / "test.png").is_file()
     benchmark = read_benchmark(tiny / "tiny.json")
-    assert check_pictures(benchmark, ["train", "test"], made) == 6
-    assert check_pictures(benchmark, ["test"], made) == 2
-    assert check_pictures(benchmark, ["train", "test"], tiny) == 0, "captures that are not there are left out"
+    assert check_images(benchmark, ["train", "test"], made) == 6
+    assert check_images(benchmark, ["test"], made) == 2
+    assert check_images(benchmark, ["train", "test"], tiny) == 0, "missing captures are left out"
 
 
-def test_it_resumes(tiny):
+def test_complete_captures_are_kept(tiny):
     stamps = sorted((tiny / "made").glob("*/*/body.json"))
     before = [stamp.stat().st_mtime_ns for stamp in stamps]
     make_benchmark(tiny / "made", config=tiny / "tiny.json")
     assert [stamp.stat().st_mtime_ns for stamp in stamps] == before
 
 
-def test_parts_together_are_the_whole(tiny, tmp_path):
+def test_parts_write_disjoint_subjects(tiny, tmp_path):
     make_benchmark(tmp_path, ("train",), "1/2", tiny / "tiny.json")
     assert [path.name for path in tmp_path.glob("train/2*")] == ["209002"]
     with pytest.raises(InputError, match="--part 2/2"):
         make_benchmark(tmp_path, ("train",), "2/2", tiny / "tiny.json")
 
 
-def test_means_survive_encoding(tiny, body):
-    """Means are measured before pictures are encoded, and hold for the files, with room for other JPEG libraries."""
+def test_means_hold_for_encoded_files(tiny, body):
+    """Means are measured before encoding; those of the files differ by less than the tolerance for other encoders."""
     benchmark = read_benchmark(tiny / "tiny.json")
     for name, split in benchmark.splits.items():
-        for key, means in split.pictures.items():
+        for key, means in split.images.items():
             subject, camera, frame = key.split("/")
             folder = tiny / "made" / name / subject
             color = np.asarray(Image.open(folder / "images_lr" / camera / f"{frame}_img.jpg"))
             mask = np.asarray(Image.open(folder / "fmask_lr" / camera / f"{frame}_img_fmask.png"))
-            files = picture_means(color, mask)
+            files = image_means(color, mask)
             assert np.abs(np.subtract(files.color, means.color)).max() < 0.5 / 255
             assert files.coverage == means.coverage
 
 
-def test_a_picture_of_other_colors_is_found(tiny, tmp_path):
+def test_an_image_of_other_colors_is_found(tiny, tmp_path):
     benchmark = read_benchmark(tiny / "tiny.json")
     key = "209003/22327091/0055"
-    means = benchmark.splits["test"].pictures[key]
+    means = benchmark.splits["test"].images[key]
     for changed in (
         Means((means.color[0] + 1.5 / 255, *means.color[1:]), means.coverage),
         Means(means.color, means.coverage - 1.5 / 255),
     ):
-        test = replace(benchmark.splits["test"], pictures={key: changed})
+        test = replace(benchmark.splits["test"], images={key: changed})
         with pytest.raises(InputError, match=key):
-            check_pictures(replace(benchmark, splits={"test": test}), ["test"], tiny / "made")
+            check_images(replace(benchmark, splits={"test": test}), ["test"], tiny / "made")
 
 
 def test_other_people_cameras_or_options_are_found(tiny, body):
@@ -137,7 +137,7 @@ def test_other_people_cameras_or_options_are_found(tiny, body):
     assert scene_checksum(split, TINY, body) != scene_checksum(replace(split, first_subject=209002), TINY, body)
 
 
-def test_digests_forgive_the_last_digits():
+def test_digests_ignore_the_last_digits():
     assert digest({"a": [1.0, 2]}) == digest({"a": (1.0 + 1e-12, 2)})
     assert len({digest({"a": [value, 2]}) for value in (1.0, 1.0001, 1)}) == 3
     assert digest({"a": 1.0}) != digest({"b": 1.0})
@@ -152,14 +152,14 @@ def test_errors_name_the_remedy(tmp_path):
         make_benchmark(tmp_path, check=True, update=True)
     for broken in ("[]", "{", '{"generator": "2", "body": "", "capture": {"rig": "16"}, "splits": {}}'):
         (tmp_path / "broken.json").write_text(broken)
-        with pytest.raises(InputError, match=r"broken\.json: is no benchmark of this version"):
+        with pytest.raises(InputError, match=r"broken\.json: not a benchmark of this version"):
             read_benchmark(tmp_path / "broken.json")
 
 
-def test_a_picture_that_cannot_be_read_is_named(tiny, tmp_path):
+def test_an_unreadable_image_is_named(tiny, tmp_path):
     shutil.copytree(tiny / "made" / "test", tmp_path / "test")
-    picture = tmp_path / "test/209003/images_lr/22327091/0055_img.jpg"
-    for damage in (lambda: picture.write_bytes(picture.read_bytes()[:200]), picture.unlink):
+    image = tmp_path / "test/209003/images_lr/22327091/0055_img.jpg"
+    for damage in (lambda: image.write_bytes(image.read_bytes()[:200]), image.unlink):
         damage()
-        with pytest.raises(InputError, match=r"209003/22327091/0055 cannot be read.*make it again"):
-            check_pictures(read_benchmark(tiny / "tiny.json"), ["test"], tmp_path)
+        with pytest.raises(InputError, match=r"209003/22327091/0055 cannot be read.*another --out"):
+            check_images(read_benchmark(tiny / "tiny.json"), ["test"], tmp_path)

@@ -1,4 +1,4 @@
-"""Synthetic captures on disk: names, shapes and types of MVHumanNet's files, and that pictures and fits agree."""
+"""Synthetic captures on disk: names, shapes and types of MVHumanNet's files; images and fits agree."""
 
 import hashlib
 import json
@@ -20,13 +20,13 @@ from scripts.synthetic import (
     write_capture,
     write_dataset,
 )
-from scripts.synthetic.capture import capture_rig, draw_pictures, stage
 from scripts.synthetic.contact_sheet import write_contact_sheet
 from scripts.synthetic.drawing import draw_views, make_scene
 from scripts.synthetic.fits import LANDMARKS, body_params
 from scripts.synthetic.motion import sample_motion
 from scripts.synthetic.people import person_surfaces, sample_person
 from scripts.synthetic.rigs import FRONT_AZIMUTH_24, make_rig
+from scripts.synthetic.staging import capture_rig, draw_images, stage
 from scripts.synthetic.surfaces import rest_body
 from smpl_renderer.mesh_rasterizer import rasterize_mesh
 
@@ -42,17 +42,17 @@ def capture(body, tmp_path_factory) -> Path:
 
 
 def read_fit(capture: Path, frame: int) -> dict:
-    # Our own file; what strangers send goes through the restricted reader.
+    # A file of our own; files of others are read by the restricted unpickler.
     return pickle.loads((capture / "smpl_param" / f"{frame // 5 - 1:06d}.pkl").read_bytes())
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Names of the files and digests of what is in them."""
+    """Hashes of the files by name."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_files_and_names(capture, body):
+def test_names_of_files(capture, body):
     expected = {"body.json", "camera_extrinsics.json", "camera_intrinsics.json", "camera_scale.pkl"}
     for camera in CAMERAS:
         expected |= {f"images_lr/{camera}/{frame:04d}_img.jpg" for frame in OPTIONS.frames}
@@ -64,21 +64,21 @@ def test_files_and_names(capture, body):
     assert (stamp["fingerprint"], stamp["name"], stamp["generator"]) == (body.fingerprint, body.name, GENERATOR_VERSION)
 
 
-def test_pictures(capture):
+def test_formats_of_images_and_masks(capture):
     for camera in CAMERAS:
         for frame in OPTIONS.frames:
-            picture = Image.open(capture / "images_lr" / camera / f"{frame:04d}_img.jpg")
+            image = Image.open(capture / "images_lr" / camera / f"{frame:04d}_img.jpg")
             mask = Image.open(capture / "fmask_lr" / camera / f"{frame:04d}_img_fmask.png")
-            assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (76, 64))
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (76, 64))
             assert (mask.format, mask.mode, mask.size) == ("PNG", "L", (76, 64))
             values = np.asarray(mask)
             assert {0, 255} < set(np.unique(values).tolist()), "edges are soft"
             assert 0.05 < (values > 127).mean() < 0.4
-            # Far from the person the studio is blacked out.
-            assert np.asarray(picture)[:, :3].max() < 12
+            # Black far from the person.
+            assert np.asarray(image)[:, :3].max() < 12
 
 
-def test_fit_records(capture, body):
+def test_shapes_and_types_of_fits(capture, body):
     record = read_fit(capture, 55)
     shapes = {"global_orient": (1, 1, 3, 3), "body_pose": (1, 23, 3, 3), "full_pose": (1, 24, 3, 3), "betas": (1, 10)}
     shapes |= {"vertices": (1, 6890, 3), "joints": (1, 45, 3)}
@@ -91,7 +91,7 @@ def test_fit_records(capture, body):
     assert torch.equal(record["full_pose"][:, 1:], record["body_pose"])
     assert torch.equal(record["full_pose"][:, :1], record["global_orient"])
     assert torch.equal(record["joints"][:, 24:], record["vertices"][:, list(LANDMARKS)])
-    # One tensor's storage each: a view would drag its neighbours into the file.
+    # Each tensor has a storage of its own; that of a view would add its neighbours to the file.
     assert (capture / "smpl_param" / "000010.pkl").stat().st_size < 260_000
 
 
@@ -108,7 +108,7 @@ def test_refits_describe_the_same_body(capture, body, frame):
 @pytest.mark.parametrize("frame", OPTIONS.frames)
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_fits_project_into_the_masks(capture, frame, camera):
-    """The files' own numbers in the one formula that is right, x = R X + s t / 1000, K scaled to the picture."""
+    """MVHumanNet's formula, x = R X + s t / 1000, with the numbers of the files and K scaled to the image."""
     extrinsics = json.loads((capture / "camera_extrinsics.json").read_text())
     record = next(value for key, value in extrinsics.items() if key.endswith(f"{camera}.png"))
     scale = pickle.loads((capture / "camera_scale.pkl").read_bytes())
@@ -123,19 +123,19 @@ def test_fits_project_into_the_masks(capture, frame, camera):
     column, row = np.floor(pixels).astype(int).T
     visible = (column >= 0) & (column < 76) & (row >= 0) & (row < 64)
     assert visible.mean() > 0.9
-    # Clothes and hair cover the body, so that its points lie inside of the mask.
+    # Clothes and hair cover the body, so that its vertices lie inside of the mask.
     assert mask[row[visible], column[visible]].mean() > 0.95
     rows, columns = np.nonzero(mask)
     assert abs(columns.mean() - pixels[visible, 0].mean()) < 3
     assert rows.max() + 1 >= pixels[visible, 1].max() - 0.5
 
 
-def test_same_seed_same_bytes(capture, body, tmp_path):
+def test_the_same_seed_gives_the_same_bytes(capture, body, tmp_path):
     write_capture(tmp_path / "again", 3, OPTIONS, body=body)
     again = contents(tmp_path / "again")
     for name, digest in contents(capture).items():
         if name.startswith("smpl_param"):
-            # torch's pickles name storages by their address in memory.
+            # Pickles of tensors name storages by their address in memory.
             assert torch.equal(read_fit(tmp_path / "again", 55)["vertices"], read_fit(capture, 55)["vertices"])
         else:
             assert again[name] == digest, name
@@ -144,7 +144,7 @@ def test_same_seed_same_bytes(capture, body, tmp_path):
     assert all(other[name] != digest for name, digest in contents(capture).items() if "images_lr" in name)
 
 
-def test_a_set_resumes_and_lists_its_people(tmp_path, monkeypatch):
+def test_a_set_resumes_and_lists_its_subjects(tmp_path, monkeypatch):
     options = CaptureOptions(cameras=1, frames=(5,), width=38, height=32, smpl_param=False)
     write_dataset(tmp_path, {"209001": 1, "209002": 2}, options)
     lists = json.loads((tmp_path / "human.json").read_text())
@@ -156,7 +156,7 @@ def test_a_set_resumes_and_lists_its_people(tmp_path, monkeypatch):
     assert (first / "body.json").stat().st_mtime_ns == kept
     assert broken.is_file()
     assert set(json.loads((tmp_path / "human.json").read_text())) == {"human_id", "view_id", "pose_id"}
-    # Nothing half-written stays behind.
+    # No incomplete capture remains.
     assert {path.name for path in tmp_path.iterdir()} == {"209001", "209002", "human.json"}
     write_contact_sheet(tmp_path / "sheet.png", [first, second], height=24)
     tall = Image.open(tmp_path / "sheet.png")
@@ -167,7 +167,7 @@ def test_a_set_resumes_and_lists_its_people(tmp_path, monkeypatch):
     assert np.array_equal(np.asarray(tall)[24:], np.asarray(wide)[:, tall.width :])
 
 
-def test_holes(body, tmp_path):
+def test_holes_are_those_of_real_captures(body, tmp_path):
     frames = (5, 10, 15, 20, 25)
     options = CaptureOptions(cameras=3, frames=frames, width=38, height=32, points=True, holes=True)
     folder = tmp_path / "209001"
@@ -182,20 +182,20 @@ def test_holes(body, tmp_path):
     assert [Image.open(path).size for path in sorted(masks.iterdir())] == [(50, 42), *[(38, 32)] * 4]
 
 
-def test_noise_moves_the_fits_and_not_the_pictures(body, tmp_path):
+def test_fit_noise_changes_the_fits_and_not_the_images(body, tmp_path):
     options = CaptureOptions(cameras=1, frames=(5,), width=38, height=32)
     noisy = CaptureOptions(cameras=1, frames=(5,), width=38, height=32, fit_noise=0.02)
     for name, chosen in (("true", options), ("noisy", noisy)):
         write_capture(tmp_path / name, 1, chosen, body=body)
-    true, shaken = contents(tmp_path / "true"), contents(tmp_path / "noisy")
-    assert all(true[name] == shaken[name] for name in true if name.startswith(("images_lr", "fmask_lr")))
+    true, perturbed = contents(tmp_path / "true"), contents(tmp_path / "noisy")
+    assert all(true[name] == perturbed[name] for name in true if name.startswith(("images_lr", "fmask_lr")))
     vertices = [read_fit(tmp_path / name, 5)["vertices"] for name in ("true", "noisy")]
     distance = (vertices[0] - vertices[1]).norm(dim=-1)
     assert 0.002 < distance.mean() < 0.08
 
 
-def test_ideal_cameras_and_masks_give_the_truth(body, tmp_path):
-    """Without noise, pictures are the mesh's colours, and masks its coverage: what evaluation could compare with."""
+def test_ideal_cameras_and_masks_are_the_drawn_mesh(body, tmp_path):
+    """Without noise, images are the colours of the mesh, and masks its coverage."""
     options = CaptureOptions(
         cameras=1,
         frames=(55,),
@@ -209,25 +209,25 @@ def test_ideal_cameras_and_masks_give_the_truth(body, tmp_path):
     write_capture(tmp_path / "1", 3, options, body=body)
     staged = stage(3, options, body)
     colors, alphas = draw_views(staged.scene, staged.scene.pose(staged.posed[0]), staged.rig.cameras())
-    picture = np.asarray(Image.open(tmp_path / "1/images_lr/22327091/0055_img.jpg"))
+    image = np.asarray(Image.open(tmp_path / "1/images_lr/22327091/0055_img.jpg"))
     mask = np.asarray(Image.open(tmp_path / "1/fmask_lr/22327091/0055_img_fmask.png"))
     assert np.abs(mask - 255 * alphas[0].numpy()).max() <= 0.5
-    # Rounded twice, to 8 bit and by the codec; with colours at half the resolution it would be 3.
-    assert np.abs(picture - 255 * colors[0].numpy())[mask > 0].mean() < 1
+    # Rounding to 8 bits and by the codec; with subsampled chroma the difference would be 3.
+    assert np.abs(image - 255 * colors[0].numpy())[mask > 0].mean() < 1
 
 
-def test_a_camera_s_picture_is_the_same_whoever_else_is_drawn(body):
+def test_an_image_does_not_depend_on_the_other_cameras(body):
     staged = stage(3, OPTIONS, body)
     alone = replace(staged, rig=staged.rig.subset(CAMERAS[1:]))
     (_, color, mask), (_, expected, coverage) = (
-        next(draw_pictures(alone, 155, OPTIONS)),
-        list(draw_pictures(staged, 155, OPTIONS))[1],
+        next(draw_images(alone, 155, OPTIONS)),
+        list(draw_images(staged, 155, OPTIONS))[1],
     )
     assert np.array_equal(color, expected) and np.array_equal(mask, coverage)
 
 
-def test_people_are_in_the_picture_as_in_real_captures(body):
-    """The real ring shows a standing person in 83 % of the rows (a focal length of 1121 at 1224 x 1024, 2 m away)."""
+def test_people_fill_the_images_as_in_real_captures(body):
+    """In the real ring a standing person fills 83 % of the rows (focal length 1121 at 1224 x 1024, 2 m away)."""
     cut, rows = [], []
     for index in range(1, 9):
         options = CaptureOptions(frames=PAPER_FRAMES[::3])
@@ -252,7 +252,7 @@ def test_people_stand_on_the_floor_and_face_the_first_camera(body):
     frames = tuple(range(5, 1800, 60))
     with torch.no_grad():
         posed = body(body_params(body, person, person.motion, frames, FRONT_AZIMUTH_24))
-    # z points down; soles are under the feet.
+    # z points down; the soles are below the feet.
     assert posed.vertices[..., 2].amax(1).sub(-person.shoes.sole).abs().max() < 1e-4
     assert posed.joints[:, 0, :2].norm(dim=-1).max() < 0.15
     standing = posed.vertices[..., 2].amin(1)
@@ -263,27 +263,27 @@ def test_people_stand_on_the_floor_and_face_the_first_camera(body):
     assert off.median() < 60
 
 
-def test_motion_keeps_to_joint_limits_and_is_smooth():
+def test_motion_stays_within_joint_limits_and_is_smooth():
     motion = sample_motion(np.random.default_rng(0))
     angles = [motion.angles(frame) for frame in range(0, 1500, 1)]
     for name, (low, high) in LIMITS.items():
         values = np.array([pose[name] for pose in angles])
         assert values.min() >= low and values.max() <= high, name
-        # Degrees in a 25th of a second: a joint in a run turns by some 15.
+        # Degrees per 1/25 s; in the running sequence about 15.
         assert np.abs(np.diff(values)).max() < 30, name
     assert np.ptp([pose["l_hip"] for pose in angles]) > 40
 
 
-def test_pictures_are_box_averages_of_the_mesh(body):
-    """Coverage agrees with the same mesh drawn at 16 times the resolution: no shift, no bias."""
+def test_images_are_box_averages_of_the_mesh(body):
+    """Coverage agrees with that of the mesh at 16 times the resolution, without shift or bias."""
     person = sample_person(body, 0, "train", 2)
     scene = make_scene(person, person_surfaces(person, rest_body(body, np.array(person.betas)), 0, "train"), "cpu")
     cameras = make_rig("24", 76, 64, np.random.default_rng(0)).cameras()[:1]
     with torch.no_grad():
         posed = body(body_params(body, person, person.motion, (55,), FRONT_AZIMUTH_24))[0]
-        moment = scene.pose(posed)
-        colors, alphas = draw_views(scene, moment, cameras, samples=4)
-        pixels, depths = cameras.project(moment.vertices)
+        posed_scene = scene.pose(posed)
+        colors, alphas = draw_views(scene, posed_scene, cameras, samples=4)
+        pixels, depths = cameras.project(posed_scene.vertices)
         face_ids, _ = rasterize_mesh(16 * pixels, depths, scene.faces, 64 * 16, 76 * 16, cull=scene.cull)
     exact = torch.nn.functional.avg_pool2d((face_ids >= 0).float()[:, None], 16)[0, 0]
     assert (alphas[0] - exact).abs().max() < 0.3
@@ -295,24 +295,24 @@ def test_pictures_are_box_averages_of_the_mesh(body):
 
 
 @pytest.mark.gpu
-def test_cuda_pictures_agree(body):
+def test_images_of_cuda_and_cpu_agree(body):
     person = sample_person(body, 0, "train", 2)
     surfaces = person_surfaces(person, rest_body(body, np.array(person.betas)), 0, "train")
     cameras = make_rig("24", 153, 128, np.random.default_rng(0)).cameras()[:2]
     with torch.no_grad():
         posed = body(body_params(body, person, person.motion, (55,), FRONT_AZIMUTH_24))[0]
         moved = replace(posed, **{f.name: getattr(posed, f.name).cuda() for f in fields(posed)})
-        expected = draw_views(*_scene_and_moment(person, surfaces, posed, "cpu"), cameras)
-        actual = draw_views(*_scene_and_moment(person, surfaces, moved, "cuda"), cameras.to("cuda"))
+        expected = draw_views(*_scene_and_pose(person, surfaces, posed, "cpu"), cameras)
+        actual = draw_views(*_scene_and_pose(person, surfaces, moved, "cuda"), cameras.to("cuda"))
     for a, e in zip(actual, expected, strict=True):
         assert (a.cpu() - e).abs().mean() < 1 / 255
 
 
-def _scene_and_moment(person, surfaces, posed, device):
+def _scene_and_pose(person, surfaces, posed, device):
     scene = make_scene(person, surfaces, torch.device(device))
     return scene, scene.pose(posed)
 
 
-def test_default_frames():
+def test_ten_frames_are_those_of_the_paper():
     assert default_frames(10)[-2:] == (855, 905)
     assert default_frames(3) == (5, 55, 105)

@@ -1,4 +1,4 @@
-"""What synthetic people look like: light and shade, faces, prints that can be read, and somebody in everything."""
+"""The look of synthetic people: light and shade, faces, prints, and the variety of clothes and hair."""
 
 from dataclasses import replace
 
@@ -23,10 +23,10 @@ def people(body):
 
 
 def ball(rows: int = 24, columns: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    """A sphere of 1 m around the origin, raw world: its vertices, which are their own normals, and faces."""
-    polar, turn = np.meshgrid(np.linspace(0.02, np.pi - 0.02, rows), 2 * np.pi * np.arange(columns) / columns)
-    polar, turn = polar.T, turn.T
-    points = np.stack([np.sin(polar) * np.cos(turn), np.sin(polar) * np.sin(turn), np.cos(polar)], -1)
+    """Vertices and faces of a unit sphere in the raw world; the vertices equal their normals."""
+    polar, azimuth = np.meshgrid(np.linspace(0.02, np.pi - 0.02, rows), 2 * np.pi * np.arange(columns) / columns)
+    polar, azimuth = polar.T, azimuth.T
+    points = np.stack([np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)], -1)
     return torch.from_numpy(points.reshape(-1, 3)).float(), torch.from_numpy(tube_faces(rows, columns))
 
 
@@ -40,20 +40,20 @@ def test_light_comes_from_the_key_and_from_above():
     assert light.shape == (len(points), 3) and light.min() >= 0
     lit, dark = light[points[:, 0] > 0.8].mean(0), light[points[:, 0] < -0.8].mean(0)
     assert (lit > 1.5 * dark).all(), "the key light's direction is +x"
-    assert lit[0] / lit[2] > 1.1 * dark[0] / dark[2], "it is warm"
+    assert lit[0] / lit[2] > 1.1 * dark[0] / dark[2], "the key light is warm"
     ambient = irradiance(points, points, faces, replace(LIGHT, key=0.0))
     up, down = ambient[points[:, 2] < -0.8].mean(), ambient[points[:, 2] > 0.8].mean()
     assert up > 1.3 * down, "up is -z"
-    # All around, an open sphere receives what the studio gives off; 24 directions leave some per cent.
+    # The mean over a sphere is the mean radiance; 24 directions leave an error of some per cent.
     area = (1 - points[:, 2] ** 2).sqrt()
     assert float((ambient.mean(1) * area).sum() / area.sum()) == pytest.approx(LIGHT.exposure, rel=0.1)
 
 
-def test_bodies_block_their_own_light():
-    """Another sphere beside it darkens the side that faces it, and no other."""
+def test_occluded_vertices_receive_less_light():
+    """A second sphere darkens only the side of the first that faces it."""
     points, faces = ball()
     neighbor = points + torch.tensor([0.0, 2.1, 0.0])
-    size = 0.3  # the depth maps' pixels are as fine as for a body
+    size = 0.3  # pixels of the depth maps as fine as for a body
     alone = irradiance(size * points, points, faces, replace(LIGHT, key=0.0)).mean(1)
     both = irradiance(
         *(size * torch.cat([points, neighbor]), torch.cat([points, points])),
@@ -86,20 +86,20 @@ def test_faces_have_eyes_brows_and_mouth(people):
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_prints_can_be_read(back):
-    """L has its stem on the left of whoever reads it: on the wearer's right in front, on the left behind."""
+def test_prints_are_upright_and_not_mirrored(back):
+    """The stem of an L is on the left for a viewer: at negative x in front, at positive x on the back."""
     item = Print("L", (1.0, 1.0, 1.0), center=(0.02, 0.1), width=0.1, back=back)
     x, y = torch.meshgrid(torch.linspace(-0.1, 0.14, 240), torch.linspace(-0.1, 0.3, 400), indexing="ij")
     mask = print_mask(item, x.flatten(), y.flatten()).reshape(x.shape)
     upper, lower = mask[y > 0.11].sum(), mask[y < 0.09].sum()
-    assert lower > 1.1 * upper > 0, "it stands upright"
+    assert lower > 1.1 * upper > 0, "upright"
     stem = (mask * (x - item.center[0]) * (y > 0.11)).sum() / upper
     assert (stem > 0.015) if back else (stem < -0.015)
     assert mask[(x - item.center[0]).abs() > 0.051].sum() == 0
 
 
-def test_somebody_wears_everything(people):
-    """What the generator promises is drawn: cuts, collars, styles of hair, faces, shoes."""
+def test_every_style_occurs(people):
+    """All cuts, collars, hair styles, beards and shoes occur among 200 people."""
     outfits = [person.outfit for person in people]
 
     def seen(values) -> set:
@@ -128,13 +128,13 @@ def test_somebody_wears_everything(people):
     assert (shapes.std(0) > 0.5).all() and np.abs(shapes).max() <= 2
 
 
-def test_clothes_go_together(people):
-    """What would cross another garment, or be cut by an opening, is not worn with it."""
+def test_clothes_do_not_conflict(people):
+    """Garments that would intersect others, and prints that an opening would cut, do not occur together."""
     for outfit in (person.outfit for person in people):
         assert (outfit.trousers is None) != (outfit.skirt is None)
         assert (outfit.jacket is None) == (outfit.jacket_pattern is None)
         if outfit.jacket and outfit.skirt:
-            assert outfit.jacket.hem == outfit.skirt.waist - 0.02, "it would lie on the flare"
+            assert outfit.jacket.hem == outfit.skirt.waist - 0.02, "a longer jacket would intersect the skirt"
         if outfit.jacket:
             assert outfit.top.collar != "hood" and outfit.jacket.sleeve >= outfit.top.sleeve
         if outfit.jacket and outfit.jacket.opening > 0:
@@ -143,7 +143,7 @@ def test_clothes_go_together(people):
             assert all(item.back for item in outfit.top_pattern.prints)
 
 
-def test_motion_has_the_sequences_that_the_benchmark_promises(people):
+def test_motion_has_all_sequences(people):
     names = {sequence.name for sequence in SEQUENCES}
     assert {"walk", "run", "reach", "squat", "turn", "dance", "arms up", "sit"} <= names
     assert all(sorted(person.motion.order) == list(range(len(SEQUENCES))) for person in people)

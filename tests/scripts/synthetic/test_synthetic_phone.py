@@ -11,7 +11,6 @@ from PIL import Image
 from scipy.spatial import Delaunay
 
 from scripts.synthetic import CaptureOptions, default_frames, write_capture
-from scripts.synthetic.capture import capture_rig, draw_pictures, stage
 from scripts.synthetic.fabrics import Fabric
 from scripts.synthetic.fits import body_params
 from scripts.synthetic.options import BACKGROUNDS
@@ -19,6 +18,7 @@ from scripts.synthetic.people import sample_person
 from scripts.synthetic.rigs import make_rig
 from scripts.synthetic.rooms import Block, draw_room, sample_room
 from scripts.synthetic.seeding import random_stream
+from scripts.synthetic.staging import capture_rig, draw_images, stage
 from scripts.synthetic.turn import sample_turn
 
 FRAMES = default_frames(8, "phone")
@@ -67,15 +67,15 @@ def test_subjects_stay_in_the_image(body):
 def test_the_room_is_the_same_in_all_frames(body, background):
     options = replace(OPTIONS, background=background, camera_noise=False, soft_masks=False)
     staged = stage(3, options, body)
-    images, masks = zip(*(next(draw_pictures(staged, frame, options))[1:] for frame in FRAMES))
+    images, masks = zip(*(next(draw_images(staged, frame, options))[1:] for frame in FRAMES))
     images, masks = np.concatenate(images), np.concatenate(masks)
     free = (masks == 0).all(0)
     free[84:] = False  # the subject's shadow on the floor follows the feet
     assert free.mean() > 0.3 and (images[:, free] == images[0, free]).all()
-    # It fills the image, and furniture shows.
+    # The room fills the image, and furniture is visible.
     assert (images[0].max(-1) > 3).all()
     assert images[0, free].std(0).max() > (12 if background == "clutter" else 2)
-    black = next(draw_pictures(replace(staged, backdrops={}), FRAMES[0], replace(options, background="black")))[1][0]
+    black = next(draw_images(replace(staged, backdrops={}), FRAMES[0], replace(options, background="black")))[1][0]
     assert (black[free] == 0).all() and (black[masks[0] == 255] == images[0][masks[0] == 255]).all()
 
 
@@ -119,7 +119,7 @@ def test_a_block_hides_what_is_behind_it(body):
     assert inside.sum() > 50 and np.array_equal(changed.numpy(), inside)
 
 
-def test_same_seed_same_bytes(body, tmp_path):
+def test_the_same_seed_gives_the_same_bytes(body, tmp_path):
     for name in ("a", "b"):
         write_capture(tmp_path / name, 2, OPTIONS, body=body)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())

@@ -1,4 +1,4 @@
-"""Where synthetic cameras stand, and what their files say."""
+"""Positions of synthetic cameras, and their records in calibration files."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ def rig(request):
     return make_rig(request.param, *size, np.random.default_rng(3))
 
 
-def test_files_give_the_cameras_back(rig):
-    """The one formula that projects correctly, x = R X + s t / 1000, with K scaled to the picture's size."""
+def test_files_describe_the_same_cameras(rig):
+    """The formula of MVHumanNet, x = R X + s t / 1000, with K scaled to the size of the images."""
     points = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)) * 0.4
     pixels, depths = rig.cameras().project(points)
     K = rig.intrinsics * np.array([[0.5], [0.5], [1.0]])
-    # Pixel centres: on whole numbers at full size, at +0.5 here.
+    # Pixel centres: on integers at full size, at +0.5 here.
     K[:2, 2] += 0.25
     for name, key in zip(rig.names, rig.keys):
         record = rig.extrinsics(long_center=False)[key]
@@ -46,7 +46,7 @@ def test_extrinsic_fields_agree_with_each_other(rig):
         assert record["image_center"] == [(rig.width - 1) / 2, (rig.height - 1) / 2, rig.width, rig.height]
 
 
-def test_ring_of_the_24_set():
+def test_the_ring_of_rig_24():
     rig = make_rig("24", 612, 512, np.random.default_rng(0))
     assert len(rig.names) == len(set(rig.names)) == 16
     assert rig.camera_scale == 100 / 65
@@ -62,11 +62,11 @@ def test_ring_of_the_24_set():
     azimuth = np.rad2deg(np.arctan2(centers[:, 1], centers[:, 0]))
     inputs = [azimuth[rig.names.index(name)] for name in INPUT_VIEWS_24]
     np.testing.assert_allclose(inputs, [-17.6, -110.3, 159.1, 70.9], atol=1e-3)
-    # The picture's top is up, which is -z.
+    # The top of the image is up, which is -z.
     assert (rig.rotations[:, 1, 2] > 0.9).all()
 
 
-def test_rings_of_the_48_set():
+def test_the_rings_of_rig_48():
     rig = make_rig("48", 2048, 1500, np.random.default_rng(0))
     assert len(rig.names) == len(set(rig.names)) == 48
     assert rig.camera_scale == 120 / 65

@@ -1,4 +1,4 @@
-"""`scripts/make_synthetic.py`: sets in parts, made again, made otherwise; what was left by a killed run; bad input."""
+"""`scripts/make_synthetic.py`: sets in parts, resumed and mixed sets, remains of killed runs, bad input."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ TINY = {"cameras": 2, "frames": (5, 10), "width": 38, "height": 32, "device": "c
 
 
 def make_synthetic(out: Path, **options) -> None:
-    """The script's `main`, on tiny pictures."""
+    """Run the script's `main` for tiny images."""
     spec = importlib.util.spec_from_file_location("make_synthetic", REPOSITORY / "scripts" / "make_synthetic.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -32,7 +32,7 @@ def listed(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Two people in two parts, the second of which finds what a killed run left of its person."""
+    """Two people in two parts; in the second part a killed run has left an incomplete capture."""
     folder = tmp_path_factory.mktemp("people")
     make_synthetic(folder, subjects=2, part="0/2")
     assert listed(folder)["human_id"] == ["209001"]
@@ -48,24 +48,24 @@ def test_parts_make_a_set(made):
         "view_id_list": ["22327091", "22327116"],
         "pose_id_list": ["0005", "0010"],
     }
-    assert Image.open(made / "sheet.png").height == 160, "the part's one person"
+    assert Image.open(made / "sheet.png").height == 160, "one person in this part"
 
 
-def test_processes_make_what_one_makes(made, tmp_path):
+def test_several_processes_write_the_same_files(made, tmp_path):
     make_synthetic(tmp_path, subjects=2, workers=2)
     assert listed(tmp_path) == listed(made)
     for name in ("209001", "209002"):
-        pictures = sorted((tmp_path / name).glob("*/*/*"))
-        assert len(pictures) == 8
-        for picture in pictures:
-            assert picture.read_bytes() == (made / picture.relative_to(tmp_path)).read_bytes(), picture
+        images = sorted((tmp_path / name).glob("*/*/*"))
+        assert len(images) == 8
+        for image in images:
+            assert image.read_bytes() == (made / image.relative_to(tmp_path)).read_bytes(), image
 
 
 def test_an_error_in_a_process_stops_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(sets, "_write_one", _fail_first)
     with pytest.raises(RuntimeError, match="the first one"):
         make_synthetic(tmp_path, subjects=12, workers=1)
-    assert len(list(tmp_path.iterdir())) < 6, "what a process was given already is written, the rest is not"
+    assert len(list(tmp_path.iterdir())) < 6, "only captures that were already assigned to a process are written"
 
 
 def _fail_first(folder, index, *_):
@@ -75,9 +75,9 @@ def _fail_first(folder, index, *_):
     folder.mkdir(parents=True)
 
 
-def test_a_process_that_is_killed_is_told(tmp_path, monkeypatch):
+def test_a_killed_process_is_an_error_with_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(sets, "_write_one", _killed)
-    with pytest.raises(InputError, match="for want of memory; take fewer --workers"):
+    with pytest.raises(InputError, match="because memory ran out; use fewer --workers"):
         make_synthetic(tmp_path, subjects=2, workers=1)
 
 
@@ -85,29 +85,29 @@ def _killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_nothing_of_a_killed_run_stays(made):
+def test_remains_of_killed_runs_are_removed(made):
     assert {path.name for path in made.iterdir()} == {"209001", "209002", "human.json", "sheet.png"}
 
 
-def test_whole_captures_stay(made):
+def test_complete_captures_are_kept(made):
     stamps = [made / name / "body.json" for name in ("209001", "209002")]
     before = [stamp.stat().st_mtime_ns for stamp in stamps]
     make_synthetic(made, subjects=2)
     assert [stamp.stat().st_mtime_ns for stamp in stamps] == before
 
 
-def test_a_list_names_only_people_who_have_its_cameras_and_frames(tmp_path, caplog):
+def test_human_json_lists_only_captures_with_its_cameras_and_frames(tmp_path, caplog):
     make_synthetic(tmp_path, subjects=2, cameras=1)
     with caplog.at_level(logging.WARNING):
         make_synthetic(tmp_path, subjects=1, cameras=1, frames=(5,))
     assert listed(tmp_path) == {"human_id": ["209001"], "view_id_list": ["22327091"], "pose_id_list": ["0005"]}
-    assert "1 captures have other cameras, frames" in caplog.text
-    # Other seeds and colours may lie beside each other.
+    assert "1 captures have other cameras, other frames" in caplog.text
+    # Captures of other seeds and camera effects are compatible.
     make_synthetic(tmp_path, subjects=1, first_subject=209005, seed=3, cameras=1, frames=(5,), camera_noise=False)
     assert listed(tmp_path)["human_id"] == ["209001", "209005"]
 
 
-def test_a_part_without_people_writes_no_sheet(tmp_path):
+def test_an_empty_part_writes_no_sheet(tmp_path):
     make_synthetic(tmp_path, subjects=1, part="1/2", contact_sheet=tmp_path / "sheet.png")
     assert listed(tmp_path)["human_id"] == [] and not (tmp_path / "sheet.png").exists()
 
@@ -131,18 +131,18 @@ def test_a_part_without_people_writes_no_sheet(tmp_path):
         ({"body": Path("no-such-body.npz")}, "no-such-body.npz"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_drawn(tmp_path, options, message):
+def test_bad_input_is_an_error_before_drawing(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         make_synthetic(tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_an_output_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="is a file; name a folder"):
+    with pytest.raises(InputError, match="is a file; give a folder"):
         make_synthetic(tmp_path / "file")
 
 
-def test_rigs_are_known():
+def test_unknown_rigs_are_an_error():
     with pytest.raises(InputError, match="rig 16: must be one of 24, 48, phone"):
         CaptureOptions(rig="16")

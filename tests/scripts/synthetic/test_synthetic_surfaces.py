@@ -1,4 +1,4 @@
-"""The geometry that clothes are made with, and the layers of whole people."""
+"""Geometry of clothes, and the layers of whole people."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,14 @@ def shape(body):
 
 
 def boundary_vertices(faces: np.ndarray) -> np.ndarray:
-    """Vertices on edges that belong to one face only."""
+    """Vertices on edges of only one face."""
     edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
     unique, counts = np.unique(edges, axis=0, return_counts=True)
     return np.unique(unique[counts == 1])
 
 
-def test_cut_along_a_line():
-    """A sheet cut by a slanted line: area as computed by hand, all on one side, same winding."""
+def test_cut_keeps_one_side_of_a_line():
+    """A sheet cut along a slanted line: known area, all vertices on one side, unchanged orientation."""
     rows, columns = np.meshgrid(np.arange(6), np.arange(6), indexing="ij")
     points = np.stack([columns, rows], -1).reshape(-1, 2).astype(float)
     corner = (6 * rows[:-1, :-1] + columns[:-1, :-1]).ravel()
@@ -45,12 +45,12 @@ def test_cut_along_a_line():
     side_a, side_b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     areas = (side_a[:, 0] * side_b[:, 1] - side_a[:, 1] * side_b[:, 0]) / 2
     assert (areas > 0).all()
-    # The part of the 5 x 5 square left of x = 3.1 - 0.3 y.
+    # Area of the 5 x 5 square left of x = 3.1 - 0.3 y.
     assert areas.sum() == pytest.approx(5 * 3.1 - 0.3 * 25 / 2)
     assert (cut_points @ [1, 0.3]).max() <= 3.1 + 1e-12
 
 
-def test_hems_lie_on_their_lines(shape):
+def test_hems_are_level_sets(shape):
     surface, _ = garments.make_top(shape, T_SHIRT, np.full(len(shape.points), 0.004), np.random.default_rng(0))
     border = boundary_vertices(surface.faces)
     level = garments.top_level(T_SHIRT, shape.template)
@@ -61,7 +61,7 @@ def test_hems_lie_on_their_lines(shape):
     assert (np.abs(hem[hem[:, 1] < 0, 1] - T_SHIRT.hem) < 1e-9).all()
 
 
-def test_cloth_keeps_its_distance(shape):
+def test_cloth_stays_off_the_skin(shape):
     floor = np.full(len(shape.points), 0.004)
     clearance = drape(shape, floor, np.full(len(floor), 0.02), smoothing=10)
     assert (clearance >= 0.004 - 1e-12).all()
@@ -70,7 +70,7 @@ def test_cloth_keeps_its_distance(shape):
     np.testing.assert_allclose(np.linalg.norm(points - shape.points, axis=1), clearance, atol=1e-9)
 
 
-def test_outer_layers_stay_outside(shape):
+def test_outer_layers_are_outside_of_inner_ones(shape):
     trousers = Trousers(waist=-0.06, length=-1.0, loft=0.02, flare=0.0)
     floor = np.full(len(shape.points), 0.004)
     _, inner = garments.make_trousers(shape, trousers, floor, np.random.default_rng(1))
@@ -78,18 +78,18 @@ def test_outer_layers_stay_outside(shape):
     assert (outer >= inner + garments.LAYER_GAP - 1e-12).all()
 
 
-def test_legs_of_trousers_do_not_meet(shape):
+def test_legs_of_trousers_do_not_intersect(shape):
     trousers = Trousers(waist=-0.06, length=-1.06, loft=0.03, flare=0.045)
     surface, _ = garments.make_trousers(shape, trousers, np.full(len(shape.points), 0.004), np.random.default_rng(3))
     leg = (surface.paint[:, 1] < -0.42) & (np.abs(surface.paint[:, 0]) > 0.01)
     assert (surface.points[leg, 0] * surface.paint[leg, 0] > 0).all()
 
 
-def test_skirts_hang_around_the_legs(shape):
+def test_skirts_enclose_the_legs(shape):
     skirt = Skirt(waist=-0.06, length=-0.7, flare=0.15, pleats=9, pleat_depth=0.01)
     surface = garments.make_skirt(shape, skirt, 0.02, np.random.default_rng(4))
     np.testing.assert_allclose(surface.anchor_weights.sum(1), 1, atol=1e-12)
-    # Neighbours are carried by nearly the same transforms: the skirt does not tear between the legs.
+    # Weights of neighbours differ little, so that the skirt does not tear between the legs.
     weights = surface.anchor_weights[:, 1:]
     assert np.abs(weights[surface.faces[:, 0]] - weights[surface.faces[:, 1]]).max() < 0.25
     height = shape.points[:, 1]
@@ -107,7 +107,7 @@ def test_skirts_hang_around_the_legs(shape):
 
 
 @pytest.mark.parametrize("index", range(6))
-def test_people_are_sound_and_repeatable(body, index):
+def test_people_are_finite_and_repeatable(body, index):
     person = sample_person(body, 5, "train", index)
     assert person == sample_person(body, 5, "train", index)
     assert person.checksum() == sample_person(body, 5, "train", index).checksum()
@@ -121,14 +121,14 @@ def test_people_are_sound_and_repeatable(body, index):
         assert surface.faces.max() < len(surface.points)
         assert surface.anchors.max() < body.num_vertices
         np.testing.assert_allclose(surface.anchor_weights.sum(1), 1, atol=1e-9)
-        # No layer is far from the body: nothing exploded.
+        # All layers are close to the body.
         beside = (surface.anchor_weights[..., None] * shape.points[surface.anchors]).sum(1)
         if surface.material not in ("bottom", "hair", "hat", "glasses"):
             assert np.linalg.norm(surface.points - beside, axis=1).max() < 0.12
 
 
 def test_shoes_enclose_the_feet(shape):
-    """Convex outlines that face outwards; no toe sticks out of them."""
+    """Shoes are convex, face outwards and contain the toes."""
     for surface in make_footwear(shape, Shoes("shoes", top=-1.08, sole=0.02))[1:]:
         corners = surface.points[surface.faces]
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -151,7 +151,7 @@ def test_tubes_face_outwards(path):
 
 
 def worn(person) -> tuple[set, set]:
-    """Kinds of fabric that have a figure, and what is printed, anywhere on a person."""
+    """Figured fabrics and prints of a person."""
     outfit = person.outfit
     patterns = [p for p in (outfit.top_pattern, outfit.jacket_pattern, outfit.bottom_pattern) if p is not None]
     fabrics = [f for p in patterns for f in (p.fabric, p.sleeves, p.back) if f is not None]
@@ -159,8 +159,8 @@ def worn(person) -> tuple[set, set]:
     return {f.kind for f in fabrics} - set(PLAIN_KINDS), {item.text for p in patterns for item in p.prints}
 
 
-def test_nobody_else_wears_what_test_people_wear(body):
-    """Over hundreds of people: all that has a figure is either the test people's or everybody else's."""
+def test_clothes_of_the_test_split_occur_in_no_other(body):
+    """Figured fabrics and prints of 300 people per split: those of `test` are disjoint from all others."""
     people = {s: [worn(sample_person(body, 3, s, i)) for i in range(300)] for s in ("train", "val", "test")}
     kinds, prints = ({s: set().union(*(w[k] for w in worns)) for s, worns in people.items()} for k in (0, 1))
     for seen in (kinds, prints):
@@ -168,13 +168,13 @@ def test_nobody_else_wears_what_test_people_wear(body):
     assert kinds["train"] == kinds["val"] == set(EVERYDAY.kinds) and kinds["test"] == set(UNSEEN.kinds)
     for split, wardrobe in (("train", EVERYDAY), ("test", UNSEEN)):
         assert prints[split] == {*wardrobe.words, *(f"<{shape}>" for shape in wardrobe.shapes)}
-        assert sum(bool(k) or bool(p) for k, p in people[split]) > 200, "most people wear something that has a figure"
+        assert sum(bool(k) or bool(p) for k, p in people[split]) > 200, "most people wear a figured fabric or a print"
     assert len(UNSEEN.kinds) >= 4 and set(UNSEEN.words).isdisjoint(EVERYDAY.words)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fabrics_are_periodic_and_in_range(kind):
-    """What repeats does so after two periods along and around; colours stay within the fabric's own."""
+    """Periodic fabrics repeat after two periods in both directions; colours stay between those of the fabric."""
     rng = np.random.default_rng(2)
     waves = sample_waves(rng, 0.05)
     colors = ((0.1, 0.2, 0.3), (0.8, 0.7, 0.2), (0.4, 0.9, 0.6))
@@ -193,8 +193,8 @@ def test_fabrics_are_periodic_and_in_range(kind):
             assert (again - color).abs().mean() < 1e-3
 
 
-def test_authored_poses_keep_to_the_limits():
-    """Nothing that was written down is clipped away before a person's own manner comes in."""
+def test_authored_poses_are_within_the_limits():
+    """Clipping changes no authored key before the variation between people is added."""
     for sequence in SEQUENCES:
         for key in sequence.keys:
             for name, angle in {**RELAXED, **key}.items():
