@@ -28,6 +28,9 @@ PIXELS_PER_FOREGROUND = 7  # ratio of all pixels of a splat map to those on the 
 Operations = Literal["reference", "kernels", "cuda-graph"]
 """Plain PyTorch; kernels launched by the host; kernels replayed from a CUDA graph, the default on CUDA."""
 
+EARLIER_NAMES = {"recorded": "cuda-graph"}
+"""Earlier names of operations, accepted in this version only."""
+
 
 @dataclass(frozen=True)
 class GraphTiming:
@@ -62,7 +65,7 @@ def graph(
     frames: int = 4,
     gaussians: int = 9_000,
     dtypes: tuple[Literal["bf16", "fp32"], ...] = ("bf16",),
-    operations: tuple[Operations, ...] = ("reference", "kernels", "cuda-graph"),
+    operations: tuple[Operations | Literal["recorded"], ...] = ("reference", "kernels", "cuda-graph"),
     repeats: int | None = None,
     device: DeviceName = "auto",
     out: Path | None = None,
@@ -76,7 +79,8 @@ def graph(
         frames: Number of frames.
         gaussians: Gaussians on the person, per frame.
         dtypes: `bf16` is autocast, which keeps some operations in float32.
-        operations: Plain PyTorch, kernels (on a CUDA device), and a CUDA graph of these, the default there.
+        operations: Plain PyTorch, kernels (on a CUDA device), and a CUDA graph of these, the default there; `recorded`
+            is its earlier name.
         repeats: Timed calls of each case; by default 20 on a GPU and 3 on a CPU.
         device: Device to time.
         out: Also write the timings to this JSON file.
@@ -85,6 +89,7 @@ def graph(
     repeats = repeats or (20 if where.type == "cuda" else 3)
     if min(frames, gaussians, repeats) < 1:
         raise InputError("frames, gaussians and repeats must be at least 1")
+    operations = [EARLIER_NAMES.get(name, name) for name in operations]
     cases = [(name, q, dtype) for dtype in dtypes for q in queries for name in operations]
     timings = []
     for name, q, dtype in tqdm(cases, desc="graph", unit="case"):

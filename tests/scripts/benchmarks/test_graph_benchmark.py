@@ -17,6 +17,7 @@ SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark.py"
 def test_graph_prints_tables_and_writes_timings(tmp_path):
     out = tmp_path / "timings.json"
     job = ["--queries", 1, 2, "--features", 16, "--layers", 1, "--frames", 2, "--gaussians", 20, "--dtypes", "fp32"]
+    job += ["--operations", "reference", "kernels", "recorded"]  # the last by its earlier name
     job += ["--repeats", 1, "--device", "cpu", "--out", out]
     command = [sys.executable, SCRIPT, "graph", *map(str, job)]
     result = subprocess.run(command, capture_output=True, text=True)
