@@ -230,11 +230,11 @@ def _as_maps(tokens: Float[Tensor, "BF CHW D"], like: Float[Tensor, "BFC D H W"]
 
 
 def attend(
-    queries: Float[Tensor, "*batch Q heads D"],
-    keys: Float[Tensor, "*batch K heads D"],
-    values: Float[Tensor, "*batch K heads D"],
+    queries: Float[Tensor, "BF Q heads D"],
+    keys: Float[Tensor, "BF K heads D"],
+    values: Float[Tensor, "BF K heads D"],
     implementation: str,
-) -> Float[Tensor, "*batch Q heads D"]:
+) -> Float[Tensor, "BF Q heads D"]:
     """Attention in each head, by one of `ATTENTIONS`."""
     if implementation == "xformers":
         from xformers.ops import memory_efficient_attention
