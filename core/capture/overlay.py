@@ -60,26 +60,39 @@ def _caption(report: FrameReport, camera: int, num_cameras: int) -> tuple[str, s
 
 def _tile(folder: Path, view, drawn: np.ndarray | None, caption: tuple[str, str]) -> Image.Image:
     image = load_stored(folder, view.image)
-    scale = TILE_HEIGHT / image.shape[0]
-    width = max(1, round(image.shape[1] * scale))
-    picture = np.asarray(Image.fromarray(image).resize((width, TILE_HEIGHT), Image.LANCZOS)) * 0.8
+    left, top, right, bottom = crop = _crop(view, image.shape[1], image.shape[0])
+    scale = TILE_HEIGHT / (bottom - top)
+    width = max(1, round((right - left) * scale))
+    picture = np.asarray(Image.fromarray(image).resize((width, TILE_HEIGHT), Image.LANCZOS, crop)) * 0.8
     if view.mask is not None:
-        _draw_edge(picture, _resized(view.mask > 127, width), MASK_COLOR)
+        _draw_edge(picture, _resized(view.mask > 127, width, crop, image.shape), MASK_COLOR)
     if drawn is not None and view.mask is not None:
-        _draw_edge(picture, _resized(drawn, width), FIT_COLOR)
+        _draw_edge(picture, _resized(drawn, width, crop, image.shape), FIT_COLOR)
     tile = Image.new("RGB", (width, TILE_HEIGHT + CAPTION), (24, 24, 28))
     tile.paste(Image.fromarray(picture.astype(np.uint8)), (0, 0))
     draw = ImageDraw.Draw(tile)
     if view.landmarks is not None:
-        draw_landmarks(draw, view.landmarks, scale)
+        draw_landmarks(draw, view.landmarks.shifted(scale, (-left * scale, -top * scale)))
     draw.text((4, TILE_HEIGHT + 3), caption[0], fill=(240, 240, 240))
     draw.text((4, TILE_HEIGHT + 17), caption[1], fill=(190, 190, 190))
     return tile
 
 
-def draw_landmarks(draw: ImageDraw.ImageDraw, landmarks: Landmarks, scale: float) -> None:
-    """Bones as lines, blue on the person's left and orange on the right; faint where hidden."""
-    points = landmarks.points * scale
+def _crop(view, width: int, height: int) -> tuple[float, float, float, float]:
+    """The part of the image that a tile shows: the person with a margin, in the image's proportions."""
+    if view.landmarks is None:
+        return 0, 0, width, height
+    left, top, right, bottom = view.landmarks.box
+    tall = min(height, max(1.45 * (bottom - top), 1.3 * (right - left) * height / width))
+    wide = tall * width / height
+    x = np.clip((left + right - wide) / 2, 0, width - wide)
+    y = np.clip((top + bottom - tall) / 2, 0, height - tall)
+    return float(x), float(y), float(x + wide), float(y + tall)
+
+
+def draw_landmarks(draw: ImageDraw.ImageDraw, landmarks: Landmarks) -> None:
+    """Bones as lines, blue on the person's left and orange on the right; hidden ones are left out."""
+    points = landmarks.points
     for a, b in EDGES:
         if min(landmarks.visibility[a], landmarks.visibility[b]) <= 0.3:
             continue
@@ -89,12 +102,15 @@ def draw_landmarks(draw: ImageDraw.ImageDraw, landmarks: Landmarks, scale: float
     if landmarks.hands is not None:
         for side, color in enumerate((LEFT_COLOR, RIGHT_COLOR)):
             if landmarks.hand_visibility[side] > 0.5:
-                for x, y in landmarks.hands[side] * scale:
+                for x, y in landmarks.hands[side]:
                     draw.point((x, y), fill=color)
 
 
-def _resized(mask: np.ndarray, width: int) -> np.ndarray:
-    small = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, TILE_HEIGHT), Image.BILINEAR)
+def _resized(mask: np.ndarray, width: int, crop: tuple[float, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """A crop of a mask; `crop` is in pixels of an image of `shape`, of which the mask may be a reduction."""
+    scales = (mask.shape[1] / shape[1], mask.shape[0] / shape[0]) * 2
+    box = tuple(x * s for x, s in zip(crop, scales))
+    small = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, TILE_HEIGHT), Image.BILINEAR, box)
     return np.asarray(small) > 127
 
 

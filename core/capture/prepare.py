@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from core.capture.bodies import FitFunction, observations, turned_bodies, turned_cameras, upright_world
 from core.capture.cameras import CameraSet, set_up_cameras, to_metres
-from core.capture.frame_choice import NO_PERSON, ChosenFrame, FrameChoice, choose_frames, synchronised_keys
+from core.capture.estimates import read_estimate, starting_bodies
+from core.capture.frame_choice import NO_PERSON, ChosenFrame, FrameChoice, choose_frames, frame_stem, synchronised_keys
 from core.capture.importers import find_calibration, read_calibration_file
 from core.capture.importers.rig import ImportedRig
 from core.capture.networks import MediaPipeReader, PoseReader, load_interpreter
@@ -33,6 +34,7 @@ from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.fitting import FitOptions, FitResult, fit_bodies
+from smpl_renderer.types import BodyParams
 
 logger = logging.getLogger(__name__)
 
@@ -228,13 +230,32 @@ class _Preparation:
             fit_hands=self.options.hands,
             same_pose=1.0 if self.files.sources[0].is_video and len(cameras.cameras) == 1 else 0.0,
         )
+        initial = self._start(frames, views, cameras)
         with tqdm(desc="fit bodies", unit="step") as bar:
 
             def on_step(done: int, total: int, terms: dict[str, float]) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            return self.fit(seen, self.body.to(device), options, on_step)
+            body = self.body.to(device)
+            return self.fit(seen, body, options, on_step, None if initial is None else initial.to(device))
+
+    def _start(self, frames: tuple[ChosenFrame, ...], views: Views, cameras: CameraSet) -> BodyParams | None:
+        """Bodies by another estimator, with `--fits`."""
+        if self.options.fits is None:
+            return None
+        estimate = read_estimate(self.options.fits, self.options.person)
+        source = self.files.sources[0]
+        numbers = [(frame_stem(source, frame.keys[0], 0)[1], frame.time) for frame in frames]
+        marks = [[view.landmarks for view in row] for row in views]
+        initial, covered = starting_bodies(estimate, numbers, marks, cameras.cameras, self.body)
+        if not covered:
+            raise InputError(
+                f"{estimate.source}: its frames {estimate.frames[0]} to {estimate.frames[-1]} are none of the chosen "
+                f"ones ({', '.join(str(number) for number, _ in numbers[:5])}, ...); is it of this input?"
+            )
+        logger.info("%s: poses of %d of %d frames", estimate.source, covered, len(frames))
+        return initial
 
     def _write(
         self,

@@ -1,0 +1,102 @@
+"""Bodies to start a fit from, by an estimator's rotations and the landmarks of the frames."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from core.capture.cameras import StoredCamera
+from core.capture.estimates.estimate import Estimate
+from core.capture.landmarks import Landmarks
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.rotations import matrix_to_axis_angle
+from smpl_renderer.types import BodyParams
+
+JOINTS = {11: 16, 12: 17, 13: 18, 14: 19, 15: 20, 16: 21, 23: 1, 24: 2, 25: 4, 26: 5, 27: 7, 28: 8}
+"""Joints of the body that landmarks show, by landmark."""
+TORSO = (11, 12, 23, 24)
+
+
+def starting_bodies(
+    estimate: Estimate,
+    numbers: list[tuple[int, float | None]],
+    landmarks: list[list[Landmarks | None]],
+    cameras: tuple[StoredCamera, ...],
+    body: BodyModel,
+) -> tuple[BodyParams, int]:
+    """Mean-shaped bodies in the estimated poses, placed by the landmarks, and how many frames the estimate covers.
+
+    Args:
+        numbers: Number (from 0) and time of each frame. A frame without an estimate takes the nearest one's pose.
+        landmarks: By frame and camera. Estimates are taken to belong to the first camera.
+    """
+    indices = [estimate.at(number, time) for number, time in numbers]
+    covered = sum(index is not None for index in indices)
+    counts = np.arange(len(indices))
+    known = np.array([i for i, index in enumerate(indices) if index is not None])
+    rotations = []
+    R_world_cam = cameras[0].T_cam_world[:3, :3].T
+    for i in counts:
+        exact = indices[i] is not None
+        if exact:
+            index = indices[i]
+        elif len(known):
+            index = indices[known[np.abs(known - i).argmin()]]
+        else:
+            index = int(np.abs(estimate.frames - numbers[i][0]).argmin())
+        R = estimate.rotations[index].copy()
+        seen = next((x for x in landmarks[i] if x is not None and x.world is not None), None)
+        if exact and estimate.in_camera:
+            R[0] = R_world_cam @ R[0]
+        elif seen is not None:
+            camera = cameras[landmarks[i].index(seen)]
+            R[0] = camera.T_cam_world[:3, :3].T @ _aligned_root(R, seen, body)
+        rotations.append(R)
+    R = torch.from_numpy(np.stack(rotations))
+    axis_angles = matrix_to_axis_angle(R).float()
+    params = BodyParams.zeros(len(counts), num_betas=body.num_betas)
+    params = replace(params, global_orient=axis_angles[:, 0], body_pose=axis_angles[:, 1:].flatten(1))
+    with torch.no_grad():
+        joints = body(params.to(body.v_template)).joints.double().cpu().numpy()
+    transl = np.stack([_place(joints[i], landmarks[i], cameras) for i in counts])
+    return replace(params, transl=torch.from_numpy(transl).float()), covered
+
+
+@torch.no_grad()
+def _aligned_root(R: Float[np.ndarray, "24 3 3"], landmarks: Landmarks, body: BodyModel) -> Float[np.ndarray, "3 3"]:
+    """The orientation that takes the posed torso to that of the 3D landmarks (Kabsch)."""
+    pose = torch.from_numpy(R)
+    pose[0] = torch.eye(3)
+    axis_angles = matrix_to_axis_angle(pose).float()
+    params = BodyParams.zeros(num_betas=body.num_betas)
+    params = replace(params, global_orient=axis_angles[0], body_pose=axis_angles[1:].flatten())
+    joints = body(params.to(body.v_template)).joints.double().cpu().numpy()
+    a = np.stack([joints[JOINTS[i]] for i in TORSO])
+    b = landmarks.world[list(TORSO)]
+    U, _, Vt = np.linalg.svd((b - b.mean(0)).T @ (a - a.mean(0)))
+    return U @ np.diag([1, 1, np.sign(np.linalg.det(U @ Vt))]) @ Vt
+
+
+def _place(
+    joints: Float[np.ndarray, "24 3"], row: list[Landmarks | None], cameras: tuple[StoredCamera, ...]
+) -> Float[np.ndarray, "3"]:
+    """The translation whose joints project best to the landmarks: linear least squares."""
+    A, rhs = [], []
+    for camera, landmarks in zip(cameras, row):
+        if landmarks is None:
+            continue
+        P = camera.K @ camera.T_cam_world[:3]
+        for mark, joint in JOINTS.items():
+            weight = landmarks.visibility[mark] / (camera.K[0, 0])
+            if landmarks.visibility[mark] < 0.3:
+                continue
+            u = landmarks.points[mark]
+            X = np.append(joints[joint], 1)
+            for axis in range(2):
+                row_of_P = u[axis] * P[2] - P[axis]
+                A.append(weight * row_of_P[:3])
+                rhs.append(-weight * row_of_P @ X)
+    if len(A) < 6:
+        return np.array([0.0, 0.0, 3.0]) @ cameras[0].T_cam_world[:3, :3]
+    return np.linalg.lstsq(np.array(A), np.array(rhs), rcond=None)[0]
