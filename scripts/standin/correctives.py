@@ -1,7 +1,7 @@
-"""Pose-corrective blend shapes that undo most of what linear skinning loses at bent joints.
+"""Pose-corrective blend shapes that restore most of the volume that linear skinning loses at bent joints.
 
-The goal is dual quaternion skinning (Kavan et al., 2008), which keeps volume but bulges a little: a part of the way
-from linear skinning towards it is fitted over random poses, linear in the joints' rotation matrices as SMPL wants it.
+The target is a fraction of the difference between dual quaternion skinning (Kavan et al., 2008), which keeps the volume
+but bulges slightly, and linear skinning. It is fitted over random poses, linear in the rotation matrices as in SMPL.
 """
 
 from collections import defaultdict
@@ -15,9 +15,11 @@ from smpl_renderer.body_model import SMPL_PARENTS
 
 NUM_POSES = 500
 TOWARDS_DUAL_QUATERNIONS = 0.7
+"""Fraction of the difference between dual quaternion and linear skinning."""
 LARGEST = 0.04
-"""Corrections are clipped to this, in metres."""
+"""Limit of the corrections in metres."""
 NEGLIGIBLE = 2e-4
+"""Smaller coefficients are set to zero."""
 RIDGE = 1.0
 
 _DEVIATIONS = {
@@ -32,7 +34,7 @@ _DEVIATIONS = {
     "wrist": (0.4, 0.3, 0.4),
     "hand": (0.1, 0.1, 0.1),
 }
-"""Standard deviations of the joints' axis-angle vectors, in radians; a quarter for the others."""
+"""Standard deviations of axis-angle vectors in radians; 0.25 for all other joints."""
 
 
 def fit_correctives(
@@ -41,7 +43,7 @@ def fit_correctives(
     weights: Float[np.ndarray, "V J"],
     generator: np.random.Generator,
 ) -> Float[np.ndarray, "V 3 P"]:
-    """`posedirs`: offsets of the rest pose, linear in the entries of the joints' rotation matrices minus identity."""
+    """Fit `posedirs`: rest-pose offsets, linear in the entries of the rotation matrices minus identity."""
     features = np.zeros((NUM_POSES, 9 * (NUM_JOINTS - 1)))
     goals = np.zeros((NUM_POSES, *vertices.shape))
     for pose in range(NUM_POSES):
@@ -62,7 +64,7 @@ def fit_correctives(
 
 
 def _random_pose(generator: np.random.Generator) -> Float[np.ndarray, "J 3"]:
-    """Axis-angle vectors within what people can do, the root at rest."""
+    """Draw plausible axis-angle vectors; that of the root is zero."""
     deviations = np.full((NUM_JOINTS, 3), 0.25)
     for name, joint in JOINT.items():
         deviations[joint] = _DEVIATIONS.get(name.removeprefix("left_").removeprefix("right_"), 0.25)
@@ -77,7 +79,7 @@ def _random_pose(generator: np.random.Generator) -> Float[np.ndarray, "J 3"]:
 
 
 def _group_by_moving_joints(weights: Float[np.ndarray, "V J"]) -> dict[tuple[int, ...], list[int]]:
-    """Vertices by the joints whose rotation moves the joints that they hang on relative to each other."""
+    """Group vertices by the joints whose rotations move their skinning joints relative to each other."""
     groups = defaultdict(list)
     for vertex, row in enumerate(weights > 0.01):
         lines = [_ancestors(int(joint)) for joint in np.flatnonzero(row)]
@@ -87,7 +89,7 @@ def _group_by_moving_joints(weights: Float[np.ndarray, "V J"]) -> dict[tuple[int
 
 
 def _ancestors(joint: int) -> set[int]:
-    """The joint itself and all joints up to the root."""
+    """A joint and all its ancestors."""
     line = set()
     while joint >= 0:
         line.add(joint)
@@ -101,13 +103,13 @@ def _dual_quaternion_offsets(
     weights: Float[np.ndarray, "V J"],
     local_rotations: Float[np.ndarray, "J 3 3"],
 ) -> Float[np.ndarray, "V 3"]:
-    """Where linear skinning would have to start from in the rest pose, to arrive where dual quaternions do."""
+    """Rest-pose offsets with which linear skinning gives the result of dual quaternion skinning."""
     world = chain_rotations(local_rotations)
     _, shifts = joint_transforms(joints, world)
 
     real = Rotation.from_matrix(world).as_quat()[:, [3, 0, 1, 2]]
     for joint, parent in enumerate(SMPL_PARENTS[1:], start=1):
-        real[joint] *= np.copysign(1, real[joint] @ real[parent])  # a quaternion and its negative are one rotation
+        real[joint] *= np.copysign(1, real[joint] @ real[parent])  # q and -q are the same rotation
     dual = 0.5 * _multiply(np.concatenate([np.zeros((NUM_JOINTS, 1)), shifts], axis=1), real)
 
     blended_real, blended_dual = weights @ real, weights @ dual

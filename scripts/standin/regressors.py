@@ -1,4 +1,4 @@
-"""What is fitted to many people: joints as averages of skin vertices, the shape space, and lean skinning weights."""
+"""Joint regressors and shape space, fitted to many people, and sparse skinning weights."""
 
 from dataclasses import dataclass
 
@@ -11,24 +11,23 @@ from scripts.standin.surface import symmetrised
 from smpl_renderer.body_model import JOINT_NAMES
 
 _INNER_JOINTS = ("pelvis", "left_hip", "right_hip", "spine1", "spine2", "spine3")
-"""Those farther from the skin."""
+"""Joints far from the skin."""
 
 SUM_TO_ONE = 1e2
-"""Weight of the equation that a joint's coefficients sum to one (the others are in metres)."""
-
-
+"""Weight of the equation that the coefficients of a joint sum to one; the other equations are in metres."""
 RIDGE = 1e-2
-"""Neighbours move almost alike: without this, rounding would decide between them, differently on every machine."""
+"""Regularisation. Neighbours move almost alike; without it, rounding selects among them, depending on the machine."""
 
 NEGLIGIBLE = 1e-3
+"""Smaller coefficients are set to zero."""
 
 
 def surface_joints(
     skins: Float[np.ndarray, "P V 3"], joints: Float[np.ndarray, "P J 3"], mirror: Int[np.ndarray, " V"]
 ) -> Float[np.ndarray, "J V"]:
-    """Joints inside the body as sparse averages of skin vertices, fitted to people in MakeHuman's rest pose.
+    """Regressor of joints as sparse averages of skin vertices, fitted to people in MakeHuman's rest pose.
 
-    These, rather than the rig's own, are the joints from here on: what lies on the skin survives decimation.
+    Replaces the rig's own joints, whose cubes decimation removes.
     """
     centre, joint_centres = skins.mean(0), joints.mean(0)
     regressor = np.zeros((joints.shape[1], skins.shape[1]))
@@ -46,7 +45,7 @@ def decimated_joints(
     regressor = np.zeros((joints.shape[1], skins.shape[1]))
     for j, row in enumerate(regressor):
         near = _nearest(centre, joint_centres[j], count=None, radius=0.22 if JOINT_NAMES[j] in _INNER_JOINTS else 0.16)
-        # Vertices whose distance to the joint varies much between people say little about it.
+        # Without vertices whose distance to the joint varies much between people.
         steady = np.linalg.norm(skins[:, near] - joints[:, None, j], axis=2).std(0) < 0.05
         near = near[steady][:700]
         near = near[::2] if len(near) > 350 else near
@@ -55,7 +54,7 @@ def decimated_joints(
 
 
 def _nearest(points: np.ndarray, centre: np.ndarray, count: int | None, radius: float) -> Int[np.ndarray, " n"]:
-    # In nanometres: a vertex and its mirror image are equally far from the middle, and the stable sort decides.
+    # Rounded to nanometres: a vertex and its mirror image are equally far, and the stable sort breaks the tie.
     distances = np.linalg.norm(points - centre, axis=1).round(9)
     order = np.argsort(distances, kind="stable")[:count]
     return order[distances[order] < radius]
@@ -83,7 +82,7 @@ class ShapeSpace:
     mean: Float[np.ndarray, "V 3"]
     components: Float[np.ndarray, "V 3 S"]
     explained: float
-    """Share of the variance."""
+    """Share of the variance that the components explain."""
 
 
 def fit_shape_space(
@@ -93,20 +92,20 @@ def fit_shape_space(
     average = bodies.mean(0)
     mean = symmetrised(average, mirror)
     deviations = symmetrised(bodies - average, mirror).reshape(len(bodies), -1)
-    # The people are far fewer than the coordinates: decompose the small matrix of their products.
+    # There are far fewer people than coordinates, hence the eigenvectors of the small Gram matrix.
     variances, mixtures = np.linalg.eigh(deviations @ deviations.T)
     variances, mixtures = variances[::-1], mixtures[:, ::-1]
     components = (mixtures[:, :num_components].T @ deviations) / np.sqrt(len(bodies) - 1)
     components = components.reshape(num_components, -1, 3)
-    # A component has no sign of its own: make each one's positive side the taller.
+    # The sign of a component is arbitrary; positive is taller.
     tallness = (components[:, :, 1] * np.sign(mean[:, 1])).sum(1)
     components *= np.sign(tallness)[:, None, None]
     explained = float(variances[:num_components].sum() / variances.sum())
     return ShapeSpace(mean, components.transpose(1, 2, 0), explained)
 
 
-def lean_weights(weights: Float[np.ndarray, "V J"], most: int = 4, least: float = 0.005) -> Float[np.ndarray, "V J"]:
-    """The largest few weights of each vertex, without the negligible ones."""
+def sparse_weights(weights: Float[np.ndarray, "V J"], most: int = 4, least: float = 0.005) -> Float[np.ndarray, "V J"]:
+    """The `most` largest weights of each vertex that are at least `least`, scaled to a sum of one."""
     ranks = np.argsort(np.argsort(-weights, axis=1, kind="stable"), axis=1, kind="stable")
     kept = np.where((ranks < most) & (weights >= least), weights, 0.0)
     return kept / kept.sum(1, keepdims=True)

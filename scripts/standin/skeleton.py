@@ -1,4 +1,4 @@
-"""SMPL's 24 joints on MakeHuman's rig, and posing in plain numpy."""
+"""SMPL's 24 joints on MakeHuman's rig, and posing in NumPy."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,7 +28,7 @@ _SIDE_CUBES = {
     "wrist": ("hand",),
     "hand": ("finger-2-1", "finger-3-1", "finger-4-1"),
 }
-"""A joint is the mean of these cubes of the rig; those of a limb without their `l-` or `r-`."""
+"""Cubes of the rig whose mean is a joint; those of a limb without the prefix `l-` or `r-`."""
 
 _CENTRAL_BONES = {
     **dict.fromkeys(("root", "pelvis", "spine05"), "pelvis"),
@@ -50,11 +50,11 @@ _SIDE_BONES = {
     "finger1-1": "wrist",  # the ball of the thumb
     "finger": "hand",
 }
-"""Bones whose names start like this move with that joint; the first match counts."""
+"""Joint of all bones whose names start with the key; the first match applies."""
 
 
 def joint_of_bone(bone: str) -> str:
-    """The SMPL joint that takes over a bone of MakeHuman's default rig."""
+    """SMPL joint of a bone of MakeHuman's default rig."""
     stem, _, side = bone.partition(".")
     if stem in _CENTRAL_BONES or stem.startswith("pelvis"):
         return _CENTRAL_BONES.get(stem, "pelvis")
@@ -65,7 +65,7 @@ def joint_of_bone(bone: str) -> str:
 
 
 def joint_from_cubes(human: MakeHuman) -> Float[np.ndarray, "J N"]:
-    """Regressor of the joints from the rig's cubes."""
+    """Regressor of the joints from the cubes of the rig."""
     regressor = np.zeros((NUM_JOINTS, len(human.vertices)))
     for name, row in zip(JOINT_NAMES, regressor, strict=True):
         side, _, joint = name.partition("_")
@@ -84,7 +84,7 @@ def joint_weights(human: MakeHuman) -> Float[np.ndarray, "N J"]:
 
 
 def mirrored_joints() -> Int[np.ndarray, " J"]:
-    """The joint on the other side of the body."""
+    """Index of the mirrored joint."""
     other = {"left": "right", "right": "left"}
     pairs = (name.partition("_") for name in JOINT_NAMES)
     return np.array([JOINT[f"{other.get(side, side)}{gap}{joint}"] for side, gap, joint in pairs])
@@ -93,7 +93,7 @@ def mirrored_joints() -> Int[np.ndarray, " J"]:
 def joint_transforms(
     rest_joints: Float[np.ndarray, "J 3"], world_rotations: Float[np.ndarray, "J 3 3"]
 ) -> tuple[Float[np.ndarray, "J 3"], Float[np.ndarray, "J 3"]]:
-    """Posed joints, and the shifts that go with the rotations: a point x of joint j moves to `R_j x + shift_j`."""
+    """Posed joints, and shifts such that a point x of joint j moves to `R_j x + shift_j`."""
     posed = rest_joints.copy()
     for joint, parent in enumerate(SMPL_PARENTS[1:], start=1):
         posed[joint] = posed[parent] + world_rotations[parent] @ (rest_joints[joint] - rest_joints[parent])
@@ -101,7 +101,7 @@ def joint_transforms(
 
 
 def chain_rotations(local_rotations: Float[np.ndarray, "J 3 3"]) -> Float[np.ndarray, "J 3 3"]:
-    """World rotations of joints, from their rotations relative to their parents."""
+    """World rotations of joints from rotations relative to their parents."""
     world = local_rotations.copy()
     for joint, parent in enumerate(SMPL_PARENTS[1:], start=1):
         world[joint] = world[parent] @ local_rotations[joint]

@@ -1,4 +1,4 @@
-"""The body's surface as triangles, mirror symmetric, with texture coordinates and the names of its parts."""
+"""The mirror symmetric triangle mesh of the body, with texture coordinates and named parts."""
 
 from dataclasses import dataclass
 
@@ -10,28 +10,28 @@ from scipy.sparse.csgraph import connected_components
 from scripts.standin.makehuman import MakeHuman
 
 PARTS = ("body", "head", "hand.L", "hand.R", "foot.L", "foot.R", "eye_cavity.L", "eye_cavity.R", "mouth_cavity")
-"""The charts of the texture, by the number that `Surface.parts` holds."""
+"""Charts of the texture; `Surface.parts` holds indices into this tuple."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A closed triangle mesh with texture coordinates of its own for each corner."""
+    """A closed triangle mesh with texture coordinates per corner."""
 
     faces: Int[np.ndarray, "F 3"]
     uv_faces: Int[np.ndarray, "F 3"]
     parts: Int[np.ndarray, " F"]
 
     def vertices_of(self, *names: str) -> Int[np.ndarray, " n"]:
-        """Vertices that touch a face of these parts."""
+        """Vertices of the faces of some parts."""
         return np.unique(self.faces[np.isin(self.parts, [PARTS.index(name) for name in names])])
 
     def vertices_only_of(self, *names: str) -> Int[np.ndarray, " n"]:
-        """Vertices that touch no face of another part."""
+        """Vertices of the faces of some parts that belong to no other part."""
         return np.setdiff1d(self.vertices_of(*names), self.vertices_of(*(name for name in PARTS if name not in names)))
 
 
 def body_surface(human: MakeHuman) -> Surface:
-    """Triangulate the group `body` of the base mesh and name its parts."""
+    """Triangulate the group `body` of the base mesh, and name its parts."""
     quads, uv_quads = human.groups["body"].vertices, human.groups["body"].uvs
     symmetric = symmetrised(human.vertices, human.mirror)
     first = _splits_at_first_corner(quads, symmetric, human.mirror)
@@ -44,23 +44,23 @@ def body_surface(human: MakeHuman) -> Surface:
 def symmetrised(
     points: Float[np.ndarray, "*batch N 3"], mirror: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, "*batch N 3"]:
-    """The mean of points and their mirror image (exactly symmetric, as sums commute)."""
+    """Mean of points and their mirror images; exactly symmetric, because sums commute."""
     return 0.5 * (points + points[..., mirror, :] * [-1, 1, 1])
 
 
 def _splits_at_first_corner(
     quads: Int[np.ndarray, "F 4"], symmetric: Float[np.ndarray, "N 3"], mirror: Int[np.ndarray, " N"]
 ) -> Bool[np.ndarray, " F"]:
-    """Cut quads along the shorter diagonal; the quads of the right side as their images on the left."""
+    """True for quads to be split at the first corner: along the shorter diagonal, symmetrically on both sides."""
     on_left = symmetric[quads, 0].mean(1) >= 0
     left = np.where(on_left[:, None], quads, mirror[quads])
     diagonals = [np.linalg.norm(symmetric[left[:, i]] - symmetric[left[:, i + 2]], axis=1) for i in (0, 1)]
-    lower_number = np.minimum(left[:, 0], left[:, 2]) < np.minimum(left[:, 1], left[:, 3])
-    return np.where(np.abs(diagonals[0] - diagonals[1]) < 1e-7, lower_number, diagonals[0] < diagonals[1])
+    lower_index = np.minimum(left[:, 0], left[:, 2]) < np.minimum(left[:, 1], left[:, 3])
+    return np.where(np.abs(diagonals[0] - diagonals[1]) < 1e-7, lower_index, diagonals[0] < diagonals[1])
 
 
 def _name_parts(faces: np.ndarray, uv_faces: np.ndarray, human: MakeHuman) -> Int[np.ndarray, " F"]:
-    """Name the connected pieces of the texture by their size and place."""
+    """Name the charts of the texture by their size and position."""
     starts, ends = uv_faces[:, [0, 1]].T.ravel(), uv_faces[:, [1, 2]].T.ravel()
     edges = coo_matrix((np.ones(len(starts)), (starts, ends)), shape=(len(human.uvs),) * 2)
     chart_of_face = connected_components(edges, directed=False)[1][uv_faces[:, 0]]

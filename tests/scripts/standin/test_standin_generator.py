@@ -1,4 +1,4 @@
-"""The parts of the stand-in's generator, on small meshes. The whole takes a minute and a download: not here."""
+"""Steps of the derivation of the stand-in body, on small meshes. The whole needs a download and a minute."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from scripts.standin.decimate import DecimationTask, decimate
 from scripts.standin.halfedge import CollapsibleMesh
 from scripts.standin.landmarks import SMPL_LANDMARKS, landmark_order
 from scripts.standin.makehuman import LEVELS, sample_adults, target_shares
-from scripts.standin.regressors import fit_shape_space, lean_weights, surface_joints
+from scripts.standin.regressors import fit_shape_space, sparse_weights, surface_joints
 from scripts.standin.skeleton import chain_rotations, joint_of_bone, joint_transforms, mirrored_joints, skin
 from scripts.standin.surface import Surface
 from smpl_renderer.body_model import JOINT_NAMES, SMPL_PARENTS
@@ -36,7 +36,7 @@ def symmetric_sphere(rings: int = 9, segments: int = 16) -> tuple[np.ndarray, np
         faces.append([bottom, (rings - 1) * segments + j, (rings - 1) * segments + i])
         for ring in range(rings - 1):
             a, b, c, d = (r * segments + s for r, s in ((ring, i), (ring + 1, i), (ring + 1, j), (ring, j)))
-            # The diagonals of the two halves are mirror images.
+            # Mirrored diagonals in the two halves.
             faces += [[a, b, c], [a, c, d]] if i < segments // 2 else [[a, b, d], [b, c, d]]
     ring_mirror = (-np.arange(segments)) % segments
     mirror = np.concatenate([ring * segments + ring_mirror for ring in range(rings)] + [[top, bottom]])
@@ -55,7 +55,7 @@ def task_for(vertices, mirror, **changes) -> DecimationTask:
 
 
 def edge_uses(faces: np.ndarray) -> dict[tuple[int, int], int]:
-    """How often each directed edge occurs; once each on a closed, consistently oriented surface."""
+    """Number of occurrences of each directed edge: 1 for all on a closed, consistently oriented surface."""
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     return {
         tuple(edge): count for edge, count in zip(*(x.tolist() for x in np.unique(edges, axis=0, return_counts=True)))
@@ -79,10 +79,10 @@ def test_decimation_keeps_a_closed_symmetric_surface():
     assert {int(mirror[v]) for v in kept} == kept
     assert {5, int(mirror[5])} <= kept
     radii = np.linalg.norm(vertices[small.kept][small.surface.faces].mean(1), axis=1)
-    assert radii.min() > 0.04  # flat faces lie a little inside the sphere
+    assert radii.min() > 0.04  # flat faces lie slightly inside of the sphere
 
 
-def test_hidden_vertices_go_first():
+def test_hidden_vertices_are_removed_first():
     vertices, faces, mirror = symmetric_sphere()
     hidden = (vertices[:, 2] > 0.03) & (np.abs(vertices[:, 0]) < 0.035)
     surface = Surface(faces, faces, np.zeros(len(faces), int))
@@ -91,14 +91,14 @@ def test_hidden_vertices_go_first():
     assert not small.stuck
 
 
-def test_decimation_says_when_it_is_stuck():
+def test_decimation_raises_if_no_collapse_is_possible():
     vertices, faces, mirror = symmetric_sphere()
     task = task_for(vertices, mirror, pinned=np.ones(len(vertices), bool))
     with pytest.raises(RuntimeError, match="stuck"):
         decimate(Surface(faces, faces, np.zeros(len(faces), int)), task, 10)
 
 
-def test_collapses_can_be_taken_back():
+def test_collapses_can_be_undone():
     _, faces, _ = symmetric_sphere()
     mesh, untouched = (CollapsibleMesh(faces, faces, int(faces.max()) + 1) for _ in range(2))
     for u in range(0, 40, 3):
@@ -110,8 +110,8 @@ def test_collapses_can_be_taken_back():
         assert (mesh.faces, mesh.uvs, mesh.vertex_faces) == (untouched.faces, untouched.uvs, untouched.vertex_faces)
 
 
-def test_texture_seams_survive_a_collapse_along_them():
-    """Two charts meet in the plane x = 0: their corners have numbers of their own."""
+def test_collapses_along_texture_seams_keep_them():
+    """Two charts with disjoint corner indices meet in the plane x = 0."""
     vertices, faces, _ = symmetric_sphere()
     on_left = vertices[faces, 0].mean(1) > 0
     uv_faces = faces + np.where(on_left, 0, 1000)[:, None]
@@ -132,7 +132,7 @@ def test_shares_of_targets_are_products_of_interpolation_weights():
     np.testing.assert_allclose(target_shares(people, levels), [[0.5, 0.25, 0.0, 0.5, 0.5]])
 
 
-def test_sampled_adults_repeat():
+def test_sampled_adults_are_repeatable():
     first, again, other = (sample_adults(20, np.random.default_rng(seed)) for seed in (1, 1, 2))
     for name, values in first.items():
         assert ((values >= 0) & (values <= 1)).all(), name
@@ -158,17 +158,17 @@ def test_sampled_adults_repeat():
         *[("neck02", "neck"), ("head", "head"), ("jaw", "head"), ("eye.L", "head")],
     ],
 )
-def test_bones_go_to_joints(bone, joint):
+def test_joints_of_bones(bone, joint):
     assert joint_of_bone(bone) == joint
 
 
-def test_mirrored_joints():
+def test_mirroring_joints_twice_is_the_identity():
     mirror = mirrored_joints()
     assert [JOINT_NAMES[j] for j in mirror[:4]] == ["pelvis", "right_hip", "left_hip", "spine1"]
     np.testing.assert_array_equal(mirror[mirror], np.arange(24))
 
 
-def test_regressed_joints_are_averages_that_follow_the_shape():
+def test_regressed_joints_are_averages_of_vertices():
     generator = np.random.default_rng(0)
     vertices, _, mirror = symmetric_sphere()
     sizes = generator.uniform(0.8, 1.2, (30, 1, 3))
@@ -183,7 +183,7 @@ def test_regressed_joints_are_averages_that_follow_the_shape():
     np.testing.assert_allclose(regressor @ skins, wanted @ skins, atol=2e-3)
 
 
-def test_shape_space_explains_what_it_was_made_of():
+def test_shape_space_recovers_the_directions_of_its_bodies():
     generator = np.random.default_rng(0)
     vertices, _, mirror = symmetric_sphere()
     directions = generator.normal(size=(2, len(vertices), 3)) * 0.01
@@ -198,24 +198,24 @@ def test_shape_space_explains_what_it_was_made_of():
     np.testing.assert_allclose((flat @ betas).T.reshape(bodies.shape) + space.mean, bodies, atol=1e-12)
 
 
-def test_lean_weights():
-    weights = lean_weights(np.array([[0.4, 0.3, 0.15, 0.1, 0.05], [0.996, 0.004, 0, 0, 0]]))
+def test_sparse_weights_are_the_largest_and_sum_to_one():
+    weights = sparse_weights(np.array([[0.4, 0.3, 0.15, 0.1, 0.05], [0.996, 0.004, 0, 0, 0]]))
     np.testing.assert_allclose(weights, [[0.4 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0.1 / 0.95, 0], [1, 0, 0, 0, 0]])
 
 
-def test_landmarks_get_their_numbers():
+def test_landmarks_have_the_indices_of_smpl():
     generator = np.random.default_rng(0)
     vertices = generator.normal(size=(6890, 3))
     wanted = dict(zip(SMPL_LANDMARKS, generator.choice(6890, len(SMPL_LANDMARKS), replace=False)))
     order, error = landmark_order(vertices, {name: vertices[vertex] for name, vertex in wanted.items()})
     assert error == 0
     np.testing.assert_array_equal(np.sort(order), np.arange(6890))
-    for name, number in SMPL_LANDMARKS.items():
-        assert order[number] == wanted[name], name
+    for name, index in SMPL_LANDMARKS.items():
+        assert order[index] == wanted[name], name
 
 
 def test_correctives_keep_a_bent_elbow_from_collapsing():
-    """A tube around the left elbow, along x: at a right angle, linear skinning makes it thin."""
+    """A tube along x around the left elbow, bent by 90 degrees: linear skinning makes it thin."""
     joints = np.zeros((24, 3))
     joints[18], joints[20:] = [0.25, 0, 0], [0.5, 0, 0]
     along, around = np.meshgrid(
@@ -228,7 +228,7 @@ def test_correctives_keep_a_bent_elbow_from_collapsing():
     posedirs = fit_correctives(tube, joints, weights, np.random.default_rng(0))
     assert posedirs.shape == (len(tube), 3, 207)
     used = np.flatnonzero(np.abs(posedirs).max((0, 1)))
-    assert set(used // 9 + 1) == {18}  # only what bends here counts
+    assert set(used // 9 + 1) == {18}  # features of the bent joint only
 
     local = np.tile(np.eye(3), (24, 1, 1))
     local[18] = Rotation.from_rotvec([0, -np.pi / 2, 0]).as_matrix()
@@ -249,5 +249,5 @@ def test_joint_transforms_follow_the_chain():
     world = chain_rotations(Rotation.random(24, random_state=0).as_matrix())
     posed, shifts = joint_transforms(joints, world)
     np.testing.assert_allclose(posed, np.einsum("jab,jb->ja", world, joints) + shifts)
-    for joint, parent in enumerate(SMPL_PARENTS[1:], start=1):  # bones keep their lengths, and joints stay attached
+    for joint, parent in enumerate(SMPL_PARENTS[1:], start=1):  # bones keep their lengths and their joints
         np.testing.assert_allclose(world[parent] @ joints[joint] + shifts[parent], posed[joint])
