@@ -19,7 +19,8 @@ from core.capture.estimates import read_estimate, starting_bodies
 from core.capture.frame_choice import NO_PERSON, ChosenFrame, FrameChoice, choose_frames, frame_stem, synchronised_keys
 from core.capture.importers import find_calibration, read_calibration_file
 from core.capture.importers.rig import ImportedRig
-from core.capture.networks import MediaPipeReader, PoseReader, load_interpreter
+from core.capture.mediapipe_reader import MediaPipeReader
+from core.capture.networks import PoseReader, load_interpreter
 from core.capture.observe import Views, observe
 from core.capture.options import PrepareOptions
 from core.capture.overlay import write_overlay_sheet
