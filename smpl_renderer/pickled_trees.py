@@ -1,8 +1,8 @@
 """Nested dictionaries and lists of arrays from files that Python tools write, read without running any code of theirs.
 
-Three containers are known: plain pickles, NumPy's `.npy` of one object, and joblib's files (also zlib-compressed). All
-go through the list of names of `smpl_renderer.pickles`; joblib's arrays stand outside of the pickle and are read from
-the bytes that follow them.
+Three containers are known: plain pickles, NumPy's `.npy` of one object, and joblib's files, plain or compressed by zlib
+or gzip. All go through the list of names of `smpl_renderer.pickles`. Arrays in joblib's files stand outside of the
+pickle and are read from the bytes that follow them.
 """
 
 import io
@@ -44,9 +44,9 @@ def read_tree(path: Path) -> Any:
 
 
 def _decompressed(data: bytes) -> bytes:
-    if data[:1] != b"\x78":  # zlib; pickles of protocol 2 and later start with 0x80
+    if data[:1] != b"\x78" and data[:2] != b"\x1f\x8b":  # zlib, gzip; pickles of protocol 2 and later start with 0x80
         return data
-    decompressor = zlib.decompressobj()
+    decompressor = zlib.decompressobj(32 + zlib.MAX_WBITS)  # either header
     content = decompressor.decompress(data, MAX_BYTES)
     if decompressor.unconsumed_tail:
         raise ValueError(f"it holds more than {MAX_BYTES >> 30} GB")

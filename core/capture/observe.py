@@ -19,7 +19,7 @@ from core.capture.options import PrepareOptions
 from core.capture.people import alike_person, matched_people, nearest_person
 from core.capture.sources import InputFiles
 from core.capture.tracking import clothes_colors
-from core.capture.undistort import Undistortion, undistort_pixels
+from core.capture.undistort import Undistortion
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _read_images(files, frames, cameras, reader, options, folder) -> list[list[l
                         )
                     image = _exact_size(image, camera)
                     if undistortion is not None:
-                        image = undistortion(image)
+                        image = undistortion.image(image)
                     Image.fromarray(image).save(folder / image_name(camera.name, frame), quality=95, subsampling=0)
                     found = _people_in(image, frame, c, source, camera, reader, given)
                     people[start + offset][c] = found
@@ -129,16 +129,16 @@ class _GivenKeypoints:
 
     def __init__(self, source: ImageSource, camera: StoredCamera, options: PrepareOptions):
         self._folder = KeypointFolder(options.keypoints)
-        self._source, self._camera = source, camera
+        self._source, self._camera, self._undistortion = source, camera, _undistortion(camera)
 
     def people(self, key: int, found: list[Person]) -> list[Person]:
         stem, position = frame_stem(self._source, key, 0)
         people = []
         for given in self._folder.people(self._source.name, stem, position):
             landmarks = given.shifted(self._camera.width / self._source.width, (0, 0))
-            if self._camera.lens is not None:
-                points = undistort_pixels(landmarks.points, self._camera.K, self._camera.lens)
-                landmarks = replace_points(landmarks, points, landmarks.hands)
+            if self._undistortion is not None:
+                hands = None if landmarks.hands is None else self._undistortion.points(landmarks.hands)
+                landmarks = replace_points(landmarks, self._undistortion.points(landmarks.points), hands)
             index = nearest_person([p.landmarks for p in found], landmarks)
             if index is None:
                 people.append(Person(landmarks, None))
