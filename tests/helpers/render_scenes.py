@@ -132,7 +132,7 @@ def gradients(render, scene: Scene, seed: int = 0) -> dict[str, Tensor]:
 
 
 def take(gaussians: Gaussians, indices: Tensor) -> Gaussians:
-    """Keep, repeat or reorder Gaussians; `indices` is one-dimensional and the same for every set."""
+    """Select Gaussians by one-dimensional `indices`, the same for every set."""
     axis = len(gaussians.batch_shape)
     return gaussians.map(lambda x: x.index_select(axis, indices))
 
