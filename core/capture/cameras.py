@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from scipy import ndimage
 
 from core.capture.image_source import ImageSource
 from core.capture.importers import ImportedCamera, ImportedRig
@@ -253,35 +254,48 @@ def to_metres(
 def camera_moves(images: list[np.ndarray], people: list[Landmarks | None]) -> bool:
     """True if the background shifts between small images of equal size: a hand-held or moving camera.
 
-    The shift that best aligns the images outside of the person is found by phase correlation.
+    The shift is found by phase correlation outside of the person. It counts if it exceeds 1.5 % of the image and aligns
+    the background clearly better than no shift.
     """
     if len(images) < 2:
         return False
-    height, width = images[0].shape[:2]
-    step = max(1, max(height, width) // 160)
+    step = max(1, max(images[0].shape[:2]) // 160)
+    planes = [image[::step, ::step].astype(np.float32).mean(-1) for image in images]
+    backgrounds = [_background(plane, person, step) for plane, person in zip(planes, people)]
     moved = 0
-    planes, valid = [], []
-    for image, person in zip(images, people):
-        gray = image[::step, ::step].astype(np.float32).mean(-1)
-        keep = np.ones_like(gray)
-        if person is not None:
-            left, top, right, bottom = np.array(person.box) / step
-            pad = 0.15 * person.size / step
-            keep[max(0, int(top - pad)) : int(bottom + pad), max(0, int(left - pad)) : int(right + pad)] = 0
-        planes.append(gray)
-        valid.append(keep)
-    for plane, keep in zip(planes[1:], valid[1:]):
-        common = keep * valid[0]
+    for plane, background in zip(planes[1:], backgrounds[1:]):
+        common = background & backgrounds[0]
         if common.sum() < 0.1 * common.size:
             continue
-        shift = _shift(planes[0], plane, common)
-        moved += np.hypot(*shift) > 0.015 * max(plane.shape)
-    return moved > 0.34 * (len(images) - 1)
+        dy, dx = _shift(planes[0], plane, common)
+        if np.hypot(dy, dx) <= 0.015 * max(plane.shape):
+            continue
+        moved_plane, moved_common = np.roll(plane, (dy, dx), (0, 1)), np.roll(background, (dy, dx), (0, 1))
+        both = moved_common & backgrounds[0]
+        aligned = np.abs(planes[0] - moved_plane)[both].mean() if both.any() else np.inf
+        moved += aligned < 0.8 * np.abs(planes[0] - plane)[common].mean()
+    return bool(moved > 0.34 * (len(images) - 1))
+
+
+def _background(plane: np.ndarray, person: Landmarks | None, step: int) -> np.ndarray:
+    keep = np.ones(plane.shape, bool)
+    if person is not None:
+        left, top, right, bottom = np.array(person.box) / step
+        pad = 0.15 * person.size / step
+        keep[max(0, int(top - pad)) : int(bottom + pad), max(0, int(left - pad)) : int(right + pad)] = False
+    return keep
+
+
+def _bounded_detail(plane: np.ndarray) -> np.ndarray:
+    """Local contrast in -1..1: a time stamp in the image must not outweigh the room."""
+    detail = plane - ndimage.gaussian_filter(plane, 6)
+    return np.tanh(detail / (1.5 * np.median(np.abs(detail)) + 1e-3))
 
 
 def _shift(a: np.ndarray, b: np.ndarray, keep: np.ndarray) -> tuple[int, int]:
-    a, b = (((x - x[keep > 0].mean()) * keep) for x in (a, b))
+    """Rows and columns by which b must be rolled to match a."""
+    a, b = (_bounded_detail(x) * keep for x in (a, b))
     spectrum = np.fft.rfft2(a) * np.conj(np.fft.rfft2(b))
     correlation = np.fft.irfft2(spectrum / np.maximum(np.abs(spectrum), 1e-3), a.shape)
-    y, x = np.unravel_index(correlation.argmax(), correlation.shape)
-    return (y - a.shape[0] if y > a.shape[0] // 2 else int(y)), (x - a.shape[1] if x > a.shape[1] // 2 else int(x))
+    y, x = (int(i) for i in np.unravel_index(correlation.argmax(), correlation.shape))
+    return y - a.shape[0] if y > a.shape[0] // 2 else y, x - a.shape[1] if x > a.shape[1] // 2 else x
