@@ -1,4 +1,4 @@
-"""Measure the table of results: python scripts/results.py --root benchmark --checkpoint model.safetensors"""
+"""Measure the rows of docs/results.md: python scripts/results.py --root benchmark --checkpoint model.safetensors"""
 
 import sys
 from dataclasses import replace
@@ -16,22 +16,23 @@ import tyro
 
 from core.utils.cli import run
 from scripts.results.curves import write_curves
+from scripts.results.findings import read_records
+from scripts.results.images import write_images
 from scripts.results.options import ResultsOptions
-from scripts.results.pictures import write_pictures
+from scripts.results.page import write_excerpt, write_page
 from scripts.results.run import list_rows, measure_rows
-from scripts.results.table import read_records, write_excerpt, write_page
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger("results")
 
 
 def main(options: ResultsOptions) -> None:
-    """Do what was asked for; exit status 1 if a row failed."""
+    """Measure rows and write the page, or one of the other outputs; exit status 1 if a row failed."""
     if options.curves:
         write_curves(options.curves, options.out or Path("docs/curves"))
         return
-    if options.pictures:
-        write_pictures(options, options.out or Path("docs/images"))
+    if options.images:
+        write_images(options, options.out or Path("docs/images"))
         return
     options = replace(options, out=options.out or Path("docs/results"))
     if options.list:
@@ -40,14 +41,14 @@ def main(options: ResultsOptions) -> None:
     failed = []
     if options.table_only:
         if not read_records(options.out):
-            raise InputError(f"{options.out}: holds no records of rows; measure some, or name their folder by --out")
+            raise InputError(f"{options.out}: contains no records; measure rows, or give their folder by --out")
         logger.info("wrote %s", write_page(options.out))
     else:
         failed = measure_rows(options)
     if options.readme is not None:
         write_excerpt(options.readme, options.out)
     if failed:
-        logger.error("failed: %s; the others are measured, run this again for these", ", ".join(failed))
+        logger.error("failed: %s; run the command again to measure these rows", ", ".join(failed))
         raise SystemExit(1)
 
 

@@ -1,1 +1,1 @@
-"""The table of results: what is measured for each of its rows, how rows are kept, and how they are shown."""
+"""The results page: its rows, how they are measured and stored, and its tables."""

@@ -1,4 +1,4 @@
-"""Networks that are trained to see what a part of the method is worth: one thing changed, all else equal."""
+"""Ablations: networks that are trained with one thing changed and all else equal."""
 
 import gc
 import hashlib
@@ -13,17 +13,18 @@ from core.inference.subject import make_avatar
 from core.options import MODELS, PRESETS, TrainOptions
 from core.training.trainer import Trainer
 from core.utils.options_json import options_to_json
-from scripts.results.bench import Bench, InputSubset, Make, Measured, bind_one_frame, mean_gaussians
+from scripts.results.bench import Bench, InputSubset, MakeAvatar, Measured, mean_gaussians, one_frame_avatar
 from scripts.results.options import ResultsOptions
 from smpl_renderer.errors import InputError
 
 METRICS = ("lpips",)
-"""Kinds of LPIPS that are measured; VGG alone, to save time."""
+"""LPIPS metrics of ablations: VGG alone, to save time."""
 
-YOUNGER = (("model", "feedback"), ("loss", "lpips_crops"), ("data", "target_input_views"))
-"""Options that records may be older than. By their defaults, a training is the one that it was without them."""
+ADDED_OPTIONS = (("model", "feedback"), ("loss", "lpips_crops"), ("data", "target_input_views"))
+"""Options that were added after the first records. At their defaults they are left out of settings."""
 
 Change = Callable[[TrainOptions], TrainOptions]
+"""A change of the options of the full graph."""
 
 
 def unchanged(options: TrainOptions) -> TrainOptions:
@@ -31,7 +32,7 @@ def unchanged(options: TrainOptions) -> TrainOptions:
 
 
 def graph_option(**values) -> Change:
-    """A change of some of the graph's options."""
+    """A change of options of the graph."""
     return lambda options: replace(options, model=replace(options.model, graph=replace(options.model.graph, **values)))
 
 
@@ -50,25 +51,25 @@ def frame_stage(options: TrainOptions) -> TrainOptions:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A row of the group `ablations`."""
+    """A row of the group `ablations`: a network trained for it."""
 
     name: str
     title: str
     change: Change = unchanged
-    make: Make = make_avatar
+    make: MakeAvatar = make_avatar
     group: str = "ablations"
 
     def settings(self, bench: Bench) -> dict:
         training = self._training(bench)
-        own = {"training": comparable(training), "shown": asdict(InputSubset())}
-        return bench.judged_by(training.data.image_size) | own
+        own = {"training": comparable(training), "input_subset": asdict(InputSubset())}
+        return bench.target_settings(training.data.image_size) | own
 
     def measure(self, bench: Bench) -> Measured:
         training = self._training(bench)
         trainer = Trainer(training)
         trainer.run()
         steps, minutes = trainer.step, trainer.run_seconds() / 60
-        del trainer  # its workers and recordings go with it
+        del trainer  # frees its workers and CUDA graphs
         gc.collect()
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -90,19 +91,18 @@ class Ablation:
 
 
 def ablation_size(options: ResultsOptions) -> int:
-    """Pixels of the pictures that ablations are trained on and measured by: the preset's.
+    """Side in pixels of the images of ablations, in training and measurement: that of the preset.
 
     Raises:
-        InputError: If there is no such preset.
+        InputError: If the preset is unknown.
     """
     return _preset(options).data.image_size
 
 
 def base_options(bench: Bench) -> TrainOptions:
-    """The full graph: the preset with three layers, the vertex head, no second look and no feedback, from nothing, for
-    some steps.
+    """Options of the full graph: three layers, vertex head, no image colour sampling, no feedback, no initial weights.
 
-    A training that was interrupted goes on. Nobody is held out: the test people tell how good it is.
+    Interrupted trainings resume. No training people are held out, because the test people measure the result.
     """
     options, preset = bench.options, _preset(bench.options)
     data = replace(preset.data, root=bench.train)
@@ -133,13 +133,13 @@ def base_options(bench: Bench) -> TrainOptions:
 
 
 def comparable(options: TrainOptions) -> dict:
-    """Options of a training, without those that say where and how fast it runs, and how often it tells of itself."""
+    """Options that affect the result of a training, without paths, device, speed and intervals of outputs."""
     data = replace(options.data, root=Path(), num_workers=0)
     here = {"workspace": Path(), "resume": "auto", "device": "auto", "backend": "auto", "cuda_graphs": True, "keep": 1}
     intervals = {f"{name}_every": 1 for name in ("log", "image", "eval", "save")}
     own = json.loads(options_to_json(replace(options, data=data, **here, **intervals)))
     default = json.loads(options_to_json(TrainOptions()))
-    for part, name in YOUNGER:
+    for part, name in ADDED_OPTIONS:
         if own[part][name] == default[part][name]:
             del own[part][name]
     return own
@@ -147,18 +147,20 @@ def comparable(options: TrainOptions) -> dict:
 
 def _preset(options: ResultsOptions) -> TrainOptions:
     if options.preset not in PRESETS:
-        raise InputError(f"--preset: no preset is called {options.preset!r}; choose among {', '.join(PRESETS)}")
+        raise InputError(f"--preset {options.preset!r}: unknown; choose one of {', '.join(PRESETS)}")
     return PRESETS[options.preset][1]
 
 
 ABLATIONS = (
     Ablation("graph", "full graph: L = 3, vertex head"),
-    Ablation("one-frame", "paper's baseline: one frame's Gaussians on the body, no graph", frame_stage, bind_one_frame),
+    Ablation(
+        "one-frame", "paper's baseline: one frame's Gaussians on the body, no graph", frame_stage, one_frame_avatar
+    ),
     Ablation("no-intra", "without intra-node attention", graph_option(intra=False)),
     Ablation("no-inter", "without inter-node attention", graph_option(inter=False)),
     Ablation("layers-1", "L = 1", graph_option(layers=1)),
     Ablation("layers-6", "L = 6", graph_option(layers=6)),
-    Ablation("second-look", "with the second look", with_color_sampling),
-    Ablation("feedback", "with the second look and feedback", with_feedback),
+    Ablation("second-look", "with image colour sampling", with_color_sampling),
+    Ablation("feedback", "with image colour sampling and feedback", with_feedback),
     Ablation("residual-head", "residual head", graph_option(head="residual")),
 )

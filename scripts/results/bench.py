@@ -1,4 +1,4 @@
-"""What the rows share: the test people, the networks, the metrics; and measuring avatars by them."""
+"""What all rows have in common: test people, networks, metrics, and the measurement of avatars."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,26 +23,26 @@ from scripts.results.data_id import data_id
 from scripts.results.options import ResultsOptions
 from scripts.results.people import People
 
-MOMENTS_AT_ONCE = {"cpu": 1, "cuda": 5}
-"""That are drawn and measured in one go; 12 views of 5 are 190 MB at 512 px."""
-LPIPS_ON_CUDA = 16
-"""Pictures that LPIPS takes in one go there: 6 GB at 512 px."""
+FRAMES_AT_ONCE = {"cpu": 1, "cuda": 5}
+"""Frames that are rendered and measured at a time; 5 frames of 12 views take 190 MB at 512 px."""
+LPIPS_BATCH_CUDA = 16
+"""Images that LPIPS compares at once on a GPU: 6 GB at 512 px."""
 
-Make = Callable[[Session, Frames], Avatar]
-"""From what a network is shown [F, C] to an avatar."""
+MakeAvatar = Callable[[Session, Frames], Avatar]
+"""A function from input frames [F, C] to an avatar."""
 
 
 @dataclass(frozen=True)
 class InputSubset:
-    """How much of the observed moments and input views the network is shown."""
+    """Numbers of input views and input frames, out of all input views and observed frames."""
 
     views: int = 4
     frames: int = 8
 
-    def of(self, inputs: Frames) -> Frames:
-        """Evenly spread, the first of each always among them: two of front, left, back, right are front and back."""
-        moments, views = (_spread(*pair) for pair in zip((self.frames, self.views), inputs.cameras.batch_shape))
-        return inputs.select_frames(moments).select_views(views)
+    def select(self, inputs: Frames) -> Frames:
+        """Evenly spread frames and views, the first always included: two views are front and back."""
+        frames, views = (_spread(*pair) for pair in zip((self.frames, self.views), inputs.cameras.batch_shape))
+        return inputs.select_frames(frames).select_views(views)
 
 
 def _spread(count: int, available: int) -> list[int]:
@@ -52,31 +52,33 @@ def _spread(count: int, available: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a row's record holds besides where it comes from; times are None where nothing is timed."""
+    """Measurements of a row; None for values that a row does not have."""
 
     metrics: Metrics
     """`mean` and `subjects`, as in `metrics.json`."""
     gaussians: float | None = None
-    """That are not transparent, mean over people."""
+    """Gaussians that are not transparent, mean over people."""
     avatar_ms: float | None = None
+    """Median time from images on the device to the avatar."""
     steps: int | None = None
-    """Of the last training, or of what else was optimised."""
+    """Steps of the last training, or of the optimisation of avatars."""
     train_minutes: float | None = None
+    """Duration of a training that was run for the row."""
     trainings: list[Training] | None = None
-    """Of a network that was not trained for the row: all runs behind it, the oldest first."""
+    """All trainings of a network that was not trained for the row, the oldest first."""
 
 
 class Bench:
-    """Opens what rows ask for, once."""
+    """The data, networks and metrics of rows, each loaded once at its first use."""
 
     def __init__(self, options: ResultsOptions):
         self.options = options
         self.device = pick_device(options.device)
-        self._judges: dict[tuple[str, ...], MetricSuite] = {}
+        self._metric_suites: dict[tuple[str, ...], MetricSuite] = {}
 
     @property
     def train(self) -> Path:
-        """Folder of the captures that ablations are trained on: ready crops, where `train.sh` has put them."""
+        """Folder of the captures that ablations are trained on: ready crops if `train.sh` has made them."""
         crops, captures = (self.options.root / name for name in ("crops/train", "train"))
         return self.options.train or (crops if crops.is_dir() else captures)
 
@@ -91,82 +93,90 @@ class Bench:
 
     @cached_property
     def data(self) -> str:
-        """Which data this is (`scripts.results.data_id`)."""
+        """Identification of the data (`scripts.results.data_id`)."""
         return data_id(self.train, self.test)
 
     @cached_property
     def headline(self) -> Session:
+        """The network of the checkpoint, without refinement."""
         return self.open(self.options.checkpoint)
 
     @cached_property
     def refined(self) -> Session:
-        """The same with refinement."""
+        """The network of the checkpoint, with refinement."""
         refiner = replace(self.headline.refiner, options=RefineOptions(steps=self.options.refine_steps))
         return replace(self.headline, refiner=refiner)
 
     def open(self, checkpoint: Path) -> Session:
-        """A network as `infer.py` has it, without refinement."""
+        """Load a network as `infer.py` does, without refinement."""
         options = self.options
         how = {"protocol": "full", "device": options.device, "backend": options.backend, "refine": 0}
         return open_session(InferenceOptions(self.test, checkpoint=checkpoint, **how))
 
-    def judged_by(self, size: int) -> dict:
-        """The pictures that a row is measured by, for its settings."""
+    def target_settings(self, size: int) -> dict:
+        """Settings that identify the target images of a row."""
         return {"data": self.data, "image_size": size, "crop": FULL.crop}
 
     def metric_suite(self, metrics: tuple[str, ...] = tuple(LPIPS_NETS)) -> MetricSuite:
-        """The metrics, those of LPIPS that are named."""
-        if metrics not in self._judges:
-            at_once = LPIPS_ON_CUDA if self.device.type == "cuda" else LPIPS_BATCH
-            self._judges[metrics] = MetricSuite(self.device, metrics, at_once)
-        return self._judges[metrics]
+        """Metrics, with the named LPIPS metrics."""
+        if metrics not in self._metric_suites:
+            batch = LPIPS_BATCH_CUDA if self.device.type == "cuda" else LPIPS_BATCH
+            self._metric_suites[metrics] = MetricSuite(self.device, metrics, batch)
+        return self._metric_suites[metrics]
 
     def inputs(self, session: Session) -> list[Frames]:
-        """What a network may be shown of each person, packed."""
+        """All possible input frames of each person, packed [F, C]."""
         return self.people.inputs(session.input_size, session.input_crop)
 
     @torch.no_grad()
     def avatars(
-        self, session: Session, shown: InputSubset, make: Make = make_avatar, persons: int | None = None
+        self, session: Session, subset: InputSubset, make: MakeAvatar = make_avatar, count: int | None = None
     ) -> list[Avatar]:
-        """One avatar of each person, or of the first `persons`."""
-        return [make(session, shown.of(inputs.unpack())) for inputs in self.inputs(session)[:persons]]
+        """Avatars of all test people, or of the first `count`."""
+        return [make(session, subset.select(inputs.unpack())) for inputs in self.inputs(session)[:count]]
 
     @torch.no_grad()
-    def avatar_ms(self, session: Session, shown: InputSubset, make: Make = make_avatar) -> float:
-        """Median time from the pictures, on the device, to the avatar."""
-        inputs = [shown.of(frames.unpack()) for frames in self.inputs(session)]
+    def avatar_ms(self, session: Session, subset: InputSubset, make: MakeAvatar = make_avatar) -> float:
+        """Median time in milliseconds from images on the device to the avatar."""
+        inputs = [subset.select(frames.unpack()) for frames in self.inputs(session)]
         repeats = 3 * len(inputs) if self.device.type == "cuda" else len(inputs)
-        # Once more than there are people: every kind of input has come twice, and is recorded, when the clock starts.
+        # After two rounds, CUDA graphs of all input signatures have been captured.
         warm_up = 2 * len(inputs) + 1 if self.device.type == "cuda" else 1
         return median_ms(lambda i: make(session, inputs[i % len(inputs)]), repeats, self.device, warm_up)
 
     @torch.no_grad()
     def measure(
-        self, draw: Callable[[int], RenderMethods], size: int, metric_suite: MetricSuite, persons: int | None = None
+        self, renderer: Callable[[int], RenderMethods], size: int, metric_suite: MetricSuite, count: int | None = None
     ) -> Metrics:
-        """Metrics of what `draw(index)` draws of each person under the name `ours`, or of the first `persons`."""
-        names = self.people.names[:persons]
+        """Metrics of all test people, or of the first `count`.
+
+        Args:
+            renderer: Returns, for the index of a person, the function that renders its target frames as `ours`.
+            size: Side of the target images in pixels.
+            metric_suite: The metrics.
+            count: Number of people.
+        """
+        names = self.people.names[:count]
         scores: dict[str, dict[str, Scores]] = {}
         for index, name in enumerate(names):
-            moments = self.people.moments(index, size, MOMENTS_AT_ONCE[self.device.type])
-            scores[name] = measure([OURS], moments, draw(index), metric_suite)[OURS]
+            targets = self.people.target_batches(index, size, FRAMES_AT_ONCE[self.device.type])
+            scores[name] = measure([OURS], targets, renderer(index), metric_suite)[OURS]
         return summarise(scores)
 
     def measure_avatars(self, avatars: list[Avatar], session: Session, size: int, metric_suite: MetricSuite) -> Metrics:
-        """Metrics of avatars of the session's network, one of each of the first people."""
+        """Metrics of avatars of the first people, made by the session's network."""
 
-        def draw_person(index: int) -> RenderMethods:
-            def draw(target: Frames) -> dict:
+        def renderer(index: int) -> RenderMethods:
+            def render(target: Frames) -> dict:
                 return {OURS: session.render(avatars[index][None], target.body[None], target.cameras[None])[0]}
 
-            return draw
+            return render
 
-        return self.measure(draw_person, size, metric_suite, len(avatars))
+        return self.measure(renderer, size, metric_suite, len(avatars))
 
 
-def bind_one_frame(session: Session, inputs: Frames) -> Avatar:
-    """The paper's baseline: the Gaussians of the first moment alone, each tied to its nearest vertex; no graph."""
+def one_frame_avatar(session: Session, inputs: Frames) -> Avatar:
+    """The paper's baseline without a graph: the Gaussians of the first frame, each assigned to its nearest vertex."""
     model = session.model
     inputs = Frames.stack([inputs[:1]])
     with session.autocast():
@@ -181,5 +191,5 @@ def bind_one_frame(session: Session, inputs: Frames) -> Avatar:
 
 
 def mean_gaussians(avatars: list[Avatar]) -> float:
-    """How many Gaussians of an avatar are not fully transparent."""
+    """Number of Gaussians that are not fully transparent, mean over avatars."""
     return sum(int((avatar.opacities > 0).sum()) for avatar in avatars) / len(avatars)

@@ -1,4 +1,4 @@
-"""Learning curves of training runs, from the logs in their workspaces: a thinned CSV and a plot."""
+"""Learning curves of training runs, from the logs of their workspaces: a subsampled CSV file and a plot."""
 
 import csv
 import importlib.util
@@ -10,7 +10,7 @@ from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
 POINTS = 200
-"""Of each curve: means over as many equal stretches of a run."""
+"""Maximum number of points of a curve; each is the mean over an interval of steps."""
 COLUMNS = ("run", "step", "loss", "psnr", "novel_view", "novel_pose")
 
 Row = dict[str, float | str]
@@ -23,7 +23,7 @@ def write_curves(workspaces: tuple[Path, ...], out: Path) -> None:
         InputError: If a workspace has no log, or matplotlib is missing.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("learning curves are drawn by matplotlib, which is missing: pip install matplotlib")
+        raise InputError("learning curves need matplotlib, which is not installed: pip install matplotlib")
     names = [workspace.resolve().name for workspace in workspaces]
     if len(set(names)) < len(names):
         names = [str(workspace) for workspace in workspaces]
@@ -39,19 +39,19 @@ def write_curves(workspaces: tuple[Path, ...], out: Path) -> None:
 
 
 def learning_curve(workspace: Path) -> list[Row]:
-    """Loss and PSNR of the training people, thinned, and PSNR of the held-out ones wherever it was measured.
+    """Loss and PSNR of the training people, averaged over intervals, and PSNR of the held-out people.
 
     Raises:
         InputError: If there is no log.
     """
     path = workspace / "log.csv"
     if not path.is_file():
-        raise InputError(f"{path}: no such file; name the --workspace of a training")
+        raise InputError(f"{path}: no such file; give the --workspace of a training")
     steps = read_rows(path)
-    stretch = max(1, math.ceil(len(steps) / POINTS))
+    interval = max(1, math.ceil(len(steps) / POINTS))
     rows: list[Row] = []
-    for first in range(0, len(steps), stretch):
-        some = steps[first : first + stretch]
+    for first in range(0, len(steps), interval):
+        some = steps[first : first + interval]
         means = {name: _mean([row[name] for row in some]) for name in ("loss", "psnr")}
         rows.append({"step": some[-1]["step"], **{name: f"{x:.5g}" for name, x in means.items() if x == x}})
     scores = workspace / "scores.csv"
@@ -95,6 +95,6 @@ def _points(rows: list[Row], column: str) -> tuple[list[float], list[float]]:
 
 
 def _mean(values: list[float]) -> float:
-    """Of the finite ones; NaN without any."""
+    """Mean of the finite values; NaN if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan

@@ -1,4 +1,4 @@
-"""Which data a row was measured on."""
+"""Identification of the data of a row."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ BENCHMARK = REPOSITORY / "configs" / "benchmark.json"
 
 
 def data_id(train: Path, test: Path, benchmark: Path = BENCHMARK) -> str:
-    """The benchmark's checksums, `<train>-<test>`, where these are its people; else a hash of who they are.
+    """The checksums `<train>-<test>` of the benchmark for its captures; a hash of subjects and cameras for others.
 
     Raises:
-        InputError: If there are no test people.
+        InputError: If there are no test captures.
     """
     people = {"test": [entry.subject for entry in find_subjects(test)], "train": []}
     if train.is_dir():
@@ -25,26 +25,26 @@ def data_id(train: Path, test: Path, benchmark: Path = BENCHMARK) -> str:
 
 
 def _made(subject: Path) -> dict:
-    """How a synthetic capture was made; of others, their calibration."""
+    """The stamp of a synthetic capture, or the calibration of another capture."""
     record = subject / "body.json"
     return read_json(record if record.is_file() else subject / "camera_extrinsics.json")
 
 
 def _checksums(people: dict[str, list[str]], made: list[dict], benchmark: Path) -> str | None:
-    """Of the benchmark's splits, if all its people are here and the test people were made as it says."""
+    """Checksums of the benchmark's splits, if these are its subjects, made with its options; None otherwise."""
     if not benchmark.is_file():
         return None
     content = read_json(benchmark)
-    words = []
+    checksums = []
     for split, names in people.items():
         own = content["splits"][split]
         wanted = [str(own["first_subject"] + i) for i in range(own["subjects"])]
         if names != wanted or not own.get("checksum"):
             return None
-        words.insert(0, own["checksum"][:8])
+        checksums.insert(0, own["checksum"][:8])
     options = {**content["capture"], "split": "test"}
     for record in made:
         differs = record.get("generator") != content["generator"]
         if differs or any(record.get("options", {}).get(key) != value for key, value in options.items()):
             return None
-    return "-".join(words)
+    return "-".join(checksums)

@@ -1,7 +1,10 @@
-"""What can be asked of `scripts/results.py`."""
+"""Options of `scripts/results.py`."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from core.inference.options import SHIPPED_CHECKPOINT
 from core.inference.refinement import RefineOptions
@@ -11,59 +14,60 @@ from smpl_renderer.errors import InputError
 
 @dataclass(frozen=True)
 class ResultsOptions:
-    """Measure the rows of docs/results.md. Rows that are there with the same settings are left as they are."""
+    """Measure the rows of docs/results.md. Rows with a record of the same settings are not measured again."""
 
     root: Path = Path("benchmark")
-    """The benchmark: captures to train on in <root>/train, the test people in <root>/test."""
+    """Folder of the benchmark: training captures in <root>/train, test people in <root>/test."""
     checkpoint: Path = SHIPPED_CHECKPOINT
-    """The trained network of all rows but the ablations."""
+    """Network of all rows but the ablations."""
     rows: tuple[str, ...] = ()
-    """Names of rows, or of groups of them (model, inputs, bounds, ablations); by default all."""
+    """Names of rows or groups (model, inputs, bounds, ablations); by default all rows."""
     out: Path | None = None
-    """Where records go, one JSON file a row (docs/results), the table beside them (docs/results.md); with --curves,
-    where these go (docs/curves); with --pictures, where those go (docs/images)."""
+    """Folder of the records, one JSON file per row (docs/results), with the page beside it (docs/results.md). With
+    --curves, folder of the curves (docs/curves); with --images, folder of the images (docs/images)."""
     workspace: Path = Path("workspace/results")
-    """Where the trainings of the ablations keep checkpoints and logs."""
+    """Folder of checkpoints and logs of the ablations."""
     train: Path | None = None
-    """Captures to train on, instead of <root>/crops/train (ready crops) or, without these, <root>/train."""
+    """Training captures, instead of <root>/crops/train (ready crops) or, if that does not exist, <root>/train."""
     image_size: int = 512
-    """Pixels of the pictures by which --checkpoint is measured."""
+    """Side in pixels of the target images of --checkpoint."""
     preset: str = "demo-gpu"
-    """Options that the ablations start from; they are measured by pictures of its size."""
+    """Preset of the ablations, which are measured by images of its size."""
     ablation_steps: int = 1500
-    """Of the training of each ablation."""
+    """Training steps of each ablation."""
     seed: int = 0
     num_workers: int | None = None
-    """Of the trainings; by default the preset's."""
+    """Data workers of the trainings; by default those of the preset."""
     optimum_people: int = 3
-    """How many of the test people are optimised one by one."""
+    """Number of test people of the row `optimum`."""
     optimum_steps: int = 800
+    """Steps of the row `optimum`, per person."""
     refine_steps: int = RefineOptions().steps
-    """Of the rows that are refined on their inputs."""
+    """Steps of the refined rows."""
     device: DeviceName = "auto"
     backend: str = "auto"
-    """Rasterizer, as of infer.py."""
+    """Rasterizer, as in infer.py."""
     commit: str | None = None
-    """What to note as the commit where there is no repository to ask, as in a copy of the files."""
+    """Commit to store in records, for copies of the files without a git repository."""
     again: bool = False
-    """Measure rows anew that are there."""
+    """Measure rows again that have a current record."""
     list: bool = False
-    """Only show which rows there are."""
+    """Only list the rows."""
     table_only: bool = False
-    """Only write the table from the records."""
+    """Only write the page from the records."""
     readme: Path | None = None
-    """Write the short table into this file, too, between the lines `<!-- results -->` and `<!-- /results -->`."""
+    """Also write the short table into this file, between the lines `<!-- results -->` and `<!-- /results -->`."""
     curves: tuple[Path, ...] = ()
-    """Only write learning curves (CSV and PNG) of these trainings' workspaces."""
-    pictures: bool = False
-    """Only write pictures of the test people: a sheet and a turning GIF."""
+    """Only write learning curves (CSV and PNG) of the trainings in these workspaces."""
+    images: Annotated[bool, tyro.conf.arg(aliases=["--pictures"])] = False
+    """Only write images of the test people: a sheet and a turntable GIF. `--pictures` is the earlier name."""
 
 
 def check_options(options: ResultsOptions) -> None:
-    """Refuse counts of nothing before anything is read.
+    """Check sizes and counts.
 
     Raises:
-        InputError: If there are any.
+        InputError: If one is less than 1.
     """
     for name in ("image_size", "ablation_steps", "optimum_people", "optimum_steps", "refine_steps"):
         if getattr(options, name) < 1:

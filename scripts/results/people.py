@@ -1,4 +1,4 @@
-"""The test people of a benchmark, their pictures decoded once and kept, packed, on the device."""
+"""The test people of a benchmark; their images are decoded once and kept on the device, packed."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from smpl_renderer.errors import InputError
 
 @dataclass(frozen=True)
 class Person:
-    """A capture, and which cameras and moments of it are shown and measured."""
+    """A capture with its input and target cameras and frames."""
 
     capture: Capture
     plan: ResolvedProtocol
@@ -38,10 +38,10 @@ class People:
 
     Args:
         root: Folder of their captures.
-        device: Where pictures are kept: 13 MB a moment of 12 views at 512 px.
-        protocol: What is shown and measured; by default what `infer.py --protocol full` does.
+        device: Device of the images, which take 13 MB per frame of 12 views at 512 px.
+        protocol: Protocol that selects cameras and frames; by default that of `infer.py --protocol full`.
     Raises:
-        InputError: If there is no capture, or one lacks something.
+        InputError: If there is no capture, or a capture is incomplete.
     """
 
     def __init__(self, root: Path, device: torch.device, protocol: Protocol = FULL):
@@ -51,7 +51,7 @@ class People:
         with _threads() as pool:
             self.persons: list[Person] = list(tqdm(pool.map(self._open, paths), "test people", len(paths)))
         if alone := [person.name for person in self.persons if not person.plan.target_views]:
-            raise InputError(f"{root}: no camera of {', '.join(alone)} is left to measure, all are input views")
+            raise InputError(f"{root}: {', '.join(alone)} have no target cameras, because all are input views")
         self._kept: dict[tuple, list[Frames]] = {}
 
     @property
@@ -59,25 +59,26 @@ class People:
         return [person.name for person in self.persons]
 
     def inputs(self, size: int, crop: str) -> list[Frames]:
-        """Of each person what the network may be shown, packed [F, C]."""
+        """Input frames of each person, packed [F, C]."""
         return self._read("inputs", size, crop, [(p.plan.observed_frames, p.plan.input_views) for p in self.persons])
 
     def targets(self, size: int, crop: str | None = None) -> list[Frames]:
-        """Of each person what is measured, packed [F, C]: the observed moments, then the novel ones.
+        """Target frames of each person, packed [F, C]: the observed frames, then the novel ones.
 
         Args:
-            crop: Instead of the protocol's, for pictures that are only looked at.
+            size: Side of the images in pixels.
+            crop: Another crop than the protocol's, for images that are not measured.
         """
         choices = [([*p.plan.observed_frames, *p.plan.novel_frames], p.plan.target_views) for p in self.persons]
         return self._read("targets", size, crop or self.protocol.crop, choices)
 
-    def moments(self, index: int, size: int, at_once: int) -> Iterator[tuple[str, Frames]]:
-        """The targets of one person [P, C], at most `at_once` moments at a time, with the name of their split."""
+    def target_batches(self, index: int, size: int, batch: int) -> Iterator[tuple[str, Frames]]:
+        """Target frames of one person [F, C], at most `batch` at a time, with the name of their split."""
         targets, observed = self.targets(size)[index], len(self.persons[index].plan.observed_frames)
         for split, part in zip(SPLITS, (slice(0, observed), slice(observed, None))):
-            moments = targets[part]
-            for first in range(0, len(moments.images), at_once):
-                yield split, moments[first : first + at_once].unpack()
+            frames = targets[part]
+            for first in range(0, len(frames.images), batch):
+                yield split, frames[first : first + batch].unpack()
 
     def _open(self, path: Path) -> Person:
         capture = Capture(path)
@@ -85,10 +86,10 @@ class People:
         return Person(capture, resolve(self.protocol, capture, self.body))
 
     def _read(self, kind: str, size: int, crop: str, choices: list[tuple[list[int], list[str]]]) -> list[Frames]:
-        """Image ids and cameras of each person, read once, in threads: decoding runs outside of Python's lock."""
+        """Read frames of all people, once. Uses threads, because decoding releases the interpreter lock."""
         key = (kind, size, crop)
         if key not in self._kept:
-            jobs = [(p, frame, views) for p, (frames, views) in zip(self.persons, choices) for frame in frames]
+            jobs = [(p, frame, views) for p, (ids, views) in zip(self.persons, choices) for frame in ids]
 
             def read(job: tuple[Person, int, list[str]]) -> Frames:
                 person, frame, views = job
@@ -97,14 +98,14 @@ class People:
 
             with _threads() as pool:
                 title = f"read {kind}, {size} px"
-                moments = iter(list(tqdm(pool.map(read, jobs), title, len(jobs), unit="moment")))
-            self._kept[key] = [Frames.stack([next(moments) for _ in frames]).to(self.device) for frames, _ in choices]
+                frames = iter(list(tqdm(pool.map(read, jobs), title, len(jobs), unit="frame")))
+            self._kept[key] = [Frames.stack([next(frames) for _ in ids]).to(self.device) for ids, _ in choices]
         return self._kept[key]
 
 
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads that each compute on one core, or those of PyTorch would multiply with them."""
+    """A thread pool, with PyTorch limited to one thread in each of its threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""One JSON file a row: what was measured, when, of what, with which settings and on what machine."""
+"""Records of measured rows: one JSON file per row with metrics, settings, origin and machine."""
 
 import datetime
 import json
@@ -17,9 +17,11 @@ from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY, atomic_path
 
 Record = dict[str, Any]
-"""`FIELDS` and those of `Measured`; `settings` is what must be equal for a record to stand."""
+"""`FIELDS` and the fields of `Measured`. A record is current if its `settings` equal those of its row."""
 FIELDS = ("row", "commit", "data", "date", "device", "versions", "settings", "metrics", "steps", "train_minutes")
-"""Those that every record has."""
+"""Fields of every record."""
+_SETTINGS = {"shown": "input_subset", "enlargement": "supersampling"}
+"""Earlier names of settings, and the present ones."""
 
 
 def record_path(folder: Path, row: str) -> Path:
@@ -27,22 +29,23 @@ def record_path(folder: Path, row: str) -> Path:
 
 
 def read_record(folder: Path, row: str) -> Record | None:
-    """The record of a row, if there is one.
+    """The record of a row under the present names of its settings; None if the row has not been measured.
 
     Raises:
-        InputError: If the file is none.
+        InputError: If the file is not a record.
     """
     path = record_path(folder, row)
     if not path.is_file():
         return None
+    remedy = "move it elsewhere, and the row is measured again"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path}: not a JSON file ({error}); delete it, and the row is measured again") from error
+        raise InputError(f"{path}: not a JSON file ({error}); {remedy}") from error
     if not isinstance(record, dict):
-        raise InputError(f"{path}: no record of results; delete it, and the row is measured again")
+        raise InputError(f"{path}: not a record of results; {remedy}")
     if missing := [name for name in FIELDS if name not in record]:
-        raise InputError(f"{path}: lacks {', '.join(missing)}; delete it, and the row is measured again")
+        raise InputError(f"{path}: lacks {', '.join(missing)}; {remedy}")
     record["settings"] = current_settings(record["settings"])
     return record
 
@@ -50,7 +53,7 @@ def read_record(folder: Path, row: str) -> Record | None:
 def write_record(
     folder: Path, row: str, settings: dict, measured: Measured, *, device: torch.device, data: str, commit: str | None
 ) -> None:
-    """Write the record of a row, whole or not at all."""
+    """Write the record of a row, completely or not at all."""
     record = {
         "row": row,
         "commit": commit or current_commit(),
@@ -66,31 +69,32 @@ def write_record(
 
 
 def current_settings(values: Any) -> Any:
-    """Settings, nested to any depth, under the present names of their options."""
+    """Nested settings under the present names of settings and options."""
     if isinstance(values, dict):
-        return {name: current_settings(value) for name, value in current_options(values, list(OPTIONS)).items()}
+        renamed = {_SETTINGS.get(name, name): value for name, value in values.items()}
+        return {name: current_settings(value) for name, value in current_options(renamed, list(OPTIONS)).items()}
     return [current_settings(value) for value in values] if isinstance(values, list) else values
 
 
 def is_current(record: Record | None, settings: dict) -> bool:
-    """Whether a record was made with these settings."""
+    """True if a record was made with these settings."""
     return record is not None and record["settings"] == json.loads(json.dumps(settings))
 
 
 def versions() -> dict[str, str]:
-    """Of Python, PyTorch, and what else is installed that numbers may depend on."""
+    """Versions of Python, PyTorch and other installed packages that affect results."""
     found = {package: package_version(package) for package in PACKAGES}
     known = {package: version for package, version in found.items() if version is not None}
     return {"python": platform.python_version(), "torch": torch.__version__, **known}
 
 
 def current_commit() -> str:
-    """Of the repository, with a plus where files differ from it; `unknown` in a copy without history."""
+    """Commit of the repository, with a plus if tracked files differ from it; `unknown` without a repository."""
     try:
-        words = [
+        outputs = [
             subprocess.run(["git", "-C", str(REPOSITORY), *command], capture_output=True, text=True, check=True).stdout
             for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         ]
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return words[0].strip() + ("+" if words[1].strip() else "")
+    return outputs[0].strip() + ("+" if outputs[1].strip() else "")

@@ -1,4 +1,4 @@
-"""The rows of the table. Each knows the settings that it is measured with, and how."""
+"""The rows of the results page: settings and measurement of each."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -19,59 +19,59 @@ from smpl_renderer.errors import InputError
 
 
 class Row(Protocol):
-    """What can be measured."""
+    """A row of the results page."""
 
     name: str
     group: str
     title: str
 
     def settings(self, bench: Bench) -> dict:
-        """What must be equal for a record to stand. Opens nothing that takes time."""
+        """Settings that determine the measurement; a record with equal settings is current. Must be fast."""
 
     def measure(self, bench: Bench) -> Measured: ...
 
 
-EVERYTHING = InputSubset()
+ALL_INPUTS = InputSubset()
 
 
-def checkpoint_settings(bench: Bench, size: int, shown: InputSubset = EVERYTHING) -> dict:
-    """What rows of the checkpoint's avatars depend on."""
+def checkpoint_settings(bench: Bench, size: int, subset: InputSubset = ALL_INPUTS) -> dict:
+    """Settings of rows of the checkpoint's avatars, measured by images of `size` pixels."""
     described = session_settings(bench.headline)
     own = {
         "checkpoint": described["checkpoint"]["sha256"],
         "training": current_settings(json.loads(bench.headline.metadata.get("training") or "{}")),
         "input": described["input"],
-        "shown": asdict(shown),
+        "input_subset": asdict(subset),
     }
-    if (times := bench.headline.supersampling(size)) > 1:
-        own["enlargement"] = times  # named only there: drawings at their own size are what they were
-    return bench.judged_by(size) | own
+    if (factor := bench.headline.supersampling(size)) > 1:
+        own["supersampling"] = factor  # left out otherwise, as in earlier records
+    return bench.target_settings(size) | own
 
 
 @dataclass(frozen=True)
 class CheckpointRow:
-    """Avatars by the checkpoint, from some of the views and frames; measured by all pictures, whatever is shown."""
+    """Avatars of the checkpoint, made from a subset of the inputs and measured by all target images."""
 
     name: str
     group: str
     title: str
-    shown: InputSubset = EVERYTHING
+    subset: InputSubset = ALL_INPUTS
     like_ablations: bool = False
-    """Measured by pictures of their size, to stand beside them."""
+    """Measured by images of the size of the ablations."""
     is_refined: bool = False
-    """On what the network is shown."""
+    """Refined on its inputs."""
 
     def settings(self, bench: Bench) -> dict:
         own = {"refinement": asdict(self._session(bench).refiner.options)} if self.is_refined else {}
-        return checkpoint_settings(bench, self._size(bench), self.shown) | own
+        return checkpoint_settings(bench, self._size(bench), self.subset) | own
 
     def measure(self, bench: Bench) -> Measured:
         session = self._session(bench)
-        avatars, trainings = bench.avatars(session, self.shown), read_trainings(session.metadata)
+        avatars, trainings = bench.avatars(session, self.subset), read_trainings(session.metadata)
         return Measured(
             metrics=bench.measure_avatars(avatars, session, self._size(bench), bench.metric_suite()),
             gaussians=mean_gaussians(avatars),
-            avatar_ms=bench.avatar_ms(session, self.shown),
+            avatar_ms=bench.avatar_ms(session, self.subset),
             steps=trainings[-1].steps,
             trainings=trainings if session.metadata.get("trainings") else None,
         )
@@ -84,39 +84,39 @@ class CheckpointRow:
 
 
 @dataclass(frozen=True)
-class PaintedRow:
-    """The posed body, painted: what the fit and the pictures give without a network."""
+class BaselineRow:
+    """The posed body mesh in colours of the inputs, a baseline without a network."""
 
     name: str
     title: str
-    paint: str
-    """One of the baselines of `core.inference.baselines`."""
+    baseline: str
+    """Name of a baseline of `core.inference.baselines`."""
     group: str = "bounds"
 
     def settings(self, bench: Bench) -> dict:
         session = bench.headline
-        own = {"input": session_settings(session)["input"], "shown": asdict(EVERYTHING)}
-        return bench.judged_by(bench.options.image_size) | own
+        own = {"input": session_settings(session)["input"], "input_subset": asdict(ALL_INPUTS)}
+        return bench.target_settings(bench.options.image_size) | own
 
     def measure(self, bench: Bench) -> Measured:
         body, inputs = bench.headline.body, bench.inputs(bench.headline)
 
         @torch.no_grad()
-        def draw_person(index: int) -> RenderMethods:
-            colors = {OURS: baseline_colors(inputs[index].unpack(), body)[self.paint]}
+        def renderer(index: int) -> RenderMethods:
+            colors = {OURS: baseline_colors(inputs[index].unpack(), body)[self.baseline]}
 
-            def draw(target: Frames) -> dict:
-                moments = [(target.body[i], target.cameras[i]) for i in range(len(target.images))]
-                return {OURS: torch.stack([render_baselines(colors, body, *moment)[OURS] for moment in moments])}
+            def render(target: Frames) -> dict:
+                frames = [(target.body[i], target.cameras[i]) for i in range(len(target.images))]
+                return {OURS: torch.stack([render_baselines(colors, body, *frame)[OURS] for frame in frames])}
 
-            return draw
+            return render
 
-        return Measured(bench.measure(draw_person, bench.options.image_size, bench.metric_suite()))
+        return Measured(bench.measure(renderer, bench.options.image_size, bench.metric_suite()))
 
 
 @dataclass(frozen=True)
 class OptimumRow:
-    """The checkpoint's avatars, each optimised on the very pictures that it is measured by."""
+    """Avatars of the checkpoint, optimised on the target images that measure them."""
 
     name: str
     title: str
@@ -129,7 +129,7 @@ class OptimumRow:
 
     def measure(self, bench: Bench) -> Measured:
         options, session = bench.options, bench.headline
-        avatars = bench.avatars(session, EVERYTHING)[: options.optimum_people]
+        avatars = bench.avatars(session, ALL_INPUTS)[: options.optimum_people]
         targets = bench.people.targets(options.image_size)
         how = {"steps": options.optimum_steps, "seed": options.seed}
         best = [optimise(avatar, session, target, **how) for avatar, target in zip(avatars, targets)]
@@ -140,20 +140,20 @@ class OptimumRow:
 ROWS: tuple[Row, ...] = (
     CheckpointRow("ours", "model", "ours"),
     CheckpointRow("refined", "model", "ours, refined on its inputs", is_refined=True),
-    CheckpointRow("ours-256", "model", "ours, measured as the ablations", like_ablations=True),
+    CheckpointRow("ours-256", "model", "ours, at the image size of the ablations", like_ablations=True),
     *(CheckpointRow(f"views-{n}", "inputs", f"{n} x 8", InputSubset(views=n)) for n in (1, 2)),
     CheckpointRow("refined-1", "inputs", "1 x 8, refined", InputSubset(views=1), is_refined=True),
     *(CheckpointRow(f"frames-{n}", "inputs", f"4 x {n}", InputSubset(frames=n)) for n in (1, 2, 4)),
-    PaintedRow("mean-color", "mean colour of the inputs painted on the body", "mean_color"),
-    PaintedRow("vertex-color", "each vertex painted with the pixels that see it", "vertex_color"),
-    OptimumRow("optimum", "the same Gaussians optimised per person on the target pictures"),
+    BaselineRow("mean-color", "posed body in the mean colour of the inputs", "mean_color"),
+    BaselineRow("vertex-color", "posed body in vertex colours from the inputs", "vertex_color"),
+    OptimumRow("optimum", "the same Gaussians, optimised on the target images of each subject"),
     *ABLATIONS,
 )
 GROUPS = ("model", "inputs", "bounds", "ablations")
 
 
 def choose_rows(names: tuple[str, ...]) -> list[Row]:
-    """Rows by their names and by those of their groups, in the order of the table; all for none.
+    """Rows by their names or the names of their groups, in the order of `ROWS`; all rows if no name is given.
 
     Raises:
         InputError: If a name is unknown.
@@ -161,5 +161,5 @@ def choose_rows(names: tuple[str, ...]) -> list[Row]:
     known = {row.name for row in ROWS} | set(GROUPS)
     for name in names:
         if name not in known:
-            raise InputError(f"--rows: no row or group is called {name!r}; groups are {', '.join(GROUPS)}, see --list")
+            raise InputError(f"--rows {name!r}: no such row or group; groups are {', '.join(GROUPS)}, see --list")
     return [row for row in ROWS if not names or row.name in names or row.group in names]

@@ -1,4 +1,4 @@
-"""A benchmark of two people to train on and two to test, and options with which every row takes seconds."""
+"""A benchmark of two training and two test people, and options with which each row takes seconds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ TRAINING = TrainOptions(
 
 @pytest.fixture(scope="session")
 def benchmark_root(tmp_path_factory, body) -> Path:
-    """Two people to train on and two to test, of four poses each; four input cameras and one more."""
+    """Two training and two test people of four poses each; four input cameras and one other."""
     root = tmp_path_factory.mktemp("benchmark")
     for split, first in (("train", 200100), ("test", 209900)):
         for i in range(2):
@@ -50,18 +50,18 @@ def benchmark_root(tmp_path_factory, body) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory, body) -> Path:
-    """A network that has learned nothing."""
+    """An untrained network."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     model = replace(MODEL, color_sampling=True)
-    behind = [Training("joint", 8, 4, 32, 0.5), Training("joint", 3, 2, 32, 0.25)]
-    save_checkpoint(path, HumanGaussianGraph(model, body), step=3, trainings=behind)
+    trainings = [Training("joint", 8, 4, 32, 0.5), Training("joint", 3, 2, 32, 0.25)]
+    save_checkpoint(path, HumanGaussianGraph(model, body), step=3, trainings=trainings)
     return path
 
 
 @pytest.fixture
 def options(benchmark_root, checkpoint, tmp_path, monkeypatch) -> ResultsOptions:
-    """All on the CPU, shown small pictures, with a stand-in for LPIPS with VGG and none for Alex."""
+    """Options for the CPU and small images, with a replacement of LPIPS for VGG and without AlexNet."""
 
     class Difference(torch.nn.Module):
         def forward(self, a, b):

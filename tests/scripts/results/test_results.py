@@ -1,4 +1,4 @@
-"""scripts/results.py on a benchmark of four people: rows, resuming, failures, numbers that equal those of infer.py."""
+"""scripts/results.py on a benchmark of four people: rows, resuming, failures, agreement with infer.py."""
 
 import importlib.util
 import json
@@ -17,12 +17,14 @@ from core.checkpoint import load_checkpoint, save_checkpoint
 from core.inference import session
 from core.inference.options import InferenceOptions
 from core.types.frames import Frames
-from scripts.results import ablations, pictures
-from scripts.results.bench import Bench, InputSubset, bind_one_frame
+from scripts.results import ablations, images
+from scripts.results.bench import Bench, InputSubset, one_frame_avatar
 from scripts.results.data_id import data_id
+from scripts.results.findings import read_records
+from scripts.results.page import results_page
+from scripts.results.records import current_settings
 from scripts.results.rows import ROWS, choose_rows
 from scripts.results.run import measure_rows
-from scripts.results.table import read_records, results_page
 from smpl_renderer.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -33,8 +35,8 @@ def record(options, row: str) -> dict:
     return json.loads((options.out / f"{row}.json").read_text())
 
 
-def test_numbers_are_those_of_infer(options, tmp_path, monkeypatch):
-    """Ours and both kinds of paint, person by person, at the same size of pictures."""
+def test_metrics_equal_those_of_infer(options, tmp_path, monkeypatch):
+    """Our avatars and both baselines, for each person, at the same image size."""
     monkeypatch.setattr(session, "FULL", replace(session.FULL, image_size=48))
     captures = options.root / "test"
     infer.main(
@@ -51,12 +53,12 @@ def test_numbers_are_those_of_infer(options, tmp_path, monkeypatch):
             video_frames=2,
         )
     )
-    theirs = json.loads((tmp_path / "infer" / "metrics.json").read_text())
+    expected_metrics = json.loads((tmp_path / "infer" / "metrics.json").read_text())
     assert measure_rows(replace(options, rows=("ours", "mean-color", "vertex-color"))) == []
     for row, expected in (
-        ("ours", theirs),
-        ("mean-color", theirs["baselines"]["mean_color"]),
-        ("vertex-color", theirs["baselines"]["vertex_color"]),
+        ("ours", expected_metrics),
+        ("mean-color", expected_metrics["baselines"]["mean_color"]),
+        ("vertex-color", expected_metrics["baselines"]["vertex_color"]),
     ):
         metrics = record(options, row)["metrics"]
         assert metrics["subjects"].keys() == expected["subjects"].keys() == {"209900", "209901"}
@@ -64,15 +66,15 @@ def test_numbers_are_those_of_infer(options, tmp_path, monkeypatch):
             pairs = [tuple(x["subjects"][name][split] for x in (metrics, expected)) for name in metrics["subjects"]]
             for a, b in [*pairs, (metrics["mean"][split], expected["mean"][split])]:
                 assert a.pop("lpips_alex") is b.pop("lpips_alex") is None
-                assert a == pytest.approx(b, rel=1e-6)  # the same operations on the same pictures
+                assert a == pytest.approx(b, rel=1e-6)  # the same operations on the same images
 
 
-def test_ablations_differ_in_one_thing(options):
+def test_ablations_differ_in_one_option(options):
     bench = Bench(options)
     base = ablations.base_options(bench)
     assert base.model.graph.layers == 3 and not base.model.color_sampling and base.validation == 0
     assert (base.steps, base.seed, base.max_minutes) == (1, 0, None)
-    assert "feedback" not in ablations.comparable(base)["model"]  # as in records that are older than it
+    assert "feedback" not in ablations.comparable(base)["model"]  # as in records without this option
     no_inputs = replace(base, data=replace(base.data, target_input_views=0))
     assert ablations.comparable(no_inputs)["data"]["target_input_views"] == 0  # not the default, which is all
     changed = {}
@@ -101,7 +103,7 @@ def _differences(a: dict, b: dict, part: str | None) -> list[str]:
 
 @pytest.mark.slow
 def test_all_rows_and_resuming(options, caplog):
-    """Everything once; then nothing is measured again, and what was interrupted goes on."""
+    """All rows are measured once; afterwards none is measured again, and an interrupted run resumes."""
     assert measure_rows(options) == []
     records = read_records(options.out)
     assert list(records) == [row.name for row in ROWS]
@@ -109,15 +111,15 @@ def test_all_rows_and_resuming(options, caplog):
         assert own["row"] == name and own["commit"] == "abc" and own["device"] == "cpu"
         for split in SPLITS:
             assert own["metrics"]["mean"][split]["psnr"] > 5
-        is_painted = name in ("mean-color", "vertex-color")
-        assert (own["gaussians"] is None) == is_painted
-        assert (own["avatar_ms"] is None) == (is_painted or name == "optimum")
+        is_baseline = name in ("mean-color", "vertex-color")
+        assert (own["gaussians"] is None) == is_baseline
+        assert (own["avatar_ms"] is None) == (is_baseline or name == "optimum")
         is_trained = name in {row.name for row in ablations.ABLATIONS}
         assert (own["train_minutes"] is not None) == is_trained
-        assert own["steps"] == (None if is_painted else 1 if is_trained else 3)
-        is_ours = not (is_painted or is_trained or name == "optimum")
+        assert own["steps"] == (None if is_baseline else 1 if is_trained else 3)
+        is_ours = not (is_baseline or is_trained or name == "optimum")
         assert [t["steps"] for t in own["trainings"] or ()] == ([8, 3] if is_ours else [])
-    # The avatar has one Gaussian a vertex; those of a frame are one a pixel, and only on the person.
+    # One Gaussian per vertex; those of a frame are one per pixel of the person.
     assert records["graph"]["gaussians"] == 6890 and records["one-frame"]["gaussians"] < 4 * 16 * 16
     assert list(records["optimum"]["metrics"]["subjects"]) == ["209900"]
     page = options.out.with_suffix(".md").read_text()
@@ -128,7 +130,7 @@ def test_all_rows_and_resuming(options, caplog):
     assert measure_rows(options) == []
     assert {path.name: path.stat().st_mtime_ns for path in options.out.iterdir()} == before
 
-    # A record that was lost: its training is there, and is not made again.
+    # The training of a lost record still exists and is not repeated.
     (options.out / "no-inter.json").unlink()
     caplog.clear()
     assert measure_rows(replace(options, rows=("ablations",))) == []
@@ -136,7 +138,7 @@ def test_all_rows_and_resuming(options, caplog):
     assert record(options, "no-inter")["steps"] == 1
 
 
-def test_other_settings_are_measured_anew(options):
+def test_other_settings_are_measured_again(options):
     options = replace(options, rows=("mean-color",))
     assert measure_rows(options) == []
     first = record(options, "mean-color")
@@ -146,15 +148,15 @@ def test_other_settings_are_measured_anew(options):
     assert first["metrics"] != second["metrics"]
 
 
-def test_rows_of_smaller_pictures_than_the_training_had_are_drawn_larger(options, body, tmp_path, monkeypatch):
-    """Only they, and only their settings say so: other records stay."""
+def test_rows_of_smaller_images_than_those_of_training_are_supersampled(options, body, tmp_path, monkeypatch):
+    """Only these rows, and only their settings contain the factor, so that other records stay current."""
     path = tmp_path / "trained.safetensors"
     model, _ = load_checkpoint(options.checkpoint, body)
     save_checkpoint(path, model, step=3, training=json.dumps({"data": {"image_size": 48, "crop": "person"}}))
     options = replace(options, checkpoint=path, rows=("ours", "ours-256"))
     bench = Bench(options)
-    named = {row.name: row.settings(bench).get("enlargement") for row in ROWS}
-    assert {name: times for name, times in named.items() if times} == {"ours-256": 2}
+    named = {row.name: row.settings(bench).get("supersampling") for row in ROWS}
+    assert {name: factor for name, factor in named.items() if factor} == {"ours-256": 2}
 
     drawn = []
 
@@ -165,23 +167,23 @@ def test_rows_of_smaller_pictures_than_the_training_had_are_drawn_larger(options
     monkeypatch.setattr(session, "render_avatar", render)
     assert measure_rows(options) == []
     assert set(drawn) == {(48, 1), (32, 2)}
-    assert record(options, "ours-256")["settings"]["enlargement"] == 2
+    assert record(options, "ours-256")["settings"]["supersampling"] == 2
 
     drawn.clear()
-    for name, value in (("TILE", 40), ("TURN_SIZE", 20), ("TURN_FRAMES", 2)):
-        monkeypatch.setattr(pictures, name, value)
-    pictures.write_pictures(options, tmp_path / "images")
+    for name, value in (("TILE", 40), ("TURNTABLE_SIZE", 20), ("TURNTABLE_FRAMES", 2)):
+        monkeypatch.setattr(images, name, value)
+    images.write_images(options, tmp_path / "images")
     assert set(drawn) == {(40, 2), (20, 3)}
 
 
-def test_a_row_that_fails_stops_no_other(options, monkeypatch, caplog):
+def test_a_failed_row_does_not_stop_others(options, monkeypatch, caplog):
     def fail(*_, **__):
         raise RuntimeError("no luck")
 
     monkeypatch.setattr("scripts.results.rows.optimise", fail)
     monkeypatch.setattr(ablations, "Trainer", fail)
     assert measure_rows(replace(options, rows=("optimum", "views-1", "graph"))) == ["optimum", "graph"]
-    assert record(options, "views-1")["settings"]["shown"] == {"views": 1, "frames": 8}
+    assert record(options, "views-1")["settings"]["input_subset"] == {"views": 1, "frames": 8}
     assert not (options.out / "optimum.json").exists()
     assert "optimum failed" in caplog.text and "no luck" in caplog.text
 
@@ -192,9 +194,20 @@ def test_a_missing_checkpoint_fails_its_rows_only(options, caplog):
     assert "no_such.safetensors" in caplog.text and (options.out / "layers-1.json").is_file()
 
 
+def test_settings_of_earlier_versions_are_read_under_present_names():
+    earlier = {
+        "shown": {"views": 1},
+        "enlargement": 2,
+        "training": {"model": {"second_look": True}, "loss": {"tie": 0.1}},
+    }
+    present = {"model": {"color_sampling": True}, "loss": {"surface_distance": 0.1}}
+    expected = {"input_subset": {"views": 1}, "supersampling": 2, "training": present}
+    assert current_settings(earlier) == current_settings(expected) == expected
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not a JSON file"), ("[]", "no record"), ('{"row": "views-1"}', "lacks commit, data,")],
+    [("{", "not a JSON file"), ("[]", "not a record"), ('{"row": "views-1"}', "lacks commit, data,")],
 )
 def test_a_broken_record_is_named_before_anything_is_measured(options, content, message):
     options = replace(options, rows=("mean-color",))
@@ -208,18 +221,18 @@ def test_a_broken_record_is_named_before_anything_is_measured(options, content, 
 
 
 @pytest.mark.parametrize("name", ["image_size", "ablation_steps", "optimum_people", "optimum_steps", "refine_steps"])
-def test_counts_of_nothing_are_refused(options, name):
+def test_counts_below_one_are_an_error(options, name):
     with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be at least 1, got 0"):
         measure_rows(replace(options, **{name: 0}))
 
 
-def test_ablations_begin_from_nothing_whatever_the_preset_begins_from(options, monkeypatch):
+def test_ablations_have_no_initial_checkpoint(options, monkeypatch):
     second_part = replace(core_options.PRESETS["tiny-test"][1], init=Path("first.safetensors"))
     monkeypatch.setitem(core_options.PRESETS, "second", ("For tests.", second_part))
     assert ablations.base_options(Bench(replace(options, preset="second"))).init is None
 
 
-def test_unknown_rows_and_presets_are_named(options):
+def test_unknown_rows_and_presets_are_an_error(options):
     with pytest.raises(InputError, match=r"'headline'.*groups are model, inputs"):
         choose_rows(("headline",))
     with pytest.raises(InputError, match="'huge'"):
@@ -227,36 +240,36 @@ def test_unknown_rows_and_presets_are_named(options):
     assert [row.name for row in choose_rows(("optimum", "model"))] == ["ours", "refined", "ours-256", "optimum"]
 
 
-def test_shown_views_and_frames_are_spread_and_begin_with_the_first(options):
+def test_input_subsets_are_evenly_spread_and_begin_with_the_first(options):
     bench = Bench(options)
     inputs = bench.inputs(bench.headline)[0].unpack()
     assert inputs.cameras.batch_shape == (2, 4)
-    assert InputSubset().of(inputs).images.equal(inputs.images)
-    assert InputSubset(views=1).of(inputs).images.equal(inputs.images[:, :1])
-    assert InputSubset(views=2, frames=1).of(inputs).images.equal(inputs.images[:1, [0, 2]])
+    assert InputSubset().select(inputs).images.equal(inputs.images)
+    assert InputSubset(views=1).select(inputs).images.equal(inputs.images[:, :1])
+    assert InputSubset(views=2, frames=1).select(inputs).images.equal(inputs.images[:1, [0, 2]])
 
 
 @torch.no_grad()
-def test_one_frames_gaussians_go_back_where_they_were(options):
-    """Bound to the body and posed as in that frame they are what the U-Net saw."""
+def test_the_avatar_of_one_frame_reproduces_its_gaussians(options):
+    """Skinned to the body and posed as in that frame, they equal the Gaussians of the U-Net."""
     from core.avatar.skinning import pose_avatar
 
     bench = Bench(options)
     session = bench.headline
     inputs = bench.inputs(session)[0].unpack()
-    avatar = bind_one_frame(session, inputs)
+    avatar = one_frame_avatar(session, inputs)
     one = Frames.stack([inputs[:1]])
     seen = session.model.frame_gaussians(one)
-    inside = seen.mask[0, 0] & (seen.distances[0, 0] < 0.3)  # what is too far away is pulled in
+    inside = seen.mask[0, 0] & (seen.distances[0, 0] < 0.3)  # offsets are limited
     assert inside.sum() > 50
-    # The shape is the mean of one frame's: its own.
+    # The shape of the avatar is the mean over frames, here that of the one frame.
     posed = pose_avatar(avatar[None], session.body, one.body)[0, 0]
     own = seen.gaussians[0, 0]
     torch.testing.assert_close(posed.means[inside], own.means[inside], rtol=0, atol=2e-4)
     torch.testing.assert_close(posed.scales[inside], own.scales[inside])
 
 
-def test_refined_rows_are_of_the_same_avatars_after_some_steps(options):
+def test_refined_rows_have_the_same_settings_and_other_metrics(options):
     assert measure_rows(replace(options, rows=("ours", "refined", "views-1", "refined-1"))) == []
     for plain, refined in (("ours", "refined"), ("views-1", "refined-1")):
         before, after = record(options, plain), record(options, refined)
@@ -270,7 +283,7 @@ def test_refined_rows_are_of_the_same_avatars_after_some_steps(options):
 
 
 @torch.no_grad()
-def test_the_optimum_is_nearer_to_the_pictures(options):
+def test_the_optimum_is_closer_to_the_target_images(options):
     from scripts.results.optimum import optimise
 
     bench = Bench(options)
@@ -284,7 +297,7 @@ def test_the_optimum_is_nearer_to_the_pictures(options):
     assert best.vertex_ids.equal(start[0].vertex_ids) and not best.offsets.requires_grad
 
 
-def test_data_id_is_the_benchmarks_checksum_for_its_people_only(tmp_path, body):
+def test_data_id_is_the_checksum_of_the_benchmark_only_for_its_people(tmp_path, body):
     made = {"generator": "2", "options": {"seed": 7, "cameras": 16, "split": "test"}}
     config = {
         "generator": "2",
@@ -311,7 +324,7 @@ def test_data_id_is_the_benchmarks_checksum_for_its_people_only(tmp_path, body):
     assert data_id(*where) != other
 
 
-def test_ready_crops_are_trained_on_where_there_are_any(options, tmp_path):
+def test_ready_crops_are_preferred_for_training(options, tmp_path):
     bench = Bench(replace(options, root=tmp_path))
     assert bench.train == tmp_path / "train"
     (tmp_path / "crops" / "train").mkdir(parents=True)
@@ -321,7 +334,7 @@ def test_ready_crops_are_trained_on_where_there_are_any(options, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_share_a_folder(options, tmp_path):
-    """Each measures other rows; both are in the table, and a row that fails is exit status 1."""
+    """Each process measures other rows; the exit status is 1 if a row fails."""
     common = [sys.executable, ROOT / "scripts" / "results.py", "--root", options.root, "--out", options.out]
     common += ["--checkpoint", options.checkpoint, "--image-size", 32, "--device", "cpu", "--optimum-steps", 2]
     jobs = [
@@ -339,7 +352,7 @@ def test_two_processes_share_a_folder(options, tmp_path):
     assert "failed: ours, views-2" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_main_ends_with_status_1_when_a_row_failed(options, monkeypatch):
+def test_the_exit_status_is_1_if_a_row_failed(options, monkeypatch):
     spec = importlib.util.spec_from_file_location("results_script", ROOT / "scripts" / "results.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -349,5 +362,5 @@ def test_main_ends_with_status_1_when_a_row_failed(options, monkeypatch):
     assert left.value.code == 1
     monkeypatch.setattr(script, "measure_rows", lambda options: [])
     script.main(options)
-    with pytest.raises(InputError, match="no records of rows"):
+    with pytest.raises(InputError, match="contains no records"):
         script.main(replace(options, table_only=True))

@@ -1,4 +1,4 @@
-"""Learning curves and pictures for the README."""
+"""Learning curves and images for the README."""
 
 import importlib.util
 
@@ -27,12 +27,12 @@ def test_curves(tmp_path):
     assert lines[0] == "run,step,loss,psnr,novel_view,novel_pose"
     long = [line.split(",") for line in lines if line.startswith("long")]
     assert len(long) <= POINTS + 2 and long[0][1:] == ["0", "", "", "15.000", "15.500"]
-    assert float(long[1][2]) == pytest.approx(sum(1 / i for i in range(1, 9)) / 8, rel=1e-4)  # 8 steps a point
+    assert float(long[1][2]) == pytest.approx(sum(1 / i for i in range(1, 9)) / 8, rel=1e-4)  # 8 steps per point
     png = tmp_path / "curves" / "curves.png"
     assert png.stat().st_size < 100_000
-    with Image.open(png) as picture:
-        assert picture.width > picture.height > 200
-    (runs[0] / "scores.csv").unlink()  # nobody is held out
+    with Image.open(png) as image:
+        assert image.width > image.height > 200
+    (runs[0] / "scores.csv").unlink()  # as in a training without held-out people
     write_curves(tuple(runs[:1]), tmp_path / "curves")
     assert len((tmp_path / "curves" / "curves.csv").read_text().splitlines()) == 31
     with pytest.raises(InputError, match=r"log\.csv"):
@@ -47,23 +47,23 @@ def test_curves_without_matplotlib(tmp_path, monkeypatch):
         curves.write_curves((tmp_path,), tmp_path / "curves")
 
 
-def test_pictures(options, tmp_path, monkeypatch):
+def test_sheet_and_turntable(options, tmp_path, monkeypatch):
     from PIL import Image
 
-    from scripts.results import pictures
+    from scripts.results import images
 
-    monkeypatch.setattr(pictures, "TILE", 40)
-    monkeypatch.setattr(pictures, "TURN_SIZE", 24)
-    monkeypatch.setattr(pictures, "TURN_FRAMES", 4)
-    pictures.write_pictures(options, tmp_path / "images")
+    monkeypatch.setattr(images, "TILE", 40)
+    monkeypatch.setattr(images, "TURNTABLE_SIZE", 24)
+    monkeypatch.setattr(images, "TURNTABLE_FRAMES", 4)
+    images.write_images(options, tmp_path / "images")
     with Image.open(tmp_path / "images" / "people.png") as sheet:
         assert sheet.width > 8 * 40 and 2 * 40 < sheet.height < 4 * 40
     with Image.open(tmp_path / "images" / "turntable.gif") as gif:
         assert (gif.n_frames, gif.size, gif.info["loop"]) == (4, (48, 24), 0)
 
 
-def test_a_gif_keeps_within_its_size(tmp_path):
-    from scripts.results.pictures import save_gif
+def test_gifs_are_limited_in_size(tmp_path):
+    from scripts.results.images import save_gif
 
     noise = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     save_gif(tmp_path / "a.gif", noise)
