@@ -37,8 +37,8 @@ def pose_both(body, params: BodyParams) -> tuple[PosedBody, PosedBody]:
 
 
 def assert_same_bodies(actual: PosedBody, expected: PosedBody) -> None:
-    # Float32 chains of up to nine products, of rotations and lengths of one or two metres. Nearest rotations are compared
-    # elsewhere, because their error depends on the matrix.
+    # Float32 chains of up to nine products, of rotations and lengths of one or two metres. Nearest rotations have tests
+    # of their own, because their error depends on the matrix.
     for field in fields(BodyOutput):
         value, other = getattr(expected, field.name), getattr(actual, field.name).cpu().double()
         torch.testing.assert_close(other, value, rtol=0, atol=3e-6, msg=field.name)
