@@ -30,7 +30,6 @@ class Weights:
     """Factors and scales of the energy terms. Lengths in metres, angles in radians."""
 
     landmarks: float = 0.5
-    landmark_sigma: float = 0.015
     landmark_width: float = 4.0
     bones: float = 0.5
     bone_width: float = 3.0
@@ -41,6 +40,8 @@ class Weights:
     outline_width: float = 3.0
     clearance: float = 0.008
     match_reach: float = 0.08
+    loose_offset: float = 0.03
+    """Outlines of a part whose mask lies so far outside of the body, in the median, count a quarter: loose cloth."""
     ground: float = 1.0
     ground_sigma: float = 0.02
     balance: float = 0.3
@@ -95,6 +96,8 @@ class Energy:
         self.pixel_sizes = pixel_sizes
         self.common: Float[Tensor, "23 3 3"] | None = None
         self.fixed_common = False
+        self.parts = cloth_parts(body)[self.model.vertex_ids[: self.count]]
+        self.part_weights = torch.ones(NUM_CLOTH_PARTS, device=device)
 
     def __call__(self, x: Variables, silhouettes: bool = True) -> dict[str, Float[Tensor, " F"]]:
         """Weighted terms of each frame; those of shape and gravity are shared out over the frames."""
@@ -134,7 +137,12 @@ class Energy:
         w, targets, out = self.weights, self.targets, {}
         pixels, _ = project(posed.landmarks, targets.Ks, targets.viewmats)
         out["landmarks"] = w.landmarks * terms.landmark_term(
-            pixels, targets.landmarks, targets.landmark_weights, self.pixel_sizes, w.landmark_sigma, w.landmark_width
+            pixels,
+            targets.landmarks,
+            targets.landmark_weights,
+            self.pixel_sizes,
+            targets.landmark_sigmas,
+            w.landmark_width,
         )
         if targets.bones is not None:
             bones = posed.landmarks[:, targets.bones.ends] - posed.landmarks[:, targets.bones.starts]
@@ -158,11 +166,32 @@ class Energy:
             normals = turn_to_cameras(posed.normals[:, : self.count], targets.viewmats)[..., :2]
             matches = terms.match_outline(masks.outline, masks.normals, pixels, normals, sizes, w.match_reach)
         matched = pixels.gather(2, matches[..., None].expand(-1, -1, -1, 2))
+        trust = masks.weights * self.part_weights[self.parts[matches]]
         outline = terms.outline_term(
-            *(masks.outline, masks.normals, matched, masks.weights, sizes),
+            *(masks.outline, masks.normals, matched, trust, sizes),
             *(w.outline_sigma, w.outline_width, w.clearance),
         )
         return {"outside": w.outside * outside, "outline": w.outline * outline}
+
+    @torch.no_grad()
+    def update_looseness(self, x: Variables) -> None:
+        """Trust outlines less where the mask lies well outside of a part of the body in most frames: loose cloth."""
+        masks = self.targets.silhouettes
+        if masks is None:
+            return
+        posed = self.model(x.bodies())
+        pixels, _ = project(posed.points[:, : self.count], self.targets.Ks, self.targets.viewmats)
+        normals = turn_to_cameras(posed.normals[:, : self.count], self.targets.viewmats)[..., :2]
+        sizes = self.pixel_sizes * masks.present
+        matches = terms.match_outline(masks.outline, masks.normals, pixels, normals, sizes, self.weights.match_reach)
+        matched = pixels.gather(2, matches[..., None].expand(-1, -1, -1, 2))
+        along = ((masks.outline - matched) * masks.normals).sum(-1) * sizes[..., None]
+        parts = self.parts[matches]
+        for part in range(NUM_CLOTH_PARTS):
+            chosen = along[(parts == part) & (masks.weights > 0)]
+            if len(chosen):
+                excess = (chosen.median() - self.weights.clearance).clamp_min(0) / self.weights.loose_offset
+                self.part_weights[part] = 1 / (1 + excess.square()).square()
 
     def _ground_terms(self, x: Variables, posed: PosedPoints) -> dict[str, Tensor]:
         w, up = self.weights, x.unit_up()
@@ -174,6 +203,26 @@ class Energy:
             "upright": w.upright
             * terms.upright_term(posed.joints[:, NECK] - posed.joints[:, PELVIS], up, w.upright_sigma),
         }
+
+
+_CLOTH_PARTS = (
+    ("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar"),
+    ("neck", "head"),
+    ("left_shoulder", "right_shoulder"),
+    ("left_elbow", "right_elbow"),
+    ("left_wrist", "right_wrist", "left_hand", "right_hand"),
+    ("left_hip", "right_hip"),
+    ("left_knee", "right_knee"),
+    ("left_ankle", "right_ankle", "left_foot", "right_foot"),
+)
+NUM_CLOTH_PARTS = len(_CLOTH_PARTS)
+
+
+def cloth_parts(body: BodyModel) -> Int[Tensor, " V"]:
+    """Part of each vertex that cloth covers alike: trunk, head, upper and lower arms, hands, thighs, shanks, feet."""
+    owner = {name: part for part, names in enumerate(_CLOTH_PARTS) for name in names}
+    table = torch.tensor([owner[name] for name in JOINT_NAMES], device=body.lbs_weights.device)
+    return table[body.lbs_weights.argmax(1)]
 
 
 def sole_vertices(body: BodyModel) -> Int[Tensor, " M"]:

@@ -8,18 +8,36 @@ from torch import Tensor
 
 from smpl_renderer.fitting.bones import BoneTargets, bone_targets
 from smpl_renderer.fitting.landmarks import LandmarkTable, landmark_table
-from smpl_renderer.fitting.observations import Observations
+from smpl_renderer.fitting.observations import Observations, Silhouettes
 from smpl_renderer.fitting.silhouettes import SilhouetteTargets, silhouette_targets
 from smpl_renderer.tensor_structure import TensorStructure
 
-# Importance of landmarks: those of the face are many and move together, hips and hands are placed less exactly.
-_STEM_WEIGHTS = {
-    **dict.fromkeys(("eye_inner", "eye_outer", "mouth"), 0.1),
-    **dict.fromkeys(("eye", "ear"), 0.3),
-    **dict.fromkeys(("hip", "mid_hip", "heel", "big_toe", "small_toe"), 0.6),
-    **dict.fromkeys(("pinky", "index", "thumb"), 0.3),
-    "nose": 0.5,
+# Standard deviation in metres, and importance, of MediaPipe's landmarks; measured like the offsets in `landmarks.py`.
+# Those of the face and of a hand are several and err together, so that each counts less.
+_ACCURACY = {
+    "nose": (0.015, 0.5),
+    "eye_inner": (0.014, 0.2),
+    "eye": (0.014, 0.2),
+    "eye_outer": (0.014, 0.2),
+    "ear": (0.012, 0.4),
+    "mouth": (0.015, 0.2),
+    "neck": (0.015, 1.0),
+    "shoulder": (0.017, 1.0),
+    "elbow": (0.014, 1.0),
+    "wrist": (0.011, 1.0),
+    "pinky": (0.011, 0.3),
+    "index": (0.011, 0.3),
+    "thumb": (0.011, 0.3),
+    "mid_hip": (0.020, 1.0),
+    "hip": (0.024, 1.0),
+    "knee": (0.020, 1.0),
+    "ankle": (0.013, 1.0),
+    "heel": (0.017, 0.7),
+    "big_toe": (0.014, 0.7),
+    "small_toe": (0.017, 0.7),
 }
+MIN_COVERAGE = 0.66
+"""Least extent of the landmarks relative to the mask's, along the longer side of the mask."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,8 @@ class Targets(TensorStructure):
     viewmats: Float[Tensor, "C 4 4"]
     landmarks: Float[Tensor, "F C L 2"]
     landmark_weights: Float[Tensor, "F C L"]
+    landmark_sigmas: Float[Tensor, " L"]
+    """Standard deviations in metres at the person."""
     table: LandmarkTable
     bones: BoneTargets | None
     silhouettes: SilhouetteTargets | None
@@ -65,6 +85,8 @@ def prepare_targets(observations: Observations) -> Targets:
     frames, cameras = observations.num_frames, observations.num_cameras
     table = landmark_table(observations.layout).to(observations.Ks.device)
     landmarks, weights = _landmarks(observations, table, frames, cameras)
+    trusted = agree_with_masks(landmarks, weights, observations.silhouettes)
+    weights = weights * trusted[..., None]
     bones = None
     if observations.world_landmarks is not None:
         if observations.world_landmarks.shape[:3] != weights.shape:
@@ -72,7 +94,8 @@ def prepare_targets(observations: Observations) -> Targets:
                 f"world_landmarks must be [F, C, L, 3] = {[*weights.shape, 3]}, "
                 f"got {[*observations.world_landmarks.shape]}"
             )
-        bones = bone_targets(table.names, observations.world_landmarks, observations.visibility)
+        visibility = observations.visibility * trusted[..., None]
+        bones = bone_targets(table.names, observations.world_landmarks, visibility)
     silhouettes, seen = None, (weights > 0).any(-1)
     if observations.silhouettes is not None:
         if observations.silhouettes.present.shape != (frames, cameras):
@@ -84,7 +107,31 @@ def prepare_targets(observations: Observations) -> Targets:
         seen = seen | silhouettes.present
     if not seen.any():
         raise ValueError("no frame has a landmark or a mask of the person")
-    return Targets(observations.Ks, observations.viewmats, landmarks, weights, table, bones, silhouettes, seen)
+    sigmas = observations.Ks.new_tensor([_ACCURACY[stem][0] for stem in _stems(table)])
+    cameras = observations.Ks, observations.viewmats
+    return Targets(*cameras, landmarks, weights, sigmas, table, bones, silhouettes, seen)
+
+
+def _stems(table: LandmarkTable) -> list[str]:
+    return [name.removeprefix("left_").removeprefix("right_") for name in table.names]
+
+
+def agree_with_masks(
+    landmarks: Float[Tensor, "F C L 2"], weights: Float[Tensor, "F C L"], silhouettes: Silhouettes | None
+) -> Bool[Tensor, "F C"]:
+    """False where the landmarks cover much less than the mask: the network saw a part of the person as the whole."""
+    trusted = torch.ones_like(weights[..., 0], dtype=torch.bool)
+    if silhouettes is None:
+        return trusted
+    counted = (weights > 0)[..., None]
+    highest = torch.where(counted, landmarks, -torch.inf).amax(2)
+    lowest = torch.where(counted, landmarks, torch.inf).amin(2)
+    covered = silhouettes.alphas > 0.5
+    step = silhouettes.windows[..., 2] / covered.shape[-1]
+    extents = torch.stack([covered.any(-2).sum(-1) * step, covered.any(-1).sum(-1) * step], -1)
+    larger = extents.argmax(-1, keepdim=True)
+    share = (highest - lowest).gather(-1, larger) / extents.gather(-1, larger).clamp_min(1)
+    return ~silhouettes.present | (share[..., 0] > MIN_COVERAGE) | ~counted.any((-1, -2))
 
 
 def _landmarks(
@@ -99,7 +146,7 @@ def _landmarks(
         raise ValueError(f"visibility must be [F, C, L] = {[*shape]}")
     finite = observations.landmarks.isfinite().all(-1)
     landmarks = torch.where(finite[..., None], observations.landmarks, 0.0)
-    stems = [name.removeprefix("left_").removeprefix("right_") for name in table.names]
-    importance = observations.Ks.new_tensor([_STEM_WEIGHTS.get(stem, 1.0) for stem in stems])
+    stems = _stems(table)
+    importance = observations.Ks.new_tensor([_ACCURACY[stem][1] for stem in stems])
     # Hidden landmarks are guesses, and worse than their visibility suggests.
     return landmarks, finite * observations.visibility.clamp(0, 1).square() * importance

@@ -17,7 +17,7 @@ def landmark_term(
     targets: Float[Tensor, "F C L 2"],
     weights: Float[Tensor, "F C L"],
     pixel_sizes: Float[Tensor, "F C"],
-    sigma: float,
+    sigmas: Float[Tensor, " L"],
     width: float,
 ) -> Float[Tensor, " F"]:
     """Distance of projected from detected landmarks, summed over landmarks and cameras.
@@ -26,10 +26,10 @@ def landmark_term(
         pixels, targets: In pixels; targets are finite where they count.
         weights: Of each landmark, 0 where it is missing.
         pixel_sizes: Metres per pixel at the person.
-        sigma: Standard deviation in metres.
+        sigmas: Standard deviations in metres.
         width: Of the robust loss, in standard deviations.
     """
-    squared = ((pixels - targets) * (pixel_sizes / sigma)[..., None, None]).square().sum(-1)
+    squared = ((pixels - targets) * pixel_sizes[..., None, None] / sigmas[:, None]).square().sum(-1)
     return (weights * geman_mcclure(squared, width)).sum((1, 2))
 
 

@@ -1,0 +1,148 @@
+"""Alternatives to a fit that one camera can hardly tell apart: limbs mirrored in depth, and a person seen from behind.
+
+Seen by one camera, a bone that points towards it looks like one that points away. And single-image networks take some
+backs for fronts: they then exchange left and right, and mirror the depth.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.fitting.landmarks import LandmarkTable
+from smpl_renderer.fitting.limbs import LIMBS, Limb, two_bone_rotations
+from smpl_renderer.fitting.observations import Observations
+from smpl_renderer.fitting.point_model import PointModel
+from smpl_renderer.fitting.projection import to_cameras
+from smpl_renderer.fitting.variables import Variables
+from smpl_renderer.rotations import matrix_to_axis_angle
+
+MIRRORINGS = ((True, True), (False, True), (True, False))
+"""Which of a limb's two bones are mirrored."""
+
+
+def swap_sides(observations: Observations, where: Bool[Tensor, "F C"], table: LandmarkTable) -> Observations:
+    """Exchange left and right landmarks, and mirror the depth of those in 3D, in some frames and cameras."""
+    other = {"left": "right", "right": "left"}
+    order = []
+    for name in table.names:
+        side, _, stem = name.partition("_")
+        order.append(table.names.index(f"{other[side]}_{stem}") if side in other else table.names.index(name))
+
+    def pick(values: Tensor | None, mirrored: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        chosen = where.reshape(*where.shape, *[1] * (values.ndim - 2))
+        return torch.where(chosen, values[:, :, order] if mirrored is None else mirrored, values)
+
+    world = observations.world_landmarks
+    mirrored = None if world is None else world[:, :, order] * world.new_tensor([1.0, 1.0, -1.0])
+    return replace(
+        observations,
+        landmarks=pick(observations.landmarks, None),
+        visibility=pick(observations.visibility, None),
+        world_landmarks=pick(world, mirrored),
+    )
+
+
+def likely_facing(
+    energies: Float[Tensor, "2 F"], forward: Float[Tensor, "2 F 3"], up: Float[Tensor, "F 3"], sigma: float = 1.0
+) -> Bool[Tensor, " F"]:
+    """Choose, for each frame, between two bodies that face opposite ways.
+
+    Successive frames of a video rarely show a turn by more than a right angle, so the most likely sequence has a small
+    energy and small turns. Found by dynamic programming (Viterbi).
+
+    Args:
+        energies: Of both bodies in each frame.
+        forward: Where both bodies face, in the world.
+        up: Against gravity.
+        sigma: Standard deviation of the turn between frames, in radians.
+    Returns:
+        True where the second body is chosen.
+    """
+    level = normalize(forward - (forward * up).sum(-1, keepdim=True) * up, dim=-1)
+    cosines = torch.einsum("afi,bfi->fab", level[:, 1:], level[:, :-1])  # [F - 1, now, before]
+    turns = 0.5 * (cosines.clamp(-1, 1).arccos() / sigma).square()
+    cost, choices = energies[:, 0], []
+    for frame in range(1, energies.shape[1]):
+        arriving = cost + turns[frame - 1]
+        choices.append(arriving.argmin(1))
+        cost = energies[:, frame] + arriving.min(1).values
+    state = cost.argmin()
+    path = [state]
+    for choice in reversed(choices):
+        state = choice[state]
+        path.append(state)
+    return torch.stack(path[::-1]).bool()
+
+
+def mirror_limb(
+    x: Variables, body: BodyModel, limb: Limb, which: tuple[bool, bool], viewmat: Float[Tensor, "4 4"]
+) -> Variables:
+    """The same bodies with bones of a limb mirrored in depth, so that the limb looks alike in a camera.
+
+    Args:
+        x: Of F frames.
+        body: With SMPL's joints.
+        limb: Which one.
+        which: Mirror the upper bone, the lower bone.
+        viewmat: World to camera.
+    """
+    bodies = x.bodies()
+    model = PointModel(body, torch.zeros(1, dtype=torch.int64))
+    posed = model(bodies)
+    start, middle, end = (posed.joints[:, joint] for joint in (limb.first, limb.middle, limb.last))
+    ray = normalize(to_cameras(start[:, None], viewmat[None])[:, 0, 0], dim=-1) @ viewmat[:3, :3]
+    bones = []
+    for bone, mirrored in zip((middle - start, end - middle), which):
+        bones.append(bone - 2 * (bone * ray).sum(-1, keepdim=True) * ray if mirrored else bone)
+    parent = posed.orientations[:, limb.parent]
+    first, second = two_bone_rotations(limb, model.rest_joints(bodies.betas), parent, *bones)
+    pose = x.pose.clone()
+    pose[:, limb.first - 1] = matrix_to_axis_angle(first)
+    pose[:, limb.middle - 1] = matrix_to_axis_angle(second)
+    return replace(x, pose=pose)
+
+
+def try_flips(
+    x: Variables,
+    body: BodyModel,
+    viewmat: Float[Tensor, "4 4"],
+    refine: Callable[[Variables, Tensor], tuple[Variables, Float[Tensor, " N"]]],
+    margin: float,
+) -> tuple[Variables, dict[str, int]]:
+    """Replace limbs by their mirrored alternatives where that lowers the energy.
+
+    Args:
+        x: Of F frames.
+        body: With SMPL's joints.
+        viewmat: World to the camera along which limbs are mirrored.
+        refine: Takes N bodies and the frame of each; returns them after some steps, with the energy of each.
+        margin: Least gain of energy of a replacement.
+    Returns:
+        The bodies, and in how many frames each limb was replaced.
+    """
+    frames = torch.arange(len(x.transl), device=x.transl.device)
+    candidates = [x] + [mirror_limb(x, body, limb, which, viewmat) for limb in LIMBS for which in MIRRORINGS]
+    count = len(candidates)
+    fields = {name: torch.cat([getattr(c, name) for c in candidates]) for name in ("base", "root", "pose", "transl")}
+    together = replace(x.frames(frames.repeat(count)), **fields)
+    refined, energies = refine(together, frames.repeat(count))
+    energies = energies.unflatten(0, (count, -1))
+    pose = refined.pose.unflatten(0, (count, -1))
+    # Each limb is judged by itself, so that several can be replaced in one frame.
+    best, changes = x.pose.clone(), {}
+    for position, limb in enumerate(LIMBS):
+        own = slice(1 + position * len(MIRRORINGS), 1 + (position + 1) * len(MIRRORINGS))
+        least, choice = energies[own].min(0)
+        better = energies[0] - least > margin
+        joints = [limb.first - 1, limb.middle - 1, limb.last - 1]
+        replaced = pose[own][choice, frames][:, joints]
+        best[:, joints] = torch.where(better[:, None, None], replaced, best[:, joints])
+        changes[limb.name] = int(better.sum())
+    return replace(x, pose=best), changes
