@@ -1,4 +1,4 @@
-"""Make synthetic captures in MVHumanNet's layout: python scripts/make_synthetic.py --out synthetic --subjects 12
+"""Make synthetic captures: python scripts/make_synthetic.py --out synthetic --subjects 12
 
 The same seed gives the same people. An interrupted run resumes: complete captures are kept.
 """
@@ -53,6 +53,7 @@ def main(
     smpl_param: bool = True,
     points: bool = False,
     holes: bool = False,
+    format: Literal["mvhumannet", "capture"] = "mvhumannet",
     human_keys: Literal["list", "short"] = "list",
     body: Path = STANDIN_BODY,
     device: DeviceName = "auto",
@@ -88,6 +89,8 @@ def main(
         smpl_param: Also write `smpl_param/*.pkl`, with the fits and vertices of `optimized_smpl_points/`.
         points: Also write `optimized_smpl_points/*.ply`.
         holes: Leave out and damage files as in real captures, to test a reader.
+        format: MVHumanNet's layout, or our own format, `capture.json` (docs/data.md), without the files of `smpl_param`
+            and `points`.
         human_keys: Keys of `human.json`: `view_id_list`, `pose_id_list`; or `view_id`, `pose_id`.
         body: Body model; the shipped stand-in by default.
         device: Device that draws the images; several workers use all GPUs.
@@ -121,6 +124,7 @@ def main(
         smpl_param=smpl_param,
         points=points,
         holes=holes,
+        format=format,
     )
     chosen = pick_device(device)
     rasterizer = pick_mesh_rasterizer(mesh_rasterizer, chosen)

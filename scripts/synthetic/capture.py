@@ -1,4 +1,4 @@
-"""Captures of synthetic people on disk, in MVHumanNet's layout."""
+"""Captures of synthetic people on disk, in MVHumanNet's layout or in our own format."""
 
 import json
 import pickle
@@ -12,6 +12,7 @@ from PIL import Image
 from scripts.synthetic.fits import perturb_fits, write_fits
 from scripts.synthetic.layout import STAMP, fit_file, image_files, refit_file
 from scripts.synthetic.options import CaptureOptions
+from scripts.synthetic.own_format import write_own_format
 from scripts.synthetic.rigs import Rig
 from scripts.synthetic.seeding import random_stream
 from scripts.synthetic.staging import Staged, draw_images, stage
@@ -52,14 +53,17 @@ def write_capture(
         fits = perturb_fits(fits, options.frames, options.fit_noise, rng)
     with atomic_path(folder) as target, ThreadPoolExecutor(2) as writers:
         target.mkdir()
-        _write_cameras(target, staged.rig, long_center=index % 3 == 0)
-        jobs = _write_images(target, staged, options, writers)
-        write_fits(target, body, fits, options.frames, smpl_param=options.smpl_param, points=options.points)
-        for job in jobs:
+        for job in _write_images(target, staged, options, writers):
             job.result()
+        stamp = make_stamp(index, options, body)
+        if options.format == "capture":
+            write_own_format(target, staged.rig, fits, options.frames, stamp)
+            return
+        _write_cameras(target, staged.rig, long_center=index % 3 == 0)
+        write_fits(target, body, fits, options.frames, smpl_param=options.smpl_param, points=options.points)
         if options.holes:
             _punch_holes(target, staged.rig, options)
-        (target / STAMP).write_text(json.dumps(make_stamp(index, options, body), indent=1))
+        (target / STAMP).write_text(json.dumps(stamp, indent=1))
 
 
 def _write_cameras(folder: Path, rig: Rig, long_center: bool) -> None:
@@ -72,7 +76,7 @@ def _write_cameras(folder: Path, rig: Rig, long_center: bool) -> None:
 def _write_images(folder: Path, staged: Staged, options: CaptureOptions, writers: ThreadPoolExecutor) -> list[Future]:
     """Draw all images and submit them for writing; returns the unfinished jobs."""
     for name in staged.rig.names:
-        for file in image_files(folder, name, options.frames[0]):
+        for file in image_files(folder, name, options.frames[0], options.format):
             file.parent.mkdir(parents=True)
     jobs = deque()
     for frame in options.frames:
@@ -85,7 +89,7 @@ def _write_images(folder: Path, staged: Staged, options: CaptureOptions, writers
 
 
 def _write_view(folder: Path, camera: str, frame: int, color, alpha, options: CaptureOptions) -> None:
-    image, mask = image_files(folder, camera, frame)
+    image, mask = image_files(folder, camera, frame, options.format)
     # Chroma at full resolution: the usual subsampling costs 3 dB.
     how = {"quality": options.quality, "subsampling": 0, "optimize": True, "progressive": options.compact}
     Image.fromarray(color).save(image, **how)

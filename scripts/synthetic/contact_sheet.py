@@ -5,7 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from scripts.synthetic.layout import IMAGE_FOLDER, MASK_FOLDER, STAMP
+from scripts.synthetic.layout import image_pairs
+from scripts.synthetic.stamp import read_stamp
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
@@ -44,11 +45,11 @@ def write_contact_sheet(
         InputError: If `path` has another suffix.
     """
     check_sheet_path(path)
-    subjects = [subject for subject in subjects if (subject / STAMP).is_file()]
+    subjects = [subject for subject in subjects if read_stamp(subject)]
     if not subjects:
         logger.warning("%s: not written, because all of its captures are missing", path)
         return
-    strips = [[_tile(image, height) for image in _chosen(s, views, poses)] for s in _spread(subjects, people)]
+    strips = [[_tile(*pair, height) for pair in _chosen(s, views, poses)] for s in _spread(subjects, people)]
     width = max(sum(tile.width for tile in strip) for strip in strips)
     rows = min(len(strips), STACKED)
     sheet = Image.new("RGB", (width * -(-len(strips) // rows), height * rows), "white")
@@ -61,19 +62,18 @@ def write_contact_sheet(
         sheet.save(temporary)
 
 
-def _chosen(subject: Path, views: int, poses: int) -> list[Path]:
-    cameras = _spread(sorted((subject / IMAGE_FOLDER).iterdir()), views)
-    return [image for camera in cameras for image in _spread(sorted(camera.glob("*_img.jpg")), poses)]
+def _chosen(subject: Path, views: int, poses: int) -> list[tuple[Path, Path]]:
+    cameras = _spread(list(image_pairs(subject).values()), views)
+    return [pair for pairs in cameras for pair in _spread(pairs, poses)]
 
 
-def _spread(items: list[Path], count: int) -> list[Path]:
+def _spread(items: list, count: int) -> list:
     count = min(count, len(items))
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _tile(image: Path, height: int) -> Image.Image:
+def _tile(image: Path, mask_file: Path, height: int) -> Image.Image:
     """The middle of an image on white, without its background."""
-    mask_file = image.parents[2] / MASK_FOLDER / image.parent.name / f"{image.stem}_fmask.png"
     color = Image.open(image).convert("RGB")
     mask = Image.open(mask_file).convert("L").resize(color.size)
     cut_out = Image.composite(color, Image.new("RGB", color.size, "white"), mask)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
+from scripts.synthetic.layout import FORMATS
 from scripts.synthetic.rigs import RIGS
 from scripts.synthetic.turn import TURN_FRAMES
 from smpl_renderer.errors import InputError
@@ -59,6 +60,8 @@ class CaptureOptions:
     """Leave out and damage what is missing or damaged in real captures: fits, a camera, the size of a mask."""
     background: str = "studio"
     """One of `BACKGROUNDS`."""
+    format: str = "mvhumannet"
+    """One of `layout.FORMATS`. `smpl_param`, `points` and `holes` apply to `mvhumannet` only."""
 
     def __post_init__(self) -> None:
         """Raise InputError for options that no capture can be made with."""
@@ -68,6 +71,10 @@ class CaptureOptions:
             raise InputError(f"frames {_listed(self.frames)}: frame ids must not repeat")
         if self.rig not in RIGS:
             raise InputError(f"rig {self.rig}: must be one of {', '.join(RIGS)}")
+        if self.format not in FORMATS:
+            raise InputError(f"format {self.format}: must be one of {', '.join(FORMATS)}")
+        if self.format == "capture" and self.holes:
+            raise InputError("holes are written in the format mvhumannet only")
         if self.background not in BACKGROUNDS:
             raise InputError(f"background {self.background}: must be one of {', '.join(BACKGROUNDS)}")
         if self.samples < 1 or (self.cameras is not None and self.cameras < 1):
@@ -83,6 +90,8 @@ class CaptureOptions:
         """The options as JSON values, equal to the records of earlier versions where the options are equal."""
         content = json.loads(json.dumps(asdict(self)))
         content["background"] = _STORED_BACKGROUNDS.get(self.background, self.background)
+        if self.format == "mvhumannet":
+            del content["format"]
         return content
 
     @staticmethod

@@ -16,10 +16,9 @@ from tqdm import tqdm
 
 from core.utils.processes import end_with_parent
 from scripts.synthetic.capture import write_capture
-from scripts.synthetic.layout import STAMP
 from scripts.synthetic.options import CaptureOptions
 from scripts.synthetic.rigs import make_rig
-from scripts.synthetic.stamp import is_compatible, is_current
+from scripts.synthetic.stamp import is_compatible, is_current, read_stamp
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
@@ -170,7 +169,7 @@ def _worker_body(body_file: Path) -> BodyModel:
 
 def _subjects_of(chosen: CaptureSet, body: BodyModel) -> list[str]:
     """Subjects of all compatible captures in the folder, because a set may be made in parts."""
-    found = sorted(stamp.parent for stamp in chosen.root.glob(f"[!.]*/{STAMP}"))
+    found = [folder for folder in sorted(chosen.root.glob("[!.]*")) if read_stamp(folder)]
     subjects = [folder.name for folder in found if is_compatible(folder, chosen.options, body)]
     if len(subjects) < len(found):
         logger.warning(

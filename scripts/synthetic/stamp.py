@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+from core.data.capture_json import CAPTURE_FILE
 from scripts.synthetic.layout import STAMP
 from scripts.synthetic.options import GENERATOR_VERSION, CaptureOptions
 from smpl_renderer.body_model import BodyModel
 
 
 def make_stamp(index: int, options: CaptureOptions, body: BodyModel) -> dict:
-    """The content of `body.json`: the body of the fits, the index of the person, and the options of the capture."""
+    """The body of the fits, the index of the person, and the options of the capture."""
     return {
         "fingerprint": body.fingerprint,
         "name": body.name,
@@ -21,11 +22,15 @@ def make_stamp(index: int, options: CaptureOptions, body: BodyModel) -> dict:
 
 def read_stamp(folder: Path) -> dict:
     """The stamp of the capture in a folder; empty if the capture is missing or incomplete."""
-    try:
-        stamp = json.loads((folder / STAMP).read_text())
-    except (OSError, ValueError):
-        return {}
-    return stamp if isinstance(stamp, dict) else {}
+    for name, key in ((STAMP, None), (CAPTURE_FILE, "source")):
+        try:
+            content = json.loads((folder / name).read_text())
+            stamp = content if key is None else content[key]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        if isinstance(stamp, dict):
+            return stamp
+    return {}
 
 
 def is_current(folder: Path, index: int, options: CaptureOptions, body: BodyModel) -> bool:
@@ -38,5 +43,5 @@ def is_compatible(folder: Path, options: CaptureOptions, body: BodyModel) -> boo
     stamp, expected = read_stamp(folder), make_stamp(0, options, body)
     made_with = stamp.get("options", {})
     return all(stamp.get(key) == expected[key] for key in ("fingerprint", "generator")) and all(
-        made_with.get(key) == expected["options"][key] for key in ("rig", "cameras", "frames")
+        made_with.get(key) == expected["options"].get(key) for key in ("rig", "cameras", "frames", "format")
     )
