@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from core.capture.hands import HandReader
 from core.capture.landmarks import Landmarks
@@ -30,15 +31,23 @@ class MediaPipeReader:
 
     def people(self, image: RGB, *, most: int = 4, details: bool = True) -> list[Person]:
         people: list[Person] = []
-        for square, score in self._detector(image):
-            person = self._landmarker(image, square, passes=2, details=details)
-            confident = person.landmarks.score >= 0.4 or score >= 0.6
-            if confident and not any(same_person(person.landmarks, other.landmarks) for other in people):
-                people.append(person)
+        self._add_people(image, image, people, details)
+        if details and people:
+            # The detector suppresses people near a better one: those found are painted over for a second search.
+            self._add_people(image, _painted_over(image, people), people, details)
         people = sorted(people, key=lambda p: -p.landmarks.size)[:most]
         if details and self._hands is not None:
             people = [Person(self._hands.add_hands(image, p.landmarks), p.mask) for p in people]
         return people
+
+    def _add_people(self, image: RGB, searched: RGB, people: list[Person], details: bool) -> None:
+        for square, score in self._detector(searched):
+            person = self._landmarker(searched, square, passes=2, details=details)
+            confident = person.landmarks.score >= 0.4 or score >= 0.6
+            if searched is not image:
+                confident = person.landmarks.score >= 0.7 and score >= 0.5
+            if confident and not any(same_person(person.landmarks, other.landmarks) for other in people):
+                people.append(person)
 
     def follow(self, image: RGB, previous: Landmarks, *, details: bool = False) -> Person | None:
         hips = previous.hip_center
@@ -50,3 +59,14 @@ class MediaPipeReader:
         if details and self._hands is not None:
             person = Person(self._hands.add_hands(image, person.landmarks), person.mask)
         return person
+
+
+def _painted_over(image: RGB, people: list[Person]) -> RGB:
+    """The image with people in its mean colour."""
+    covered = np.zeros(image.shape[:2], bool)
+    for person in people:
+        covered |= person.mask > 0.3
+    covered = ndimage.binary_dilation(covered, iterations=max(2, round(0.01 * max(image.shape))))
+    painted = image.copy()
+    painted[covered] = image[::8, ::8].reshape(-1, 3).mean(0).astype(np.uint8)
+    return painted

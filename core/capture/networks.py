@@ -25,6 +25,8 @@ class Person:
 
     landmarks: Landmarks
     mask: Float[np.ndarray, "H W"] | None
+    colors: Float[np.ndarray, "6"] | None = None
+    """Of the clothes, where they were measured."""
 
 
 class PoseReader(Protocol):

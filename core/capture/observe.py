@@ -16,7 +16,7 @@ from core.capture.landmarks import Landmarks, replace_points
 from core.capture.masks import MaskFolder, RembgMasks, near_person, person_mask
 from core.capture.networks import RGB, Person, PoseReader
 from core.capture.options import PrepareOptions
-from core.capture.people import alike_person, matched_people, nearest_person
+from core.capture.people import choose_by_clothes, choose_in_rig, nearest_person
 from core.capture.sources import InputFiles
 from core.capture.tracking import clothes_colors
 from core.capture.undistort import Undistortion
@@ -53,7 +53,7 @@ def observe(
 ) -> Views:
     """Store the images of all frames in `folder`, find the person in each and make masks."""
     people = _read_images(files, frames, cameras, reader, options, folder)
-    choice = _choose_people(people, frames, cameras, options, folder)
+    choice = _choose_people(people, frames, cameras, options)
     return _make_views(people, choice, files, frames, cameras, options, folder)
 
 
@@ -83,15 +83,13 @@ def _read_images(files, frames, cameras, reader, options, folder) -> list[list[l
                 for offset, frame in enumerate(part):
                     image = images.get(frame.keys[c])
                     if image is None:
-                        raise InputError(
-                            f"{source.path}: frame {source.label(frame.keys[c])} could not be decoded again"
-                        )
+                        raise InputError(f"{source.path}: frame {source.label(frame.keys[c])} was not decoded")
                     image = _exact_size(image, camera)
                     if undistortion is not None:
                         image = undistortion.image(image)
                     Image.fromarray(image).save(folder / image_name(camera.name, frame), quality=95, subsampling=0)
                     found = _people_in(image, frame, c, source, camera, reader, given)
-                    people[start + offset][c] = found
+                    people[start + offset][c] = [_compact(person, image) for person in found]
                     bar.update()
     return people
 
@@ -115,13 +113,13 @@ def _people_in(image, frame, c, source, camera, reader, given) -> list[Person]:
         if nearest_person([p.landmarks for p in found], guide) is None:
             followed = reader.follow(image, guide, details=True)
             found += [] if followed is None else [followed]
-    return [_compact(person) for person in found]
+    return found
 
 
-def _compact(person: Person) -> Person:
-    """Masks as 8-bit integers: those of all images are kept until the person is chosen."""
-    mask = person.mask
-    return person if mask is None else Person(person.landmarks, (mask * 255 + 0.5).astype(np.uint8))
+def _compact(person: Person, image: RGB) -> Person:
+    """What is kept of all people until one is chosen: masks as 8-bit integers, colours of the clothes."""
+    mask = None if person.mask is None else (person.mask * 255 + 0.5).astype(np.uint8)
+    return Person(person.landmarks, mask, clothes_colors(image, person.landmarks))
 
 
 class _GivenKeypoints:
@@ -143,31 +141,21 @@ class _GivenKeypoints:
             if index is None:
                 people.append(Person(landmarks, None))
             else:
-                network = _compact(found[index])
-                people.append(Person(replace(landmarks, world=network.landmarks.world), network.mask))
+                people.append(Person(replace(landmarks, world=found[index].landmarks.world), found[index].mask))
         return people
 
 
-def _choose_people(people, frames, cameras, options, folder) -> list[list[int | None]]:
+def _choose_people(people, frames, cameras, options) -> list[list[int | None]]:
     """Index of the chosen person in every image."""
-    marks = [[[person.landmarks for person in cell] for cell in row] for row in people]
     if cameras.calibrated and len(cameras.cameras) > 1:
-        return [matched_people(cameras.cameras, row, options.person) for row in marks]
-    chosen: list[list[int | None]] = []
-    appearance = None
-    for row, frame in zip(marks, frames):
+        return choose_in_rig(cameras.cameras, people, options.person)
+    chosen = []
+    for row, frame in zip(people, frames):
         if frame.guide is not None:
-            first = nearest_person(row[0], guide_at(frame, cameras.cameras[0]))
+            first = nearest_person([p.landmarks for p in row[0]], guide_at(frame, cameras.cameras[0]))
         else:
             first = options.person - 1 if len(row[0]) >= options.person else None
-        if first is not None and len(row) > 1:
-            image = load_stored(folder, image_name(cameras.cameras[0].name, frame))
-            appearance = clothes_colors(image, row[0][first])
-        indices = [first]
-        for c in range(1, len(row)):
-            image = load_stored(folder, image_name(cameras.cameras[c].name, frame))
-            indices.append(alike_person(image, row[c], appearance, options.person))
-        chosen.append(indices)
+        chosen.append(choose_by_clothes(row, first, options.person))
     return chosen
 
 
