@@ -35,19 +35,23 @@ def read_smpl_pickle(path: Path) -> dict[str, np.ndarray]:
     return {key: value for key, value in values.items() if isinstance(value, np.ndarray)}
 
 
-def read_mvhumannet_pickle(path: Path) -> dict[str, Tensor | np.ndarray | None]:
-    """Read a fit of MVHumanNet, `smpl_param/<IIIIII>.pkl`.
+def read_fit_pickle(path: Path) -> Any:
+    """Read a fit of a body: MVHumanNet's `smpl_param/<IIIIII>.pkl`, other pickles, or a file of `torch.save`.
 
     Returns:
-        Tensors (on the CPU), arrays and Nones of the file by name; other entries are left out.
+        Dictionaries and lists of tensors (on the CPU), arrays, numbers, strings and Nones.
     Raises:
         InputError: If the file cannot be read, or needs a name that is not in the list.
     """
-    content = _load(path, {**_NUMPY, **_TORCH})
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
-    values = {key: _resolve(value, path) for key, value in content.items()}
-    return {key: value for key, value in values.items() if value is None or isinstance(value, (Tensor, np.ndarray))}
+    try:
+        with Path(path).open("rb") as stream:
+            is_zip = stream.read(2) == b"PK"
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    content = None if is_zip else _load(path, {**_NUMPY, **_TORCH})
+    if is_zip or (isinstance(content, int) and content == _TORCH_MAGIC):
+        content = _load_torch_file(path)
+    return _resolve_tree(content, path)
 
 
 def read_float_pickle(path: Path) -> float:
@@ -77,6 +81,29 @@ def read_array_tree(path: Path) -> dict[str, Any]:
     return resolve(_load(path, _NUMPY))
 
 
+def _load_torch_file(path: Path) -> Any:
+    """Content of a file of `torch.save`, through torch's own restricted reader."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            _raise_unreadable(path, error)
+        raise InputError(f"{path}: refused, it needs {refused[1]}; save plain tensors and numbers") from error
+    except Exception as error:  # a broken file can fail in any way
+        _raise_unreadable(path, error)
+
+
+def _resolve_tree(value: Any, path: Path, depth: int = 4) -> Any:
+    """Arrays that substitutes in nested dictionaries and lists describe; objects of other types are left out."""
+    if isinstance(value, dict) and depth:
+        return {key: _resolve_tree(item, path, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple) and depth:
+        return [_resolve_tree(item, path, depth - 1) for item in value]
+    resolved = _resolve(value, path)
+    return resolved if isinstance(resolved, Tensor | np.ndarray | int | float | str | None) else None
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     """An unpickler that resolves names only to the substitutes in `allowed`, keyed by module and name."""
 
@@ -99,7 +126,9 @@ def _load(path: Path, allowed: Mapping[tuple[str, str], Any]) -> Any:
         with Path(path).open("rb") as stream:
             return _RestrictedUnpickler(stream, allowed).load()
     except _Refused as refused:
-        raise InputError(f"{path}: refused, it calls {refused}; get the file from its publisher") from refused
+        raise InputError(
+            f"{path}: refused, it calls {refused}; get the file from its publisher, or write plain arrays"
+        ) from refused
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:  # a broken pickle can fail in any way
@@ -243,6 +272,13 @@ def _rebuild_tensor(
 
 
 # Protocols 0 to 2 use module names of Python 2, and numpy and scipy have renamed modules since.
+def _rebuild_parameter(data: Tensor, *_: object) -> Tensor:
+    """Substitute for `torch._utils._rebuild_parameter`: the tensor alone."""
+    return data.detach()
+
+
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+"""First object of files that `torch.save` wrote before version 1.6."""
 _NUMPY = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,
@@ -262,6 +298,7 @@ _CHUMPY = {
 }
 _TORCH = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch.storage", "_load_from_bytes"): _load_storage,
     ("collections", "OrderedDict"): OrderedDict,
 }

@@ -1,30 +1,33 @@
-"""Square windows of a picture, and reading them from files of any resolution.
+"""Square windows of images, and reading them from files of any resolution, mode and orientation.
 
-A window lives in pixels of the *calibrated* picture, so one intrinsic matrix serves it whatever size the files have:
-image and mask are each resampled from their own grid.
+A window is in pixels of the *calibrated*, undistorted image, so one K serves it whatever size the files have: image and
+mask are each resampled from their own grid.
 """
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from core.data.calibration import CalibratedCamera
+from core.data.images import SourceImage, open_image, to_rgb
+from core.data.lens import undistort
+from core.data.masks import alpha_mask, decode_mask
 from core.types.cameras import Cameras
 from smpl_renderer.errors import InputError
 
 PERSON_MARGIN = 0.08
-"""Room left around the projected body in a `person` crop, on each side, as a share of the body's longer side: for hair
-and clothes."""
+"""Room around the projected body in a `person` crop, on each side, as a share of the body's longer side: for hair and
+clothes."""
 
 MAX_ASPECT_ERROR = 0.01
-"""Files may be rounded to whole pixels (1398 x 1024 for 4096 x 3000), but not be of another shape than the
-calibration."""
+"""Largest relative difference in aspect ratio of an image file and its calibration: files may be rounded to whole
+pixels (1398 x 1024 for 4096 x 3000)."""
 
 FILTER = Image.Resampling.BILINEAR
 """PIL's is a triangle as wide as the reduction: antialiased, without overshoot, and true to linear ramps at any phase,
@@ -32,8 +35,20 @@ so that nothing moves. HAMMING and BOX are sharper but shift edges by up to 0.2 
 
 
 @dataclass(frozen=True)
+class ImageFiles:
+    """Files of one camera in one frame. Iterating yields those that exist."""
+
+    image: Path
+    mask: Path | None
+    """None if the mask is the image's alpha."""
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter([self.image] if self.mask is None else [self.image, self.mask])
+
+
+@dataclass(frozen=True)
 class Window:
-    """A square of a picture: `left` and `top` are the distance of its corner from the picture's, `side` its size, in
+    """A square of an image: `left` and `top` are the distance of its corner from the image's, `side` its size, in
     pixels."""
 
     left: float
@@ -48,7 +63,7 @@ def center_window(width: int, height: int) -> Window:
 
 
 def person_window(points: Float[Tensor, "N 2"], margin: float = PERSON_MARGIN) -> Window:
-    """A square around projected points of the body; it may reach over the picture's borders."""
+    """A square around projected points of the body; it may reach over the image's borders."""
     low, high = points.amin(0), points.amax(0)
     side = (1 + 2 * margin) * float((high - low).max())
     left, top = ((low + high - side) / 2).tolist()
@@ -56,7 +71,7 @@ def person_window(points: Float[Tensor, "N 2"], margin: float = PERSON_MARGIN) -
 
 
 def window_cameras(cameras: Cameras, windows: list[Window], size: int) -> Cameras:
-    """Cameras [C] of whole pictures to those of one window each, resampled to `size` x `size` pixels."""
+    """Cameras [C] of one window each, resampled to `size` x `size` pixels, from those of the whole images."""
     left, top, side = (cameras.Ks.new_tensor([getattr(w, key) for w in windows]) for key in ("left", "top", "side"))
     Ks = cameras.Ks.clone()
     Ks[:, 0, 2] -= left
@@ -66,83 +81,136 @@ def window_cameras(cameras: Cameras, windows: list[Window], size: int) -> Camera
 
 
 def read_window(
-    image_path: Path, mask_path: Path, calibrated_size: tuple[int, int], window: Window, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read a window of a picture and of its mask.
+    files: ImageFiles, camera: CalibratedCamera, window: Window, size: int
+) -> tuple[UInt8[np.ndarray, "S S 3"], UInt8[np.ndarray, "S S"]]:
+    """Read a window of an image and of its mask.
 
-    The picture is composed on white before it is resampled, so that no background bleeds into the person's border. Mask
-    values are the alpha as they are, soft ones too. What lies outside of the picture is white with alpha 0.
+    The image is composed on white before it is resampled, so that no background bleeds into the subject's border. Mask
+    values are the alpha as they are, soft ones too. What lies outside of the image is white with alpha 0.
 
     Args:
-        calibrated_size: Width and height of the picture that `window` is in; the files may have any size of that shape.
-        window: Where to read.
-        size: Pixels of the result.
+        files: Image and mask.
+        camera: Their camera; `window` is in pixels of its calibrated image, and its lens is undone.
+        window: Window to read.
+        size: Side of the result, in pixels.
     Returns:
-        RGB on white, [size, size, 3] uint8, and alpha, [size, size] uint8.
+        RGB on white and alpha.
     Raises:
-        InputError: If a file is missing, truncated, or of another shape than the calibration.
+        InputError: If a file is missing, broken, or of another shape than the calibration.
     """
-    with _opened(image_path, calibrated_size) as image:
-        # A JPEG decodes faster at 1/2, 1/4 or 1/8; the box that comes back has its exact, fractional size.
-        wanted = tuple(math.ceil(length * size / window.side - 1e-6) for length in calibrated_size)
-        _, exact = image.draft(None, wanted) or (None, (0, 0, *image.size))
-        scale = np.array(exact[2:]) / calibrated_size
-        corners = [window.left, window.top, window.left + window.side, window.top + window.side]
-        box = np.array(corners) * np.tile(scale, 2)
-        region = _outer(box)
-        rgb, file_size = image.crop(region).convert("RGB"), image.size
-    with _opened(mask_path, calibrated_size) as file:
-        mask = _full_range(file if file.mode == "L" else file.convert("L"))
-        if mask.size == file_size:
-            alpha = mask.crop(region)
-        else:
-            to_mask = np.tile(np.array(mask.size) / calibrated_size / scale, 2)
-            mask_box = np.array(region) * to_mask
-            mask_region = _outer(mask_box)
-            alpha = _resampled(mask.crop(mask_region), mask_box, mask_region, rgb.size)
+    # What suffices for the result; a JPEG decodes faster at a fraction of its size.
+    wanted = tuple(math.ceil(length * size / window.side - 1e-6) for length in camera.size)
+    image, exact, mask = _load(files, camera, wanted)
+    scale = np.array(exact) / camera.size
+    corners = [window.left, window.top, window.left + window.side, window.top + window.side]
+    box = np.array(corners) * np.tile(scale, 2)
+    region = _outer(box)
+    if camera.lens is None:
+        rgb = to_rgb(image.crop(region) if image.mode == "RGB" else image, files.image)
+        rgb = rgb if image.mode == "RGB" else rgb.crop(region)
+        alpha = _cropped_mask(mask, image.size, camera, scale, region, rgb.size)
+        on_white = _composed(rgb, alpha)
+    else:
+        alpha = mask if mask.size == image.size else mask.resize(image.size, FILTER)
+        on_white = _composed(to_rgb(image, files.image), alpha)
+        on_white, alpha = _undistorted(on_white, alpha, camera, exact, region)
+    return tuple(np.asarray(_resampled(layer, box, region, (size, size))) for layer in (on_white, alpha))
+
+
+def read_image(files: ImageFiles, camera: CalibratedCamera) -> tuple[Image.Image, Image.Image]:
+    """Read a whole image (RGB, not composed) and its mask (L), undistorted, both at the size of the image file.
+
+    Raises:
+        InputError: If a file is missing, broken, or of another shape than the calibration.
+    """
+    image, exact, mask = _load(files, camera)
+    rgb = to_rgb(image, files.image)
+    mask = mask if mask.size == rgb.size else mask.resize(rgb.size, FILTER)
+    if camera.lens is None:
+        return rgb, mask
+    whole = (0, 0, *rgb.size)
+    alpha = undistort(np.asarray(mask)[..., None], camera.lens, camera.K, camera.size, exact, whole)[..., 0]
+    pixels = undistort(np.asarray(rgb), camera.lens, camera.K, camera.size, exact, whole)
+    return Image.fromarray(pixels), Image.fromarray(alpha)
+
+
+def read_alpha(
+    files: ImageFiles, camera: CalibratedCamera, size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "H W"]:
+    """Read a whole mask, undistorted, at the size of its file or resampled to width and height `size`.
+
+    Raises:
+        InputError: If a file is missing, broken, or of another shape than the calibration.
+    """
+    mask = _read_mask(files, camera)
+    if camera.lens is not None:
+        whole = (0, 0, *mask.size)
+        pixels = undistort(np.asarray(mask)[..., None], camera.lens, camera.K, camera.size, mask.size, whole)
+        mask = Image.fromarray(pixels[..., 0])
+    return np.asarray(mask if size is None else mask.resize(size, FILTER))
+
+
+def _load(
+    files: ImageFiles, camera: CalibratedCamera, at_least: tuple[int, int] | None = None
+) -> tuple[Image.Image, tuple[float, float], Image.Image]:
+    """Image in its own mode, its exact size, and mask."""
+    with open_image(files.image) as source:
+        _check_shape(source, camera)
+        image, exact = source.load(at_least)
+    return image, exact, alpha_mask(image, files.image) if files.mask is None else _read_mask(files, camera)
+
+
+def _read_mask(files: ImageFiles, camera: CalibratedCamera) -> Image.Image:
+    path = files.image if files.mask is None else files.mask
+    with open_image(path) as source:
+        _check_shape(source, camera)
+        image, _ = source.load()
+    return alpha_mask(image, path) if files.mask is None else decode_mask(image, path)
+
+
+def _check_shape(source: SourceImage, camera: CalibratedCamera) -> None:
+    factors = [actual / full for actual, full in zip(source.size, camera.size)]
+    if abs(factors[0] / factors[1] - 1) > MAX_ASPECT_ERROR + 1 / min(source.size):
+        raise InputError(
+            f"{source.path}: {source.size[0]} x {source.size[1]} pixels are of another shape than the calibrated "
+            f"{camera.width} x {camera.height}; use the whole image as it was calibrated (EXIF orientation is applied)"
+        )
+
+
+def _cropped_mask(
+    mask: Image.Image,
+    image_size: tuple[int, int],
+    camera: CalibratedCamera,
+    scale: np.ndarray,
+    region: tuple[int, ...],
+    size: tuple[int, int],
+) -> Image.Image:
+    """Part of a mask that belongs to a region of the image, resampled from its own grid if that differs."""
+    if mask.size == image_size:
+        return mask.crop(region)
+    to_mask = np.tile(np.array(mask.size) / camera.size / scale, 2)
+    box = np.array(region) * to_mask
+    outer = _outer(box)
+    return _resampled(mask.crop(outer), box, outer, size)
+
+
+def _composed(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
     on_white = Image.new("RGB", rgb.size, (255, 255, 255))
     on_white.paste(rgb, None, alpha)
-    return tuple(np.asarray(_resampled(picture, box, region, (size, size))) for picture in (on_white, alpha))
+    return on_white
 
 
-def read_picture(
-    path: Path, calibrated_size: tuple[int, int], mode: str, size: tuple[int, int] | None = None
-) -> Image.Image:
-    """Read a whole picture (`mode` "RGB") or mask ("L"), at the size of its file or resampled to width and height
-    `size`.
-
-    Raises:
-        InputError: If the file is missing, truncated, or of another shape than the calibration.
-    """
-    with _opened(path, calibrated_size) as image:
-        picture = _full_range(image.convert(mode)) if mode == "L" else image.convert(mode)
-        return picture if size is None else picture.resize(size, FILTER)
-
-
-@contextmanager
-def _opened(path: Path, calibrated_size: tuple[int, int]) -> Iterator[Image.Image]:
-    """Open a picture of the calibrated shape; whatever goes wrong while it is read becomes an error that names it."""
-    try:
-        with Image.open(path) as image:
-            factors = [actual / full for actual, full in zip(image.size, calibrated_size)]
-            if abs(factors[0] / factors[1] - 1) > MAX_ASPECT_ERROR + 1 / min(image.size):
-                raise InputError(
-                    f"{path}: {image.width} x {image.height} pixels are of another shape than the calibrated "
-                    f"{calibrated_size[0]} x {calibrated_size[1]}; use uncropped pictures, or correct `image_center`"
-                )
-            yield image
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; the capture is incomplete, unpack it again") from error
-    except InputError:
-        raise
-    # PIL reports broken files by any of these.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read as a picture ({error}); get the file again") from error
-
-
-def _full_range(mask: Image.Image) -> Image.Image:
-    """A mask of 0 and 255, also where the file has 0 and 1."""
-    return mask.point(lambda value: 255 * value) if mask.getextrema()[1] == 1 else mask
+def _undistorted(
+    on_white: Image.Image,
+    alpha: Image.Image,
+    camera: CalibratedCamera,
+    exact: tuple[float, float],
+    region: tuple[int, int, int, int],
+) -> tuple[Image.Image, Image.Image]:
+    """A region of an image on white and of its alpha, without distortion."""
+    layers = np.dstack([255 - np.asarray(on_white), np.asarray(alpha)])  # darkness, which is 0 outside
+    layers = undistort(layers, camera.lens, camera.K, camera.size, exact, region)
+    return Image.fromarray(255 - layers[..., :3]), Image.fromarray(layers[..., 3])
 
 
 def _outer(box: np.ndarray) -> tuple[int, int, int, int]:
@@ -152,8 +220,8 @@ def _outer(box: np.ndarray) -> tuple[int, int, int, int]:
     return (*low.astype(int).tolist(), *high.astype(int).tolist())
 
 
-def _resampled(picture: Image.Image, box: np.ndarray, region: tuple[int, ...], size: tuple[int, int]) -> Image.Image:
-    """Resample a box of a picture of which `region` (whole pixels around the box) has been cut out."""
+def _resampled(image: Image.Image, box: np.ndarray, region: tuple[int, ...], size: tuple[int, int]) -> Image.Image:
+    """Resample a box of an image of which `region` (whole pixels around the box) has been cut out."""
     origin = np.tile(region[:2], 2)
-    limits = np.tile(picture.size, 2)
-    return picture.resize(size, FILTER, box=tuple(np.clip(box - origin, 0, limits).tolist()))
+    limits = np.tile(image.size, 2)
+    return image.resize(size, FILTER, box=tuple(np.clip(box - origin, 0, limits).tolist()))

@@ -1,8 +1,9 @@
-"""Captures as samples: what the model sees of a person, and what its avatar is compared with."""
+"""Captures as training samples: input frames of a subject, and the target frames that its avatar is compared with."""
 
 import copy
 from collections import OrderedDict
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import Literal
 
@@ -11,11 +12,13 @@ import torch
 from jaxtyping import UInt8
 from torch.utils.data import Dataset
 
-from core.data.capture import Capture
+from core.data.capture import Capture, Findings
 from core.data.crops import Window, read_window, window_cameras
 from core.data.fit_noise import noisy_fits
 from core.data.human_list import HumanEntry
+from core.data.readers import open_capture
 from core.data.subject_frame import to_subject_frame
+from core.data.verification import FaultyImages, check_crops, verify
 from core.data.views import choose_input_views, common_frames
 from core.options import DataOptions
 from core.types.frames import Frames, Sample
@@ -24,12 +27,14 @@ from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
 OPEN_CAPTURES = 128
-"""Captures whose file lists a worker keeps; some MB each at MVHumanNet's size."""
+"""Maximum number of captures that a worker keeps open; their file lists take some MB each at MVHumanNet's size."""
 OPEN_READY_CAPTURES = 4096
-"""The same for captures with ready crops; some 100 kB each, and no open file."""
+"""Maximum number of open captures with ready crops; some 100 kB each, and no open file."""
+MAX_REPLACEMENTS = 16
+"""Rounds in which faulty frames of a sample are replaced before the subject is refused."""
 
-Pictures = dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]
-"""RGB and alpha (uint8) by image id and camera name."""
+ImageCache = dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]
+"""RGB and alpha (uint8) by frame and camera name."""
 
 
 def load_frames(
@@ -40,10 +45,11 @@ def load_frames(
     first_view: str,
     image_size: int,
     crop: Literal["center", "person"],
-    pictures: Pictures | None = None,
+    cache: ImageCache | None = None,
+    check: bool = True,
 ) -> Frames:
-    """Read moments of a capture, every one in its subject frame, as `read_frames` does, and unpack them."""
-    return read_frames(capture, body, frame_ids, view_names, first_view, image_size, crop, pictures).unpack()
+    """Read frames of a capture as `read_frames` does, and unpack them."""
+    return read_frames(capture, body, frame_ids, view_names, first_view, image_size, crop, cache, check).unpack()
 
 
 def read_frames(
@@ -54,23 +60,25 @@ def read_frames(
     first_view: str,
     image_size: int,
     crop: Literal["center", "person"],
-    pictures: Pictures | None = None,
+    cache: ImageCache | None = None,
+    check: bool = True,
 ) -> Frames:
-    """Read moments of a capture, every one in its subject frame.
+    """Read frames of a capture, each in its own subject frame.
 
     Args:
         capture: The subject.
-        body: The body of the fits, on any device.
-        frame_ids: The F image ids.
+        body: Body of the fits, on any device.
+        frame_ids: The F frames.
         view_names: The C cameras.
-        first_view: The first input camera, which the subject frame is turned to; it need not be one of the C.
-        image_size: Pixels of the square pictures.
+        first_view: The first input camera, which the subject frame is rotated to; it need not be one of the C.
+        image_size: Side of the square images, in pixels.
         crop: `center` or `person`, as in `DataOptions`.
-        pictures: Pictures read before with the same arguments, to be used again and added to.
+        cache: Images read before with the same arguments; used and extended.
+        check: Refuse images whose masks do not fit (`core.data.verification`).
     Returns:
         Packed frames [F, C] on the CPU.
     Raises:
-        InputError: If a camera, frame, fit or file is missing or broken.
+        InputError: If a camera, frame, fit or file is missing or broken; `FaultyImages` if masks do not fit.
     """
     fits = BodyParams.stack([capture.fit(frame, body) for frame in frame_ids])
     cameras = capture.cameras(view_names)
@@ -79,14 +87,16 @@ def read_frames(
         windows, images, alphas = capture.ready.read(frame_ids, view_names, crop, image_size)
     else:
         windows = [capture.windows(frame, view_names, crop, body) for frame in frame_ids]
-        pictures = {} if pictures is None else pictures
-        images, alphas = _read_pictures(capture, frame_ids, view_names, windows, image_size, pictures)
+        cache = {} if cache is None else cache
+        images, alphas = _read_images(capture, frame_ids, view_names, windows, image_size, cache)
     cropped = [window_cameras(cameras, row, image_size) for row in windows]
     stacked = replace(
         cropped[0],
         viewmats=torch.stack([c.viewmats for c in cropped]),
         Ks=torch.stack([c.Ks for c in cropped]),
     )
+    if check and capture.ready is None and not capture.is_checked:
+        check_crops(capture, body, fits, frame_ids, view_names, stacked, alphas)
     params, in_subject = to_subject_frame(fits, stacked, first_center, body)
     return Frames(
         images=torch.from_numpy(images),
@@ -96,37 +106,65 @@ def read_frames(
     )
 
 
-def _read_pictures(
+def _read_images(
     capture: Capture,
     frame_ids: list[int],
     view_names: list[str],
     windows: list[list[Window]],
     image_size: int,
-    pictures: Pictures,
+    cache: ImageCache,
 ) -> tuple[UInt8[np.ndarray, "F C 3 S S"], UInt8[np.ndarray, "F C 1 S S"]]:
-    """Cut pictures and their alphas out of the capture's files, each once."""
+    """Crop images and alphas from the capture's files, each once."""
     shape = len(frame_ids), len(view_names)
     images, alphas = (np.empty((*shape, channels, image_size, image_size), np.uint8) for channels in (3, 1))
     for (f, frame), (c, view) in product(enumerate(frame_ids), enumerate(view_names)):
-        if (frame, view) not in pictures:
-            pictures[frame, view] = read_window(*capture.files(view, frame), capture.size, windows[f][c], image_size)
-        rgb, alphas[f, c, 0] = pictures[frame, view]
+        if (frame, view) not in cache:
+            files, camera = capture.files(view, frame), capture.camera(view)
+            cache[frame, view] = read_window(files, camera, windows[f][c], image_size)
+        rgb, alphas[f, c, 0] = cache[frame, view]
         images[f, c] = rgb.transpose(2, 0, 1)
     return images, alphas
 
 
-class HumanDataset(Dataset[Sample]):
-    """One sample per subject, drawn from it by (seed, epoch, index) and nothing else.
+@dataclass(frozen=True)
+class _Draw:
+    """Frames and views of one sample."""
 
-    Every sample shows all input views and frames; dropping some of them at random is left to the training loop, because
-    a batch needs one number. A file that cannot be read raises, and no other sample takes its place.
+    input_frames: list[int]
+    novel_frames: list[int]
+    input_views: list[str]
+    target_views: list[str]
+
+    def without(self, faulty: Iterable[int], usable: list[int]) -> "_Draw | None":
+        """The same with the nearest usable frames in place of faulty ones; None if there are not enough.
+
+        The result depends on the files and the draw only, not on what was read before.
+        """
+        faulty = set(faulty)
+        drawn = [*self.input_frames, *self.novel_frames]
+        for i, frame in enumerate(drawn):
+            if frame in faulty:
+                free = [other for other in usable if other not in faulty and other not in drawn]
+                if not free:
+                    return None
+                drawn[i] = min(free, key=lambda other: (abs(other - frame), other))
+        count = len(self.input_frames)
+        return replace(self, input_frames=drawn[:count], novel_frames=drawn[count:])
+
+
+class HumanDataset(Dataset[Sample]):
+    """One sample per subject, drawn by (seed, epoch, index) and nothing else.
+
+    Every sample has all input views and frames. The training loop drops some of them at random, since all samples of a
+    batch need the same number. A file that cannot be read raises an error. A frame whose mask does not fit is replaced
+    by its nearest neighbour, with a warning.
 
     Args:
-        options: Which frames, views and crop.
-        subjects: Of this split.
-        split: In `validation` every epoch draws the same, and input views are never random.
-        seed: Of the drawing.
-        body: The body of the fits; by default `options.body`, else the first subject's own.
+        options: Frames, views and crop.
+        subjects: Subjects of this split.
+        split: In `validation` every epoch draws the same sample, and input views are never random.
+        seed: Seed of the drawing.
+        body: Body of the fits; by default `options.body`, else the one that the first subject names.
     """
 
     def __init__(
@@ -147,10 +185,10 @@ class HumanDataset(Dataset[Sample]):
         if options.target_input_views is not None and options.target_input_views < 0:
             raise InputError(f"target_input_views must be at least 0, got {options.target_input_views}")
         self.options, self.subjects, self.split, self.seed = options, list(subjects), split, seed
+        self._findings: dict[int, Findings] = {}
         body = self._open(0).body(options.body) if body is None else body
         self.body = copy.deepcopy(body).cpu()  # the model's own copy may move to a GPU, where workers cannot follow
         self._captures: OrderedDict[int, Capture] = OrderedDict()
-        self._moved: dict[int, list[str]] = {}
 
     def __len__(self) -> int:
         return len(self.subjects)
@@ -159,62 +197,82 @@ class HumanDataset(Dataset[Sample]):
         return self.sample(0, index).unpack()
 
     def sample(self, epoch: int, index: int) -> Sample:
-        """The packed sample of an index in an epoch, an argument because workers may be ahead of the training."""
+        """Packed sample of an index in an epoch, which is an argument because workers run ahead of the training."""
         epoch = epoch if self.split == "train" else 0
-        generator = _generator(self.seed, epoch, index)
-        options, entry, capture = self.options, self.subjects[index], self._capture(index)
+        capture = self._capture(index)
+        cameras, frames = self._usable(capture, self.subjects[index])
+        draw = self._draw(capture, cameras, frames, epoch, index)
+        faulty: set[int] = set()
+        for _ in range(MAX_REPLACEMENTS):
+            try:
+                return self._read(capture, draw, epoch, index)
+            except FaultyImages as error:
+                faulty |= error.frames
+                draw = draw.without(faulty, frames)
+                if draw is None:
+                    raise
+        raise InputError(
+            f"{capture.path}: the masks of many frames do not fit ({', '.join(f'{f:04d}' for f in sorted(faulty)[:8])} "
+            "..., for the reasons logged above); correct them, or leave this subject out"
+        )
 
-        cameras, frames = self._usable(capture, entry)
-        shown, novel = self._draw_frames(capture, frames, generator)
-        input_views = self._draw_input_views(capture, cameras, shown[0], generator)
+    def _draw(self, capture: Capture, cameras: list[str], frames: list[int], epoch: int, index: int) -> _Draw:
+        """Draw the frames and views of a sample."""
+        generator = _generator(self.seed, epoch, index)
+        options = self.options
+        input_frames, novel_frames = self._draw_frames(capture, frames, generator)
+        input_views = self._draw_input_views(capture, cameras, input_frames[0], generator)
         others = _shuffled([name for name in cameras if name not in input_views], generator)
-        seen = input_views
+        supervising = input_views
         if self.split == "train" and options.target_input_views is not None:
-            seen = _shuffled(seen, _generator(self.seed, epoch, index, 2))[: options.target_input_views]
-        target_views = (seen + others)[: options.target_views]
+            supervising = _shuffled(supervising, _generator(self.seed, epoch, index, 2))[: options.target_input_views]
+        target_views = (supervising + others)[: options.target_views]
         if len(target_views) < options.target_views:
             raise InputError(
-                f"{capture.path}: {options.target_views} target views are wanted, but only {len(seen)} input views and "
-                f"{len(others)} others are usable; lower data.target_views, raise data.target_input_views or leave "
-                "this subject out"
+                f"{capture.path}: {options.target_views} target views are wanted, but only {len(supervising)} input "
+                f"views and {len(others)} others are usable; lower data.target_views, raise data.target_input_views or "
+                "leave this subject out"
             )
-        targets = shown[: options.observed_targets] + novel
+        return _Draw(input_frames, novel_frames, input_views, target_views)
 
-        pictures: Pictures = {}
-        shared = (input_views[0], options.image_size, options.crop, pictures)
-        inputs = read_frames(capture, self.body, shown, input_views, *shared)
+    def _read(self, capture: Capture, draw: _Draw, epoch: int, index: int) -> Sample:
+        """Read the images of a sample."""
+        options = self.options
+        cache: ImageCache = {}
+        shared = (draw.input_views[0], options.image_size, options.crop, cache, options.verify)
+        inputs = read_frames(capture, self.body, draw.input_frames, draw.input_views, *shared)
         if options.fit_noise > 0 and self.split == "train":
-            noise = _generator(self.seed, epoch, index, 1)  # one of its own: nothing else is drawn differently
+            noise = _generator(
+                self.seed, epoch, index, 1
+            )  # its own generator, so that nothing else is drawn differently
             inputs = replace(inputs, body=noisy_fits(inputs.body, options.fit_noise, self.body, noise))
+        targets = draw.input_frames[: options.observed_targets] + draw.novel_frames
+        frames = ",".join(f"{frame:04d}" for frame in draw.input_frames)
         return Sample(
             inputs=inputs,
-            targets=read_frames(capture, self.body, targets, target_views, *shared),
-            names=[f"{entry.subject}/{','.join(f'{frame:04d}' for frame in shown)}"],
+            targets=read_frames(capture, self.body, targets, draw.target_views, *shared),
+            names=[f"{self.subjects[index].subject}/{frames}"],
         )
 
     def _capture(self, index: int) -> Capture:
-        """Open a subject, without the cameras that were moved after the calibration."""
+        """Open a subject, without the cameras that were moved after the calibration; keep it for later samples."""
         if index not in self._captures:
             capture = self._open(index)
-            if capture.ready is not None:
-                limit = OPEN_READY_CAPTURES
-            else:
-                limit = OPEN_CAPTURES
-                if index in self._moved:
-                    capture.leave_out(self._moved[index])
-                elif self.options.verify:
-                    self._moved[index] = capture.verify(self.body)
+            is_sound = capture.ready is not None or capture.is_checked or capture.findings.is_verified
+            if self.options.verify and not is_sound:
+                verify(capture, self.body)
             self._captures[index] = capture
-            if len(self._captures) > limit:
+            if len(self._captures) > (OPEN_CAPTURES if capture.ready is None else OPEN_READY_CAPTURES):
                 self._captures.popitem(last=False)
         self._captures.move_to_end(index)
         return self._captures[index]
 
     def _open(self, index: int) -> Capture:
-        return Capture(self.subjects[index].path, ready=(self.options.crop, self.options.image_size))
+        findings = self._findings.setdefault(index, Findings())
+        return open_capture(self.subjects[index].path, (self.options.crop, self.options.image_size), findings)
 
     def _usable(self, capture: Capture, entry: HumanEntry) -> tuple[list[str], list[int]]:
-        """Cameras and frames to draw from: those of the human list, if it names any that are there."""
+        """Cameras and frames to draw from: those of the human list, if it names any that exist."""
         wanted = self.options.input_views
         names = [name for name in capture.camera_names if entry.views is None or name in entry.views]
         names = names or capture.camera_names  # a list for the other rig
@@ -222,19 +280,19 @@ class HumanDataset(Dataset[Sample]):
         listed = [frame for frame in frames if entry.poses is None or frame in entry.poses]
         if not listed:
             raise InputError(
-                f"{capture.path}: none of the poses of the human list has pictures and a fit; correct the list"
+                f"{capture.path}: none of the poses of the human list has images and a fit; correct the list"
             )
         return cameras, listed
 
     def _draw_frames(
         self, capture: Capture, frames: list[int], generator: torch.Generator
     ) -> tuple[list[int], list[int]]:
-        """Frames to show and novel ones: one at random from each of as many equal stretches of time, then shuffled."""
+        """Draw input and novel frames: one from each of as many equal intervals of time, shuffled."""
         count = self.options.input_frames + self.options.novel_frames
         if len(frames) < count:
             raise InputError(
                 f"{capture.path}: {count} frames are wanted (input_frames + novel_frames), but only {len(frames)} have "
-                "pictures and a fit; lower data.input_frames or leave this subject out"
+                "images and a fit; lower data.input_frames or leave this subject out"
             )
         bounds = np.linspace(0, len(frames), count + 1).round().astype(int).tolist()
         drawn = [frames[int(torch.randint(low, high, (), generator=generator))] for low, high in pairwise(bounds)]

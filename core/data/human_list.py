@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.data.calibration import read_json
+from core.data.input_files import check_name, read_json
+from core.data.readers import is_capture
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-SUBJECT_FILES = ("camera_extrinsics.json", "camera_intrinsics.json", "camera_scale.pkl", "images_lr", "images")
-"""A folder that holds any of these is a subject's folder."""
 
 LIST_NAMES = ("human.json", "human_debug.json")
 
@@ -42,17 +40,16 @@ def find_subjects(root: Path) -> list[HumanEntry]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(
-            f"{root}: no such folder; name a subject's folder or a folder of subjects in MVHumanNet's layout"
-        )
-    if _is_subject(root):
+        raise InputError(f"{root}: no such folder; name the folder of a capture, or a folder of captures")
+    if is_capture(root):
         return [HumanEntry(root)]
     # Names of unfinished files begin with a dot (`smpl_renderer.files.atomic_path`).
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    present = {path.name: path for path in folders if _is_subject(path)}
+    present = {path.name: path for path in folders if is_capture(path)}
     if not present:
         raise InputError(
-            f"{root}: neither a subject's folder nor a folder of subjects (none has camera_extrinsics.json)"
+            f"{root}: neither a capture nor a folder of captures (no capture.json, no camera_extrinsics.json); "
+            "docs/data.md describes both layouts"
         )
 
     for folder in (root, root / ".."):
@@ -72,23 +69,21 @@ def split_subjects(subjects: list[HumanEntry], validation: int) -> tuple[list[Hu
     return subjects[: len(subjects) - held_out], subjects[len(subjects) - held_out :]
 
 
-def _is_subject(folder: Path) -> bool:
-    return any((folder / name).exists() for name in SUBJECT_FILES)
-
-
 def _read_list(path: Path) -> tuple[list[str], tuple[str, ...] | None, tuple[int, ...] | None]:
     """Read subjects, views (`view_id_list` or `view_id`) and poses (`pose_id_list` or `pose_id`); None if missing."""
     values = read_json(path)
     if not isinstance(values, dict) or "human_id" not in values:
-        raise InputError(f"{path}: expected an object with `human_id`, a list of subjects; correct or remove it")
+        raise InputError(f"{path}: expected an object with `human_id`, a list of subjects; correct it")
     names = _strings(values, "human_id", path)
     views = _strings(values, "view_id_list" if "view_id_list" in values else "view_id", path)
     poses = _strings(values, "pose_id_list" if "pose_id_list" in values else "pose_id", path)
     try:
         numbers = None if poses is None else tuple(int(pose) for pose in poses)
     except ValueError as error:
-        raise InputError(f'{path}: poses must be image ids such as "0005" ({error}); correct or remove it') from error
-    return list(names or ()), views, numbers
+        raise InputError(f'{path}: poses must be image ids such as "0005" ({error}); correct them') from error
+    for name in (*(names or ()), *(views or ())):
+        check_name(name, f"{path}: subject or view")
+    return list(dict.fromkeys(names or ())), views, numbers
 
 
 def _strings(values: dict[str, Any], key: str, path: Path) -> tuple[str, ...] | None:
@@ -96,7 +91,7 @@ def _strings(values: dict[str, Any], key: str, path: Path) -> tuple[str, ...] | 
     if entries is None:
         return None
     if not isinstance(entries, list) or not all(isinstance(entry, str | int) for entry in entries):
-        raise InputError(f"{path}: `{key}` must be a list of names; correct or remove it")
+        raise InputError(f"{path}: `{key}` must be a list of names; correct it")
     return tuple(str(entry) for entry in entries)
 
 

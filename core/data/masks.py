@@ -139,7 +139,9 @@ def _decode_colours(image: Image.Image, path: Path, mode: str) -> Image.Image:
     """Decode an RGB mask: grey, or mixtures of two colours."""
     pixels = np.asarray(image).astype(np.int16)
     if (pixels.max(-1) - pixels.min(-1)).max() <= 8:
-        return _decode_grey(image.convert("L"), path, mode)
+        return _decode_grey(
+            Image.fromarray(pixels.max(-1).astype(np.uint8)), path, mode
+        )  # labels may be in one channel
     first = _most_frequent(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]))
     distance = np.abs(pixels - first).sum(-1)
     second = _most_frequent(pixels[distance >= 0.5 * distance.max()])

@@ -1,13 +1,14 @@
-"""Packed copies of captures: the same people, with pictures as training takes them.
+"""Packed copies of captures: the same subjects, with images as training reads them.
 
-There are two kinds. Smaller pictures: the copy is a capture in MVHumanNet's layout; K stays stated for the calibrated
-size, and the loader scales it to the files as ever. What takes time in the original is decoding 1224 x 1024 pixels of
-which a quarter are kept. Ready crops (`ready_crops.py`): nothing is decoded any more, but they serve one crop and size
-only. A folder may hold both, and crops of several sizes.
+There are two kinds. Smaller images: K stays stated for the calibrated size, and the loader scales it to the files. Most
+of the time of the original goes into decoding 1224 x 1024 pixels of which a quarter are kept. Ready crops
+(`ready_crops.py`): nothing is decoded, but they serve one crop and size only. A folder may hold both, and crops of
+several sizes. Copies are captures described by `capture.json`, whatever layout the originals have, with distortion
+undone and the raw world (z down) as theirs.
 
-Only frames with a fit are packed, and of a human list only its views and poses; cameras that were moved are left out,
-so that `data.verify` can be off. A person's copy is whole, or not there: one that is there already stays as it is, also
-where its original has changed since, and is made anew once it is deleted.
+Only frames with a fit are packed, and of a human list only its views and poses. Moved cameras, and images whose masks
+do not fit, are left out, so that copies need no checks (`data.verify` may be off). The copy of a subject is complete or
+absent. An existing one is kept, also if its original has changed since.
 """
 
 import json
@@ -27,12 +28,19 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from core.data.calibration import read_json
-from core.data.capture import IMAGE_FOLDERS, MASK_FOLDERS, Capture
-from core.data.crops import FILTER, Window, read_picture, read_window
+from core.data.capture import Capture
+from core.data.capture_copies import camera_records, capture_record, check_cameras, write_fit
+from core.data.capture_json import FrameRecord, write_capture_json
+from core.data.crops import FILTER, Window, read_image, read_window
 from core.data.human_list import HumanEntry
+from core.data.input_files import read_json
+from core.data.mvhumannet import BODY_FILE, IMAGE_FOLDERS
+from core.data.readers import open_capture
 from core.data.ready_crops import CROPS_FOLDER, crops_path, has_ready_crops, write_ready_crops
+from core.data.verification import find_faults
+from core.data.verification import verify as verify_capture
 from core.utils.processes import end_with_parent
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.types import BodyParams
@@ -40,9 +48,8 @@ from smpl_renderer.types import BodyParams
 logger = logging.getLogger(__name__)
 
 SETTINGS_NAME = "packing.json"
-"""Beside the packed captures: how they were made. That of ready crops is `packing_<crop>_<size>.json`."""
-
-CAMERA_FILES = ("camera_intrinsics.json", "camera_extrinsics.json", "camera_scale.pkl", "body.json")
+"""File beside the packed captures with the settings that they were made with; for ready crops it is
+`packing_<crop>_<size>.json`."""
 
 
 def pack_dataset(
@@ -55,27 +62,27 @@ def pack_dataset(
     verify: bool = True,
     workers: int = 0,
 ) -> None:
-    """Write packed copies of subjects with smaller pictures, and `human.json` last. Those that are there already stay.
+    """Write packed copies of subjects with smaller images, and `human.json` last. Existing copies are kept.
 
-    A capture that cannot be used does not keep the others from being packed: a warning says at once what is wrong with
-    it, `human.json` leaves it out, and the error at the end names all such captures. Packing again tries them again.
+    A capture that cannot be used does not stop the others: it is logged, `human.json` leaves it out, and the error at
+    the end names all such captures. Packing again tries them again.
 
     Args:
-        subjects: With the views and poses to pack.
+        subjects: Subjects, with the views and poses to pack.
         out: Folder of the copies.
-        height: Of the pictures, in pixels; those of the original that are smaller keep their size.
-        quality: Of the JPEG files, whose colours keep the full resolution.
+        height: Height of the images in pixels; smaller ones of the original keep their size.
+        quality: Quality of the JPEG files, whose colours keep the full resolution.
         every: Pack every n-th of the frames.
         body: A body model file; by default it is found by the capture's fingerprint.
-        verify: Leave out cameras that were moved; synthetic captures have none.
-        workers: Processes that pack one subject each; 0 uses this one.
+        verify: Leave out moved cameras, and images whose masks do not fit.
+        workers: Processes, each packing one subject at a time; 0 uses this one.
     Raises:
-        InputError: If captures could not be used, after the others are packed; or if they would be written onto
-            themselves or each other, or beside copies that were made with other settings, before anything is.
+        InputError: After the others are packed, if captures could not be used. Before anything is written, if captures
+            would be written onto themselves or each other, or beside copies that were made with other settings.
     """
     _check_place(subjects, out)
     _keep_settings(subjects, out, SETTINGS_NAME, height=height, quality=quality, every=every)
-    todo = [entry for entry in subjects if not (out / entry.subject / IMAGE_FOLDERS[0]).is_dir()]
+    todo = [entry for entry in subjects if not _has_images(out / entry.subject)]
     pack = partial(pack_subject, out=out, height=height, quality=quality, every=every, body=body, verify=verify)
     _pack_all(pack, subjects, todo, out, workers)
 
@@ -90,17 +97,17 @@ def pack_crops(
     verify: bool = True,
     workers: int = 0,
 ) -> None:
-    """Write ready crops of subjects, as `pack_dataset` writes smaller pictures; into the same folder, if wanted.
+    """Write ready crops of subjects as `pack_dataset` writes smaller images; both may share a folder.
 
     Args:
-        subjects: With the views and poses to pack.
+        subjects: Subjects, with the views and poses to pack.
         out: Folder of the copies.
         crop: As in `DataOptions`.
-        size: Of the pictures, in pixels: `DataOptions.image_size`.
+        size: Side of the images in pixels: `DataOptions.image_size`.
         every: Pack every n-th of the frames.
         body: A body model file; by default it is found by the capture's fingerprint.
         verify: As in `pack_dataset`.
-        workers: Processes that pack one subject each; 0 uses this one.
+        workers: Processes, each packing one subject at a time; 0 uses this one.
     Raises:
         InputError: As `pack_dataset`.
     """
@@ -117,7 +124,7 @@ def _check_place(subjects: Sequence[HumanEntry], out: Path) -> None:
             raise InputError(f"--out {out}: holds the originals; name another folder")
     names = [entry.subject for entry in subjects]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise InputError(f"{', '.join(sorted(twice))}: in more than one folder; give people other names, or pack apart")
+        raise InputError(f"{', '.join(sorted(twice))}: in more than one folder; rename one, or pack them apart")
     if len({(entry.views, entry.poses) for entry in subjects}) > 1:
         raise InputError("the folders have human lists with different views or poses; pack them apart")
 
@@ -129,9 +136,9 @@ def _pack_all(
     out: Path,
     workers: int,
 ) -> None:
-    """Pack what is to do, and list the subjects that are packed then."""
+    """Pack the subjects in `todo`, and list all packed subjects."""
     broken = set()
-    with tqdm(total=len(todo), desc="pack", unit="person") as bar, logging_redirect_tqdm():
+    with tqdm(total=len(todo), desc="pack", unit="subject") as bar, logging_redirect_tqdm():
         for entry, error in _attempts(pack, todo, workers):
             bar.update()
             if error is not None:
@@ -141,14 +148,14 @@ def _pack_all(
     if broken:
         raise InputError(
             f"{len(broken)} of {len(subjects)} captures could not be packed, each for the reason above: "
-            f"{', '.join(sorted(broken))}; mend them and pack again, or train on the others, which human.json names"
+            f"{', '.join(sorted(broken))}; correct them and pack again, or train on the others, which human.json lists"
         )
 
 
 def _attempts(
     pack: Callable[[HumanEntry], None], todo: Sequence[HumanEntry], workers: int
 ) -> Iterator[tuple[HumanEntry, InputError | None]]:
-    """Pack each subject, and say of each whether it could be used. Whatever else goes wrong ends all."""
+    """Pack each subject; yield it with the error if it could not be used. Other errors end the run."""
     if workers == 0:
         for entry in todo:
             yield entry, _error_of(partial(pack, entry))
@@ -160,11 +167,11 @@ def _attempts(
                 yield entries[future], _error_of(future.result)
         except BrokenProcessPool as error:
             raise InputError(
-                "a process that packed was stopped, most likely for want of memory; take fewer --workers (people that "
-                "are packed stay)"
+                "a packing process was stopped, most likely because memory ran out; use fewer --workers (packed "
+                "subjects are kept)"
             ) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # a full disk, say: those that wait need not find it too
+            pool.shutdown(wait=False, cancel_futures=True)  # waiting ones would find the same full disk
 
 
 def _start_worker() -> None:
@@ -181,13 +188,13 @@ def _error_of(call: Callable[[], None]) -> InputError | None:
 
 
 def _keep_settings(subjects: Sequence[HumanEntry], out: Path, name: str, **settings: object) -> None:
-    """Note down how the copies in a folder are made, or refuse to add others to them."""
+    """Write the settings of the copies in a folder, or refuse to add copies with other settings."""
     path = out / name
     views, poses = subjects[0].views, subjects[0].poses
     chosen = {"views": None if views is None else list(views), "poses": None if poses is None else list(poses)}
     records = {record: read_json(record) for record in sorted(out.glob("packing*.json"))}
     for record, earlier in records.items():
-        # Copies of the other kind, and crops of other sizes, need only have the same list: there is one `human.json`.
+        # Copies of the other kind and crops of other sizes only share `human.json`.
         for key, value in (settings | chosen if record == path else chosen).items():
             if earlier.get(key) != value:
                 raise InputError(
@@ -198,20 +205,20 @@ def _keep_settings(subjects: Sequence[HumanEntry], out: Path, name: str, **setti
         return
     is_ours = name != SETTINGS_NAME and records  # crops may be added to copies
     if not is_ours and (there := [entry.subject for entry in subjects if (out / entry.subject).exists()]):
-        raise InputError(f"--out {out}: holds {there[0]}, but no {name} says how made; name another folder")
+        raise InputError(f"--out {out}: holds {there[0]}, but no {name} with its settings; name another folder")
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(settings | chosen, indent=1), encoding="utf-8")
 
 
 def _short(value: object) -> str:
-    """A setting, and of a long list only how it begins and how many it has."""
+    """A setting; of a long list its first items and its length."""
     if not isinstance(value, list):
         return "all" if value is None else str(value)
     return ", ".join(map(str, value[:3])) + (f" ... ({len(value)})" if len(value) > 3 else "")
 
 
 def _write_list(subjects: Sequence[HumanEntry], out: Path) -> None:
-    """`human.json`, by which training takes these subjects and no others."""
+    """Write `human.json`, which lists the subjects for training."""
     if not subjects:
         return
     record: dict[str, list[str]] = {"human_id": [entry.subject for entry in subjects]}
@@ -232,24 +239,26 @@ def pack_subject(
     body: Path | None = None,
     verify: bool = True,
 ) -> None:
-    """Write the packed copy of one subject, whole or not at all; see `pack_dataset`."""
-    capture = Capture(entry.path)
-    model = capture.body(body)
-    if verify:
-        capture.verify(model)
+    """Write the packed copy of one subject, complete or not at all; see `pack_dataset`."""
+    capture, model = _open(entry, body, verify)
     names, frames = _chosen(capture, entry, every)
-    crops = out / entry.subject / CROPS_FOLDER  # packed while the pictures could not be
+    cameras = camera_records(capture, names, is_undistorted=True)
+    crops = out / entry.subject / CROPS_FOLDER  # packed when the images could not be
     if crops.is_dir():
-        _check_cameras(entry, crops.parent)
+        check_cameras(capture, cameras, crops.parent)
     with atomic_path(out / entry.subject) as folder:
-        for name in names:
-            for frame in sorted({*frames} & {*capture.frames_of(name)}):
-                _pack_picture(capture, name, frame, folder, height, quality)
+        records = []
         for frame in frames:
-            capture.fit(frame, model)  # whatever is wrong with it is said now
-            fit = capture.fits[frame]
-            _copy(fit, folder / fit.parent.name / fit.name)
-        _copy_cameras(entry, folder)
+            images, masks = {}, {}
+            for name in _sound(capture, frame, names, model, verify):
+                if _pack_image(capture, name, frame, folder, height, quality):
+                    images[name], masks[name] = _image_path(name, frame), _mask_path(name, frame)
+            if not images:
+                continue
+            write_fit(capture, frame, model, folder / _fit_path(frame))
+            records.append(FrameRecord(frame, images, masks, _fit_path(frame)))
+        write_capture_json(folder, capture_record(capture, cameras, records, is_checked=verify))
+        _copy_body_file(entry, folder)
         if crops.is_dir():
             crops.rename(folder / CROPS_FOLDER)
 
@@ -257,29 +266,37 @@ def pack_subject(
 def pack_subject_crops(
     entry: HumanEntry, out: Path, crop: str, size: int, every: int = 1, body: Path | None = None, verify: bool = True
 ) -> None:
-    """Write the ready crops of one subject, whole or not at all; see `pack_crops`."""
-    capture = Capture(entry.path)
-    model = capture.body(body)
-    if verify:
-        capture.verify(model)
+    """Write the ready crops of one subject, complete or not at all; see `pack_crops`."""
+    capture, model = _open(entry, body, verify)
     names, frames = _chosen(capture, entry, every)
+    cameras = camera_records(capture, names, is_undistorted=True)
 
-    def pictures() -> Iterator[tuple[Window, np.ndarray, np.ndarray] | None]:
+    def images() -> Iterator[tuple[Window, np.ndarray, np.ndarray] | None]:
         for frame in frames:
+            sound = _sound(capture, frame, names, model, verify)
             for name, window in zip(names, capture.windows(frame, names, crop, model)):
-                yield _cut(capture, name, frame, window, size)
+                yield _crop(capture, name, frame, window, size) if name in sound else None
 
     def write(folder: Path) -> None:
         fits = BodyParams.stack([capture.fit(frame, model) for frame in frames])
-        write_ready_crops(crops_path(folder, crop, size), crop, size, names, frames, fits, model, pictures())
+        write_ready_crops(crops_path(folder, crop, size), crop, size, names, frames, fits, model, images())
 
-    if (out / entry.subject).is_dir():  # of crops of another size, or of smaller pictures
-        _check_cameras(entry, out / entry.subject)
+    if (out / entry.subject).is_dir():  # of crops of another size, or of smaller images
+        check_cameras(capture, cameras, out / entry.subject)
         write(out / entry.subject)
         return
     with atomic_path(out / entry.subject) as folder:
         write(folder)
-        _copy_cameras(entry, folder)
+        write_capture_json(folder, capture_record(capture, cameras, []))
+        _copy_body_file(entry, folder)
+
+
+def _open(entry: HumanEntry, body: Path | None, verify: bool) -> tuple[Capture, BodyModel]:
+    capture = open_capture(entry.path)
+    model = capture.body(body)
+    if verify:
+        verify_capture(capture, model)
+    return capture, model
 
 
 def _chosen(capture: Capture, entry: HumanEntry, every: int) -> tuple[list[str], list[int]]:
@@ -291,69 +308,85 @@ def _chosen(capture: Capture, entry: HumanEntry, every: int) -> tuple[list[str],
     names = [name for name in capture.camera_names if entry.views is None or name in entry.views]
     names = names or capture.camera_names  # a list for the other rig
     frames = [frame for frame in capture.frame_ids if frame in capture.fits]
+    if not frames:
+        raise InputError(f"{entry.path}: {capture.nothing_usable()}")
     frames = [frame for frame in frames if entry.poses is None or frame in entry.poses]
     if not frames:
-        listed = "" if entry.poses is None else " that the human list names"
-        raise InputError(f"{entry.path}: no frame{listed} has both a picture and a fit; fit the body, or leave it out")
+        raise InputError(f"{entry.path}: no frame that the human list names has both an image and a fit")
     return names, frames[::every]
 
 
-def _cut(
+def _sound(capture: Capture, frame: int, names: list[str], body: BodyModel, verify: bool) -> list[str]:
+    """Cameras that have the frame, without those whose files are broken or whose masks do not fit, which are logged."""
+    there = [name for name in names if frame in capture.frames_of(name)]
+    if not verify:
+        return there
+    capture.fit(frame, body)  # an error of it is none of a mask
+    sound = []
+    for name in there:
+        try:
+            if not find_faults(capture, [frame], [name], body):
+                sound.append(name)
+        except InputError as error:
+            logger.warning("left out: %s", error)
+    return sound
+
+
+def _crop(
     capture: Capture, camera: str, frame: int, window: Window, size: int
 ) -> tuple[Window, np.ndarray, np.ndarray] | None:
-    """A window of a picture, or None if there is none. One that cannot be read is left out, with a warning."""
-    if frame not in capture.frames_of(camera):
-        return None
+    """A window of an image; None, with a warning, if the image cannot be read."""
     try:
-        return window, *read_window(*capture.files(camera, frame), capture.size, window, size)
+        return window, *read_window(capture.files(camera, frame), capture.camera(camera), window, size)
     except InputError as error:
         logger.warning("left out: %s", error)
         return None
 
 
-def _pack_picture(capture: Capture, camera: str, frame: int, folder: Path, height: int, quality: int) -> None:
-    """Write a picture and its mask at the packed size. One that cannot be read is left out, with a warning."""
-    image_path, mask_path = capture.files(camera, frame)
+def _pack_image(capture: Capture, camera: str, frame: int, folder: Path, height: int, quality: int) -> bool:
+    """Write an image and its mask at the packed size; False, with a warning, if they cannot be read."""
     try:
-        image = read_picture(image_path, capture.size, "RGB")
-        mask = read_picture(mask_path, capture.size, "L", image.size)
+        image, mask = read_image(capture.files(camera, frame), capture.camera(camera))
     except InputError as error:
         logger.warning("left out: %s", error)
-        return
+        return False
     image.putalpha(mask)
     if image.height > height:
         image = _reduced(image, (round(image.width * height / image.height), height))
-    image_out = folder / IMAGE_FOLDERS[0] / camera / f"{frame:04d}_img.jpg"
-    mask_out = folder / MASK_FOLDERS[0] / camera / f"{frame:04d}_img_fmask.png"
+    image_out, mask_out = folder / _image_path(camera, frame), folder / _mask_path(camera, frame)
     image_out.parent.mkdir(parents=True, exist_ok=True)
     mask_out.parent.mkdir(parents=True, exist_ok=True)
     image.convert("RGB").save(image_out, quality=quality, subsampling=0)
     image.getchannel("A").save(mask_out, compress_level=1)
+    return True
 
 
 def _reduced(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """An RGBA picture at a smaller size. PIL weighs colours by alpha, so that no background reaches the person."""
+    """An RGBA image at a smaller size. PIL weights colours by alpha, so that no background reaches the subject."""
     factor = image.height // size[1]
     if image.size == (factor * size[0], factor * size[1]):
-        return image.reduce(factor)  # as the loader's JPEG decoder halves pictures
+        return image.reduce(factor)  # as the loader's JPEG decoder halves images
     return image.resize(size, FILTER)
 
 
-def _check_cameras(entry: HumanEntry, copy: Path) -> None:
-    """Refuse with an `InputError` to add to a copy of other cameras: crops would be cut by the original's, and read by
-    the copy's."""
-    for name in CAMERA_FILES:
-        ours, theirs = (folder / name for folder in (copy, entry.path))
-        if ours.exists() != theirs.exists() or (ours.exists() and ours.read_bytes() != theirs.read_bytes()):
-            raise InputError(f"{ours}: is not that of the original any more; delete {copy}, and pack all of it again")
+def _has_images(copy: Path) -> bool:
+    """True if a copy of this or an older version has images."""
+    return any((copy / name).is_dir() for name in IMAGE_FOLDERS)
 
 
-def _copy_cameras(entry: HumanEntry, folder: Path) -> None:
-    for name in CAMERA_FILES:
-        if (entry.path / name).exists():
-            _copy(entry.path / name, folder / name)
+def _image_path(camera: str, frame: int) -> str:
+    return f"images/{camera}/{frame:04d}.jpg"
 
 
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+def _mask_path(camera: str, frame: int) -> str:
+    return f"masks/{camera}/{frame:04d}.png"
+
+
+def _fit_path(frame: int) -> str:
+    return f"fits/{frame:04d}.json"
+
+
+def _copy_body_file(entry: HumanEntry, folder: Path) -> None:
+    """Copy `body.json`, in which synthetic captures state how they were made."""
+    if (entry.path / BODY_FILE).exists():
+        shutil.copyfile(entry.path / BODY_FILE, folder / BODY_FILE)

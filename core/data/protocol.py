@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from core.data.capture import Capture
+from core.data.verification import find_faults
 from core.data.views import choose_input_views, common_frames, spread_frames, spread_views
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
@@ -59,25 +60,47 @@ def resolve(protocol: Protocol, capture: Capture, body: BodyModel | None = None)
     """Choose the cameras and frames of a capture for a protocol; differences from it are logged and noted.
 
     Frames: if the capture has at least half of the protocol's, each missing one is replaced by the nearest; otherwise
-    as many are spread evenly over the capture, the last of them being the novel poses. Call `capture.verify` first, so
-    that moved cameras are not chosen.
+    as many are spread evenly over the capture, the last of them being the novel poses. Where there are fewer frames or
+    cameras than wanted, all are used. Images whose masks do not fit are left out. Call `verify` first, so that moved
+    cameras are not chosen.
 
     Args:
         protocol: Wanted cameras and frames.
         capture: The subject.
         body: Body of the fits; by default the one that the capture names.
     Raises:
-        InputError: If the capture has no frame with a fit and images, or fewer cameras than input views.
+        InputError: If no camera has a frame with a fit and a sound image.
     """
     if not protocol.observed_frames:
         raise InputError(f"{capture.path}: no observed frame is wanted; name at least one")
+    body = capture.body() if body is None else body
+    faulty: dict[tuple[int, str], str] = {}
+    while True:
+        plan = _resolve(protocol, capture, body, faulty)
+        found = find_faults(
+            capture, plan.observed_frames + plan.novel_frames, plan.input_views + plan.target_views, body
+        )
+        if not found:
+            break
+        faulty |= found
+    for note in plan.notes:
+        logger.info("%s, protocol %s: %s", capture.path, protocol.name, note)
+    return plan
+
+
+def _resolve(
+    protocol: Protocol, capture: Capture, body: BodyModel, faulty: dict[tuple[int, str], str]
+) -> ResolvedProtocol:
+    """Choose cameras and frames without the faulty images."""
     notes: list[str] = []
     wanted = protocol.input_views
-    cameras, frames = common_frames(capture, sorted(capture.camera_names, key=lambda name: name not in wanted))
+    cameras, frames = common_frames(capture, sorted(capture.camera_names, key=lambda name: name not in wanted), faulty)
     if left_out := sorted(set(capture.camera_names) - set(cameras)):
         notes.append(f"cameras {', '.join(left_out)} lack too many frames and are left out")
+    if faulty:
+        notes.append(f"{len(faulty)} images are left out, because their masks do not fit ({_listed_faults(faulty)})")
     observed, novel = _resolve_frames(protocol, frames, notes)
-    input_views = choose_input_views(capture, wanted, cameras, observed[0], body)
+    input_views = choose_input_views(capture, wanted, cameras, observed[0], body, allow_fewer=True)
     if tuple(input_views) != wanted:
         notes.append(f"input views {', '.join(input_views)} (by azimuth) instead of {', '.join(wanted)}")
     others = [name for name in cameras if name not in input_views]
@@ -85,9 +108,12 @@ def resolve(protocol: Protocol, capture: Capture, body: BodyModel | None = None)
     targets = spread_views(capture, others, count, input_views[0])
     if len(targets) < count or not targets:
         notes.append(f"{len(targets)} target views, because no more cameras are there")
-    for note in notes:
-        logger.info("%s, protocol %s: %s", capture.path, protocol.name, note)
     return ResolvedProtocol(protocol, input_views, targets, observed, novel, notes)
+
+
+def _listed_faults(faulty: dict[tuple[int, str], str]) -> str:
+    listed = [f"frame {frame:04d} of {camera}" for frame, camera in sorted(faulty)]
+    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "")
 
 
 def _resolve_frames(protocol: Protocol, frames: list[int], notes: list[str]) -> tuple[list[int], list[int]]:

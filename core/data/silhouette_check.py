@@ -1,23 +1,22 @@
-"""Does a fit, projected by the calibration, meet the masks? Not where a camera was moved, or a scale is wrong."""
+"""Agreement of masks with the projected body: low where a camera was moved, or where a scale is wrong."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from core.data.crops import read_picture
+from core.data.calibration import CalibratedCamera, stack_cameras
+from core.data.crops import ImageFiles, read_alpha
 from core.data.fits import posed_vertices
-from core.types.cameras import Cameras
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.mesh_rasterizer import rasterize_mesh
 from smpl_renderer.types import BodyParams
 
 SILHOUETTE_HEIGHT = 128
-"""Pixels of the silhouettes that are compared; each is about two centimetres wide on a person in MVHumanNet."""
+"""Height of the compared silhouettes in pixels; a pixel is about two centimetres wide on a person in MVHumanNet."""
 
 
 class Agreement(NamedTuple):
-    """How well the projected body and a mask agree, in [0, 1]."""
+    """Agreement of the projected body and a mask, in [0, 1]."""
 
     covered: float
     """Share of the projected body that lies on the mask. Clothes and hair do not lower it."""
@@ -25,24 +24,33 @@ class Agreement(NamedTuple):
     """Intersection over union."""
 
 
-def silhouette_agreements(params: BodyParams, body: BodyModel, cameras: Cameras, masks: list[Path]) -> list[Agreement]:
+def silhouette_agreements(
+    params: BodyParams, body: BodyModel, cameras: list[CalibratedCamera], files: list[ImageFiles]
+) -> list[Agreement]:
     """Compare the projected body with the mask in each of C cameras.
 
     Args:
-        params: One fit, no batch axes.
-        body: The body of the fit.
-        cameras: [C], in the world of the fit, of the calibrated size.
-        masks: The C mask files, of any size.
+        params: One fit, no batch axes, in the raw world.
+        body: Body of the fit.
+        cameras: The C cameras.
+        files: Their images and masks.
     """
-    calibrated_size = (cameras.width, cameras.height)
-    small = cameras.resized(round(SILHOUETTE_HEIGHT * cameras.width / cameras.height), SILHOUETTE_HEIGHT)
-    pixels, depths = small.project(posed_vertices(params, body).expand(len(masks), -1, 3))
-    faces = body.faces.to(depths.device)
-    face_ids, _ = rasterize_mesh(pixels.float(), depths.float(), faces, small.height, small.width)
-
+    vertices = posed_vertices(params, body)
     agreements = []
-    for path, drawn in zip(masks, (face_ids >= 0).numpy(), strict=True):
-        mask = np.asarray(read_picture(path, calibrated_size, "L", (small.width, small.height))) > 127
+    for camera, paths in zip(cameras, files, strict=True):
+        small = stack_cameras([camera]).resized(
+            round(SILHOUETTE_HEIGHT * camera.width / camera.height), SILHOUETTE_HEIGHT
+        )
+        pixels, depths = small.project(vertices[None])
+        faces = body.faces.to(depths.device)
+        face_ids, _ = rasterize_mesh(pixels.float(), depths.float(), faces, small.height, small.width)
+        drawn = (face_ids[0] >= 0).numpy()
+        mask = read_alpha(paths, camera, (small.width, small.height)) > 127
         both = (mask & drawn).sum()
         agreements.append(Agreement(float(both / max(1, drawn.sum())), float(both / max(1, (mask | drawn).sum()))))
     return agreements
+
+
+def median_agreement(agreements: list[Agreement]) -> Agreement:
+    """Median of each of the two measures."""
+    return Agreement(*np.median(agreements, axis=0).tolist())

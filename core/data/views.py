@@ -1,5 +1,7 @@
 """Choice of cameras and frames of a capture that may lack the wanted ones."""
 
+from collections.abc import Collection
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,24 +21,27 @@ MIN_COMMON_FRAMES = 0.5
 """Minimum share of the frames that must remain common when a further camera is added."""
 
 
-def common_frames(capture: Capture, cameras: list[str]) -> tuple[list[str], list[int]]:
+def common_frames(
+    capture: Capture, cameras: list[str], faulty: Collection[tuple[int, str]] = ()
+) -> tuple[list[str], list[int]]:
     """Frames with a fit that all of the cameras have; a camera that lacks too many frames is left out.
 
     Args:
         capture: The subject.
         cameras: Candidates, in the order of preference.
+        faulty: Frames and cameras whose images do not count.
     Returns:
         The remaining cameras, in the order given, and the image ids.
     Raises:
         InputError: If there is no frame with a fit and an image.
     """
     frames_of = {name: set(capture.complete_frames([name])) for name in cameras}
+    for frame, name in faulty:
+        frames_of.get(name, set()).discard(frame)
     most = max((len(frames) for frames in frames_of.values()), default=0)
     if most == 0:
-        raise InputError(
-            f"{capture.path}: no camera has a frame with both a fit and a picture; unpack the capture again, "
-            "or fit the body first"
-        )
+        reason = f"the masks of all images do not fit ({len(faulty)})" if faulty else capture.nothing_usable()
+        raise InputError(f"{capture.path}: {reason}")
     kept, common = [], None
     for name in cameras:
         shared = frames_of[name] if common is None else common & frames_of[name]
@@ -47,7 +52,12 @@ def common_frames(capture: Capture, cameras: list[str]) -> tuple[list[str], list
 
 
 def choose_input_views(
-    capture: Capture, wanted: tuple[str, ...], candidates: list[str], frame: int, body: BodyModel | None = None
+    capture: Capture,
+    wanted: tuple[str, ...],
+    candidates: list[str],
+    frame: int,
+    body: BodyModel | None = None,
+    allow_fewer: bool = False,
 ) -> list[str]:
     """Input views: the wanted ones, and in place of each missing one a camera chosen by its azimuth.
 
@@ -61,15 +71,16 @@ def choose_input_views(
         candidates: Available cameras.
         frame: Image id of the frame whose fit gives the facing direction.
         body: Body of the fits; by default the one that the capture names.
+        allow_fewer: Use all cameras where there are fewer than wanted.
     Raises:
-        InputError: If there are fewer cameras than views wanted, or none is wanted.
+        InputError: If there are fewer cameras than views wanted and that is not allowed, or none is wanted.
     """
     if not wanted:
         raise InputError(f"{capture.path}: no input view is wanted; name at least one camera")
-    if len(candidates) < len(wanted):
+    if len(candidates) < (1 if allow_fewer else len(wanted)):
         raise InputError(
             f"{capture.path}: {len(wanted)} input views are wanted, but only {len(candidates)} cameras are usable "
-            f"({', '.join(candidates)}); ask for fewer input views"
+            f"({', '.join(candidates) or 'none'}); ask for fewer input views"
         )
     if set(wanted) <= set(candidates):
         return list(wanted)
@@ -94,11 +105,11 @@ def choose_input_views(
 
     chosen = {slot: wanted[slot] for slot in present}
     for slot in range(len(wanted)):
-        if slot not in chosen:
-            free = [name for name in candidates if name not in chosen.values()]
+        free = [name for name in candidates if name not in chosen.values()]
+        if slot not in chosen and free:
             near_eye = _eye_level(centers, free)
             chosen[slot] = min(near_eye, key=lambda name: _angle_between(angles[name], front + step * slot))
-    return [chosen[slot] for slot in range(len(wanted))]
+    return [chosen[slot] for slot in sorted(chosen)]
 
 
 def spread_views(capture: Capture, candidates: list[str], count: int, first: str) -> list[str]:

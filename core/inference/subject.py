@@ -14,6 +14,8 @@ from core.avatar.avatar import Avatar
 from core.data.capture import Capture
 from core.data.dataset import load_frames
 from core.data.protocol import ResolvedProtocol, resolve
+from core.data.readers import open_capture
+from core.data.verification import verify
 from core.inference.options import InferenceOptions
 from core.inference.session import Session
 from core.types.cameras import Cameras
@@ -64,9 +66,9 @@ def open_subject(session: Session, path: Path) -> Subject:
     Raises:
         InputError: If the capture is incomplete, or does not fit the checkpoint or the options.
     """
-    capture = Capture(path)
+    capture = open_capture(path)
     _check_body(capture, session)
-    capture.verify(session.body)
+    verify(capture, session.body)
     _check_requested(capture, session.options)
     plan = with_requested_frames(resolve(session.protocol, capture, session.body), session.options)
     _log_plan(capture.subject, plan)

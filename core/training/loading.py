@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from core.data.calibration import read_json
 from core.data.dataset import HumanDataset
 from core.data.human_list import HumanEntry, find_subjects, split_subjects
+from core.data.input_files import read_json
 from core.options import TrainOptions
 from core.training.shared_batches import SharedBatches, can_share_batches
 from core.types.frames import Sample, collate

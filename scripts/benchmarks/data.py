@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from core.data.capture import Capture
 from core.data.crops import center_window
 from core.data.dataset import HumanDataset
 from core.data.human_list import HumanEntry, find_subjects
 from core.data.packing import pack_crops, pack_dataset
+from core.data.readers import open_capture
 from core.options import DataOptions, TrainOptions
 from core.training.loading import EndlessBatches, SampleKey, training_batches
 from scripts.benchmarks.common import report
@@ -49,7 +49,7 @@ class PlainImages(Dataset):
 
     def __init__(self, subjects: list[HumanEntry], options: DataOptions):
         self.options = options
-        self.captures = [Capture(entry.path) for entry in subjects]
+        self.captures = [open_capture(entry.path) for entry in subjects]
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Tensor]:
         epoch, index = key
@@ -149,6 +149,6 @@ def samples_per_second(samples: Iterator, workers: int, seconds: float) -> float
 
 def _kilobytes(root: Path) -> float:
     """Mean file size of an image with its mask."""
-    capture = Capture(find_subjects(root)[0].path)
+    capture = open_capture(find_subjects(root)[0].path)
     files = [capture.files(name, capture.frames_of(name)[0]) for name in capture.camera_names]
     return sum(path.stat().st_size for pair in files for path in pair) / len(files) / 1000

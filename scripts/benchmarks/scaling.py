@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 
 from core.checkpoint import save_checkpoint
-from core.data.capture import Capture
 from core.data.human_list import find_subjects
+from core.data.readers import open_capture
 from core.model.hgg import HumanGaussianGraph
 from core.options import PRESETS, TrainOptions
 from core.utils.device import DeviceName, pick_device
@@ -100,7 +100,7 @@ def scaling(
 def _random_network(options: TrainOptions, people: Path, path: Path) -> Path:
     """Write a checkpoint with random parameters for the body of the captures in `people`."""
     torch.manual_seed(0)
-    body = Capture(find_subjects(people)[0].path).body(options.data.body)
+    body = open_capture(find_subjects(people)[0].path).body(options.data.body)
     save_checkpoint(path, HumanGaussianGraph(options.model, body))
     return path
 

@@ -4,8 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from core.data.calibration import read_json
 from core.data.human_list import find_subjects
+from core.data.input_files import read_json
 from smpl_renderer.files import REPOSITORY
 
 BENCHMARK = REPOSITORY / "configs" / "benchmark.json"

@@ -14,6 +14,8 @@ from core.data.capture import Capture
 from core.data.dataset import read_frames
 from core.data.human_list import find_subjects
 from core.data.protocol import Protocol, ResolvedProtocol, resolve
+from core.data.readers import open_capture
+from core.data.verification import verify
 from core.inference.report import SPLITS
 from core.inference.session import FULL
 from core.types.frames import Frames
@@ -47,7 +49,7 @@ class People:
     def __init__(self, root: Path, device: torch.device, protocol: Protocol = FULL):
         self.device, self.protocol = device, protocol
         paths = [entry.path for entry in find_subjects(root)]
-        self.body: BodyModel = Capture(paths[0]).body()
+        self.body: BodyModel = open_capture(paths[0]).body()
         with _threads() as pool:
             self.persons: list[Person] = list(tqdm(pool.map(self._open, paths), "test people", len(paths)))
         if alone := [person.name for person in self.persons if not person.plan.target_views]:
@@ -81,8 +83,8 @@ class People:
                 yield split, frames[first : first + batch].unpack()
 
     def _open(self, path: Path) -> Person:
-        capture = Capture(path)
-        capture.verify(self.body)
+        capture = open_capture(path)
+        verify(capture, self.body)
         return Person(capture, resolve(self.protocol, capture, self.body))
 
     def _read(self, kind: str, size: int, crop: str, choices: list[tuple[list[int], list[str]]]) -> list[Frames]:

@@ -6,9 +6,9 @@ import torch
 from scipy.spatial.transform import Rotation
 from tiny_capture import FRONT_LEFT_BACK_RIGHT, TinyCapture, standing
 
-from core.data.capture import Capture
 from core.data.dataset import load_frames
 from core.data.fits import posed_vertices
+from core.data.readers import open_capture
 from core.data.subject_frame import move_body, posed_pelvis, subject_frame, to_subject_frame
 from core.types.frames import Frames
 from smpl_renderer.body_model import BodyModel
@@ -18,7 +18,7 @@ FIRST = FRONT_LEFT_BACK_RIGHT[0]
 
 
 def load(tiny: TinyCapture, folder, body: BodyModel, params: list[BodyParams], first: str = FIRST) -> Frames:
-    capture = Capture(tiny.write(folder, body, params))
+    capture = open_capture(tiny.write(folder, body, params))
     return load_frames(capture, body, list(tiny.frames), tiny.names, first, 32, "center")
 
 
@@ -36,12 +36,13 @@ def double_body(body):
 
 
 def test_projection_is_that_of_the_raw_world(tiny, tmp_path, double_body):
-    capture = Capture(tiny.write(tmp_path / "209001"))
+    capture = open_capture(tiny.write(tmp_path / "209001"))
     fits = BodyParams.stack([standing(0), standing(2)])
     fits.scale[1] = 1.1
     cameras = capture.cameras(tiny.names)
     center = cameras.centers[0]
-    stacked = type(cameras)(cameras.viewmats.expand(2, -1, 4, 4), cameras.Ks.expand(2, -1, 3, 3), *capture.size)
+    Ks = cameras.Ks.expand(2, -1, 3, 3)
+    stacked = type(cameras)(cameras.viewmats.expand(2, -1, 4, 4), Ks, cameras.width, cameras.height)
     moved, in_subject = to_subject_frame(fits, stacked, center, double_body)
     raw, subject = posed_vertices(fits, double_body), posed_vertices(moved, double_body)
     for f in range(2):
@@ -101,7 +102,7 @@ def test_moving_a_body_moves_its_vertices(double_body):
 
 
 def test_the_first_view_need_not_be_among_the_views(tiny, tmp_path, body):
-    capture = Capture(tiny.write(tmp_path / "209001", body))
+    capture = open_capture(tiny.write(tmp_path / "209001", body))
     full = load_frames(capture, body, [10], tiny.names, FIRST, 32, "center")
     part = load_frames(capture, body, [10], tiny.names[1:], FIRST, 32, "center")
     torch.testing.assert_close(full.select_views([1, 2, 3]).cameras.viewmats, part.cameras.viewmats)

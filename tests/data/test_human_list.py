@@ -89,7 +89,7 @@ def test_broken_lists(root, content, message):
 def test_no_subjects(root, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         find_subjects(tmp_path / "nothing")
-    with pytest.raises(InputError, match="neither a subject's folder nor a folder of subjects"):
+    with pytest.raises(InputError, match="neither a capture nor a folder of captures"):
         find_subjects(root / "notes")
 
 

@@ -18,6 +18,7 @@ from core.data.capture import Capture
 from core.data.dataset import HumanDataset
 from core.data.human_list import HumanEntry, find_subjects
 from core.data.packing import pack_dataset
+from core.data.readers import open_capture
 from core.options import DataOptions
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY
@@ -60,7 +61,7 @@ def test_samples_of_a_packed_copy_are_those_of_the_original(root, body, crop, tm
 def test_no_background_reaches_the_border(root, body, tmp_path):
     """Composed on white, a packed picture is the mean of the composed original."""
     pack_dataset(find_subjects(root)[:1], tmp_path / "packed", height=128, quality=100)
-    original, packed = Capture(root / "209001"), Capture(tmp_path / "packed" / "209001")
+    original, packed = open_capture(root / "209001"), open_capture(tmp_path / "packed" / "209001")
     camera, frame = original.camera_names[0], FRAMES[0]
 
     def composed(capture: Capture) -> np.ndarray:
@@ -75,11 +76,11 @@ def test_only_what_the_list_names_and_what_has_a_fit_is_packed(root, body, tmp_p
     copy = tmp_path / "captures" / "209001"
     shutil.copytree(root / "209001", copy)
     (copy / "smpl_param" / "000001.pkl").unlink()
-    names = Capture(copy).camera_names
+    names = open_capture(copy).camera_names
     (copy / "images_lr" / names[1] / "0015_img.jpg").write_bytes(b"no picture")
     entry = HumanEntry(copy, views=tuple(names[:3]), poses=(5, 10, 15))
     pack_dataset([entry], tmp_path / "packed", height=64)
-    packed = Capture(tmp_path / "packed" / "209001")
+    packed = open_capture(tmp_path / "packed" / "209001")
     assert packed.camera_names == names[:3]
     assert packed.frames_of(names[0]) == [5, 15] and packed.frames_of(names[1]) == [5]
     assert sorted(packed.fits) == [5, 15]
@@ -98,7 +99,7 @@ def test_the_script_goes_on_and_never_touches_the_originals(root, tmp_path):
     )
     assert done.returncode == 0 and "2 people in" in done.stderr, done.stderr
     assert [entry.subject for entry in find_subjects(tmp_path)] == ["209001", "209002"]
-    (kept,) = (tmp_path / "209001" / "camera_scale.pkl",)
+    (kept,) = (tmp_path / "209001" / "capture.json",)
     before = kept.stat().st_mtime_ns
     pack_dataset(find_subjects(root), tmp_path, height=64)
     assert kept.stat().st_mtime_ns == before
@@ -113,7 +114,7 @@ def test_a_broken_capture_keeps_no_other_from_being_packed(root, workers, tmp_pa
         shutil.copytree(root / "209001", originals / name)
     (originals / "209001" / "camera_scale.pkl").unlink()
     (originals / "209003" / "camera_extrinsics.json").write_text("{")
-    with pytest.raises(InputError, match=r"2 of 3 captures could not be packed.*: 209001, 209003; mend them"):
+    with pytest.raises(InputError, match=r"2 of 3 captures could not be packed.*: 209001, 209003; correct them"):
         pack_dataset(find_subjects(originals), out, height=64, workers=workers)
     assert f"not packed: {originals / '209003'}" in caplog.text and "camera_extrinsics.json" in caplog.text
     assert [entry.subject for entry in find_subjects(out)] == ["209004"]
@@ -121,10 +122,10 @@ def test_a_broken_capture_keeps_no_other_from_being_packed(root, workers, tmp_pa
 
     for name in ("209001", "209003"):
         shutil.copytree(root / "209001", originals / name, dirs_exist_ok=True)
-    kept = (out / "209004" / "camera_scale.pkl").stat().st_mtime_ns
+    kept = (out / "209004" / "capture.json").stat().st_mtime_ns
     pack_dataset([HumanEntry(originals / name) for name in ("209001", "209003", "209004")], out, height=64)
     assert json.loads((out / "human.json").read_text())["human_id"] == ["209001", "209003", "209004"]
-    assert (out / "209004" / "camera_scale.pkl").stat().st_mtime_ns == kept
+    assert (out / "209004" / "capture.json").stat().st_mtime_ns == kept
 
 
 def test_what_is_no_fault_of_a_capture_ends_packing_at_once(root, tmp_path, monkeypatch):
@@ -178,7 +179,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
 
 def test_a_worker_that_is_killed_ends_packing_with_a_message(root, tmp_path, monkeypatch):
     monkeypatch.setattr("core.data.packing.pack_subject", _killed)
-    with pytest.raises(InputError, match="was stopped, most likely for want of memory; take fewer --workers"):
+    with pytest.raises(InputError, match="was stopped, most likely because memory ran out; use fewer --workers"):
         pack_dataset(find_subjects(root), tmp_path / "packed", workers=1)
 
 

@@ -8,6 +8,7 @@ from tiny_capture import FRONT_LEFT_BACK_RIGHT, TinyCapture, standing
 from core.data.capture import Capture
 from core.data.fits import posed_vertices
 from core.data.protocol import PROTOCOLS, Protocol, resolve, select_subjects
+from core.data.readers import open_capture
 from core.data.subject_frame import posed_pelvis
 from core.data.views import choose_input_views, spread_frames, spread_views
 from smpl_renderer.errors import InputError
@@ -18,7 +19,7 @@ PAPER_FRAMES = PAPER.observed_frames + PAPER.novel_frames
 
 def capture_with(frames, tmp_path, body, **changes) -> Capture:
     """A capture with pictures for these frames; one fit is written and linked for all."""
-    tiny = TinyCapture(image_size=(16, 12), frames=frames[:1], content="dots", **changes)
+    tiny = TinyCapture(image_size=(77, 64), frames=frames[:1], **changes)
     folder = tiny.write(tmp_path / "209001", body)
     fit = folder / f"smpl_param/{frames[0] // 5 - 1:06d}.pkl"
     for frame in frames[1:]:
@@ -27,7 +28,7 @@ def capture_with(frames, tmp_path, body, **changes) -> Capture:
             for kind, end in (("images_lr", "img.jpg"), ("fmask_lr", "img_fmask.png")):
                 path = folder / kind / camera
                 (path / f"{frame:04d}_{end}").symlink_to(path / f"{frames[0]:04d}_{end}")
-    return Capture(folder)
+    return open_capture(folder)
 
 
 def test_paper_protocol_on_a_capture_that_has_it_all(tmp_path, body):
@@ -45,7 +46,7 @@ def test_a_hole_is_filled_by_the_nearest_frame(tmp_path, body):
     capture = capture_with(frames, tmp_path, body)
     (capture.path / "smpl_param" / f"{305 // 5 - 1:06d}.pkl").unlink()
     (capture.path / "images_lr" / FRONT_LEFT_BACK_RIGHT[2] / "0855_img.jpg").unlink()
-    plan = resolve(PAPER, Capture(capture.path), body)
+    plan = resolve(PAPER, open_capture(capture.path), body)
     assert plan.observed_frames == [55, 155, 300, 455, 505, 705, 755, 805]
     assert plan.novel_frames == [850, 905]
     assert plan.notes == ["frames replaced by their nearest neighbours: 0300 for 0305, 0850 for 0855"]
@@ -68,7 +69,7 @@ def test_quick_takes_three_views_around_the_person(tmp_path, body):
     plan = resolve(PROTOCOLS["quick"], capture, body)
     assert len(plan.target_views) == 3
     assert not set(plan.target_views) & set(plan.input_views)
-    assert plan == resolve(PROTOCOLS["quick"], Capture(capture.path), body)
+    assert plan == resolve(PROTOCOLS["quick"], open_capture(capture.path), body)
 
 
 def test_one_bad_camera_does_not_cost_the_frames_of_all(tmp_path, body):
@@ -76,15 +77,15 @@ def test_one_bad_camera_does_not_cost_the_frames_of_all(tmp_path, body):
     bad = sorted(set(capture.camera_names) - set(FRONT_LEFT_BACK_RIGHT))[0]
     for frame in range(10, 55, 5):
         (capture.path / "images_lr" / bad / f"{frame:04d}_img.jpg").unlink()
-    plan = resolve(PAPER, Capture(capture.path), body)
+    plan = resolve(PAPER, open_capture(capture.path), body)
     assert len(plan.observed_frames + plan.novel_frames) == 10
     assert bad not in plan.target_views and f"cameras {bad} lack too many frames" in plan.notes[0]
 
 
 @pytest.mark.parametrize("azimuth", [-17.6, 70.0, 200.0])
 def test_other_rig_views_go_by_where_the_person_faces(tmp_path, body, azimuth):
-    tiny = TinyCapture("48", (4096, 3000), (16, 12), frames=(5,), num_cameras=48)
-    capture = Capture(tiny.write(tmp_path / "100001", body, [standing(0, azimuth)]))
+    tiny = TinyCapture("48", (4096, 3000), (82, 60), frames=(5,), num_cameras=48)
+    capture = open_capture(tiny.write(tmp_path / "100001", body, [standing(0, azimuth)]))
     views = resolve(PAPER, capture, body).input_views
     centers = capture.cameras(views).centers
     raw = centers[:, 1].atan2(centers[:, 0]).rad2deg()
@@ -103,15 +104,15 @@ def test_input_views_are_at_eye_height_whatever_the_pose(tmp_path, body):
     squat.body_pose.view(23, 3)[[3, 4], 0] = 2.2  # knees
     squat.transl[2] -= posed_vertices(squat, body)[:, 2].max()  # feet on the floor
     assert -posed_pelvis(squat, body)[2] < 0.6
-    tiny = TinyCapture("48", (4096, 3000), (16, 12), frames=(5,), num_cameras=48)
-    capture = Capture(tiny.write(tmp_path / "100001", body, [squat]))
+    tiny = TinyCapture("48", (4096, 3000), (82, 60), frames=(5,), num_cameras=48)
+    capture = open_capture(tiny.write(tmp_path / "100001", body, [squat]))
     views = resolve(PAPER, capture, body).input_views
     assert (-capture.cameras(views).centers[:, 2] - 1.59).abs().max() < 0.01
 
 
 def test_missing_input_view_is_replaced_by_its_neighbour(tmp_path, body):
-    tiny = TinyCapture(image_size=(16, 12), frames=(5,), num_cameras=10)
-    capture = Capture(tiny.write(tmp_path / "209001", body))
+    tiny = TinyCapture(image_size=(77, 64), frames=(5,), num_cameras=10)
+    capture = open_capture(tiny.write(tmp_path / "209001", body))
     candidates = [name for name in capture.camera_names if name != FRONT_LEFT_BACK_RIGHT[1]]
     views = choose_input_views(capture, FRONT_LEFT_BACK_RIGHT, candidates, 5, body)
     assert [views[0], *views[2:]] == [FRONT_LEFT_BACK_RIGHT[0], *FRONT_LEFT_BACK_RIGHT[2:]]
@@ -121,8 +122,8 @@ def test_missing_input_view_is_replaced_by_its_neighbour(tmp_path, body):
 
 
 def test_spread_views_are_even_in_azimuth(tmp_path):
-    tiny = TinyCapture("48", (4096, 3000), (16, 12), frames=(5,), num_cameras=16)
-    capture = Capture(tiny.write(tmp_path / "100001"))
+    tiny = TinyCapture("48", (4096, 3000), (82, 60), frames=(5,), num_cameras=16)
+    capture = open_capture(tiny.write(tmp_path / "100001"))
     names = capture.camera_names  # in the order of their azimuth, 22.5 degrees apart
     for first in names[:3]:
         indices = sorted(names.index(name) for name in spread_views(capture, names, 4, first))
@@ -137,8 +138,11 @@ def test_spread_frames():
 
 def test_too_few_cameras(tmp_path, body):
     capture = capture_with((5,), tmp_path, body, num_cameras=3)
+    plan = resolve(PAPER, capture, body)
+    assert plan.input_views == [*FRONT_LEFT_BACK_RIGHT[:3]] and plan.target_views == []
+    assert any("0 target views" in note for note in plan.notes)
     with pytest.raises(InputError, match="4 input views are wanted, but only 3 cameras are usable"):
-        resolve(PAPER, capture, body)
+        choose_input_views(capture, PAPER.input_views, capture.camera_names, 5, body)
     assert resolve(Protocol("one", input_views=("x",)), capture, body).input_views[0] in capture.camera_names
 
 

@@ -11,7 +11,7 @@ import scipy.sparse
 import torch
 
 from smpl_renderer.errors import InputError
-from smpl_renderer.pickles import read_float_pickle, read_mvhumannet_pickle, read_smpl_pickle
+from smpl_renderer.pickles import read_fit_pickle, read_float_pickle, read_smpl_pickle
 
 
 class RunsCommand:
@@ -84,7 +84,7 @@ def test_fits_of_mvhumannet_are_read(tmp_path, protocol):
     path = tmp_path / "000000.pkl"
     path.write_bytes(pickle.dumps(fit, protocol=protocol))
 
-    read = read_mvhumannet_pickle(path)
+    read = read_fit_pickle(path)
 
     assert list(read) == list(fit)
     for key in ("global_orient", "body_pose", "full_pose"):
@@ -109,7 +109,7 @@ def test_other_values_than_a_number_are_refused(tmp_path, content):
         read_float_pickle(path)
 
 
-READERS = [read_smpl_pickle, read_mvhumannet_pickle, read_float_pickle]
+READERS = [read_smpl_pickle, read_fit_pickle, read_float_pickle]
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -133,7 +133,7 @@ def test_malicious_inner_torch_stream_is_refused_by_name(tmp_path):
     torch.save(RunsCommand(proof), inner, _use_new_zipfile_serialization=False)
     path.write_bytes(pickle.dumps({"vertices": Inner()}, protocol=4))
     with pytest.raises(InputError, match=r"evil\.pkl.*refused.*\b(posix|nt)\.system"):
-        read_mvhumannet_pickle(path)
+        read_fit_pickle(path)
     assert not proof.exists()
 
 
@@ -141,7 +141,7 @@ def test_arrays_of_objects_are_refused(tmp_path):
     path = tmp_path / "objects.pkl"
     path.write_bytes(pickle.dumps({"vertices": np.array([None, {}], dtype=object)}))
     with pytest.raises(InputError, match=r"objects\.pkl"):
-        read_mvhumannet_pickle(path)
+        read_fit_pickle(path)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -160,9 +160,30 @@ def test_missing_files_are_refused(tmp_path, reader):
         reader(tmp_path / "none.pkl")
 
 
-@pytest.mark.parametrize("reader", READERS[:2])
-def test_other_values_than_a_dictionary_are_refused(tmp_path, reader):
+def test_other_values_than_a_dictionary_are_refused(tmp_path):
     path = tmp_path / "list.pkl"
     path.write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(InputError, match=r"list\.pkl.*expected"):
-        reader(path)
+        read_smpl_pickle(path)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "torch before 1.6"])
+def test_parameters_and_files_of_torch_are_read(tmp_path, kind):
+    fit = {"betas": torch.nn.Parameter(torch.arange(3.0)), "transl": torch.ones(1, 3), "scale": 1.5, "poses": [[1, 2]]}
+    path = tmp_path / "fit.pkl"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(fit))
+    else:
+        torch.save(fit, path, _use_new_zipfile_serialization=kind == "torch")
+    read = read_fit_pickle(path)
+    assert read["scale"] == 1.5 and read["poses"] == [[1, 2]]
+    torch.testing.assert_close(read["betas"].detach(), torch.arange(3.0))
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_malicious_files_of_torch_are_refused_by_name(tmp_path, is_new):
+    proof, path = tmp_path / "ran", tmp_path / "evil.pt"
+    torch.save({"betas": RunsCommand(proof)}, path, _use_new_zipfile_serialization=is_new)
+    with pytest.raises(InputError, match=r"evil\.pt.*refused.*\b(posix|nt)\.system"):
+        read_fit_pickle(path)
+    assert not proof.exists()

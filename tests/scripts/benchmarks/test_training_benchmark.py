@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_capture import TinyCapture
 
-from core.data.capture import Capture
 from core.data.dataset import load_frames
 from core.data.human_list import find_subjects
+from core.data.readers import open_capture
 from core.options import DataOptions
 from scripts.benchmarks.data import PlainImages, batches, samples_per_second
 
@@ -39,7 +39,7 @@ def test_the_plain_loader_reads_the_same_images(root, body):
     plain = PlainImages(find_subjects(root), options)
     images, alphas = plain[7, 0]
     assert images.shape == (2, 3, 3, 64, 64) and alphas.shape == (2, 3, 1, 64, 64)
-    capture = Capture(root / "209001")
+    capture = open_capture(root / "209001")
     views = capture.camera_names[:3]
     candidates = load_frames(capture, body, capture.frame_ids, views, views[0], 64, "center")
     for image, alpha in zip(images, alphas):

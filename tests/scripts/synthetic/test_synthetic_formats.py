@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.data.capture import Capture
+from core.data.readers import open_capture
 from scripts.synthetic import CaptureOptions, write_dataset
 from scripts.synthetic.contact_sheet import write_contact_sheet
 from scripts.synthetic.layout import image_pairs
@@ -37,7 +37,7 @@ def folders(request, tmp_path_factory) -> tuple[Path, Path]:
 def test_cameras_agree(folders):
     mvhumannet, ours = folders
     content = json.loads((ours / "capture.json").read_text())
-    capture = Capture(mvhumannet)
+    capture = open_capture(mvhumannet)
     assert sorted(content["cameras"]) == capture.camera_names and content["up"] == "-z"
     for name, record in content["cameras"].items():
         width, height = Image.open(ours / f"images/{name}/0005.jpg").size
@@ -54,7 +54,7 @@ def test_fits_agree(folders, body):
     assert [(frame["id"], frame["time"]) for frame in content["frames"]] == [(5, 0.2), (30, 1.2)]
     for frame in content["frames"]:
         fit = json.loads((ours / frame["fit"]).read_text())
-        expected = Capture(mvhumannet).fit(frame["id"], body)
+        expected = open_capture(mvhumannet).fit(frame["id"], body)
         for name, value in fit.items():
             torch.testing.assert_close(torch.tensor(value), getattr(expected, name).float(), rtol=0, atol=1e-6)
         assert fit.keys() == {"betas", "global_orient", "body_pose", "transl", "scale"}
