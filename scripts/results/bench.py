@@ -1,4 +1,4 @@
-"""What all rows have in common: test people, networks, metrics, and the measurement of avatars."""
+"""Common parts of all rows: test people, networks, metrics, and the measurement of avatars."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What follows from the records: results beside their targets."""
+"""Findings from the records: results beside their targets."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

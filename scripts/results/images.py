@@ -45,7 +45,7 @@ def write_images(options: ResultsOptions, out: Path) -> None:
 
 def _strip(bench: Bench, session: Session, index: int, avatar: Avatar) -> list[Tile]:
     """Input views of the first frame; target and rendering in a novel view and in a novel pose."""
-    person = bench.people.persons[index]
+    person = bench.people.subjects[index]
     inputs = bench.people.inputs(TILE, "person")[index][0].unpack()
     tiles = [Tile(f"input {view}", image) for view, image in zip(person.plan.input_views, inputs.images)]
     targets = bench.people.targets(TILE, "person")[index]

@@ -51,18 +51,18 @@ class People:
         paths = [entry.path for entry in find_subjects(root)]
         self.body: BodyModel = open_capture(paths[0]).body()
         with _threads() as pool:
-            self.persons: list[Person] = list(tqdm(pool.map(self._open, paths), "test people", len(paths)))
-        if alone := [person.name for person in self.persons if not person.plan.target_views]:
+            self.subjects: list[Person] = list(tqdm(pool.map(self._open, paths), "test people", len(paths)))
+        if alone := [person.name for person in self.subjects if not person.plan.target_views]:
             raise InputError(f"{root}: {', '.join(alone)} have no target cameras, because all are input views")
         self._kept: dict[tuple, list[Frames]] = {}
 
     @property
     def names(self) -> list[str]:
-        return [person.name for person in self.persons]
+        return [person.name for person in self.subjects]
 
     def inputs(self, size: int, crop: str) -> list[Frames]:
         """Input frames of each person, packed [F, C]."""
-        return self._read("inputs", size, crop, [(p.plan.observed_frames, p.plan.input_views) for p in self.persons])
+        return self._read("inputs", size, crop, [(p.plan.observed_frames, p.plan.input_views) for p in self.subjects])
 
     def targets(self, size: int, crop: str | None = None) -> list[Frames]:
         """Target frames of each person, packed [F, C]: the observed frames, then the novel ones.
@@ -71,12 +71,12 @@ class People:
             size: Side of the images in pixels.
             crop: Another crop than the protocol's, for images that are not measured.
         """
-        choices = [([*p.plan.observed_frames, *p.plan.novel_frames], p.plan.target_views) for p in self.persons]
+        choices = [([*p.plan.observed_frames, *p.plan.novel_frames], p.plan.target_views) for p in self.subjects]
         return self._read("targets", size, crop or self.protocol.crop, choices)
 
     def target_batches(self, index: int, size: int, batch: int) -> Iterator[tuple[str, Frames]]:
         """Target frames of one person [F, C], at most `batch` at a time, with the name of their split."""
-        targets, observed = self.targets(size)[index], len(self.persons[index].plan.observed_frames)
+        targets, observed = self.targets(size)[index], len(self.subjects[index].plan.observed_frames)
         for split, part in zip(SPLITS, (slice(0, observed), slice(observed, None))):
             frames = targets[part]
             for first in range(0, len(frames.images), batch):
@@ -91,7 +91,7 @@ class People:
         """Read frames of all people, once. Uses threads, because decoding releases the interpreter lock."""
         key = (kind, size, crop)
         if key not in self._kept:
-            jobs = [(p, frame, views) for p, (ids, views) in zip(self.persons, choices) for frame in ids]
+            jobs = [(p, frame, views) for p, (ids, views) in zip(self.subjects, choices) for frame in ids]
 
             def read(job: tuple[Person, int, list[str]]) -> Frames:
                 person, frame, views = job

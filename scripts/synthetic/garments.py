@@ -61,7 +61,7 @@ class Trousers:
     length: float
     """Height y of the ends of the legs."""
     loft: float
-    """How far they stand off the body, in metres."""
+    """Distance from the body in metres."""
     flare: float
     """Extra loft at the ends of the legs."""
 

@@ -63,7 +63,7 @@ def sample_room(rng: np.random.Generator, split: str, light: Light, rig: Rig, *,
         split: Split of the subject; selects the textures of furniture, as it does those of clothes.
         light: Light on the subject; its background colour is the walls'.
         rig: Cameras, all of them inside of the room.
-        furnished: Furniture, pictures on the walls and patterned walls; otherwise the room is empty.
+        furnished: Furniture, posters and patterned walls; otherwise the room is empty.
     """
     azimuth = np.deg2rad(rig.front_azimuth + 180 + rng.uniform(-10, 10))
     centers = -np.einsum("cji,cj->ci", rig.rotations, rig.translations)
@@ -97,7 +97,7 @@ def sample_room(rng: np.random.Generator, split: str, light: Light, rig: Rig, *,
 
 
 def _sample_blocks(rng: np.random.Generator, split: str, low: np.ndarray, high: np.ndarray) -> tuple[Block, ...]:
-    """Furniture along the walls, pictures on them, and often a rug."""
+    """Draw furniture along the walls, posters on them, and often a rug."""
     blocks = []
     for _ in range(rng.integers(4, 9)):
         depth, half, height = rng.uniform(0.25, 0.6), rng.uniform(0.2, 0.7), rng.uniform(0.4, 2.0)
