@@ -105,7 +105,7 @@ def _read_coco(path: Path) -> dict[str, list[Landmarks]]:
 def _openpose(person: dict, path: Path) -> Landmarks:
     body = _triples(person["pose_keypoints_2d"])
     hands = [person.get(f"hand_{side}_keypoints_2d") for side in ("left", "right")]
-    return from_keypoints(body, [_triples(hand) if hand else None for hand in hands], path)
+    return from_keypoints(body, [_triples(hand) if hand else None for hand in hands] if any(hands) else None, path)
 
 
 def _instance(instance: dict, path: Path) -> Landmarks:

@@ -34,18 +34,24 @@ class MediaPipeReader:
         self._add_people(image, image, people, details)
         if details and people:
             # The detector suppresses people near a better one: those found are painted over for a second search.
-            self._add_people(image, _painted_over(image, people), people, details)
+            covered = _covered(people)
+            painted = image.copy()
+            painted[covered] = image[::8, ::8].reshape(-1, 3).mean(0).astype(np.uint8)
+            self._add_people(image, painted, people, details, covered)
         people = sorted(people, key=lambda p: -p.landmarks.size)[:most]
         if details and self._hands is not None:
             people = [Person(self._hands.add_hands(image, p.landmarks), p.mask) for p in people]
         return people
 
-    def _add_people(self, image: RGB, searched: RGB, people: list[Person], details: bool) -> None:
+    def _add_people(
+        self, image: RGB, searched: RGB, people: list[Person], details: bool, covered: np.ndarray | None = None
+    ) -> None:
         for square, score in self._detector(searched):
             person = self._landmarker(searched, square, passes=2, details=details)
             confident = person.landmarks.score >= 0.4 or score >= 0.6
-            if searched is not image:
-                confident = person.landmarks.score >= 0.7 and score >= 0.5
+            if covered is not None:  # a painted silhouette must not be taken for another person
+                known = _inside(person.landmarks, covered)
+                confident = person.landmarks.score >= 0.7 and score >= 0.5 and known < 0.4
             if confident and not any(same_person(person.landmarks, other.landmarks) for other in people):
                 people.append(person)
 
@@ -61,12 +67,15 @@ class MediaPipeReader:
         return person
 
 
-def _painted_over(image: RGB, people: list[Person]) -> RGB:
-    """The image with people in its mean colour."""
-    covered = np.zeros(image.shape[:2], bool)
-    for person in people:
-        covered |= person.mask > 0.3
-    covered = ndimage.binary_dilation(covered, iterations=max(2, round(0.01 * max(image.shape))))
-    painted = image.copy()
-    painted[covered] = image[::8, ::8].reshape(-1, 3).mean(0).astype(np.uint8)
-    return painted
+def _covered(people: list[Person]) -> np.ndarray:
+    """Pixels of people, with a margin."""
+    covered = np.any([person.mask > 0.3 for person in people], 0)
+    return ndimage.binary_dilation(covered, iterations=max(2, round(0.01 * max(covered.shape))))
+
+
+def _inside(landmarks: Landmarks, covered: np.ndarray) -> float:
+    """Share of the landmarks that lie in a region."""
+    height, width = covered.shape
+    x = landmarks.points[:, 0].astype(int).clip(0, width - 1)
+    y = landmarks.points[:, 1].astype(int).clip(0, height - 1)
+    return float(covered[y, x].mean())

@@ -51,12 +51,13 @@ class VideoSource:
 
     def candidates(self, count: int, long_side: int) -> Iterator[Candidate]:
         size = reduced_size(self.width, self.height, long_side)
-        step = max(1.0, self.num_frames / count) / self.rate  # seconds
-        due, found = -1e9, 0
+        step = self.num_frames / count / self.rate if self.num_frames > count else 0.0  # seconds
+        due, found = None, 0
         for frame in self._frames(key_frames=self.num_frames > KEY_FRAMES_ONLY):
             time = self.time(frame.pts)
-            if time + 1e-6 >= due:
-                due, found = max(due + step, time + step / 2), found + 1
+            if due is None or time + 1e-6 >= due:
+                due = time + step if due is None else max(due + step, time + step / 2)
+                found += 1
                 yield Candidate(frame.pts, time, self._to_array(frame, size))
         if not found:
             raise InputError(f"{self.path}: no frame could be decoded; convert the video to H.264 in MP4")
