@@ -141,10 +141,10 @@ def test_hdr_is_recognised_by_its_transfer_function(tmp_path):
     """Two videos of the same values, one of them marked as HLG."""
     images = []
     for trc in (18, None):
-        video = write_video(tmp_path / f"{trc}.mp4", [0, 0.1], trc=trc, value=lambda i: 128)
+        video = write_video(tmp_path / f"{trc}.mp4", [0, 0.1], trc=trc, value=lambda i: 200)
         images.append(next(VideoSource(video).candidates(1, 96)).image)
     hdr, sdr = images
-    assert sdr.mean() == pytest.approx(128, abs=3)
+    assert sdr.mean() == pytest.approx(200, abs=3)
     assert abs(hdr.mean() - sdr.mean()) > 8  # HLG's curve is not sRGB's
 
 
