@@ -5,8 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from core.avatar.avatar import Avatar
-from core.avatar.skinning import pose_avatar
+from core.avatar.avatar import Avatar, pose_avatar
 from core.render import Rendering, rasterize
 from core.types.cameras import Cameras
 from core.types.gaussians import Gaussians

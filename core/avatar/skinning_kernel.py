@@ -1,6 +1,6 @@
 """Skinning of Gaussians: one launch for all poses, and one for the gradients.
 
-Reference: `skin_gaussians_reference` in core/avatar/skinning.py.
+Reference: `skin_gaussians_reference` in core/avatar/avatar.py.
 """
 
 import torch

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from core.avatar.avatar import canonical_gaussians
 from core.avatar.file import save_avatar
-from core.avatar.skinning import canonical_gaussians
 from core.data.fits import rest_pelvis
 from core.data.subject_frame import move_body, posed_pelvis, subject_frame
 from core.export.ply import save_ply

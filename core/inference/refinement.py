@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core.avatar.avatar import Avatar
+from core.avatar.avatar import Avatar, skin_gaussians
 from core.avatar.rendering import render_gaussians
-from core.avatar.skinning import skin_gaussians
 from core.avatar.unconstrained import UnconstrainedAvatar
 from core.losses.lpips import LPIPS
 from core.losses.reconstruction import reconstruction_loss, weighted_sum

@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from core.avatar.avatar import Avatar
+from core.avatar.avatar import Avatar, skin_gaussians
 from core.avatar.rendering import render_gaussians
-from core.avatar.skinning import skin_gaussians
 from core.model.decode import shift_logits
 from core.types.frames import Frames
 from smpl_renderer.rotations import quat_multiply

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
-from core.avatar.skinning import at_vertices
+from core.avatar.avatar import at_vertices
 from core.model.decode import RawGaussians, shift_logits
 from core.ops.nearest_vertices import NearestSearch, nearest_vertices
 from core.runtime.async_count import AsyncCount

@@ -10,12 +10,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
-from core.avatar.skinning import at_vertices
+from core.avatar.avatar import at_vertices
 from core.model.frame_gaussians import FrameGaussians
-from core.ops.feed_forward import FeedForwardWeights, residual_feed_forward
-from core.ops.neighbor_attention import ReverseNeighbors, neighbor_attention, reverse_neighbors
-from core.ops.norm_linear import norm_linear
-from core.ops.segment_attention import MAX_QUERIES, segment_attention
+from core.ops.dense_layers import FeedForwardWeights, norm_linear, residual_feed_forward
+from core.ops.graph_attention import (
+    MAX_QUERIES,
+    ReverseNeighbors,
+    neighbor_attention,
+    reverse_neighbors,
+    segment_attention,
+)
 from core.options import GraphOptions
 from core.runtime.async_count import AsyncCount
 from core.runtime.cuda_graphs import CudaGraphCache

@@ -4,8 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from core.avatar.avatar import Avatar
-from core.avatar.skinning import at_vertices
+from core.avatar.avatar import Avatar, at_vertices
 from core.model.decode import RAW_CHANNELS, RawGaussians, shift_logits
 from core.model.frame_gaussians import FrameGaussians
 from core.model.surface import Placement, place_queries
@@ -160,7 +159,7 @@ def unpose_gaussians(
     betas: Float[Tensor, "B S"],
     body: str,
 ) -> Avatar:
-    """Transform Gaussians `[B, N]` of one frame to the rest pose; `core.avatar.skinning.skin_gaussians` is the inverse.
+    """Transform Gaussians `[B, N]` of one frame to the rest pose; `core.avatar.avatar.skin_gaussians` is the inverse.
 
     Centres are transformed by the inverse of their vertex's transform, rotations by the transpose of its rotation.
     """

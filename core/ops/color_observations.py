@@ -7,8 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, grid_sample, max_pool2d
 
-from core.avatar.avatar import Avatar
-from core.avatar.skinning import at_vertices, skin_gaussians
+from core.avatar.avatar import Avatar, at_vertices, skin_gaussians
 from core.ops.color_sampling_constants import (
     COSINE,
     DEPTH_SLACK,

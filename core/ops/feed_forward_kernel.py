@@ -4,7 +4,7 @@ The forward pass is one kernel, which stores neither the sum nor the hidden laye
 kernels compute the hidden layer and its gradient, and from that the gradients of the inputs. Gradients of weights are
 products of such rows, computed by cuBLAS.
 
-Reference: `residual_feed_forward_reference` in `core/ops/feed_forward.py`.
+Reference: `residual_feed_forward_reference` in `core/ops/dense_layers.py`.
 """
 
 import torch

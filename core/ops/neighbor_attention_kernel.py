@@ -4,7 +4,7 @@ Keys and values are gathered one neighbour of each vertex at a time. Vertices wi
 neighbours, which are then cached. The gradients of keys and values are gathered too, through the reversed table, so
 there are no atomics, and sums repeat.
 
-Reference: `neighbor_attention_reference` in `core/ops/neighbor_attention.py`.
+Reference: `neighbor_attention_reference` in `core/ops/graph_attention.py`.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Kernels of LayerNorm followed by a linear map. The backward pass adds the gradient of the skip connection.
 
-Reference: `norm_linear_reference` in `core/ops/norm_linear.py`.
+Reference: `norm_linear_reference` in `core/ops/dense_layers.py`.
 """
 
 import torch

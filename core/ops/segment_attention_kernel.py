@@ -5,7 +5,7 @@ keeps the keys of the query's own segment. Keys are sorted by segment: the maske
 cores. A program owns the keys of its segments and writes their complete gradients, so there are no atomics, and sums
 repeat. The softmax is computed online: Dao et al., FlashAttention (2022).
 
-Reference: `segment_attention_reference` in `core/ops/segment_attention.py`.
+Reference: `segment_attention_reference` in `core/ops/graph_attention.py`.
 """
 
 import torch

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from core.avatar.avatar import Avatar
+from core.avatar.avatar import Avatar, pose_avatar
 from core.avatar.rendering import render_gaussians
-from core.avatar.skinning import pose_avatar
 from core.losses.lpips import LPIPS
 from core.losses.metrics import psnr
 from core.losses.reconstruction import Terms, reconstruction_loss, surface_distance_loss, weighted_sum

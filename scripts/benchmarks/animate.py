@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from core.avatar.avatar import Avatar
+from core.avatar.avatar import Avatar, pose_avatar
 from core.avatar.rendering import render_avatar
-from core.avatar.skinning import pose_avatar
 from core.render import rasterize
 from core.render.backends import backend_name
 from core.types.cameras import Cameras

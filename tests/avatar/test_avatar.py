@@ -8,17 +8,17 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
-from core.avatar import skinning
-from core.avatar.avatar import Avatar
-from core.avatar.file import load_avatar, save_avatar
-from core.avatar.rendering import render_avatar, supersampling
-from core.avatar.skinning import (
+from core.avatar import avatar as skinning
+from core.avatar.avatar import (
+    Avatar,
     at_vertices,
     canonical_gaussians,
     pose_avatar,
     skin_gaussians,
     skin_gaussians_reference,
 )
+from core.avatar.file import load_avatar, save_avatar
+from core.avatar.rendering import render_avatar, supersampling
 from core.types.cameras import Cameras, look_at
 from smpl_renderer import body_model, posing_kernel, rotations
 from smpl_renderer.errors import InputError

@@ -15,8 +15,8 @@ from PIL import Image
 from tiny_capture import TinyCapture
 
 import infer
+from core.avatar.avatar import canonical_gaussians
 from core.avatar.file import load_avatar
-from core.avatar.skinning import canonical_gaussians
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.export.ply import load_ply
 from core.inference import evaluation, outputs

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.model.graph import BodyGraph, build_edges
-from core.ops import feed_forward, neighbor_attention, norm_linear, segment_attention
+from core.ops import dense_layers, graph_attention
 from core.options import GraphOptions
 from core.runtime.async_count import AsyncCount
 from smpl_renderer.connectivity import Connectivity
@@ -38,10 +38,8 @@ def graph(request, ring, monkeypatch) -> BodyGraph:
     if request.param == "reference":
         return graph.double()
     pytest.importorskip("triton")
-    for module in (segment_attention, neighbor_attention):
-        monkeypatch.setattr(module, "can_use_kernels", lambda *_, **__: True)
-    for module in (norm_linear, feed_forward):
-        monkeypatch.setattr(module, "layer_dtype", lambda x: torch.float32)
+    monkeypatch.setattr(graph_attention, "can_use_kernels", lambda *_, **__: True)
+    monkeypatch.setattr(dense_layers, "layer_dtype", lambda x: torch.float32)
     graph.graph_cache.enabled = False
     return graph.to(DEVICE)
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from model_rig import random_poses
 
-from core.avatar.avatar import Avatar
-from core.avatar.skinning import skin_gaussians
+from core.avatar.avatar import Avatar, skin_gaussians
 from core.model.decode import RAW_CHANNELS
 from core.model.heads import OFFSET_RANGE, OFFSET_UNIT, decode_on_surface, decode_residual, unpose_gaussians
 from core.model.surface import SINK, place_queries, surface_axes

@@ -6,8 +6,8 @@ import pytest
 import torch
 from model_rig import TEST_MODEL
 
+from core.avatar.avatar import pose_avatar
 from core.avatar.rendering import render_avatar
-from core.avatar.skinning import pose_avatar
 from core.model.heads import MAX_OFFSET
 from core.model.hgg import HumanGaussianGraph
 from core.ops.nearest_vertices import nearest_vertices

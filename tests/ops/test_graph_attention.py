@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from core.ops.neighbor_attention import neighbor_attention
-from core.ops.segment_attention import segment_attention
+from core.ops.graph_attention import neighbor_attention, segment_attention
 
 
 def loop_over_segments(queries, key_values, crow):

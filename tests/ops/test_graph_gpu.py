@@ -4,9 +4,13 @@ import pytest
 import torch
 
 from core.model.graph import BodyGraph, build_edges
+from core.ops.graph_attention import (
+    neighbor_attention,
+    neighbor_attention_reference,
+    segment_attention,
+    segment_attention_reference,
+)
 from core.ops.nearest_vertices import nearest_vertices_of_sets, nearest_vertices_reference
-from core.ops.neighbor_attention import neighbor_attention, neighbor_attention_reference
-from core.ops.segment_attention import segment_attention, segment_attention_reference
 from core.options import GraphOptions
 from core.runtime.async_count import AsyncCount
 from scripts.benchmarks.graph import random_assignment

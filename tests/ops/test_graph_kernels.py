@@ -5,15 +5,13 @@ import torch
 
 pytest.importorskip("triton")
 
-from core.ops.feed_forward import FeedForwardWeights, residual_feed_forward_reference
+from core.ops.dense_layers import FeedForwardWeights, norm_linear_reference, residual_feed_forward_reference
 from core.ops.feed_forward_kernel import ResidualFeedForward
+from core.ops.graph_attention import neighbor_attention_reference, reverse_neighbors, segment_attention_reference
 from core.ops.nearest_vertices import nearest_vertices_reference
 from core.ops.nearest_vertices_kernel import launch_nearest
-from core.ops.neighbor_attention import neighbor_attention_reference, reverse_neighbors
 from core.ops.neighbor_attention_kernel import NeighborAttention
-from core.ops.norm_linear import norm_linear_reference
 from core.ops.norm_linear_kernel import NormLinear
-from core.ops.segment_attention import segment_attention_reference
 from core.ops.segment_attention_kernel import SegmentAttention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

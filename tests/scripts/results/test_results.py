@@ -252,7 +252,7 @@ def test_input_subsets_are_evenly_spread_and_begin_with_the_first(options):
 @torch.no_grad()
 def test_the_avatar_of_one_frame_reproduces_its_gaussians(options):
     """Skinned to the body and posed as in that frame, they equal the Gaussians of the U-Net."""
-    from core.avatar.skinning import pose_avatar
+    from core.avatar.avatar import pose_avatar
 
     bench = Bench(options)
     session = bench.headline
