@@ -71,7 +71,6 @@ def sample_room(rng: np.random.Generator, split: str, light: Light, rig: Rig, *,
     reach = np.stack([centers @ forward, centers @ right], -1)
     high = np.maximum([rng.uniform(0.9, 2.4), rng.uniform(1.4, 3.0)], reach.max(0) + CAMERA_GAP)
     low = np.minimum([-rng.uniform(3.0, 4.0), -rng.uniform(1.4, 3.0)], reach.min(0) - CAMERA_GAP)
-    high[0] = high[0] if reach[:, 0].max() > 0 else rng.uniform(0.9, 2.4)
     wall = Fabric("plain", (linear(light.background),) * 3)
     tone = np.array([(0.55, 0.42, 0.3), (0.5, 0.5, 0.5), (0.32, 0.24, 0.18), (0.7, 0.66, 0.6)][rng.integers(4)])
     colors = tuple(linear(tone * shade) for shade in (1.0, 0.86, 0.7))

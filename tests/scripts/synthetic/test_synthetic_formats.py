@@ -60,6 +60,23 @@ def test_fits_agree(folders, body):
         assert fit.keys() == {"betas", "global_orient", "body_pose", "transl", "scale"}
 
 
+def test_the_reader_returns_the_same_capture(folders, body):
+    """Cameras, fits and pixels of both formats, read through the common interface."""
+    mvhumannet, ours = (open_capture(folder) for folder in folders)
+    assert ours.camera_names == mvhumannet.camera_names and ours.body_fingerprint == mvhumannet.body_fingerprint
+    for name in ours.camera_names:
+        pixels = [capture.image(name, 5) for capture in (ours, mvhumannet)]
+        assert (pixels[0] == pixels[1]).all()
+        height, width = pixels[0].shape[:2]
+        a, b = (capture.cameras([name])[0].resized(width, height) for capture in (ours, mvhumannet))
+        torch.testing.assert_close(a.viewmats, b.viewmats, rtol=0, atol=1e-6)
+        torch.testing.assert_close(a.Ks, b.Ks, rtol=1e-6, atol=0)
+    for frame in FRAMES:
+        a, b = (capture.fit(frame, body) for capture in (ours, mvhumannet))
+        for field in ("betas", "global_orient", "body_pose", "transl", "scale"):
+            torch.testing.assert_close(getattr(a, field), getattr(b, field), rtol=0, atol=1e-6)
+
+
 def test_images_and_masks_are_the_same_files(folders):
     mvhumannet, ours = folders
     content = json.loads((ours / "capture.json").read_text())
