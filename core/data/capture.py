@@ -40,6 +40,8 @@ class Findings:
     """Up axis of the world, where it is not that of the layout."""
     factor: int | None = None
     """Calibrated size divided by that of the image files, where the first choice did not meet the masks."""
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Calibrated width and height by camera, where they follow from the image files."""
     left_out: set[str] = field(default_factory=set)
     """Cameras that are not used."""
     faults: dict[tuple[int, str], str | None] = field(default_factory=dict)
@@ -268,6 +270,7 @@ class Capture(ABC):
 
     def forget(self) -> None:
         """Drop cameras and fits that were read under other findings."""
+        self.findings.sizes.clear()
         self._cameras.clear()
         self._fits.clear()
 

@@ -73,7 +73,7 @@ class SourceImage:
             InputError: If the file is damaged.
         """
         image, exact = self._image, None
-        with _errors_named(self.path):
+        try:
             if at_least is not None and (drafted := image.draft(None, self._oriented(at_least))) is not None:
                 exact = self._oriented(drafted[1][2:])
             image.load()
@@ -81,6 +81,8 @@ class SourceImage:
                 image = image.convert("I;16")
             if self._orientation != 1:
                 image = image.transpose(_TRANSPOSE[self._orientation])
+        except Exception as error:  # decoders fail in any way
+            raise _named(self.path, error) from error
         return image, image.size if exact is None else exact
 
     def _oriented(self, size: tuple) -> tuple:
@@ -95,7 +97,7 @@ def open_image(path: Path) -> Iterator[SourceImage]:
     Raises:
         InputError: If the file is missing, is none of the formats, or is too large.
     """
-    with _errors_named(path):
+    try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{path}: cannot be read as an image (it is no regular file); name an image file")
         with warnings.catch_warnings():
@@ -105,26 +107,25 @@ def open_image(path: Path) -> Iterator[SourceImage]:
         if width * height > MAX_PIXELS:
             raise InputError(f"{path}: {width} x {height} pixels are too many ({_LIMIT})")
         source = SourceImage(path, image)
+    except Exception as error:  # decoders fail in any way
+        raise _named(path, error) from error
     with image:
         yield source
 
 
-@contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
-    """Turn whatever Pillow raises for a broken file into an `InputError` that names it."""
-    try:
-        yield
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; the capture is incomplete") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: has too many pixels ({_LIMIT})") from error
-    except Image.UnidentifiedImageError as error:
+def _named(path: Path, error: Exception) -> InputError:
+    """An error that names the file, for whatever Pillow raises if it is broken."""
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: no such file; the capture is incomplete")
+    if isinstance(error, Image.DecompressionBombError):
+        return InputError(f"{path}: has too many pixels ({_LIMIT})")
+    reason, remedy = str(error), "export or copy it again"
+    if isinstance(error, Image.UnidentifiedImageError):
         reason = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or it is damaged"
-        raise InputError(f"{path}: cannot be read as an image ({reason}); export it again as JPEG or PNG") from error
-    except Exception as error:  # decoders fail in any way
-        raise InputError(f"{path}: cannot be read as an image ({error}); export or copy it again") from error
+        remedy = "export it again as JPEG or PNG"
+    return InputError(f"{path}: cannot be read as an image ({reason}); {remedy}")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -143,6 +144,8 @@ def to_rgb(image: Image.Image, path: Path) -> Image.Image:
     Raises:
         InputError: If values of more than 8 bits have no known range.
     """
+    if image.mode == "RGB":
+        return image
     if image.mode in _WIDE_MODES:
         values = np.asarray(image)
         image = Image.fromarray(to_8_bits(values, full_range(values, image.mode, path)))

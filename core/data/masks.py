@@ -65,7 +65,9 @@ def decode_mask(image: Image.Image, path: Path) -> Image.Image:
         InputError: If its values have more than one meaning; the message states mode and values.
     """
     mode = image.mode
-    if mode in ("L", "1"):
+    if mode == "L":
+        return _decode_grey(image, path, mode)
+    if mode == "1":
         return _decode_grey(image.convert("L"), path, mode)
     if mode in ("I", "F") or mode.startswith("I;16"):
         return _decode_values(np.asarray(image), path, mode)

@@ -91,12 +91,16 @@ class MVHumanNetCapture(Capture):
         if self.ready is not None:  # windows are known, and no image is read by its size
             width, height = (2 * K[:2, 2] + 1).round().astype(int).tolist()
             return width, height
+        if name in self.findings.sizes:
+            return self.findings.sizes[name]
         files = self._files_of(name)
         if not files:
             raise InputError(f"{self.path}: camera {name} has no frame with image and mask; {self.nothing_usable()}")
         path = _typical_image(list(files.values()))
         is_packed = (self.path.parent / "packing.json").is_file()
-        return calibrated_size(K, image_size(path), path, is_packed, self.findings.factor)
+        size = calibrated_size(K, image_size(path), path, is_packed, self.findings.factor)
+        self.findings.sizes[name] = size
+        return size
 
     def _pair_folders(self, image_folders: dict[str, Path]) -> dict[str, tuple[Path, Path | None]]:
         """Folders of images and of masks of every calibrated camera, in the order of the names."""

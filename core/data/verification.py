@@ -130,7 +130,8 @@ def check_crops(
         rows = sorted({i // len(view_names) for i in todo})
         points = skeleton_points(fits[rows], body)[[rows.index(i // len(view_names)) for i in todo]]
         flat = Cameras(cameras.viewmats.flatten(0, 1), cameras.Ks.flatten(0, 1), cameras.width, cameras.height)
-        masks = torch.from_numpy(alphas).flatten(0, 2)[todo]
+        masks = torch.from_numpy(alphas).flatten(0, 2)
+        masks = masks if len(todo) == len(keys) else masks[todo]
         note_faults(capture, [keys[i] for i in todo], view_faults(points, flat[todo], masks))
     if faults := {key: fault for key in keys if (fault := known[key]) is not None}:
         raise FaultyImages(capture.path, faults)
