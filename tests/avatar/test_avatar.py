@@ -203,9 +203,7 @@ def test_skinning_kernels_match_reference(body, avatars, params, posing):
     posed = body.pose(params)
     actual, expected = (values_and_gradients(f, avatars, posed) for f in (skin_gaussians, skin_gaussians_reference))
     for a, e in zip(actual, expected, strict=True):
-        torch.testing.assert_close(
-            a, e, rtol=1e-5, atol=3e-6
-        )  # about a metre in float32, and sums over three poses
+        torch.testing.assert_close(a, e, rtol=1e-5, atol=3e-6)  # about a metre in float32, and sums over three poses
     single = [skin_gaussians(avatars[0], posed[0, 1:2]).means[0], skin_gaussians(avatars[0], posed[0]).means[1]]
     torch.testing.assert_close(*single, rtol=0, atol=0)
 
