@@ -17,7 +17,7 @@ from core.inference.outputs import check_folder, write_outputs
 from core.inference.report import metrics_table, summarise, write_metrics
 from core.inference.session import open_session, session_settings
 from core.inference.subject import open_subject
-from core.utils.cli import run
+from core.utils.cli import command_line, run
 
 logger = logging.getLogger(__name__)
 
@@ -60,4 +60,4 @@ def main(options: InferenceOptions) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: main(tyro.cli(InferenceOptions, config=(tyro.conf.FlagCreatePairsOff,))))
+    run(lambda: main(tyro.cli(InferenceOptions, args=command_line(), config=(tyro.conf.FlagCreatePairsOff,))))

@@ -5,14 +5,14 @@ from core.utils.environment import require
 require()
 
 import logging
-import sys
+import shlex
 
 import tyro
 
 from core.options import PRESETS, TrainOptions
 from core.training.rank_monitor import run_distributed
 from core.training.trainer import Trainer
-from core.utils.aliases import current_flags
+from core.utils.cli import command_line
 
 logger = logging.getLogger("main")
 
@@ -24,11 +24,8 @@ def main(options: TrainOptions) -> None:
     if trainer.accelerator.is_main_process:
         checkpoint = options.workspace / "model.safetensors"
         logger.info("checkpoint: %s", checkpoint)
-        logger.info("next: python infer.py <capture> --checkpoint %s --evaluate", checkpoint)
+        logger.info("next: python infer.py <capture> --checkpoint %s --evaluate", shlex.quote(str(checkpoint)))
 
 
 if __name__ == "__main__":
-    arguments, messages = current_flags(sys.argv[1:])
-    for message in messages:
-        sys.stderr.write(f"{message}\n")
-    run_distributed(lambda: main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__, args=arguments)))
+    run_distributed(lambda: main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__, args=command_line())))

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Train Human Gaussian Graph: bash train.sh [PRESET] [arguments of main.py]
 #
-# With MVHumanNet at ./mvhuman_24 (a link will do, see README.md), presets: tiny, small, big; default small.
-# Without it: the preset demo, on synthetic people that are made first (once) in ./synthetic. On a GPU, those of the shipped
-# checkpoint: demo-gpu, whose people are made in ./benchmark, and then demo-gpu-512.
-# --help shows all options.
-# Runs on all visible GPUs (1, 2, 4 or 8 of them; choose with CUDA_VISIBLE_DEVICES), else on the CPU.
+# With MVHumanNet at ./mvhuman_24 (or a link to it, see README.md): presets tiny, small, big; default small.
+# Without it: the preset demo, on synthetic captures that are generated once in ./synthetic. On a GPU also the presets of the
+# shipped checkpoint: demo-gpu, whose captures are generated in ./benchmark, then demo-gpu-512.
+# --help lists all options.
+# Runs on all visible GPUs (1, 2, 4 or 8; select with CUDA_VISIBLE_DEVICES), else on the CPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -28,7 +28,7 @@ if [ -z "$preset" ]; then
         preset=small
     else
         preset=demo
-        echo "no ./mvhuman_24 (see README.md, Data): training on synthetic people"
+        echo "no ./mvhuman_24 (see README.md, Data): training on synthetic captures"
     fi
 fi
 has_root=false
@@ -36,21 +36,21 @@ for argument in "$@"; do
     case "$argument" in --data.root*) has_root=true ;; esac
 done
 gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
-# Lists of people are written last, so that an interrupted run goes on.
+# The list of subjects is written last, so that an interrupted generation resumes.
 case "$has_root $preset" in
     "false demo")
         if [ ! -f synthetic/human.json ]; then
-            echo "making synthetic people in ./synthetic first, about a minute"
+            echo "generating synthetic captures in ./synthetic first, about a minute"
             "$PYTHON" scripts/make_synthetic.py --out synthetic --subjects 26 --poses 6 --cameras 12 --width 306 --height 256
         fi
         ;;
     "false demo-gpu"*)
         if [ ! -f benchmark/crops/val/human.json ]; then
             if [ "$gpus" -eq 0 ]; then
-                echo "error: preset $preset is for a GPU, and PyTorch finds none; its people would take hours to make. See the preset demo." >&2
+                echo "error: preset $preset is for a GPU, and PyTorch finds none; its captures would take hours to generate. See the preset demo." >&2
                 exit 2
             fi
-            echo "making the benchmark's people in ./benchmark first, some minutes on a GPU"
+            echo "generating the benchmark's captures in ./benchmark first, some minutes on a GPU"
             "$PYTHON" scripts/make_benchmark.py
             for split in train val; do
                 "$PYTHON" scripts/prepare_data.py --root "benchmark/$split" --out "benchmark/crops/$split" --crop person --size 256 --no-verify
@@ -65,6 +65,6 @@ for count in 8 4 2; do
         exec "$PYTHON" scripts/launch.py --config_file "configs/gpu$count.yaml" main.py "$preset" "$@"
     fi
 done
-# One process needs no launcher (configs/gpu1.yaml and cpu.yaml are for those who use it all the same).
+# One process needs no launcher; configs/gpu1.yaml and cpu.yaml exist for `accelerate launch`.
 echo "preset $preset, one process"
 exec "$PYTHON" main.py "$preset" "$@"

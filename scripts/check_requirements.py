@@ -1,7 +1,8 @@
-"""Tell whether this interpreter has what requirement files ask for: `python scripts/check_requirements.py FILE...`
+"""Check the packages of this interpreter against requirement files: `python scripts/check_requirements.py FILE...`
 
-Prints what is missing and exits with status 1 if anything is. Standard library only: it runs where nothing may be.
-Understands what our files hold: `name>=1.2` or `name==1.2`, comments and `-r other.txt`.
+Prints what is missing and exits with status 1 if anything is. It runs in interpreters in which nothing is installed,
+therefore it parses requirements itself instead of by `packaging`. It supports the lines of our files: `name`,
+`name>=1.2`, `name==1.2`, comments and `-r other.txt`.
 """
 
 import re
@@ -13,7 +14,7 @@ REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)\s*(?:(>=|==)\s*([0-9][0-9.]*))?$")
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The release part of a version as numbers, trailing zeros cut: `2.13.0+cpu` is (2, 13)."""
+    """The release segment of a version without trailing zeros: (2, 13) for `2.13.0+cpu`."""
     numbers = [int(x) for x in re.match(r"[0-9]+(?:\.[0-9]+)*", version).group().split(".")]
     while numbers and numbers[-1] == 0:
         numbers.pop()
@@ -21,7 +22,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def requirements(path: Path) -> list[str]:
-    """The requirement lines of a file and of those it includes."""
+    """Requirement lines of a file and of the files that it includes."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         line = line.split("#")[0].strip()
@@ -33,10 +34,10 @@ def requirements(path: Path) -> list[str]:
 
 
 def is_met(requirement: str) -> bool:
-    """Whether the installed distributions satisfy one requirement line."""
+    """True if the installed distributions satisfy a requirement line."""
     match = REQUIREMENT.match(requirement)
     if match is None:
-        raise ValueError(f"requirement not understood: {requirement!r}; write it as name, name>=1.2 or name==1.2")
+        raise ValueError(f"cannot parse the requirement {requirement!r}; write it as name, name>=1.2 or name==1.2")
     name, operator, wanted = match.groups()
     try:
         installed = release(metadata.version(name))
@@ -48,8 +49,8 @@ def is_met(requirement: str) -> bool:
 
 
 def main(paths: list[str]) -> int:
-    """Print the requirements that are not met, on one line; 0 if there are none."""
-    if sys.version_info < (3, 10):  # noqa: UP036 - this file's reader may be an older interpreter
+    """Print the unsatisfied requirements on one line; return 0 if there are none, else 1."""
+    if sys.version_info < (3, 10):  # noqa: UP036 - the interpreter may be older
         print(f"Python >= 3.10 (this is {sys.version.split()[0]})")
         return 1
     wanted = dict.fromkeys(line for path in paths for line in requirements(Path(path)))

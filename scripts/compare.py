@@ -1,6 +1,6 @@
-"""Show two evaluations side by side: python scripts/compare.py A/metrics.json B/metrics.json
+"""Compare two evaluations: python scripts/compare.py A/metrics.json B/metrics.json
 
-Numbers that were measured under different protocols are not compared.
+Evaluations with different protocols are refused.
 """
 
 import sys
@@ -20,18 +20,18 @@ from smpl_renderer.errors import InputError
 
 
 def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path]) -> None:
-    """Print the metrics of two runs and their differences, for the mean and for every subject.
+    """Print the metrics of two evaluations and their differences, for the mean and for every subject.
 
     Args:
-        a: A `metrics.json` of `infer.py --evaluate`, or the folder that holds it.
-        b: The one to compare with it; differences are B minus A.
+        a: A `metrics.json` of `infer.py --evaluate`, or its folder.
+        b: Another one; differences are B minus A.
     """
     first, second = (read_metrics(path / "metrics.json" if path.is_dir() else path) for path in (a, b))
     difference = first_difference(first["settings"]["protocol"], second["settings"]["protocol"])
     if difference is not None:
         name, here, there = difference
         raise InputError(
-            f"measured differently, {name} is {here} in {a} and {there} in {b}: evaluate both in the same way"
+            f"the protocols differ: {name} is {here} in {a} and {there} in {b}; evaluate both with the same protocol"
         )
     for label, metrics in (("A", first), ("B", second)):
         checkpoint = metrics["settings"]["checkpoint"]
@@ -42,7 +42,7 @@ def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path]) -> None:
 
 
 def first_difference(a: object, b: object, name: str = "protocol") -> tuple[str, object, object] | None:
-    """The first entry in which two nested settings differ: its name and the two values."""
+    """The first entry in which two nested settings differ, with its name and both values; None if they are equal."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted(a.keys() | b.keys()):
             found = first_difference(a.get(key), b.get(key), f"{name}.{key}")
@@ -53,12 +53,12 @@ def first_difference(a: object, b: object, name: str = "protocol") -> tuple[str,
 
 
 def headings() -> list[str]:
-    """Three columns for each metric."""
+    """Three column headings per metric."""
     return [column for metric in METRICS for column in (f"{metric} A", "B", "B - A")]
 
 
 def comparison(a: Metrics, b: Metrics) -> list[list]:
-    """Rows of the table: the mean first, then every subject, each for both splits."""
+    """Rows of the table: the mean, then every subject, each for both splits."""
     rows = []
     pairs = [("mean", a["mean"], b["mean"])]
     pairs += [(subject, a["subjects"][subject], b["subjects"][subject]) for subject in a["subjects"]]

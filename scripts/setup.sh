@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# The one set-up of this project, shared by eval_mvhuman.sh, train.sh and scripts/test.sh.
+# Set-up of the environment, shared by eval_mvhuman.sh, train.sh and scripts/test.sh.
 #
 #   source scripts/setup.sh          sets PYTHON to an interpreter that has requirements.txt, installing it if needed
 #   HGG_DEV=1 source scripts/setup.sh    the same with requirements-dev.txt (lint and tests)
-#   bash scripts/setup.sh [--dev]    only installs
+#   bash scripts/setup.sh [--dev]    installs only
 #
-# An activated environment (venv or conda) that has everything is used as it is; otherwise `.venv` in the repository. pip's own
-# settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, pip.conf) are honoured; HGG_PIP_ARGS is passed on to pip install.
-# The stamp in .venv is written last, so that an interrupted set-up goes on where it stopped.
+# An activated environment (venv or conda) that meets the requirements is used; otherwise `.venv` in the repository. pip's settings
+# (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, pip.conf) apply; HGG_PIP_ARGS is passed to pip install.
+# The stamp in .venv is written last, so that an interrupted set-up resumes.
 
 HGG_ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 
 _hgg_say() { printf '[set-up] %s\n' "$*" >&2; }
 
-# The newest usable Python >= 3.10. It is run, not only looked up: version managers leave commands on PATH that do not work.
+# The newest usable Python >= 3.10. Candidates are run, because version managers leave commands on PATH that do not work.
 _hgg_find_python() {
     local name
     for name in python3.14 python3.13 python3.12 python3.11 python3.10 python3 python; do
@@ -31,7 +31,7 @@ _hgg_fingerprint() {
 print(hashlib.sha256(b"".join(pathlib.Path(p).read_bytes() for p in sys.argv[1:])).hexdigest())' "${@:2}"
 }
 
-# LPIPS weights are data of a metric, not of the model: without them everything runs, the metric is off and said to be.
+# LPIPS weights belong to a metric, not to the model: without them everything runs, and a message says that the metric is off.
 _hgg_lpips() {
     local weights="$HGG_ROOT/pretrained/lpips"
     if [ -f "$weights/vgg.safetensors" ] || [ -f "$weights/.unavailable" ] || [ ! -f "$HGG_ROOT/scripts/get_lpips.py" ]; then
@@ -76,21 +76,21 @@ _hgg_install() { # the requirement files; the last includes the others
         }
     fi
     if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-        _hgg_say "error: $venv has a Python older than 3.10; remove that folder and run this again."
+        _hgg_say "error: $venv has a Python older than 3.10; rename it, or activate an environment with a newer Python, and run this again."
         return 2
     fi
     if ! "$venv/bin/python" -c 'import torch' >/dev/null 2>&1; then
         _hgg_say "installing PyTorch and the other packages: on Linux x86-64 about 3.1 GB of downloads and 5.5 GB of disk, because" \
             "PyTorch's default build brings CUDA. (A CPU-only build, about 1.4 GB of disk: see README.md, Installation.)"
     fi
-    # Wheels only: nothing is compiled, and no package's set-up code runs.
+    # Wheels only: nothing is compiled, and no set-up code of packages runs.
     # shellcheck disable=SC2086  # HGG_PIP_ARGS holds several arguments
     "$venv/bin/python" -m pip install --only-binary :all: --disable-pip-version-check ${HGG_PIP_ARGS:-} \
         -r "${files[${#files[@]} - 1]}" >&2 || {
-        _hgg_say "error: pip could not install the packages (its message is above); mend that and run this again: it goes on from here."
+        _hgg_say "error: pip could not install the packages (its message is above); fix the cause and run this again: the set-up resumes."
         return 2
     }
-    if [ "${#files[@]}" -gt 1 ]; then # what is installed for the tests is enough for all else
+    if [ "${#files[@]}" -gt 1 ]; then # the packages for the tests include all others
         _hgg_fingerprint "$venv/bin/python" "${files[0]}" >"$venv/.installed-requirements"
     fi
     _hgg_fingerprint "$venv/bin/python" "${files[@]}" >"$stamp.tmp" && mv "$stamp.tmp" "$stamp"
@@ -113,6 +113,6 @@ hgg_setup() {
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
     set -euo pipefail
     hgg_setup "$@"
-else # sourced: the positional arguments are the caller's
+else # sourced: the positional arguments belong to the caller
     hgg_setup ${HGG_DEV:+--dev}
 fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lint and tests, after the set-up if that is needed: bash scripts/test.sh [--fast] [arguments of pytest]
-# --fast leaves out the tests that take more than some seconds.
+# Lint and tests, after the set-up if necessary: bash scripts/test.sh [--fast] [arguments of pytest]
+# --fast omits tests that take more than a few seconds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,5 +1,8 @@
 """The folder of the repository, and files that are written completely or not at all."""
 
+import errno
+import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -8,6 +11,11 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """Root folder of the repository, for files that are shipped with it."""
+MAX_NAME_BYTES = 255
+MIN_FREE_BYTES = 1 << 16
+"""Free space below which a failure of PyTorch's writer counts as that of a full disk."""
+WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""Errors of writing, which carry no path."""
 
 
 @contextmanager
@@ -16,22 +24,53 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix, by which writers choose the format. The `with` block may write a file or a
     folder; a folder replaces an existing one.
+
+    Raises:
+        OSError: If the file system refuses it, with the number of the error and `path`, whatever a writer has raised.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unique = uuid.uuid4().hex[:8]
-    temporary = path.with_name(f".{path.stem}.{unique}{path.suffix}")
+    temporary = path.with_name(_hidden_name(path.stem, f".{unique}{path.suffix}"))
     try:
         yield temporary
         if temporary.is_dir() and path.is_dir():
-            _replace_folder(temporary, path, path.with_name(f".{path.name}.{unique}.old"))
+            _replace_folder(temporary, path, path.with_name(_hidden_name(path.name, f".{unique}.old")))
         else:
             temporary.replace(path)
+    except Exception as error:
+        if (refusal := _refusal(error, path, temporary)) is not None:
+            raise refusal from error
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _hidden_name(name: str, end: str) -> str:
+    """A name that begins with a dot; as much of `name` as fits into the length that file systems allow."""
+    room = MAX_NAME_BYTES - 1 - len(os.fsencode(end))
+    while name and len(os.fsencode(name)) > room:
+        name = name[:-1]
+    return f".{name}{end}"
+
+
+def _refusal(error: Exception, path: Path, temporary: Path) -> OSError | None:
+    """The file system's error behind that of a writer, about `path`; None if it is another error."""
+    if isinstance(error, OSError):
+        has_other_path = error.filename is not None and str(temporary) not in os.fsdecode(error.filename)
+        if error.errno is None or has_other_path or (error.filename is None and error.errno not in WRITE_ERRORS):
+            return None
+        return OSError(error.errno, os.strerror(error.errno), str(path))
+    if match := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+        return OSError(int(match[1]), os.strerror(int(match[1])), str(path))
+    if isinstance(error, RuntimeError) and re.search(r"inline_container|PytorchStreamWriter", str(error)):
+        is_full = shutil.disk_usage(path.parent).free < MIN_FREE_BYTES
+        number = errno.ENOSPC if is_full else errno.EIO  # PyTorch's writer does not report it
+        return OSError(number, os.strerror(number), str(path))
+    return None
 
 
 def _replace_folder(new: Path, path: Path, aside: Path) -> None:

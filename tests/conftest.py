@@ -2,10 +2,10 @@
 
 import os
 
-from core.utils.environment import fuse_products, wait_asleep
+from core.utils.environment import enable_fused_multiply_add, use_passive_waiting
 
-wait_asleep()
-fuse_products()
+use_passive_waiting()
+enable_fused_multiply_add()
 
 import pytest
 import torch

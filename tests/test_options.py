@@ -1,4 +1,4 @@
-"""Options survive JSON, and misfits are named; presets are usable."""
+"""Options as JSON, ranges of options, and presets."""
 
 import json
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ import pytest
 
 from core.options import MODELS, PRESETS, DataOptions, ModelOptions, TrainOptions
 from core.utils.options_json import options_from_json, options_to_json
+from core.utils.ranges import check_ranges
 from smpl_renderer.errors import InputError
 
 
@@ -28,27 +29,27 @@ class Outer:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_survive_json(preset):
+def test_presets_are_unchanged_by_json(preset):
     options = replace(PRESETS[preset][1], init=Path("a/b.safetensors"), max_minutes=3.0)
     assert options_from_json(TrainOptions, options_to_json(options), "here") == options
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_fit_together(preset):
+def test_presets_are_consistent(preset):
     description, options = PRESETS[preset]
     assert description and options.model in MODELS.values()
     assert options.data.target_views > len(options.data.input_views)  # some views are novel
-    assert options.data.target_frames - options.data.novel_frames <= options.data.input_frames
+    check_ranges(options)
 
 
-def test_the_second_part_of_the_recipe_goes_on_from_the_first():
+def test_the_second_part_of_the_recipe_starts_from_the_first():
     first, second = (PRESETS[name][1] for name in ("demo-gpu", "demo-gpu-512"))
     assert second.init == first.workspace / "model.safetensors" and second.workspace != first.workspace
     assert (second.model, second.stage) == (first.model, first.stage)
     assert second.data.image_size == 2 * first.data.image_size == 512
 
 
-def test_options_that_a_file_does_not_know_have_their_defaults():
+def test_missing_options_have_their_defaults():
     assert options_from_json(Outer, '{"inner": {"sizes": [3]}}', "old") == Outer(inner=Inner(sizes=(3,)))
     assert options_from_json(Outer, '{"rate": 2, "path": "p"}', "old") == Outer(rate=2.0, path=Path("p"))
 
@@ -65,7 +66,7 @@ def test_options_that_a_file_does_not_know_have_their_defaults():
         ({"name": None}, "option Outer.name cannot be None"),
     ],
 )
-def test_misfits_are_named(values, message):
+def test_invalid_values_are_named(values, message):
     with pytest.raises(InputError, match=message):
         options_from_json(Outer, json.dumps(values), "file.st")
 

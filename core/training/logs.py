@@ -3,6 +3,7 @@
 import csv
 import logging
 import math
+import os
 from pathlib import Path
 
 from jaxtyping import Float
@@ -101,8 +102,13 @@ def _append(path: Path, rows: list[dict[str, float]]) -> None:
     columns = [current_column(name) for name in header]
     added = [name for name in rows[0] if name not in columns]
     if columns == header and not added:
-        with path.open("a", newline="") as file:
-            csv.DictWriter(file, columns, restval=math.nan).writerows(rows)
+        size = path.stat().st_size
+        try:
+            with path.open("a", newline="") as file:
+                csv.DictWriter(file, columns, restval=math.nan).writerows(rows)
+        except OSError:
+            os.truncate(path, size)  # a full disk must not leave part of a row
+            raise
         return
     earlier = read_rows(path) if path.exists() else []
     with atomic_path(path) as temporary:

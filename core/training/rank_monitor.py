@@ -17,7 +17,7 @@ from collections.abc import Callable
 from torch.distributed import PrefixStore, Store, TCPStore
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from core.utils.cli import run
+from core.utils.cli import run, user_message
 from smpl_renderer.errors import InputError
 
 HEARTBEAT_INTERVAL = 2.0
@@ -101,9 +101,10 @@ class RankMonitor(threading.Thread):
     def fail(self, reason: BaseException, status: int) -> None:
         """Report to the other processes and to the launcher why this process fails, and stop it."""
         self._stopped.set()
-        get_error_handler().record_exception(reason)  # for `scripts/launch.py`
+        message = user_message(reason)
+        get_error_handler().record_exception(InputError(message) if message else reason)  # for `scripts/launch.py`
         self._connected.wait(CONNECT_TIMEOUT)
-        self._write(FAILURE, f"process {self.rank} failed: {' '.join(str(reason).split())}")
+        self._write(FAILURE, f"process {self.rank} failed: {message or ' '.join(str(reason).split())}")
         self.exit_process(status)
 
     def another_failed(self) -> bool:

@@ -20,30 +20,33 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """An interval of finite numbers. Without `includes_low`, the lower end itself is excluded."""
+    """An interval of numbers, with or without its ends."""
 
     low: float
     high: float = math.inf
     includes_low: bool = True
+    includes_high: bool = True
 
     def __contains__(self, value: float) -> bool:
-        if isinstance(value, float) and not math.isfinite(value):
-            return False
-        return (value >= self.low if self.includes_low else value > self.low) and value <= self.high
+        above = value >= self.low if self.includes_low else value > self.low
+        return above and (value <= self.high if self.includes_high else value < self.high)
 
-    def __str__(self) -> str:
-        low = f"at least {self.low:g}" if self.includes_low else f"above {self.low:g}"
-        return low if self.high == math.inf else f"{low} and at most {self.high:g}"
+    def describe(self, value: float) -> str:
+        """The end of the interval that excludes a value, as text."""
+        if value >= self.high:
+            return f"{'at most' if self.includes_high else 'below'} {_format(self.high)}"
+        return f"{'at least' if self.includes_low else 'above'} {_format(self.low)}"
 
 
-Count = Annotated[int, Range(1)]
-CountOrZero = Annotated[int, Range(0)]
+MAX_COUNT = 2**31 - 1
+Count = Annotated[int, Range(1, MAX_COUNT)]
+CountOrZero = Annotated[int, Range(0, MAX_COUNT)]
 ImageSize = Annotated[int, Range(1, 16384)]
 """Pixels of an image's side."""
 Percentage = Annotated[int, Range(1, 100)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 Share = Annotated[float, Range(0, 1)]
-Decay = Annotated[float, Range(0, 1 - 2**-53)]
+Decay = Annotated[float, Range(0, 1, includes_high=False)]
 """A factor in [0, 1), as of exponential averages and of dropout."""
 Positive = Annotated[float, Range(0, includes_low=False)]
 PositiveOrZero = Annotated[float, Range(0)]
@@ -90,6 +93,10 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def _format(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _check_value(hint: Any, value: Any, name: str) -> None:
     origin, arguments = get_origin(hint), get_args(hint)
     if value is None:
@@ -103,8 +110,10 @@ def _check_value(hint: Any, value: Any, name: str) -> None:
             _check_value(item_hint, item, name)
     elif origin is Annotated:
         for allowed in hint.__metadata__:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{flag(name)} must be a finite number, got {value}")
             if isinstance(allowed, Range) and value not in allowed:
-                raise InputError(f"{flag(name)} must be {allowed}, got {value}")
+                raise InputError(f"{flag(name)} must be {allowed.describe(value)}, got {_format(value)}")
         _check_value(arguments[0], value, name)
     elif isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{flag(name)} must be a finite number, got {value}")

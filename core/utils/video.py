@@ -1,4 +1,4 @@
-"""Videos as H.264 in MP4, which all browsers and players support."""
+"""Videos as H.264 in MP4, which all browsers and players support, in BT.709 and tagged as such."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -14,6 +14,10 @@ from smpl_renderer.files import atomic_path
 
 ENCODERS = ("libx264", "mpeg4")
 """Names of encoders in order of preference; builds of FFmpeg without GPL parts lack the first."""
+BT709 = 1
+"""Number of BT.709 in FFmpeg's enumerations of primaries, transfer characteristics and colour spaces."""
+LIMITED_RANGE = 1
+"""Number of the range 16 to 235 (240 for colour differences) among FFmpeg's colour ranges."""
 
 
 def write_video(path: Path, frames: Iterable[Float[Tensor, "3 H W"]], fps: int = 24) -> int:
@@ -28,6 +32,8 @@ def write_video(path: Path, frames: Iterable[Float[Tensor, "3 H W"]], fps: int =
         ValueError: If there are no images, or their sizes differ.
     """
     count = 0
+    # FFmpeg takes what stands before a colon for a protocol, but not in an absolute path.
+    path = Path(path).absolute()
     with atomic_path(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
         stream = None
         for image in frames:
@@ -37,7 +43,10 @@ def write_video(path: Path, frames: Iterable[Float[Tensor, "3 H W"]], fps: int =
             height, width = pixels.shape[:2]
             if (height, width) != (stream.height, stream.width):
                 raise ValueError(f"frame {count} is {width} x {height}, expected {stream.width} x {stream.height}")
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            # By default RGB would be converted to BT.601, which players do not assume.
+            frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
+            container.mux(stream.encode(frame))
             count += 1
         if stream is None:
             raise ValueError(f"no frames for {path}; pass at least one image")
@@ -50,6 +59,9 @@ def _add_stream(container, width: int, height: int, fps: int):
     options = {"crf": "18", "preset": "medium"} if encoder == "libx264" else {"qscale": "3"}
     stream = container.add_stream(encoder, rate=Fraction(fps), options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    context = stream.codec_context
+    context.color_primaries = context.color_trc = context.colorspace = BT709
+    context.color_range = LIMITED_RANGE
     return stream
 
 

@@ -1,4 +1,4 @@
-"""scripts/compare.py: differences are right, and numbers of unequal protocols are not compared."""
+"""scripts/compare.py: correct differences, and evaluations with different protocols are refused."""
 
 import copy
 import json
@@ -36,16 +36,16 @@ def compare(folder, a, b):
     return subprocess.run([sys.executable, SCRIPT, *paths], capture_output=True, text=True)
 
 
-def test_shows_both_and_their_difference(tmp_path, metrics):
+def test_both_values_and_their_difference_are_printed(tmp_path, metrics):
     better = copy.deepcopy(metrics)
     better["mean"]["novel_view"]["psnr"] = 28.5
-    better["settings"]["checkpoint"]["name"] = "b.safetensors"  # what is compared may differ
+    better["settings"]["checkpoint"]["name"] = "b.safetensors"  # checkpoints may differ
     result = compare(tmp_path, metrics, better)
     assert result.returncode == 0, result.stderr
     mean_row = next(line for line in result.stdout.splitlines() if line.startswith("mean"))
     assert mean_row.split()[3:6] == ["27.00", "28.50", "1.50"]
     assert "b.safetensors" in result.stdout and "209901" in result.stdout
-    assert mean_row.split()[-1] == "-"  # a metric that was off
+    assert mean_row.split()[-1] == "-"  # a metric that was not measured
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_shows_both_and_their_difference(tmp_path, metrics):
         (lambda p: p["subjects"].update({"209902": {}}), "protocol.subjects.209902"),
     ],
 )
-def test_refuses_unequal_protocols(tmp_path, metrics, change, name):
+def test_different_protocols_are_refused(tmp_path, metrics, change, name):
     other = copy.deepcopy(metrics)
     change(other["settings"]["protocol"])
     result = compare(tmp_path, metrics, other)
@@ -65,7 +65,7 @@ def test_refuses_unequal_protocols(tmp_path, metrics, change, name):
 
 
 @pytest.mark.parametrize("other", [["no evaluation"], {"mean": {}, "subjects": {}, "settings": {}}])
-def test_refuses_other_files(tmp_path, metrics, other):
+def test_other_files_are_refused(tmp_path, metrics, other):
     result = compare(tmp_path, metrics, other)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1 and str(tmp_path / "b") in result.stderr

@@ -1,4 +1,4 @@
-"""The shared set-up script, on copies of the repository that need no network: pip itself is the one requirement."""
+"""The set-up script, in copies of the repository that need no network: the only requirement is pip."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def repository(tmp_path):
-    """A folder with the set-up scripts whose requirement is met by an empty environment."""
-    repository = tmp_path / "a repository"  # a blank in the path, as users have
+    """A folder with the set-up scripts, and a requirement that an empty environment meets."""
+    repository = tmp_path / "a repository"  # a space in the path
     (repository / "scripts").mkdir(parents=True)
     for name in ("setup.sh", "check_requirements.py"):
         shutil.copy(ROOT / "scripts" / name, repository / "scripts")
@@ -23,7 +23,7 @@ def repository(tmp_path):
 
 
 def source(repository, *, cwd=None, **environment):
-    """Source the script as train.sh does, from a caller with arguments of its own, and print what it set."""
+    """Source the script as train.sh does, from a script with arguments, and print what it sets."""
     clean = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX", "HGG_DEV", "HGG_PIP_ARGS")}
     clean["PIP_NO_INDEX"] = "1"
     script = 'set -euo pipefail; source "$0"/scripts/setup.sh; echo "$PYTHON|$*|$PWD"'
@@ -37,7 +37,7 @@ def source(repository, *, cwd=None, **environment):
 
 
 def fake_environment(folder, python=sys.executable):
-    """What an activated environment looks like to the script: a prefix with bin/python."""
+    """An environment as the script expects it: a prefix with bin/python."""
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").write_text(f'#!/bin/sh\nexec "{python}" "$@"\n')
     (folder / "bin" / "python").chmod(0o755)
@@ -45,7 +45,7 @@ def fake_environment(folder, python=sys.executable):
 
 
 @pytest.mark.slow
-def test_installs_once_and_goes_on_after_an_interruption(repository, tmp_path):
+def test_installs_once_and_resumes_after_an_interruption(repository, tmp_path):
     requirements = repository / "requirements.txt"
     met = requirements.read_text()
     requirements.write_text(met + "no-such-distribution-xyz==1.0\n")
@@ -57,15 +57,15 @@ def test_installs_once_and_goes_on_after_an_interruption(repository, tmp_path):
     first = source(repository, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     python = repository / ".venv" / "bin" / "python"
-    # The caller keeps its folder and its arguments, and neither reaches the set-up.
+    # The folder and the arguments of the caller are kept, and have no effect on the set-up.
     assert first.stdout.strip() == f"{python}|--batch-size 2|{tmp_path}"
     assert "downloads" in first.stderr
 
-    # A second time pip is not run at all: this argument would stop it.
+    # The second time pip is not run: this argument would make it fail.
     again = source(repository, HGG_PIP_ARGS="--no-such-option")
     assert again.returncode == 0 and again.stderr == ""
 
-    # Changed requirements are noticed.
+    # Changed requirements are installed.
     requirements.write_text(met + "# one more\n")
     changed = source(repository, HGG_PIP_ARGS="--no-such-option")
     assert changed.returncode == 2 and "no-such-option" in changed.stderr
@@ -81,18 +81,18 @@ def test_an_activated_environment_is_used(repository, tmp_path):
     assert not (repository / ".venv").exists()
 
 
-def test_an_activated_environment_that_lacks_something_is_named(repository, tmp_path):
+def test_missing_packages_of_an_activated_environment_are_named(repository, tmp_path):
     (repository / "requirements.txt").write_text("pytest>=7\nno-such-distribution-xyz>=1\n")
     prefix = fake_environment(tmp_path / "env")
     result = source(repository, VIRTUAL_ENV=prefix, PATH="/nowhere-else:" + path_without_python(tmp_path))
     assert "lacks: no-such-distribution-xyz>=1." in result.stderr
-    # There is no other Python on this PATH, which is the next thing that the script must say.
+    # There is no other Python on this PATH, which is reported next.
     assert result.returncode == 2
     assert "no Python 3.10 or newer" in result.stderr.splitlines()[-1]
 
 
 def path_without_python(folder):
-    """A PATH with the tools that the script uses and no interpreter."""
+    """A PATH with the tools of the script and without Python."""
     tools = folder / "tools"
     tools.mkdir()
     for name in ("bash", "dirname", "basename", "cat", "touch", "mkdir", "mv"):
@@ -118,8 +118,8 @@ def test_requirements_are_compared(tmp_path, line, met):
     assert (result.returncode, result.stdout.strip()) == ((0, "") if met else (1, line))
 
 
-def test_entry_point_without_the_environment_says_how_to_get_it():
-    # -S leaves out site-packages: a Python that has nothing installed.
+def test_an_entry_point_without_the_environment_names_the_set_up():
+    # -S disables site-packages: a Python without installed packages.
     result = subprocess.run([sys.executable, "-S", ROOT / "infer.py"], capture_output=True, text=True)
     assert result.returncode == 2
     lines = result.stderr.splitlines()

@@ -1,5 +1,7 @@
 """Videos decode to the frames that were written: number, size, colours."""
 
+from pathlib import Path
+
 import av
 import pytest
 import torch
@@ -31,6 +33,32 @@ def test_decoded_frames_equal_the_written_ones(tmp_path, monkeypatch, encoder):
     expected = torch.arange(1, 8) / 8
     # Lossy coding of uniform images, in the studio range of 219 levels.
     torch.testing.assert_close(frames.mean((1, 2, 3)), expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("encoder", video.ENCODERS)
+def test_colours_are_bt709_and_tagged(tmp_path, monkeypatch, encoder):
+    """The planes hold BT.709 in limited range (ITU-R BT.709-6, Sec. 3 and 4), and the file says so."""
+    monkeypatch.setattr(video, "ENCODERS", (encoder,))
+    colors = torch.tensor([[40, 170, 90], [200, 30, 60], [20, 60, 220], [255, 255, 255]]) / 255
+    write_video(tmp_path / "a.mp4", (color.view(3, 1, 1).expand(3, 64, 64) for color in colors))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        tags = context.color_primaries, context.color_trc, context.colorspace, context.color_range
+        planes = [torch.from_numpy(frame.to_ndarray()) for frame in container.decode(video=0)]
+    assert [int(tag) for tag in tags] == [1, 1, 1, 1]
+    for plane, (r, g, b) in zip(planes, colors.tolist(), strict=True):
+        y = 0.2126 * r + 0.7152 * g + 0.0722 * b
+        expected = [16 + 219 * y, 128 + 224 * (b - y) / 1.8556, 128 + 224 * (r - y) / 1.5748]
+        decoded = [plane[:64].float().mean(), plane[64:80].float().mean(), plane[80:].float().mean()]
+        assert [x.item() for x in decoded] == pytest.approx(expected, abs=2)  # BT.601 differs by 5 to 12
+
+
+def test_any_path_is_written(tmp_path, monkeypatch):
+    """A relative path with a colon is no protocol of FFmpeg."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("a:b\n c") / "é %d.mp4"
+    write_video(path, ramp(32, 32, 2))
+    assert decode(path.absolute())[0].shape[0] == 2
 
 
 def test_odd_sizes_are_padded(tmp_path):
