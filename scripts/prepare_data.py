@@ -1,12 +1,13 @@
-"""Make a packed copy of captures, from which training reads faster: python scripts/prepare_data.py --out packed
+"""Make a packed copy of captures, which training reads faster: python scripts/prepare_data.py --out packed
 
-With --crop and --size it holds the pictures as one training takes them, ready: the fastest. Without, the copy is in
-MVHumanNet's layout and serves any crop and size. Train on it with --data.root packed --data.no-verify.
+With --crop and --size it holds the images as one training uses them, cropped and uncompressed, which is the fastest.
+Without, it holds captures with smaller images (capture.json), for any crop and size. Train on it with
+--data.root packed --data.no-verify.
 """
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -22,7 +23,7 @@ import tyro
 from core.data.human_list import find_subjects
 from core.data.packing import pack_crops, pack_dataset
 from core.utils.cli import run
-from smpl_renderer.errors import InputError
+from core.utils.ranges import Count, ImageSize, Percentage, Range, checked
 
 logger = logging.getLogger("prepare_data")
 
@@ -31,33 +32,31 @@ def main(
     root: tuple[Path, ...] = (Path("mvhuman_24"),),
     out: Path = Path("packed"),
     crop: Literal["center", "person"] | None = None,
-    size: int = 256,
-    height: int = 512,
-    quality: int = 95,
-    every: int = 1,
+    size: ImageSize = 256,
+    height: ImageSize = 512,
+    quality: Percentage = 95,
+    every: Count = 1,
     body: Path | None = None,
     verify: bool = True,
-    workers: int = -1,
+    workers: Annotated[int, Range(-1, 1024)] = -1,
 ) -> None:
-    """Write the people of a folder again, with smaller pictures. A run that was interrupted goes on where it was.
+    """Write packed copies of the subjects of a folder. An interrupted run resumes.
 
-    Captures that cannot be used are named at the end (exit status 2), when all others are packed and listed.
+    Captures that cannot be used are named at the end (exit status 2), after all others are packed and listed.
 
     Args:
-        root: Folder of captures; where it has a human list, only the list's people, views and poses are packed. The
-            people of several folders become one set, in this order: those to hold out come last.
-        out: Folder of the copy; it may be one that has pictures, or ready crops of another size.
-        crop: Write ready crops: the --data.crop of the training.
-        size: Of ready crops, in pixels: the --data.image-size of the training.
-        height: Of pictures, in pixels: --data.image-size for --data.crop center, a fifth more for person.
-        quality: Of pictures, as JPEG files.
+        root: Folder of captures; if it has a human list, only the subjects, views and poses of the list are packed. The
+            subjects of several folders become one set, in this order: those to hold out come last.
+        out: Folder of the copy; it may already have images, or ready crops of another size.
+        crop: Write ready crops: --data.crop of the training.
+        size: Side of ready crops in pixels: --data.image-size of the training.
+        height: Height of images in pixels: --data.image-size for --data.crop center, a fifth more for person.
+        quality: JPEG quality of images.
         every: Pack every n-th frame of those that have a fit.
         body: A body model file; by default it is found by the capture's fingerprint.
-        verify: Leave out cameras that were moved. Synthetic captures have none (--no-verify).
-        workers: Processes that pack one person each; 0 uses this one, -1 as many as there are processors.
+        verify: Leave out moved cameras, and images whose masks do not fit. Synthetic captures have none (--no-verify).
+        workers: Processes, each packing one subject at a time; 0 uses this one, -1 one per processor.
     """
-    if min(height, size, every) < 1 or not 1 <= quality <= 100:
-        raise InputError("--height, --size and --every must be at least 1, --quality from 1 to 100")
     subjects = [entry for folder in root for entry in find_subjects(folder)]
     if workers < 0:
         workers = min(os.cpu_count() or 1, len(subjects))
@@ -68,10 +67,10 @@ def main(
     gigabytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e9
     options = "" if crop is None else f" --data.crop {crop} --data.image-size {size}"
     logger.info(
-        "%d people in %s, %.1f GB; train with --data.root %s --data.no-verify%s",
+        "%d subjects in %s, %.1f GB; train with --data.root %s --data.no-verify%s",
         *(len(subjects), out, gigabytes, out, options),
     )
 
 
 if __name__ == "__main__":
-    run(lambda: tyro.cli(main))
+    run(lambda: tyro.cli(checked(main)))

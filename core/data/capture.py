@@ -96,6 +96,15 @@ class Capture(ABC):
         """Up axis of the world in the files, one of `UP_AXES`."""
         return RAW_UP if self.findings.up is None else self.findings.up
 
+    @property
+    def body_name(self) -> str | None:
+        """Name of the body of the fits, for people; None if it is not stated."""
+        return None
+
+    def time_of(self, frame: int) -> float | None:
+        """Time of a frame in seconds, if it is stated."""
+        return None
+
     @abstractmethod
     def _image_cameras(self) -> list[str]:
         """Calibrated cameras that have images."""

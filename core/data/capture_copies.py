@@ -29,14 +29,12 @@ def capture_record(
     capture: Capture, cameras: dict[str, CameraRecord], frames: list[FrameRecord], is_checked: bool = False
 ) -> CaptureRecord:
     """Record of a copy in the raw world."""
-    body_file = capture.path / BODY_FILE
-    body_name = read_json(body_file).get("name") if body_file.is_file() else None
     return CaptureRecord(
         cameras=cameras,
         frames=frames,
         up=RAW_UP,
         body_fingerprint=capture.body_fingerprint,
-        body_name=body_name if isinstance(body_name, str) else None,
+        body_name=capture.body_name,
         source={"capture": capture.subject},
         is_checked=is_checked,
     )

@@ -44,7 +44,7 @@ class FrameRecord:
     """One frame."""
 
     id: int
-    """Positive and unique."""
+    """Positive and unique; 0 is read, too."""
     images: dict[str, str]
     """Path of the image by camera name, relative to the capture's folder, with `/`."""
     masks: dict[str, str] = field(default_factory=dict)
@@ -211,7 +211,7 @@ def _lens(record: Any, where: str) -> Lens | None:
 
 def _frame(record: Any, cameras: dict[str, Any], path: Path) -> FrameRecord:
     number = record.get("id") if isinstance(record, dict) else None
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
         raise InputError(f"{path}: each frame must have a positive whole number as `id`, got {number!r}")
     where = f"{path}: frame {number}"
     files = {}

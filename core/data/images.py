@@ -58,6 +58,11 @@ class SourceImage:
         return self._image.mode
 
     @property
+    def is_turned(self) -> bool:
+        """True if the stored pixels are not upright."""
+        return self._orientation != 1 or (self._image.format == "TIFF" and self._image.tag_v2.get(274, 1) != 1)
+
+    @property
     def has_alpha(self) -> bool:
         """True if the file has an alpha channel, or a transparent colour or palette entry."""
         return self.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in self._image.info

@@ -36,6 +36,13 @@ class JsonCapture(Capture):
         return self._record.body_fingerprint
 
     @property
+    def body_name(self) -> str | None:
+        return self._record.body_name
+
+    def time_of(self, frame: int) -> float | None:
+        return self._frames[frame].time if frame in self._frames else None
+
+    @property
     def is_checked(self) -> bool:
         return self._record.is_checked
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ OTHER_FACTORS = (1, 2, 3, 4, 8)
 class MVHumanNetCapture(Capture):
     """One subject in MVHumanNet's layout."""
 
-    calibration_files = "camera_scale.pkl, camera_intrinsics.json"
+    calibration_files = "camera_scale.pkl, camera_intrinsics.json, camera_extrinsics.json"
     is_up_stated = False
 
     def __init__(self, path: Path, ready: tuple[str, int] | None = None, findings: Findings | None = None):
@@ -50,14 +51,23 @@ class MVHumanNetCapture(Capture):
         self._folders = self._pair_folders(image_folders) if self.ready is None else {}
 
     @cached_property
-    def body_fingerprint(self) -> str | None:
+    def _body_record(self) -> dict[str, Any]:
         path = self.path / BODY_FILE
         if not path.exists():
-            return None
+            return {}
         record = read_json(path)
         if not isinstance(record, dict) or not isinstance(record.get("fingerprint"), str):
             raise InputError(f"{path}: expected an object with the body's `fingerprint`; without this file it is SMPL")
-        return record["fingerprint"]
+        return record
+
+    @property
+    def body_fingerprint(self) -> str | None:
+        return self._body_record.get("fingerprint")
+
+    @property
+    def body_name(self) -> str | None:
+        name = self._body_record.get("name")
+        return name if isinstance(name, str) else None
 
     @cached_property
     def fits(self) -> dict[int, Path]:

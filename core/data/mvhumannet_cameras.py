@@ -78,7 +78,7 @@ def read_camera_files(folder: Path, existing: Collection[str]) -> dict[str, File
         name: FileCamera(
             viewmat=_viewmat(record, scale, folder / EXTRINSICS, name),
             K=Ks[name],
-            size=_stated_size(record, folder / EXTRINSICS, name),
+            size=_stated_size(record, Ks[name], folder / EXTRINSICS, name),
             lens=_lens(record, folder / EXTRINSICS) or _lens(intrinsics, folder / INTRINSICS),
         )
         for name, record in by_name.items()
@@ -176,30 +176,30 @@ def _without_suffix(key: str) -> str:
 
 
 def _camera_matrices(shared: np.ndarray, records: Mapping[str, dict], folder: Path) -> dict[str, np.ndarray]:
-    """K of each camera: the shared one, or that of its record where records describe lenses of their own.
+    """K of each camera: that of its record, or the shared one if the record repeats it.
 
-    A record contradicts the shared K if it differs from it in all cameras alike, since then one of the two is stale, or
-    if it is no zoom and shift of it.
+    A record contradicts the shared K if it is no zoom and shift of it, or if all cameras differ from it alike, since
+    then one of the two is stale. The `intrinsics` of a record replace the shared K.
 
     Raises:
         InputError: If a record contradicts the shared K.
     """
-    path = folder / EXTRINSICS
-    own = {name: _record_matrix(record, shared, path, name) for name, record in records.items()}
-    differing = [name for name, K in own.items() if not _is_same_lens(K, shared)]
-    if not differing:
-        return dict.fromkeys(records, shared)
-    for name in differing:
-        if "intrinsics" in records[name]:
-            continue
+    own = {name: _record_matrix(record, shared, folder / EXTRINSICS, name) for name, record in records.items()}
+    replaced = {name for name, record in records.items() if isinstance(record, dict) and "intrinsics" in record}
+    other = [name for name, K in own.items() if name not in replaced and not _is_same_lens(K, shared)]
+    for name in other:
         zoom = own[name][[0, 1], [0, 1]] / shared[[0, 1], [0, 1]]
         if abs(zoom[0] / zoom[1] - 1) > MAX_SKEWED_ZOOM or not 0.1 < zoom.min() < 10:
             raise _contradiction(folder, name, own[name], shared)
-    first = own[differing[0]]
-    stated = any("intrinsics" in records[name] for name in differing)
-    if len(differing) == len(own) and not stated and all(_is_same_lens(K, first) for K in own.values()):
-        raise _contradiction(folder, differing[0], first, shared)
-    return {name: K if name in differing else shared for name, K in own.items()}
+    if other and len(other) == len(own) and all(_is_same_lens(K, own[other[0]]) for K in own.values()):
+        raise _contradiction(folder, other[0], own[other[0]], shared)
+    return {name: K if name in replaced or _is_own_lens(K, shared) else shared for name, K in own.items()}
+
+
+def _is_own_lens(K: np.ndarray, shared: np.ndarray) -> bool:
+    """True if a record's K differs from the shared one by more than its rounding, and not only by the image size."""
+    is_scaled = _is_same_lens(K, shared) and abs(K[0, 0] / shared[0, 0] - 1) > SAME_LENS
+    return not is_scaled and bool(np.abs(K - shared).max() > 1e-6 * shared[0, 0])
 
 
 def _record_matrix(record: Any, shared: np.ndarray, path: Path, name: str) -> np.ndarray:
@@ -257,7 +257,7 @@ def _contradiction(folder: Path, name: str, own: np.ndarray, shared: np.ndarray)
     )
 
 
-def _stated_size(record: dict, path: Path, name: str) -> tuple[int, int] | None:
+def _stated_size(record: dict, K: np.ndarray, path: Path, name: str) -> tuple[int, int] | None:
     """Third and fourth number of `image_center`, if it has four."""
     centre = record.get("image_center")
     if not isinstance(centre, list) or len(centre) != 4:
@@ -266,6 +266,11 @@ def _stated_size(record: dict, path: Path, name: str) -> tuple[int, int] | None:
     if size.min() < 1 or np.abs(size - np.rint(size)).max() > 1e-6:
         raise InputError(
             f"{path}: `image_center` of camera {name} must end in width and height, got {size.tolist()}; correct it"
+        )
+    if (K[:2, 2] < -0.5).any() or (K[:2, 2] > size).any():
+        raise InputError(
+            f"{path}: `image_center` of camera {name} states {size[0]:g} x {size[1]:g} pixels, but the principal point "
+            f"is ({K[0, 2]:g}, {K[1, 2]:g}), outside of them; correct one of the two"
         )
     return round(size[0]), round(size[1])
 

@@ -33,13 +33,35 @@ CHECK_HEIGHT = 256
 
 
 def verify(capture: Capture, body: BodyModel | None = None) -> list[str]:
-    """Check the calibration of a capture: the up axis, and that the projected body meets the masks.
+    """Check the calibration of a capture (`check_calibration`), and leave out cameras that were moved after it.
 
-    Cameras in which it does not meet them, while it does in others, were moved after the calibration and are left out.
-    One frame is used, and two more if that leaves a doubt, because a fit or a mask may be bad too.
+    In these the projected body does not meet the masks, while it does in others.
 
     Returns:
         The cameras that were moved, which are logged.
+    Raises:
+        InputError: As `check_calibration`.
+    """
+    best = check_calibration(capture, body)
+    covered = median_agreement(list(best.values())).covered
+    moved = _moved(best)
+    for name in moved:
+        logger.warning(
+            "%s: camera %s is left out: its mask covers %.0f%% of the projected body, others %.0f%%; was it moved%s?",
+            *(capture.path, name, 100 * best[name].covered, 100 * covered, capture.camera_note(name)),
+        )
+    capture.leave_out(moved)
+    capture.findings.is_verified = True
+    return moved
+
+
+def check_calibration(capture: Capture, body: BodyModel | None = None) -> dict[str, Agreement]:
+    """Check the up axis of a capture, and that the projected body meets the masks of most cameras.
+
+    One frame is used, and two more if that leaves a doubt, because a fit or a mask may be bad too.
+
+    Returns:
+        Agreement of the projected body and the masks by camera.
     Raises:
         InputError: If there is no fit, the up axis is wrong, or the body meets the masks of hardly any camera.
     """
@@ -52,21 +74,13 @@ def verify(capture: Capture, body: BodyModel | None = None) -> list[str]:
     best = _best_agreements(capture, frames, body)
     if not _meets(best):
         best = _try_factors(capture, frames, body, best)
-    covered, overlap = median_agreement(list(best.values()))
     if not _meets(best):
+        covered, overlap = median_agreement(list(best.values()))
         raise InputError(
             f"{capture.path}: the fits do not meet the masks ({covered:.0%} of the projected body is covered, overlap "
             f"{overlap:.2f}); check {capture.calibration_files}, the masks and the fits"
         )
-    moved = _moved(best)
-    for name in moved:
-        logger.warning(
-            "%s: camera %s is left out: its mask covers %.0f%% of the projected body, others %.0f%%; was it moved%s?",
-            *(capture.path, name, 100 * best[name].covered, 100 * covered, capture.camera_note(name)),
-        )
-    capture.leave_out(moved)
-    capture.findings.is_verified = True
-    return moved
+    return best
 
 
 def find_faults(

@@ -97,7 +97,7 @@ def test_the_script_goes_on_and_never_touches_the_originals(root, tmp_path):
     done = subprocess.run(
         [*script, "--out", str(tmp_path), "--workers", "0"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0 and "2 people in" in done.stderr, done.stderr
+    assert done.returncode == 0 and "2 subjects in" in done.stderr, done.stderr
     assert [entry.subject for entry in find_subjects(tmp_path)] == ["209001", "209002"]
     (kept,) = (tmp_path / "209001" / "capture.json",)
     before = kept.stat().st_mtime_ns
