@@ -76,8 +76,11 @@ def bone_targets(
     sigmas = torch.tensor([[b.depth, b.lateral, b.depth] for b in bones], device=device, dtype=directions.dtype)
     seen = torch.minimum(visibility[..., starts], visibility[..., ends])
     factor = HIDDEN_FACTOR + (1 - HIDDEN_FACTOR) * seen
+    known = visibility > 0
+    known &= world_landmarks.isfinite().all(-1) & (world_landmarks.abs().sum(-1) > 0)
+    present = known[..., starts] & known[..., ends]
+    directions = torch.where(present[..., None], directions, directions.new_tensor([1.0, 0.0, 0.0]))
     whitening = _elevation_frames(directions) / (torch.deg2rad(sigmas) * factor[..., None])[..., None]
-    present = (visibility[..., starts] > 0) & (visibility[..., ends] > 0)
     return BoneTargets(starts, ends, directions, whitening, present.to(directions))
 
 

@@ -13,25 +13,37 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.fitting.energy import Energy
 from smpl_renderer.fitting.landmarks import LandmarkTable
 from smpl_renderer.fitting.limbs import LIMBS, Limb, two_bone_rotations
 from smpl_renderer.fitting.observations import Observations
 from smpl_renderer.fitting.point_model import PointModel
-from smpl_renderer.fitting.projection import to_cameras
+from smpl_renderer.fitting.projection import project, to_cameras
+from smpl_renderer.fitting.robust import geman_mcclure
 from smpl_renderer.fitting.variables import Variables
 from smpl_renderer.rotations import matrix_to_axis_angle
 
 MIRRORINGS = ((True, True), (False, True), (True, False))
 """Which of a limb's two bones are mirrored."""
+TURN_COST = 3.0
+"""Energy of a turn by a right angle between successive frames."""
+MARGIN = 1.0
+"""Least gain of energy for which an alternative is taken."""
 
 
-def swap_sides(observations: Observations, where: Bool[Tensor, "F C"], table: LandmarkTable) -> Observations:
-    """Exchange left and right landmarks, and mirror the depth of those in 3D, in some frames and cameras."""
+def mirrored_order(table: LandmarkTable) -> list[int]:
+    """For each landmark, the one on the other side of the body."""
     other = {"left": "right", "right": "left"}
     order = []
     for name in table.names:
         side, _, stem = name.partition("_")
-        order.append(table.names.index(f"{other[side]}_{stem}") if side in other else table.names.index(name))
+        order.append(table.names.index(f"{other[side]}_{stem}" if side in other else name))
+    return order
+
+
+def swap_sides(observations: Observations, where: Bool[Tensor, "F C"], table: LandmarkTable) -> Observations:
+    """Exchange left and right landmarks, and mirror the depth of those in 3D, in some frames and cameras."""
+    order = mirrored_order(table)
 
     def pick(values: Tensor | None, mirrored: Tensor | None) -> Tensor | None:
         if values is None:
@@ -50,7 +62,7 @@ def swap_sides(observations: Observations, where: Bool[Tensor, "F C"], table: La
 
 
 def likely_facing(
-    energies: Float[Tensor, "2 F"], forward: Float[Tensor, "2 F 3"], up: Float[Tensor, "F 3"], sigma: float = 1.0
+    energies: Float[Tensor, "2 F"], forward: Float[Tensor, "2 F 3"], up: Float[Tensor, "F 3"]
 ) -> Bool[Tensor, " F"]:
     """Choose, for each frame, between two bodies that face opposite ways.
 
@@ -61,13 +73,12 @@ def likely_facing(
         energies: Of both bodies in each frame.
         forward: Where both bodies face, in the world.
         up: Against gravity.
-        sigma: Standard deviation of the turn between frames, in radians.
     Returns:
         True where the second body is chosen.
     """
     level = normalize(forward - (forward * up).sum(-1, keepdim=True) * up, dim=-1)
     cosines = torch.einsum("afi,bfi->fab", level[:, 1:], level[:, :-1])  # [F - 1, now, before]
-    turns = 0.5 * (cosines.clamp(-1, 1).arccos() / sigma).square()
+    turns = TURN_COST * (1 - cosines)
     cost, choices = energies[:, 0], []
     for frame in range(1, energies.shape[1]):
         arriving = cost + turns[frame - 1]
@@ -114,35 +125,42 @@ def try_flips(
     body: BodyModel,
     viewmat: Float[Tensor, "4 4"],
     refine: Callable[[Variables, Tensor], tuple[Variables, Float[Tensor, " N"]]],
-    margin: float,
-) -> tuple[Variables, dict[str, int]]:
-    """Replace limbs by their mirrored alternatives where that lowers the energy.
+) -> Variables:
+    """Replace limbs by their mirrored alternatives where that lowers the energy by `MARGIN`.
 
     Args:
         x: Of F frames.
         body: With SMPL's joints.
         viewmat: World to the camera along which limbs are mirrored.
         refine: Takes N bodies and the frame of each; returns them after some steps, with the energy of each.
-        margin: Least gain of energy of a replacement.
-    Returns:
-        The bodies, and in how many frames each limb was replaced.
     """
     frames = torch.arange(len(x.transl), device=x.transl.device)
     candidates = [x] + [mirror_limb(x, body, limb, which, viewmat) for limb in LIMBS for which in MIRRORINGS]
     count = len(candidates)
-    fields = {name: torch.cat([getattr(c, name) for c in candidates]) for name in ("base", "root", "pose", "transl")}
-    together = replace(x.frames(frames.repeat(count)), **fields)
+    together = replace(x.frames(frames.repeat(count)), pose=torch.cat([c.pose for c in candidates]))
     refined, energies = refine(together, frames.repeat(count))
-    energies = energies.unflatten(0, (count, -1))
-    pose = refined.pose.unflatten(0, (count, -1))
+    energies, pose = energies.unflatten(0, (count, -1)), refined.pose.unflatten(0, (count, -1))
+    best = x.pose.clone()
     # Each limb is judged by itself, so that several can be replaced in one frame.
-    best, changes = x.pose.clone(), {}
     for position, limb in enumerate(LIMBS):
         own = slice(1 + position * len(MIRRORINGS), 1 + (position + 1) * len(MIRRORINGS))
         least, choice = energies[own].min(0)
-        better = energies[0] - least > margin
-        joints = [limb.first - 1, limb.middle - 1, limb.last - 1]
+        better = energies[0] - least > MARGIN
+        joints = [limb.first - 1, limb.middle - 1]
         replaced = pose[own][choice, frames][:, joints]
         best[:, joints] = torch.where(better[:, None, None], replaced, best[:, joints])
-        changes[limb.name] = int(better.sum())
-    return replace(x, pose=best), changes
+    return replace(x, pose=best)
+
+
+@torch.no_grad()
+def sides_by_camera(x: Variables, energy: Energy) -> Bool[Tensor, "F C"]:
+    """Cameras whose landmarks fit the body better, by `MARGIN`, with left and right exchanged."""
+    targets = energy.targets
+    pixels, _ = project(energy.model(x.bodies()).landmarks, targets.Ks, targets.viewmats)
+    order = mirrored_order(targets.table)
+    errors = []
+    for projected in (pixels, pixels[:, :, order]):
+        squared = ((projected - targets.landmarks) * energy.pixel_sizes[..., None, None]).square().sum(-1)
+        squared = squared / targets.landmark_sigmas.square()
+        errors.append((targets.landmark_weights * geman_mcclure(squared, energy.weights.landmark_width)).sum(-1))
+    return errors[0] - errors[1] > MARGIN

@@ -17,7 +17,8 @@ from smpl_renderer.fitting.point_model import PointModel, Pose
 from smpl_renderer.fitting.pose_prior import load_pose_prior, part_joints
 from smpl_renderer.rotations import axis_angle_to_matrix
 
-TRUNK = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
+TRUNK_MARKS = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
+LIMB_MARKS = ("elbow", "wrist", "knee", "ankle")
 _MARKS = {"arm": ("shoulder", "elbow", "wrist"), "leg": ("hip", "knee", "ankle")}
 
 
@@ -69,7 +70,7 @@ def initial_rotations(
     rotations = torch.eye(3).to(points).repeat(frames, body.num_joints, 1, 1)
     transl, betas = points.new_zeros(frames, 3), points.new_zeros(body.num_betas)
     at_rest = rest(Pose(rotations, transl, betas, points.new_tensor(1.0)))
-    chosen = table.index(*TRUNK)
+    chosen = table.index(*TRUNK_MARKS)
     source, target = at_rest.landmarks[:, chosen], points[:, chosen]
     covariance = (target - target.mean(1, keepdim=True)).mT @ (source - source.mean(1, keepdim=True))
     rotations[:, 0] = roma.special_procrustes(covariance)
@@ -113,10 +114,3 @@ def place_by_landmarks(
     A = (scaled.mT @ rows).sum((1, 2)) + 1e-8 * torch.eye(3).to(points)
     b = (scaled.mT @ values[..., None]).sum((1, 2))
     return torch.linalg.solve(A, b)[..., 0]
-
-
-def fill_missing(values: Float[Tensor, "F *rest"], known: Bool[Tensor, " F"]) -> Float[Tensor, "F *rest"]:
-    """Copy the nearest known frame into each unknown one."""
-    frames = torch.arange(len(values), device=values.device)
-    distance = (frames[:, None] - frames).abs() + 1e6 * ~known
-    return values[distance.argmin(1)]

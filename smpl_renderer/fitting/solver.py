@@ -31,6 +31,7 @@ def minimise(
     *,
     rate: float = 1.0,
     silhouettes: bool = True,
+    common: bool = False,
     report: Callable[[dict[str, Tensor]], None] | None = None,
 ) -> Variables:
     """Take `steps` steps of Adam in the variables `names`.
@@ -40,6 +41,7 @@ def minimise(
         energy: Of the same frames.
         rate: Factor on all learning rates.
         silhouettes: Let the terms of the masks count.
+        common: Update the pose that all frames share.
         report: Called after each step with the terms.
     """
     x = x.leaves(names)
@@ -47,7 +49,7 @@ def minimise(
     adam = torch.optim.Adam(groups, betas=(0.9, 0.98))
     peaks = [group["lr"] for group in adam.param_groups]
     for step in range(steps):
-        if step % COMMON_EVERY == 0:
+        if common and step % COMMON_EVERY == 0:
             energy.update_common(x)
         for group, peak in zip(adam.param_groups, peaks):
             group["lr"] = peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))

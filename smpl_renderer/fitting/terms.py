@@ -165,6 +165,23 @@ def balance_term(
     return geman_mcclure((torch.relu(length - slack) / sigma).square(), 3.0)
 
 
+def still_feet(ankles: Float[Tensor, "F 2 3"], times: Float[Tensor, " F"] | None, speed: float) -> Float[Tensor, " F"]:
+    """How far feet stand still, in [0, 1], for frames at most half a second from another; 1 where that is unknown.
+
+    Args:
+        ankles: World positions in metres.
+        times: Seconds, ascending, or None.
+        speed: Metres per second of the slower foot at which the result is 0.37.
+    """
+    still = ankles.new_ones(len(ankles))
+    if times is None or len(ankles) < 2:
+        return still
+    steps = (times[1:] - times[:-1]).clamp_min(1e-3)
+    speeds = ((ankles[1:] - ankles[:-1]).norm(dim=-1) / steps[:, None]).min(1).values
+    share = torch.where(steps < 0.5, torch.exp(-((speeds / speed) ** 2)), 1.0)
+    return torch.minimum(torch.cat([still[:1], share]), torch.cat([share, still[:1]]))
+
+
 def upright_term(trunk: Float[Tensor, "F 3"], up: Float[Tensor, "F 3"], sigma: float) -> Float[Tensor, " F"]:
     """Angle of the trunk (pelvis to neck) from vertical, as twice the squared sine of its half; `sigma` in radians."""
     cosine = (normalize(trunk, dim=-1) * up).sum(-1)

@@ -1,0 +1,55 @@
+"""Vertices of a body that a fit works with: spread over the surface, the soles, and parts that cloth covers alike."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from smpl_renderer.body_model import JOINT_NAMES, BodyModel
+
+FEET = tuple(JOINT_NAMES.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("ankle", "foot"))
+SOLE_HEIGHT = 0.025
+"""Vertices of the feet at most so far above the lowest one, in the rest pose, are the soles."""
+_CLOTH_PARTS = (
+    ("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar"),
+    ("neck", "head"),
+    ("left_shoulder", "right_shoulder"),
+    ("left_elbow", "right_elbow"),
+    ("left_wrist", "right_wrist", "left_hand", "right_hand"),
+    ("left_hip", "right_hip"),
+    ("left_knee", "right_knee"),
+    ("left_ankle", "right_ankle", "left_foot", "right_foot"),
+)
+NUM_CLOTH_PARTS = len(_CLOTH_PARTS)
+
+
+def cloth_parts(body: BodyModel) -> Int[Tensor, " V"]:
+    """Part of each vertex that cloth covers alike: trunk, head, upper and lower arms, hands, thighs, shanks, feet."""
+    owner = {name: part for part, names in enumerate(_CLOTH_PARTS) for name in names}
+    table = torch.tensor([owner[name] for name in JOINT_NAMES], device=body.lbs_weights.device)
+    return table[body.lbs_weights.argmax(1)]
+
+
+def sole_vertices(body: BodyModel) -> Int[Tensor, " M"]:
+    """Every second vertex of the soles."""
+    part = body.lbs_weights.argmax(1)
+    feet = torch.isin(part, torch.tensor(FEET, device=part.device))
+    height = body.v_template[:, 1]
+    return torch.nonzero(feet & (height < height[feet].min() + SOLE_HEIGHT))[::2, 0]
+
+
+def spread_vertices(body: BodyModel, count: int) -> Int[Tensor, " N"]:
+    """Vertices spread evenly over the body: each next one is farthest from those before."""
+    points = body.v_template
+    chosen = torch.zeros(min(count, len(points)), dtype=torch.int64, device=points.device)
+    nearest = (points - points[0]).square().sum(-1)
+    for i in range(1, len(chosen)):
+        chosen[i] = nearest.argmax()
+        nearest = torch.minimum(nearest, (points - points[chosen[i]]).square().sum(-1))
+    return chosen
+
+
+def height_rows(body: BodyModel) -> tuple[Float[Tensor, ""], Float[Tensor, " S"]]:
+    """Height of the standing rest pose as a linear function of the shape: its constant and its slopes, in metres."""
+    height = body.v_template[:, 1]
+    top, bottom = height.argmax(), height.argmin()
+    return height[top] - height[bottom], body.shapedirs[top, 1] - body.shapedirs[bottom, 1]

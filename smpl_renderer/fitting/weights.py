@@ -1,0 +1,53 @@
+"""Factors and scales of the energy terms."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Lengths in metres, angles in radians. A factor of 1 takes the term as a negative log-likelihood."""
+
+    landmarks: float = 0.5
+    landmark_width: float = 4.0
+    """Widths are those of robust losses, in standard deviations."""
+    bones: float = 0.5
+    bone_width: float = 3.0
+    outside: float = 30.0
+    """The terms of the masks are means over points; the factor is the number of independent ones."""
+    outside_sigma: float = 0.02
+    outline: float = 30.0
+    outline_sigma: float = 0.02
+    outline_width: float = 3.0
+    clearance: float = 0.008
+    """Cloth: masks may exceed the body by so much."""
+    loose_offset: float = 0.03
+    """Outlines of a part whose mask exceeds the body by so much more, in the median, count a quarter: loose cloth."""
+    match_reach: float = 0.08
+    ground: float = 1.0
+    ground_sigma: float = 0.02
+    balance: float = 0.3
+    balance_slack: float = 0.06
+    balance_sigma: float = 0.08
+    still_speed: float = 0.3
+    """Metres per second: feet that move faster do not carry, and balance does not count."""
+    upright: float = 0.3
+    upright_sigma: float = 0.2
+    roll_sigma: float = 0.05
+    """Of a camera whose gravity is unknown; its pitch is ten times as free."""
+    prior: float = 0.3
+    limits: float = 1.0
+    shape: float = 1.0
+    scale_sigma: float = 0.1
+    """Of the logarithm of the body's scale."""
+    height_sigma: float = 0.005
+    """Of the body height, where it is given."""
+    common: float = 0.5
+    common_sigma: float = 0.15
+    common_width: float = 2.0
+    smooth: float = 0.3
+    smooth_sigma: float = 4.0
+    """Of accelerations, in metres per second squared."""
+    smooth_window: float = 0.25
+    """Seconds between frames from which on smoothness does not count."""
+    hands: float = 1.0
+    hand_sigma: float = 0.2
