@@ -1,4 +1,4 @@
-"""Vertices of a body that a fit works with: spread over the surface, the soles, and parts that cloth covers alike."""
+"""Vertices that a fit works with: spread over the surface, the soles, and the parts that cloth covers alike."""
 
 import torch
 from jaxtyping import Float, Int
