@@ -1,4 +1,4 @@
-"""Make avatars of captures: python infer.py [folder] [--checkpoint FILE] [--evaluate], see --help."""
+"""Make avatars of captures, videos and images: python infer.py [path] [--checkpoint FILE] [--evaluate], see --help."""
 
 from core.utils.environment import require
 
@@ -7,10 +7,14 @@ require()
 import logging
 import os
 import sys
+from dataclasses import replace
 
 import torch
 import tyro
 
+from core.capture.prepare import capture_of
+from core.capture.sources import is_capture_input
+from core.data.input_files import subject_name
 from core.inference.evaluation import OURS, MetricSuite, evaluate, protocol_record
 from core.inference.options import InferenceOptions
 from core.inference.outputs import check_folder, write_outputs
@@ -25,6 +29,10 @@ logger = logging.getLogger(__name__)
 @torch.no_grad()
 def main(options: InferenceOptions) -> None:
     """Write avatar, videos and sheet of every subject and, with --evaluate, the metrics of all."""
+    if is_capture_input(options.captures):
+        with torch.enable_grad():  # bodies are fitted by gradients
+            capture = capture_of(options.captures, options.workspace, options.prepare)
+        options = replace(options, captures=capture)
     session = open_session(options)
     if session.device.type == "cuda":
         # Atomic additions make sums differ in their last digits from run to run. The only ones left are in the
@@ -32,7 +40,7 @@ def main(options: InferenceOptions) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     for path in session.subjects:
-        check_folder(options.workspace / path.resolve().name)
+        check_folder(options.workspace / subject_name(path))
     metric_suite = MetricSuite(session.device) if options.evaluate else None
 
     scores, records = {}, {}

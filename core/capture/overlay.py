@@ -46,8 +46,8 @@ def write_overlay_sheet(
 
 
 def _columns(count: int, aspect: float) -> int:
-    """Number of columns for a sheet about twice as wide as high, with full rows."""
-    rows = max(1, round(count / np.sqrt(2 * count / max(aspect, 0.2))))
+    """Number of columns for a sheet about half as wide again as high, with full rows."""
+    rows = max(1, round(count / np.sqrt(1.5 * count / max(aspect, 0.2))))
     return -(-count // rows)
 
 

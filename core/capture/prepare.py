@@ -25,7 +25,7 @@ from core.capture.observe import Views, observe
 from core.capture.options import PrepareOptions
 from core.capture.overlay import write_overlay_sheet
 from core.capture.page import left_out_summary, write_page
-from core.capture.quality import CaptureReport, capture_warnings, frame_reports, silhouettes
+from core.capture.quality import CaptureReport, capture_warnings, frame_reports, surface_seen, visible_faces
 from core.capture.sources import InputFiles, open_input
 from core.capture.weights import fetch_models, missing_models, model_path
 from core.data.capture_json import CameraRecord, CaptureRecord, FrameRecord, fit_record, write_capture_json
@@ -183,12 +183,18 @@ class _Preparation:
         moving = self.choice.moving if self.options.moving_camera is None else self.options.moving_camera
         with self.clock.stage("body fits"):
             result = self._fit(frames, views, cameras, moving)
-        drawn = silhouettes(result.params.to(torch.device("cpu")), self.body, cameras.cameras)
+        faces = visible_faces(result.params.to(torch.device("cpu")), self.body, cameras.cameras)
+        drawn = [[ids >= 0 for ids in row] for row in faces]
         ids, labels = [frame.id for frame in frames], [frame.label for frame in frames]
         reports = frame_reports(ids, labels, views, drawn, result.quality)
         if not any(report.used for report in reports):
             raise InputError(f"{self.files.path}: {_refusal(reports)}")
         warnings, coverage = capture_warnings(views, cameras.cameras, moving)
+        seen, missing = surface_seen(faces, views, self.body)
+        if missing:
+            warnings.append(
+                f"no image shows {', '.join(missing)}: colours there are guessed; more images from there help"
+            )
         if self.choice.num_people > 1:
             notes.append(f"{self.choice.num_people} people in view; person {self.options.person} is taken (--person)")
         report = CaptureReport(
@@ -196,6 +202,7 @@ class _Preparation:
             warnings=tuple(dict.fromkeys([*warnings, *result.warnings])),
             notes=tuple(notes),
             left_out=tuple(left_out),
+            surface_seen=seen,
             turn_degrees=coverage,
             seconds=self.clock.seconds,
         )

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from core.capture.cameras import StoredCamera
 from core.capture.landmarks import LIMBS, azimuth, cut_off
@@ -20,6 +20,17 @@ SILHOUETTE_SIZE = 384
 """Longer side, in pixels, at which bodies are drawn to be compared with masks."""
 BAD_IOU, POOR_IOU = 0.45, 0.72
 """Below the first a frame is left out, below the second it is reported."""
+SURFACE_PARTS = (
+    ("the face", (15,), 1),
+    ("the back of the head", (15,), -1),
+    ("the chest", (3, 6, 9), 1),
+    ("the back", (3, 6, 9), -1),
+    ("the left arm", (16, 18), 0),
+    ("the right arm", (17, 19), 0),
+    ("the front of the legs", (1, 2, 4, 5), 1),
+    ("the back of the legs", (1, 2, 4, 5), -1),
+)
+"""Name, joints and direction of normals in the rest pose (1: front, -1: back, 0: any) of parts of the surface."""
 SMALL, DARK, BRIGHT = 300, 0.12, 0.88
 
 
@@ -46,6 +57,8 @@ class CaptureReport:
     """Guesses and facts, in words."""
     left_out: tuple[tuple[str, str], ...]
     """Candidate frames that were not usable, and why."""
+    surface_seen: float | None
+    """Share of the body's surface that some image shows."""
     turn_degrees: float
     """How much of a full turn of the person the frames cover."""
     seconds: dict[str, float]
@@ -56,10 +69,13 @@ class CaptureReport:
 
 
 @torch.no_grad()
-def silhouettes(
+def visible_faces(
     params: BodyParams, body: BodyModel, cameras: Sequence[StoredCamera], size: int = SILHOUETTE_SIZE
-) -> list[list[Bool[np.ndarray, "h w"]]]:
-    """Bodies of all frames drawn by all cameras, reduced so that the longer side has `size` pixels."""
+) -> list[list[Int[np.ndarray, "h w"]]]:
+    """Bodies of all frames drawn by all cameras, as indices of faces, -1 where there is none.
+
+    The images are reduced so that the longer side has `size` pixels.
+    """
     vertices = body(params.to(body.v_template)).vertices.double()
     drawn: list[list[np.ndarray]] = []
     for frame in vertices:
@@ -72,9 +88,42 @@ def silhouettes(
             pixels = points @ K.T
             pixels = pixels[:, :2] / pixels[:, 2:].clamp_min(1e-3) * scale
             face_ids, _ = rasterize_mesh(pixels.float(), points[:, 2].float(), body.faces, height, width)
-            row.append(face_ids.numpy() >= 0)
+            row.append(face_ids.numpy())
         drawn.append(row)
     return drawn
+
+
+def surface_seen(faces: list[list[Int[np.ndarray, "h w"]]], views: Views, body: BodyModel) -> tuple[float, list[str]]:
+    """Share of the surface that some image with a mask shows, and the names of parts that are hardly seen.
+
+    Faces smaller than a pixel are missed by the drawing, so a vertex counts as seen if any face of it was drawn.
+    """
+    seen = np.zeros(body.num_vertices, bool)
+    corners = body.faces.cpu().numpy()
+    for face_row, view_row in zip(faces, views):
+        for ids, view in zip(face_row, view_row):
+            if view.mask is not None:
+                seen[corners[np.unique(ids[ids >= 0])].ravel()] = True
+    seen = seen | _spread(seen, corners)
+    template = body.v_template.double().cpu().numpy()
+    triangles = template[corners]
+    normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    areas = np.linalg.norm(normals, axis=1)
+    share = seen[corners].mean(1)
+    joints = body.lbs_weights.argmax(1).cpu().numpy()[corners[:, 0]]
+    missing = []
+    for name, wanted, direction in SURFACE_PARTS:
+        part = np.isin(joints, wanted) & (normals[:, 2] * direction > 0.3 * areas if direction else True)
+        if (areas * share)[part].sum() < 0.35 * areas[part].sum():
+            missing.append(name)
+    return float((areas * share).sum() / areas.sum()), missing
+
+
+def _spread(seen: Bool[np.ndarray, " V"], corners: Int[np.ndarray, "F 3"]) -> Bool[np.ndarray, " V"]:
+    """Vertices all of whose neighbours in some face are seen."""
+    spread = np.zeros_like(seen)
+    spread[corners[seen[corners].sum(1) >= 2].ravel()] = True
+    return spread
 
 
 def mask_iou(drawn: Bool[np.ndarray, "h w"], mask: np.ndarray) -> float:

@@ -129,7 +129,9 @@ def _video_files(folder: Path) -> list[Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_order)
+    """Folders that are no captures."""
+    found = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted((p for p in found if not any((p / name).exists() for name in _SUBJECT_FILES)), key=natural_order)
 
 
 def _holds(folder: Path) -> bool:

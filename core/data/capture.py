@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from core.data.calibration import CalibratedCamera, stack_cameras
 from core.data.crops import ImageFiles, Window, center_window, person_window, read_alpha, read_image
 from core.data.fits import posed_vertices
-from core.data.input_files import check_name
+from core.data.input_files import check_name, subject_name
 from core.data.ready_crops import find_ready_crops, sizes_ready
 from core.data.subject_frame import move_body
 from core.data.up_axis import RAW_UP, raw_from_world
@@ -64,7 +64,7 @@ class Capture(ABC):
         self.path = Path(path)
         if not self.path.is_dir():
             raise InputError(f"{self.path}: no such folder; name the folder of a capture")
-        self.subject = check_name(self.path.resolve().name, f"{self.path}: name of the folder")
+        self.subject = check_name(subject_name(self.path), f"{self.path}: name of the folder")
         self.findings = Findings() if findings is None else findings
         self.ready = None if ready is None else find_ready_crops(self.path, *ready)
         self._files: dict[str, dict[int, ImageFiles]] = {}

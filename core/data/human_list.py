@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.data.input_files import check_name, read_json
+from core.data.input_files import check_name, read_json, subject_name
 from core.data.readers import is_capture
 from smpl_renderer.errors import InputError
 
@@ -26,7 +26,7 @@ class HumanEntry:
 
     @property
     def subject(self) -> str:
-        return self.path.resolve().name
+        return subject_name(self.path)
 
 
 def find_subjects(root: Path) -> list[HumanEntry]:

@@ -29,6 +29,16 @@ def check_name(name: Any, where: str) -> str:
     return name
 
 
+CAPTURE_FOLDER = "capture"
+"""Name of a subject's folder that does not name the subject: `<workspace>/<name>/capture/`."""
+
+
+def subject_name(path: Path) -> str:
+    """Name of the subject of a capture's folder: that of the folder or, for `CAPTURE_FOLDER`, of the one above it."""
+    path = Path(path).resolve()
+    return path.parent.name if path.name == CAPTURE_FOLDER and path.parent.name else path.name
+
+
 _LEAVES = re.compile(r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 _NO_PATH = re.compile(r"[\\\x00-\x1f\x7f]|^(\./?|)$|/$")
 

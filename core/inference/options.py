@@ -1,11 +1,12 @@
 """Options of `infer.py`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from core.capture.options import PrepareOptions
 from core.utils.device import DeviceName
 from core.utils.ranges import Count, CountOrZero, ImageSize, Range
 from smpl_renderer.errors import InputError
@@ -20,7 +21,8 @@ class InferenceOptions:
     """Make avatars of captured people, render them and, with --evaluate, measure them."""
 
     captures: Positional[Path] = SHIPPED_CAPTURES
-    """Folder of one capture, or a folder of captures."""
+    """Folder of one capture, or a folder of captures. Or a video, an image, a folder of images or of cameras: a capture
+    is made of it first, in <workspace>/<name>/capture/."""
     checkpoint: Path = SHIPPED_CHECKPOINT
     """Checkpoint written by training."""
     workspace: Path = Path("workspace/inference")
@@ -61,6 +63,9 @@ class InferenceOptions:
     ply_degree: Literal[0, 1, 2, 3] = 0
     """Degree of the spherical harmonics in avatar.ply. Colours have degree 0; some viewers require the `f_rest_*` of
     degree 3, which are then written as zeros, and the file is almost four times as large."""
+
+    prepare: PrepareOptions = field(default_factory=PrepareOptions)
+    """How a capture is made of a video or images."""
 
     def check_combination(self, prefix: str = "") -> None:
         """Check options that depend on each other (`core.utils.ranges.check_ranges`)."""

@@ -13,8 +13,10 @@ from tqdm import tqdm
 from core.avatar.avatar import canonical_gaussians
 from core.avatar.file import save_avatar
 from core.data.fits import rest_pelvis
+from core.data.input_files import CAPTURE_FOLDER
 from core.data.subject_frame import move_body, posed_pelvis, subject_frame
 from core.export.ply import save_ply
+from core.inference.result_page import write_result_page
 from core.inference.sheet import Tile, make_sheet
 from core.inference.subject import Subject
 from core.inference.trajectories import interpolate_poses, loop_times, novel_pose_keys, turntable
@@ -33,6 +35,8 @@ AVATAR, PLY, TURNTABLE, NOVEL_POSE, SHEET = (
     *("turntable.mp4", "novel_pose.mp4", "comparison.png"),
 )
 FILES = (AVATAR, PLY, TURNTABLE, NOVEL_POSE, SHEET)
+PAGE = "index.html"
+"""Also written where the capture was made of one's own images, which is then in `CAPTURE_FOLDER` of the same folder."""
 TILE_SIZE = 300
 """Side of the images on the sheet, in pixels."""
 SHEET_COLUMNS = 4
@@ -45,14 +49,15 @@ FALLBACK_MOTION = "dance"
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse an output folder that holds other files, because it is replaced as a whole.
+    """Refuse an output folder that holds other files than results and a capture, because it is replaced as a whole.
 
     Raises:
         InputError: If it does.
     """
     if not folder.exists():
         return
-    others = sorted(p.name for p in folder.iterdir() if p.name not in FILES) if folder.is_dir() else [folder.name]
+    known = (*FILES, PAGE, CAPTURE_FOLDER)
+    others = sorted(p.name for p in folder.iterdir() if p.name not in known) if folder.is_dir() else [folder.name]
     if others:
         raise InputError(f"{folder}: holds other things than results ({others[0]}); choose another --workspace")
 
@@ -69,6 +74,10 @@ def write_outputs(subject: Subject, folder: Path) -> None:
         write_video(temporary / TURNTABLE, turntable_images(subject), FPS)
         write_video(temporary / NOVEL_POSE, novel_pose_images(subject), FPS)
         save_image(temporary / SHEET, comparison_sheet(subject))
+        capture = folder / CAPTURE_FOLDER
+        if capture.is_dir():
+            write_result_page(temporary / PAGE, subject.name, capture)
+            capture.rename(temporary / CAPTURE_FOLDER)  # the folder is replaced as a whole
 
 
 def turntable_images(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:

@@ -13,7 +13,7 @@ from PIL import Image
 from core.capture.cameras import StoredCamera
 from core.capture.options import PrepareOptions
 from core.capture.prepare import capture_of, prepare_capture
-from core.capture.quality import mask_iou, silhouettes
+from core.capture.quality import mask_iou, visible_faces
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
@@ -45,6 +45,10 @@ def stored_bodies(folder, capture):
     return BodyParams.stack(
         [BodyParams(**{k: torch.tensor(v, dtype=torch.float64) for k, v in f.items()}) for f in fits]
     )
+
+
+def silhouettes(*args):
+    return [[ids >= 0 for ids in row] for row in visible_faces(*args)]
 
 
 def stored_cameras(capture):
@@ -201,6 +205,17 @@ def test_a_moving_camera_is_found_out(tmp_path, body):
     fit = TrueFit(moving)
     prepare(moving, tmp_path / "moving", tmp_path / "given", replace(OPTIONS, moving_camera=False), fit=fit)
     assert fit.calls[0][1].moving_camera is False
+
+
+def test_what_no_image_shows_is_named(tmp_path, body):
+    """From the front only: about half of the surface."""
+    turned, front = turning(body), [draw(body, i, [standing(0.0, arms=0.7 + 0.1 * i)]) for i in range(4)]
+    _, quality = read(prepare(turned, save(turned, tmp_path / "turned"), tmp_path / "a"))
+    assert quality["surface_seen"] > 0.85 and not any("no image shows" in text for text in quality["warnings"])
+    _, quality = read(prepare(front, save(front, tmp_path / "front"), tmp_path / "b"))
+    (finding,) = (text for text in quality["warnings"] if "no image shows" in text)
+    assert "the back," in finding and "the back of the head" in finding and "the chest" not in finding
+    assert 0.3 < quality["surface_seen"] < 0.65
 
 
 def test_a_person_who_does_not_turn_is_told_so(tmp_path, body):
