@@ -17,7 +17,8 @@ import numpy as np
 import tyro
 
 from core.utils.cli import run
-from scripts.synthetic.motion import ANGLES, LIMITS, joint_rotations, sample_motion
+from core.motion.anatomy import ANGLES, LIMITS, joint_rotations
+from scripts.synthetic.motion import sample_motion
 from smpl_renderer.files import atomic_path
 from smpl_renderer.fitting.pose_prior import FILE, PARTS, part_joints
 

@@ -1,0 +1,131 @@
+"""Measure body fits on synthetic people whose bodies are known: python scripts/measure_fits.py --subjects 20
+
+Images are drawn, read by the landmark network and stored at first use; masks and true bodies are withheld.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from core.utils.environment import require
+
+require()
+
+import json
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from core.inference.report import format_table
+from core.utils.cli import run
+from core.utils.device import DeviceName, pick_device
+from scripts.benchmarks.fit_metrics import METRICS, fit_errors
+from scripts.benchmarks.fit_scenes import FitScene, load_scene, perturbed
+from smpl_renderer.body_files import STANDIN_BODY, load_body
+from smpl_renderer.files import atomic_path
+from smpl_renderer.fitting import FitOptions, fit_bodies
+from smpl_renderer.fitting.weights import Weights
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    kinds: tuple[Literal["phone", "poses", "rig4", "refine4", "refine16"], ...] = ("phone", "rig4")
+    """phone: one still camera, the subject turns around, 8 frames. poses: the same in unlike poses. rig4: 4 calibrated
+    cameras, 4 frames. refine4, refine16: true bodies perturbed by 40 mm, refined by the masks of 4 or 16 cameras."""
+    subjects: int = 20
+    first: int = 0
+    """Index of the first subject."""
+    masks: Literal["true", "network"] = "true"
+    """True masks, or the landmark network's, sharpened."""
+    variant: Literal["full", "heavy"] = "full"
+    """Landmark network."""
+    workers: int = 0
+    """Processes; 0: one per two cores on a CPU, one on a GPU."""
+    device: DeviceName = "cpu"
+    scenes: Path = Path("workspace/fit_scenes")
+    """Folder of drawn and read scenes."""
+    seed: int = 0
+    out: Path | None = None
+    """Also write all numbers as JSON."""
+    each: bool = False
+    """Print a row per subject."""
+    fit: FitOptions = field(default_factory=FitOptions)
+    weights: Weights = field(default_factory=Weights)
+
+
+def main(options: Options) -> None:
+    """Print the table of errors; means over subjects."""
+    device = pick_device(options.device)
+    workers = options.workers or (1 if device.type == "cuda" else max(1, (os.cpu_count() or 2) // 2))
+    jobs = [(kind, options.first + i) for kind in options.kinds for i in range(options.subjects)]
+    measure = partial(_measure, options=options, device=str(device), threads=1 if workers > 1 else 2)
+    if workers > 1:
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            results = list(tqdm(pool.imap(measure, jobs), total=len(jobs), desc="fits", unit="subject"))
+    else:
+        results = [measure(job) for job in tqdm(jobs, desc="fits", unit="subject")]
+    print(_table(jobs, results, options))
+    if options.out is not None:
+        rows = [{"kind": kind, "subject": index, **result} for (kind, index), result in zip(jobs, results)]
+        with atomic_path(options.out) as path:
+            path.write_text(json.dumps(rows, indent=1))
+
+
+def _measure(job: tuple[str, int], options: Options, device: str, threads: int) -> dict[str, float | None]:
+    """Errors of one subject's fit, and the seconds per frame."""
+    torch.set_num_threads(threads)
+    kind, index = job
+    body = load_body(STANDIN_BODY)
+    of_scene = kind.replace("refine", "rig")
+    scene = load_scene(of_scene, index, body, options.scenes, options.seed, options.variant, options.masks == "true")
+    initial = None
+    if kind.startswith("refine"):
+        initial = perturbed(scene.truth, body, 0.04, index)
+        scene = replace(scene, observations=_masks_only(scene))
+    start = time.perf_counter()
+    moved = None if initial is None else initial.to(device)
+    result = fit_bodies(
+        scene.observations.to(device), body.to(device), options.fit, initial=moved, weights=options.weights
+    )
+    if device != "cpu":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    errors = fit_errors(result.to("cpu"), scene, body.to("cpu"))
+    return errors | {"s/frame": seconds / scene.observations.num_frames}
+
+
+def _masks_only(scene: FitScene):
+    return replace(scene.observations, landmarks=None, visibility=None, world_landmarks=None)
+
+
+def _table(jobs: list[tuple[str, int]], results: list[dict], options: Options) -> str:
+    names = [*METRICS, "s/frame"]
+    rows = []
+    for kind in options.kinds:
+        own = [(index, result) for (k, index), result in zip(jobs, results) if k == kind]
+        if options.each:
+            rows += [[f"{kind} {index}", *(_text(name, result[name]) for name in names)] for index, result in own]
+        means = []
+        for name in names:
+            values = [result[name] for _, result in own if result[name] is not None]
+            means.append(_text(name, sum(values) / len(values) if values else None))
+        rows.append([f"{kind} ({len(own)})", *means])
+    return format_table(["", *names], rows)
+
+
+def _text(name: str, value: float | None) -> str:
+    return "-" if value is None else f"{value:.{3 if 'IoU' in name else 2 if name == 's/frame' else 1}f}"
+
+
+if __name__ == "__main__":
+    run(lambda: main(tyro.cli(Options)))
