@@ -133,7 +133,7 @@ def cut_off(landmarks: Landmarks, width: int, height: int, margin: float = 0.004
     feet = [27, 28, 29, 30, 31, 32]
     if not known[feet].any() or outside[feet].any():
         parts.append("the feet")
-    for name, indices in (("the left arm", (13, 15)), ("the right arm", (14, 16))):
+    for name, indices in (("the left arm", (13, 15, 17, 19)), ("the right arm", (14, 16, 18, 20))):
         if outside[list(indices)].any():
             parts.append(name)
     return parts
