@@ -16,8 +16,9 @@ require()
 import numpy as np
 import tyro
 
-from core.utils.cli import run
 from core.motion.anatomy import ANGLES, LIMITS, joint_rotations
+from core.utils.cli import run
+from core.utils.ranges import Count, Seed, checked
 from scripts.synthetic.motion import sample_motion
 from smpl_renderer.files import atomic_path
 from smpl_renderer.fitting.pose_prior import FILE, PARTS, part_joints
@@ -28,7 +29,7 @@ FLOOR = 0.08
 """Radians: no direction of a Gaussian is narrower."""
 
 
-def main(out: Path = FILE, poses: int = 20000, components: int = 8, seed: int = 0) -> None:
+def main(out: Path = FILE, poses: Count = 20000, components: Count = 8, seed: Seed = 0) -> None:
     """Write the prior.
 
     Args:
@@ -99,4 +100,4 @@ def fit_mixture(
 
 
 if __name__ == "__main__":
-    run(lambda: tyro.cli(main))
+    run(lambda: tyro.cli(checked(main)))
