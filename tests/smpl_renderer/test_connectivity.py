@@ -8,6 +8,7 @@ import torch
 
 import vertex_connectivity
 from core.utils.cli import run
+from core.utils.ranges import checked
 from smpl_renderer.body_files import STANDIN_BODY
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.connectivity import (
@@ -129,7 +130,7 @@ def test_script_writes_the_neighbourhoods(tmp_path, connectivity):
 @pytest.mark.parametrize("wrong, named", [({"body": Path("none.pkl")}, "none.pkl"), ({"num_neighbors": 0}, "--num-n")])
 def test_script_names_a_wrong_argument_in_one_line(tmp_path, capsys, wrong, named):
     with pytest.raises(SystemExit) as left:
-        run(lambda: vertex_connectivity.main(out=tmp_path / "out.pt", **wrong))
+        run(lambda: checked(vertex_connectivity.main)(out=tmp_path / "out.pt", **wrong))
     message = capsys.readouterr().err
     assert left.value.code == 2
     assert named in message and message.count("\n") == 1
