@@ -102,19 +102,24 @@ def open_image(path: Path) -> Iterator[SourceImage]:
     Raises:
         InputError: If the file is missing, is none of the formats, or is too large.
     """
+    stream = None
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{path}: cannot be read as an image (it is no regular file); name an image file")
+        # A stream, because Pillow maps files that it opens by name, and turned TIFF wrongly.
+        stream = path.open("rb")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is MAX_PIXELS
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(stream, formats=FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise InputError(f"{path}: {width} x {height} pixels are too many ({_LIMIT})")
         source = SourceImage(path, image)
     except Exception as error:  # decoders fail in any way
+        if stream is not None:
+            stream.close()
         raise _named(path, error) from error
-    with image:
+    with stream, image:
         yield source
 
 
@@ -196,7 +201,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of the file; those of a TIFF after the orientation, which Pillow applies."""
+    """Width and height of the file; those of a TIFF after its orientation."""
     if image.format != "TIFF":
         return image.size
     tags = image.tag_v2  # `size` is oriented by some versions of Pillow only
