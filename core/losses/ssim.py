@@ -43,6 +43,48 @@ def ssim_reference(x: Float[Tensor, "n H W"], y: Float[Tensor, "n H W"]) -> Floa
 
 def _blur(maps: Float[Tensor, "n k H W"]) -> Float[Tensor, "n k h w"]:
     """Weighted mean under the SSIM window at all positions inside the map; the window is separable."""
+    if maps.device.type == "cpu":
+        return _CpuBlur.apply(maps)
     groups = maps.shape[1]
     window = ssim_window(maps).expand(groups, 1, 1, SSIM_WINDOW)
     return F.conv2d(F.conv2d(maps, window, groups=groups), window.transpose(-1, -2), groups=groups)
+
+
+class _CpuBlur(torch.autograd.Function):
+    """`_blur` as sums of shifted maps, image by image, which a cache holds: much faster than convolutions on a CPU."""
+
+    @staticmethod
+    def forward(ctx, maps):
+        window = ssim_window(maps).tolist()
+        n, k, height, width = maps.shape
+        height, width = height - SSIM_WINDOW + 1, width - SSIM_WINDOW + 1
+        blurred, rows = maps.new_empty(n, k, height, width), maps.new_empty(k, maps.shape[2], width)
+        for image, result in zip(maps, blurred):
+            _weighted_sum([image[..., i : i + width] for i in range(SSIM_WINDOW)], window, rows)
+            _weighted_sum([rows[:, i : i + height] for i in range(SSIM_WINDOW)], window, result)
+        return blurred
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grads):
+        window = ssim_window(grads).tolist()
+        n, k, height, width = grads.shape
+        margin = SSIM_WINDOW - 1
+        result, rows = (
+            grads.new_zeros(n, k, height + margin, width + margin),
+            grads.new_empty(k, height + margin, width),
+        )
+        for grad, total in zip(grads, result):
+            rows.zero_()
+            for i, weight in enumerate(window):
+                rows[:, i : i + height].add_(grad, alpha=weight)
+            for i, weight in enumerate(window):
+                total[..., i : i + width].add_(rows, alpha=weight)
+        return result
+
+
+def _weighted_sum(parts: list[Tensor], weights: list[float], out: Tensor) -> None:
+    """Write the weighted sum of `parts` to `out`."""
+    torch.mul(parts[0], weights[0], out=out)
+    for part, weight in zip(parts[1:], weights[1:]):
+        out.add_(part, alpha=weight)

@@ -6,7 +6,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from core.losses.metrics import PSNR_CEILING, box_mask, person_boxes, psnr, psnr_in_box, quantize
-from core.losses.ssim import ssim, ssim_reference
+from core.losses.ssim import _blur, ssim, ssim_reference
+from core.losses.ssim_window import ssim_window
 
 
 def noisy_pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,6 +48,21 @@ def test_ssim_kernels_equal_the_definition(size):
     # Variances are differences of means close to 1: errors of 1e-7, relative to c2 = 9e-4.
     torch.testing.assert_close(means, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(grads, expected_grads, rtol=1e-3, atol=1e-3 * expected_grads.abs().max().item())
+
+
+@pytest.mark.parametrize("size", [(11, 11), (30, 17)])  # one window, and more in each direction
+def test_blur_on_a_cpu_equals_convolutions(size):
+    maps = torch.rand(3, 5, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    window = ssim_window(maps)
+    kernel = (window[:, None] * window).expand(5, 1, 11, 11)
+    results = []
+    for blur in (_blur, lambda x: torch.nn.functional.conv2d(x, kernel, groups=5)):
+        leaf = maps.clone().requires_grad_()
+        blurred = blur(leaf)
+        cotangent = torch.randn(blurred.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        results.append((blurred, *torch.autograd.grad(blurred, leaf, cotangent)))
+    for actual, expected in zip(*results):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-14)  # sums of 121 terms in double precision
 
 
 def test_ssim_is_symmetric_and_1_for_equal_images():
