@@ -181,8 +181,8 @@ class _Calibration:
         return self._world(chest) @ self.trunk[chest]
 
     def _following(self, index: int, parent: int, axes: Matrix) -> Matrix:
-        """Axes of a joint, from those of its parent: the same if both agree in the zero pose, else such that there is no
-        mean rotation between them."""
+        """Axes of a joint, from those of its parent: the same if both agree in the zero pose, else such that the mean
+        rotation between them is none."""
         relative = np.einsum("tji,tjk->ik", self._world(parent), self._world(index)) / len(self.clip.orientations)
         angle = np.arccos(np.clip((np.trace(_nearest_rotation(relative)) - 1) / 2, -1, 1))
         return axes if angle < MAX_ZERO_ROTATION else _nearest_rotation(relative.T @ axes)
