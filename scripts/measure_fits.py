@@ -27,6 +27,7 @@ from tqdm import tqdm
 from core.inference.report import format_table
 from core.utils.cli import run
 from core.utils.device import DeviceName, pick_device
+from core.utils.ranges import Count, CountOrZero, Seed, checked
 from scripts.benchmarks.fit_metrics import METRICS, fit_errors
 from scripts.benchmarks.fit_scenes import FitScene, load_scene, perturbed
 from smpl_renderer.body_files import STANDIN_BODY, load_body
@@ -42,19 +43,19 @@ class Options:
     kinds: tuple[Literal["phone", "poses", "rig4", "refine4", "refine16"], ...] = ("phone", "rig4")
     """phone: one still camera, the subject turns around, 8 frames. poses: the same in unlike poses. rig4: 4 calibrated
     cameras, 4 frames. refine4, refine16: true bodies perturbed by 40 mm, refined by the masks of 4 or 16 cameras."""
-    subjects: int = 20
-    first: int = 0
+    subjects: Count = 20
+    first: CountOrZero = 0
     """Index of the first subject."""
     masks: Literal["true", "network"] = "true"
     """True masks, or the landmark network's, sharpened."""
     variant: Literal["full", "heavy"] = "full"
     """Landmark network."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Processes; 0: one per two cores on a CPU, one on a GPU."""
     device: DeviceName = "cpu"
     scenes: Path = Path("workspace/fit_scenes")
     """Folder of drawn and read scenes."""
-    seed: int = 0
+    seed: Seed = 0
     out: Path | None = None
     """Also write all numbers as JSON."""
     each: bool = False
@@ -128,4 +129,4 @@ def _text(name: str, value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    run(lambda: main(tyro.cli(Options)))
+    run(lambda: checked(main)(tyro.cli(Options)))

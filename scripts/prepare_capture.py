@@ -19,6 +19,7 @@ import tyro
 from core.capture.options import PrepareOptions
 from core.capture.prepare import prepare_capture
 from core.utils.cli import run
+from core.utils.ranges import checked
 
 
 def main(
@@ -37,4 +38,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(lambda: tyro.cli(main, config=(tyro.conf.FlagCreatePairsOff,)))
+    run(lambda: tyro.cli(checked(main), config=(tyro.conf.FlagCreatePairsOff,)))

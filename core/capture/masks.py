@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from core.capture.exposure import brightened
 from core.capture.guided_filter import guided_filter
 from core.capture.landmarks import Landmarks
 from core.capture.networks import RGB, Person
@@ -63,7 +64,7 @@ def person_mask(image: RGB, person: Person, others: list[Person]) -> UInt8[np.nd
     for other in others:
         if other.mask is not None:
             coarse = np.where(other.mask > coarse, np.minimum(coarse, 1 - other.mask), coarse)
-    return sharpen_mask(image, coarse, person.landmarks.size)
+    return sharpen_mask(brightened(image), coarse, person.landmarks.size)
 
 
 def _window(inside: np.ndarray, margin: int) -> tuple[slice, slice] | tuple[None, None]:

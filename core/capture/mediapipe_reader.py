@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from core.capture.exposure import brightened
 from core.capture.hands import HandReader
 from core.capture.landmarks import Landmarks
 from core.capture.networks import RGB, Person, PoseDetector, PoseLandmarker, Square
@@ -31,6 +32,7 @@ class MediaPipeReader:
 
     def people(self, image: RGB, *, most: int = 4, details: bool = True) -> list[Person]:
         people: list[Person] = []
+        image = brightened(image)
         self._add_people(image, image, people, details)
         if details and people:
             # The detector suppresses people near a better one: those found are painted over for a second search.
@@ -56,6 +58,7 @@ class MediaPipeReader:
                 people.append(person)
 
     def follow(self, image: RGB, previous: Landmarks, *, details: bool = False) -> Person | None:
+        image = brightened(image)
         hips = previous.hip_center
         reach = np.linalg.norm(previous.points[previous.visibility > 0] - hips, axis=1).max()
         square = Square(hips, 2 * 1.25 * float(reach), 0.0)

@@ -4,25 +4,25 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from core.utils.device import DeviceName
-from smpl_renderer.errors import InputError
+from core.utils.ranges import Count, Positive, Range
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
     """How images or a video become a capture."""
 
-    frames: int = 8
+    frames: Count = 8
     """Number of frames to choose."""
-    size: int = 1280
+    size: Annotated[int, Range(256, 16384)] = 1280
     """Longer side of the stored images in pixels, at most."""
-    person: int = 1
+    person: Count = 1
     """Which person, where several are in view: 1 is the largest, over all frames."""
-    focal: float | None = None
+    focal: Positive | None = None
     """Focal length in pixels of the input images; by default from their metadata, else a guess."""
-    height: float | None = None
+    height: Annotated[float, Range(0.4, 2.6)] | None = None
     """Body height in metres; sets the scale where cameras do not."""
     moving_camera: bool | None = None
     """The camera is hand-held or moves; by default found out from the background."""
@@ -44,20 +44,6 @@ class PrepareOptions:
     """Also find the hands' landmarks."""
     device: DeviceName = "auto"
     """Where bodies are fitted."""
-
-    def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise InputError(f"--frames must be at least 1, got {self.frames}")
-        if self.size < 256:
-            raise InputError(f"--size must be at least 256 pixels, got {self.size}")
-        if self.person < 1:
-            raise InputError(f"--person counts from 1 (the largest), got {self.person}")
-        for name in ("focal", "height"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"--{name} must be positive, got {value}")
-        if self.height is not None and not 0.4 < self.height < 2.6:
-            raise InputError(f"--height is in metres (0.4 to 2.6), got {self.height}")
 
     def digest(self, *texts: str) -> str:
         """Text that changes when these options, the files that they name, or `texts` do."""

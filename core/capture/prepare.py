@@ -26,10 +26,12 @@ from core.capture.options import PrepareOptions
 from core.capture.overlay import write_overlay_sheet
 from core.capture.page import left_out_summary, write_page
 from core.capture.quality import CaptureReport, capture_warnings, frame_reports, surface_seen, visible_faces
+from core.capture.self_calibration import solve_cameras
 from core.capture.sources import InputFiles, open_input
 from core.capture.weights import fetch_models, missing_models, model_path
 from core.data.capture_json import CameraRecord, CaptureRecord, FrameRecord, fit_record, write_capture_json
 from core.utils.device import pick_device
+from core.utils.ranges import check_ranges
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
@@ -79,8 +81,9 @@ def prepare_capture(
         reader: Finds people and landmarks; MediaPipe's networks by default.
         fit: Fits bodies, as `smpl_renderer.fitting.fit_bodies` does.
     Raises:
-        InputError: If no usable frame remains; the message states what would help.
+        InputError: If no usable frame remains (the message states what would help), or an option is out of range.
     """
+    check_ranges(options)
     path, out = Path(path), Path(out)
     rig = _find_rig(path, options)
     files = open_input(path, one_frame=rig is not None and rig.per_image)
@@ -167,17 +170,16 @@ class _Preparation:
     def run(self, name: str) -> None:
         frames = synchronised_keys(self.files, self.choice.frames)
         cameras = set_up_cameras(self.files, self.rig, self.options.size, self.options.focal)
-        if len(cameras.cameras) > 1 and not cameras.calibrated:
-            raise InputError(
-                f"{self.files.path}: {len(cameras.cameras)} cameras without a calibration; add one (--calibration), "
-                "or prepare one camera's video alone"
-            )
         with self.clock.stage("landmarks and masks"):
             views = observe(self.files, frames, cameras, self.reader, self.options, self.folder)
         frames, views, left_out = self._with_person(frames, views)
+        marks = [[view.landmarks for view in row] for row in views]
         notes = list(cameras.notes)
+        if len(cameras.cameras) > 1 and not cameras.calibrated:
+            known = self.options.focal is not None or all(source.focal for source in self.files.sources)
+            cameras, note = solve_cameras(cameras, marks, known)
+            notes.append(note)
         if len(cameras.cameras) > 1:
-            marks = [[view.landmarks for view in row] for row in views]
             cameras, _, note = to_metres(cameras, marks, self.options.height)
             notes += [] if note is None else [note]
         moving = self.choice.moving if self.options.moving_camera is None else self.options.moving_camera

@@ -10,6 +10,7 @@ from drawn_person import draw, standing
 from PIL import Image
 
 from core.capture import weights
+from core.capture.exposure import brightened
 from core.capture.networks import Square, anchor_centers, apply_affine, body_square, letterbox, suppress, unwarp_logits
 from core.capture.weights import ModelFile, fetch_models, missing_models, model_path
 from smpl_renderer.errors import InputError
@@ -153,3 +154,24 @@ def test_two_people_are_found_and_an_empty_room_is_empty(reader, shipped, body):
     assert reader.people(wall) == []
     drawn = draw(body, 0, [standing(0.0, depth=2.6)])
     assert len(reader.people(np.kron(drawn.image, np.ones((2, 2, 1), np.uint8)))) == 1
+
+
+def test_only_dark_images_are_brightened():
+    rng = np.random.default_rng(0)
+    bright = rng.integers(0, 256, (40, 40, 3), np.uint8)
+    assert brightened(bright) is bright
+    dark = (bright // 10).astype(np.uint8)
+    result = brightened(dark)
+    assert np.percentile(result.max(-1), 95) == pytest.approx(0.94 * 255, abs=8)  # 0.9 ** (1 / 1.6)
+    assert (np.diff(result.ravel()[np.argsort(dark.ravel(), kind="stable")].astype(int)) >= 0).all()
+    black = np.zeros((8, 8, 3), np.uint8)
+    assert brightened(black) is black
+
+
+@needs_weights
+def test_a_person_in_the_dark_is_found(reader, shipped):
+    image, true = shipped
+    dark = (image * 0.1 + np.random.default_rng(0).normal(0, 2, image.shape)).clip(0, 255).astype(np.uint8)
+    (person,) = reader.people(dark)
+    mask = person.mask > 0.5
+    assert (mask & true).sum() / (mask | true).sum() > 0.75

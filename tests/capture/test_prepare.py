@@ -7,55 +7,13 @@ import av
 import numpy as np
 import pytest
 import torch
-from drawn_person import FOCAL, HEIGHT, WIDTH, StubReader, TrueFit, draw, intrinsics, standing
+from drawn_captures import OPTIONS, prepare, read, save, silhouettes, stored_bodies, stored_cameras, turning
+from drawn_person import HEIGHT, WIDTH, StubReader, TrueFit, draw, standing
 from PIL import Image
 
-from core.capture.cameras import StoredCamera
-from core.capture.options import PrepareOptions
 from core.capture.prepare import capture_of, prepare_capture
-from core.capture.quality import mask_iou, visible_faces
+from core.capture.quality import mask_iou
 from smpl_renderer.errors import InputError
-from smpl_renderer.types import BodyParams
-
-OPTIONS = PrepareOptions(frames=4, focal=FOCAL, device="cpu")
-
-
-def turning(body, count=8, **kwargs):
-    return [draw(body, i, [standing(2 * np.pi * i / count)], **kwargs) for i in range(count)]
-
-
-def save(frames, folder, first=1):
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, frame in enumerate(frames, start=first):
-        Image.fromarray(frame.image).save(folder / f"{number:04d}.png")
-    return folder
-
-
-def prepare(frames, path, out, options=OPTIONS, **kwargs):
-    fit = kwargs.pop("fit", TrueFit(frames))
-    return prepare_capture(path, out, options, reader=StubReader(frames), fit=fit, **kwargs)
-
-
-def read(folder):
-    return json.loads((folder / "capture.json").read_text()), json.loads((folder / "quality.json").read_text())
-
-
-def stored_bodies(folder, capture):
-    fits = [json.loads((folder / frame["fit"]).read_text()) for frame in capture["frames"]]
-    return BodyParams.stack(
-        [BodyParams(**{k: torch.tensor(v, dtype=torch.float64) for k, v in f.items()}) for f in fits]
-    )
-
-
-def silhouettes(*args):
-    return [[ids >= 0 for ids in row] for row in visible_faces(*args)]
-
-
-def stored_cameras(capture):
-    return [
-        StoredCamera(name, np.array(c["K"]), c["width"], c["height"], np.array(c["T_cam_world"]))
-        for name, c in capture["cameras"].items()
-    ]
 
 
 def test_images_become_a_capture(tmp_path, body):
@@ -90,6 +48,15 @@ def test_nothing_is_done_again_unless_something_changed(tmp_path, body):
     Image.fromarray(frames[1].image).save(photos / "0001.png")
     prepare(frames, photos, tmp_path / "out", replace(OPTIONS, frames=3), fit=fit)
     assert len(fit.calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"frames": 0}, "--frames must be at least 1"), ({"height": 170.0}, "--height"), ({"focal": -1.0}, "--focal")],
+)
+def test_options_out_of_range_are_refused(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        prepare_capture(tmp_path, tmp_path / "out", replace(OPTIONS, **change), reader=NoReader())
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path, body):
@@ -241,91 +208,6 @@ def test_gravity_becomes_the_up_axis(tmp_path, body):
     drawn = silhouettes(stored_bodies(out, capture), body, stored_cameras(capture))
     for row, frame in zip(drawn, capture["frames"]):
         assert mask_iou(row[0], np.asarray(Image.open(out / frame["masks"]["camera"]))) > 0.93
-
-
-def rig_cameras(count=4, distance=3.6):
-    """Cameras around the origin that look at it; the world is z-up."""
-    made = {}
-    for index in range(count):
-        angle = 2 * np.pi * index / count
-        center = np.array([distance * np.cos(angle), distance * np.sin(angle), 0.2])
-        forward = -center / np.linalg.norm(center)
-        right = np.cross(forward, [0, 0, 1])
-        right /= np.linalg.norm(right)
-        T = np.eye(4)
-        T[:3, :3] = np.stack([right, np.cross(forward, right), forward])
-        T[:3, 3] = -T[:3, :3] @ center
-        made[f"cam{index + 1}"] = T
-    return made
-
-
-def world_person(azimuth, x=0.0, y=0.0):
-    """A person in a z-up world."""
-    from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-
-    upright = axis_angle_to_matrix(torch.tensor([np.pi / 2, 0, 0], dtype=torch.float32))
-    turn = axis_angle_to_matrix(torch.tensor([0, 0, azimuth], dtype=torch.float32))
-    params = standing(0.0)
-    return replace(params, global_orient=matrix_to_axis_angle(turn @ upright), transl=torch.tensor([x, y, 0.2]))
-
-
-def draw_rig(body, folder, people_of, moments=3, units=1.0):
-    """Images of all cameras, a calibration beside them, and frames in the order of the stub's numbers."""
-    frames, cameras = [], rig_cameras()
-    for name, T in cameras.items():
-        for moment in range(moments):
-            frames.append(draw(body, len(frames), people_of(moment), T_cam_world=T))
-            (folder / "images" / name).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(frames[-1].image).save(folder / "images" / name / f"{moment + 1:04d}.png")
-    content = {"format": "hgg-capture", "version": 1, "up": "+z", "cameras": {}}
-    for name, T in cameras.items():
-        T = T.copy()
-        T[:3, 3] *= units
-        record = {"K": intrinsics().tolist(), "width": WIDTH, "height": HEIGHT, "T_cam_world": T.tolist()}
-        content["cameras"][name] = record
-    (folder / "cameras").mkdir()
-    (folder / "cameras" / "capture.json").write_text(json.dumps(content))
-    return frames
-
-
-def test_four_calibrated_cameras(tmp_path, body):
-    frames = draw_rig(body, tmp_path / "rig", lambda moment: [world_person(0.5 * moment)])
-    capture, quality = read(prepare(frames, tmp_path / "rig", tmp_path / "out", PrepareOptions(frames=3, device="cpu")))
-    assert capture["up"] == "+z" and list(capture["cameras"]) == ["cam1", "cam2", "cam3", "cam4"]
-    assert len(capture["frames"]) == 3 and all(len(frame["images"]) == 4 for frame in capture["frames"])
-    assert all(frame["mask_iou"] > 0.93 for frame in quality["frames"])
-
-
-def test_the_same_person_is_taken_in_all_cameras(tmp_path, body):
-    """Each of two people is the larger one in half of the cameras."""
-    two_people = [world_person(0.5, x=0.6, y=0.6), world_person(2.0, x=-0.6, y=-0.6)]
-    frames = draw_rig(body, tmp_path / "rig", lambda moment: two_people)
-    for person in (1, 2):
-        options = PrepareOptions(frames=2, device="cpu", person=person)
-        out = prepare(frames, tmp_path / "rig", tmp_path / f"out{person}", options)
-        capture, quality = read(out)
-        x = stored_bodies(out, capture).transl[:, 0]
-        assert np.ptp(x.numpy()) < 0.01 and abs(float(x[0])) == pytest.approx(0.6, abs=0.01)
-        # Masks of all cameras are of that person: the fit overlaps with them.
-        assert all(frame["mask_iou"] > 0.85 for frame in quality["frames"])
-
-
-def test_a_calibration_in_millimetres_is_scaled(tmp_path, body):
-    frames = draw_rig(body, tmp_path / "rig", lambda moment: [world_person(0.5 * moment)], units=1000.0)
-    fit = TrueFit(frames)
-    options = PrepareOptions(frames=3, device="cpu", height=1.70)
-    _, quality = read(prepare(frames, tmp_path / "rig", tmp_path / "out", options, fit=fit))
-    assert any("scale:" in note for note in quality["notes"])
-    centers = np.linalg.inv(fit.calls[0][0].viewmats.numpy())[:, :3, 3]
-    # Limbs of the drawn body give its height within some per cent.
-    np.testing.assert_allclose(np.linalg.norm(centers, axis=1), np.hypot(3.6, 0.2), rtol=0.05)
-
-
-def test_cameras_without_calibration_are_refused(tmp_path, body):
-    frames = draw_rig(body, tmp_path / "rig", lambda moment: [world_person(0.5 * moment)])
-    (tmp_path / "rig" / "cameras" / "capture.json").rename(tmp_path / "capture.json")
-    with pytest.raises(InputError, match="without a calibration"):
-        prepare(frames, tmp_path / "rig", tmp_path / "out")
 
 
 def test_masks_and_keypoints_by_other_tools_need_no_network(tmp_path, body):
