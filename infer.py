@@ -22,6 +22,7 @@ from core.inference.report import metrics_table, summarise, write_metrics
 from core.inference.session import open_session, session_settings
 from core.inference.subject import open_subject
 from core.utils.cli import command_line, run
+from core.utils.ranges import check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 @torch.no_grad()
 def main(options: InferenceOptions) -> None:
     """Write avatar, videos and sheet of every subject and, with --evaluate, the metrics of all."""
+    check_ranges(options)
     if is_capture_input(options.captures):
         with torch.enable_grad():  # bodies are fitted by gradients
             capture = capture_of(options.captures, options.workspace, options.prepare)

@@ -12,6 +12,7 @@ require()
 import tyro
 
 from core.utils.cli import run
+from core.utils.ranges import checked
 from scripts.benchmarks.animate import animate
 from scripts.benchmarks.data import data
 from scripts.benchmarks.graph import graph
@@ -31,4 +32,4 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
-    run(lambda: tyro.extras.subcommand_cli_from_dict(COMMANDS))
+    run(lambda: tyro.extras.subcommand_cli_from_dict({name: checked(command) for name, command in COMMANDS.items()}))

@@ -22,6 +22,7 @@ import tyro
 
 from core.utils.cli import run
 from core.utils.device import DeviceName, pick_device
+from core.utils.ranges import Workers, checked
 from scripts.synthetic import default_workers, shard, write_datasets
 from scripts.synthetic.benchmark import check_images, check_parameters, read_benchmark, updated, write_benchmark
 from scripts.synthetic.contact_sheet import write_contact_sheet
@@ -41,7 +42,7 @@ def main(
     config: Path = CONFIG,
     device: DeviceName = "auto",
     mesh_rasterizer: MeshRasterizer = "torch",
-    workers: int = -1,
+    workers: Workers = -1,
     contact_sheet: bool = False,
     check: bool = False,
     update: bool = False,
@@ -88,4 +89,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(lambda: tyro.cli(main))
+    run(lambda: tyro.cli(checked(main)))

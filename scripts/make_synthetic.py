@@ -5,7 +5,7 @@ The same seed gives the same people. An interrupted run resumes: complete captur
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -20,6 +20,7 @@ import tyro
 
 from core.utils.cli import run
 from core.utils.device import DeviceName, pick_device
+from core.utils.ranges import Count, CountOrZero, ImageSize, Percentage, Range, Seed, Share, Workers, checked
 from scripts.synthetic import FIRST_SUBJECT, CaptureOptions, default_frames, default_workers, shard, write_dataset
 from scripts.synthetic.contact_sheet import check_sheet_path, write_contact_sheet
 from scripts.synthetic.drawing import MeshRasterizer, pick_mesh_rasterizer
@@ -32,24 +33,24 @@ DEFAULTS = {"24": (612, 512, "studio"), "phone": (720, 1280, "clutter")}
 
 def main(
     out: Path = Path("synthetic"),
-    subjects: int = 12,
-    first_subject: int = FIRST_SUBJECT + 1,
+    subjects: Count = 12,
+    first_subject: CountOrZero = FIRST_SUBJECT + 1,
     part: str = "0/1",
-    seed: int = 0,
+    seed: Seed = 0,
     split: str = "train",
     rig: Literal["24", "48", "phone"] = "24",
-    poses: int = 10,
-    frames: tuple[int, ...] = (),
-    cameras: int = 16,
-    width: int | None = None,
-    height: int | None = None,
+    poses: Count = 10,
+    frames: tuple[Count, ...] = (),
+    cameras: Count = 16,
+    width: ImageSize | None = None,
+    height: ImageSize | None = None,
     background: Literal["studio", "black", "plain", "clutter"] | None = None,
-    samples: int = 2,
-    quality: int = 92,
+    samples: Annotated[int, Range(1, 16)] = 2,
+    quality: Percentage = 92,
     compact: bool = False,
     camera_noise: bool = True,
     soft_masks: bool = True,
-    fit_noise: float = 0.0,
+    fit_noise: Share = 0.0,
     smpl_param: bool = True,
     points: bool = False,
     holes: bool = False,
@@ -58,7 +59,7 @@ def main(
     body: Path = STANDIN_BODY,
     device: DeviceName = "auto",
     mesh_rasterizer: MeshRasterizer = "torch",
-    workers: int = -1,
+    workers: Workers = -1,
     contact_sheet: Path | None = None,
 ) -> None:
     """Write captures of synthetic people.
@@ -99,8 +100,6 @@ def main(
         workers: Number of processes that write one person each; 0 uses this process, -1 as many as the machine allows.
         contact_sheet: Also write an image with the people, at most 48 of them.
     """
-    if min(subjects, poses) < 1:
-        raise InputError("--subjects and --poses must be at least 1")
     if contact_sheet is not None:
         check_sheet_path(contact_sheet)
     if out.exists() and not out.is_dir():
@@ -140,4 +139,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(lambda: tyro.cli(main))
+    run(lambda: tyro.cli(checked(main)))

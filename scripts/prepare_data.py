@@ -7,7 +7,7 @@ Without, it holds captures with smaller images (capture.json), for any crop and 
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -23,7 +23,7 @@ import tyro
 from core.data.human_list import find_subjects
 from core.data.packing import pack_crops, pack_dataset
 from core.utils.cli import run
-from core.utils.ranges import Count, ImageSize, Percentage, Range, checked
+from core.utils.ranges import Count, ImageSize, Percentage, Workers, checked
 
 logger = logging.getLogger("prepare_data")
 
@@ -38,7 +38,7 @@ def main(
     every: Count = 1,
     body: Path | None = None,
     verify: bool = True,
-    workers: Annotated[int, Range(-1, 1024)] = -1,
+    workers: Workers = -1,
 ) -> None:
     """Write packed copies of the subjects of a folder. An interrupted run resumes.
 

@@ -43,6 +43,8 @@ Count = Annotated[int, Range(1, MAX_COUNT)]
 CountOrZero = Annotated[int, Range(0, MAX_COUNT)]
 ImageSize = Annotated[int, Range(1, 16384)]
 """Pixels of an image's side."""
+Workers = Annotated[int, Range(-1, 1024)]
+"""Number of processes; 0 for none besides this one, -1 for a number that suits the machine."""
 Percentage = Annotated[int, Range(1, 100)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 Share = Annotated[float, Range(0, 1)]
@@ -101,9 +103,9 @@ def _check_value(hint: Any, value: Any, name: str) -> None:
     origin, arguments = get_origin(hint), get_args(hint)
     if value is None:
         return
-    if origin in (Union, types.UnionType):  # here always `X | None`
-        (hint,) = (a for a in arguments if a is not type(None))
-        _check_value(hint, value, name)
+    if origin in (Union, types.UnionType):
+        members = [member for member in arguments if member is not type(None)]
+        _check_value(members[0] if len(members) == 1 else None, value, name)  # others have no ranges: names of choices
     elif origin is tuple:
         inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         for item_hint, item in zip(inner, value):

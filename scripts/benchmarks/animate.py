@@ -13,11 +13,11 @@ from core.render import rasterize
 from core.render.backends import backend_name
 from core.types.cameras import Cameras
 from core.utils.device import DeviceName, pick_device
+from core.utils.ranges import Count, ImageSize
 from scripts.benchmarks.common import graph_replay, median_ms, peak_mb, report
 from scripts.benchmarks.render import CAPTURABLE, ring
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.body_model import JOINT_NAMES, BodyModel
-from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
 BATCHES = 3  # batches of poses, used in turn
@@ -41,11 +41,11 @@ class AnimateTiming:
 
 
 def animate(
-    gaussians: tuple[int, ...] = (13_000, 28_000),
-    poses: int = 32,
-    size: int = 512,
+    gaussians: tuple[Count, ...] = (13_000, 28_000),
+    poses: Count = 32,
+    size: ImageSize = 512,
     backend: str = "auto",
-    repeats: int | None = None,
+    repeats: Count | None = None,
     device: DeviceName = "auto",
     out: Path | None = None,
 ) -> None:
@@ -60,8 +60,6 @@ def animate(
         device: Device to time.
         out: Also write the timings to this JSON file.
     """
-    if min(*gaussians, poses, size) < 1:
-        raise InputError("gaussians, poses and size must be at least 1")
     where = pick_device(device)
     repeats = repeats or (20 if where.type == "cuda" else 3)
     body = load_body(STANDIN_BODY).to(where)

@@ -23,9 +23,9 @@ from core.data.packing import pack_crops, pack_dataset
 from core.data.readers import open_capture
 from core.options import DataOptions, TrainOptions
 from core.training.loading import EndlessBatches, SampleKey, training_batches
+from core.utils.ranges import Count, CountOrZero, ImageSize, Positive
 from scripts.benchmarks.common import report
 from scripts.benchmarks.people import captures
-from smpl_renderer.errors import InputError
 
 Loader = Literal["plain", "ours", "packed", "ready"]
 
@@ -74,13 +74,13 @@ class PlainImages(Dataset):
 
 def data(
     root: Path | None = None,
-    workers: tuple[int, ...] = (0, 2, 8),
+    workers: tuple[CountOrZero, ...] = (0, 2, 8),
     crop: Literal["center", "person"] = "center",
-    image_size: int = 512,
-    width: int = 1224,
-    height: int = 1024,
-    people: int = 4,
-    seconds: float = 5.0,
+    image_size: ImageSize = 512,
+    width: ImageSize = 1224,
+    height: ImageSize = 1024,
+    people: Count = 4,
+    seconds: Positive = 5.0,
     out: Path | None = None,
 ) -> None:
     """Read samples of 4 input views and 8 target views of 4 frames, as preset `big` does.
@@ -96,8 +96,6 @@ def data(
         seconds: Duration of each case.
         out: Also write the timings to this JSON file.
     """
-    if seconds <= 0 or people < 1 or min(workers, default=-1) < 0:
-        raise InputError("--seconds must be above 0, --people at least 1, --workers at least 0")
     timings = []
     with ExitStack() as stack:
         root = stack.enter_context(captures(root, people, width, height))

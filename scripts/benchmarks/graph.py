@@ -15,6 +15,7 @@ from core.ops.nearest_vertices import nearest_vertices_of_sets
 from core.options import GraphOptions
 from core.runtime.async_count import AsyncCount
 from core.utils.device import DeviceName, pick_device
+from core.utils.ranges import Count
 from scripts.benchmarks.common import median_ms, peak_mb, report
 from scripts.benchmarks.render import body_cloud
 from smpl_renderer.body_files import STANDIN_BODY, load_body
@@ -59,14 +60,14 @@ class NearestTiming:
 
 
 def graph(
-    queries: tuple[int, ...] = (20, 4),
-    features: int = 128,
-    layers: int = 6,
-    frames: int = 4,
-    gaussians: int = 9_000,
+    queries: tuple[Count, ...] = (20, 4),
+    features: Count = 128,
+    layers: Count = 6,
+    frames: Count = 4,
+    gaussians: Count = 9_000,
     dtypes: tuple[Literal["bf16", "fp32"], ...] = ("bf16",),
     operations: tuple[Operations | Literal["recorded"], ...] = ("reference", "kernels", "cuda-graph"),
-    repeats: int | None = None,
+    repeats: Count | None = None,
     device: DeviceName = "auto",
     out: Path | None = None,
 ) -> None:

@@ -16,6 +16,7 @@ from core.render.backends import load_backend
 from core.types.cameras import Cameras, look_at
 from core.types.gaussians import Gaussians
 from core.utils.device import DeviceName, pick_device
+from core.utils.ranges import Count, ImageSize
 from scripts.benchmarks.common import graph_replay, host_ms, median_ms, peak_mb, report
 from smpl_renderer.errors import InputError
 
@@ -68,10 +69,10 @@ class RenderTiming:
 
 def render(
     backends: tuple[str, ...] = (),
-    gaussians: tuple[int, ...] = (13_000, 28_000),
-    views: tuple[int, ...] = (1, 8, 32),
-    size: int = 512,
-    repeats: int | None = None,
+    gaussians: tuple[Count, ...] = (13_000, 28_000),
+    views: tuple[Count, ...] = (1, 8, 32),
+    size: ImageSize = 512,
+    repeats: Count | None = None,
     device: DeviceName = "auto",
     out: Path | None = None,
 ) -> None:

@@ -17,6 +17,7 @@ from core.model.hgg import HumanGaussianGraph
 from core.options import PRESETS, TrainOptions
 from core.utils.device import DeviceName, pick_device
 from core.utils.options_json import options_to_json
+from core.utils.ranges import Count, CountOrZero
 from scripts.benchmarks.common import report
 from scripts.benchmarks.people import captures
 from smpl_renderer.errors import InputError
@@ -41,10 +42,10 @@ def scaling(
     preset: str = "big",
     stage: Literal["frame", "graph", "joint"] = "graph",
     root: Path | None = None,
-    processes: tuple[int, ...] = (),
-    batch_size: int | None = None,
-    workers: int = 8,
-    steps: int = 30,
+    processes: tuple[Count, ...] = (),
+    batch_size: Count | None = None,
+    workers: CountOrZero = 8,
+    steps: Count = 30,
     device: DeviceName = "auto",
     out: Path | None = None,
 ) -> None:

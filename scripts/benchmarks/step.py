@@ -25,6 +25,7 @@ from core.training.step import InputSubset, TrainingStep
 from core.types.cameras import Cameras
 from core.types.frames import Frames, Sample
 from core.utils.device import DeviceName, pick_device
+from core.utils.ranges import Count
 from scripts.benchmarks.common import WARM_UP, median_ms, peak_mb, report
 from scripts.benchmarks.render import ring
 from smpl_renderer.body_files import STANDIN_BODY, load_body
@@ -83,7 +84,7 @@ def step(
     presets: tuple[str, ...] = ("big", "small", "tiny", "demo-gpu"),
     stages: tuple[Stage, ...] = ("graph", "joint", "frame", "avatar"),
     operations: tuple[Operations, ...] = ("kernels", "reference"),
-    repeats: int | None = None,
+    repeats: Count | None = None,
     device: DeviceName = "auto",
     out: Path | None = None,
 ) -> None:

@@ -14,6 +14,7 @@ from core.model.decode import RAW_CHANNELS
 from core.model.unet import INPUT_CHANNELS, UNet
 from core.options import MODELS
 from core.utils.device import DeviceName, pick_device
+from core.utils.ranges import Count
 from scripts.benchmarks.common import median_ms, peak_mb, report
 from smpl_renderer.errors import InputError
 
@@ -33,10 +34,10 @@ class UNetTiming:
 
 def unet(
     models: tuple[str, ...] = ("big", "small", "tiny", "demo"),
-    frames: int = 4,
-    views: int = 4,
+    frames: Count = 4,
+    views: Count = 4,
     compile: bool = False,
-    repeats: int | None = None,
+    repeats: Count | None = None,
     device: DeviceName = "auto",
     out: Path | None = None,
 ) -> None:
@@ -57,8 +58,6 @@ def unet(
     unknown = [name for name in models if name not in MODELS]
     if unknown:
         raise InputError(f"unknown model {unknown[0]!r}; choose from {', '.join(MODELS)}")
-    if frames < 1 or views < 1:
-        raise InputError("frames and views must be at least 1")
     where = pick_device(device)
     repeats = repeats or (20 if where.type == "cuda" else 3)
     timings = []

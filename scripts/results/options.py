@@ -9,7 +9,7 @@ import tyro
 from core.inference.options import SHIPPED_CHECKPOINT
 from core.inference.refinement import RefineOptions
 from core.utils.device import DeviceName
-from smpl_renderer.errors import InputError
+from core.utils.ranges import Count, CountOrZero, ImageSize, Seed
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,20 @@ class ResultsOptions:
     """Folder of checkpoints and logs of the ablations."""
     train: Path | None = None
     """Training captures, instead of <root>/crops/train (ready crops) or, if that does not exist, <root>/train."""
-    image_size: int = 512
+    image_size: ImageSize = 512
     """Side in pixels of the target images of --checkpoint."""
     preset: str = "demo-gpu"
     """Preset of the ablations, which are measured by images of its size."""
-    ablation_steps: int = 1500
+    ablation_steps: Count = 1500
     """Training steps of each ablation."""
-    seed: int = 0
-    num_workers: int | None = None
+    seed: Seed = 0
+    num_workers: CountOrZero | None = None
     """Data workers of the trainings; by default those of the preset."""
-    optimum_people: int = 3
+    optimum_people: Count = 3
     """Number of test people of the row `optimum`."""
-    optimum_steps: int = 800
+    optimum_steps: Count = 800
     """Steps of the row `optimum`, per person."""
-    refine_steps: int = RefineOptions().steps
+    refine_steps: Count = RefineOptions().steps
     """Steps of the refined rows."""
     device: DeviceName = "auto"
     backend: str = "auto"
@@ -61,14 +61,3 @@ class ResultsOptions:
     """Only write learning curves (CSV and PNG) of the trainings in these workspaces."""
     images: Annotated[bool, tyro.conf.arg(aliases=["--pictures"])] = False
     """Only write images of the test people: a sheet and a turntable GIF. `--pictures` is the earlier name."""
-
-
-def check_options(options: ResultsOptions) -> None:
-    """Check sizes and counts.
-
-    Raises:
-        InputError: If one is less than 1.
-    """
-    for name in ("image_size", "ablation_steps", "optimum_people", "optimum_steps", "refine_steps"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")

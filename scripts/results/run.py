@@ -6,9 +6,10 @@ import sys
 
 import torch
 
+from core.utils.ranges import check_ranges
 from scripts.results.bench import Bench
 from scripts.results.findings import read_records
-from scripts.results.options import ResultsOptions, check_options
+from scripts.results.options import ResultsOptions
 from scripts.results.page import write_page
 from scripts.results.records import is_current, read_record, write_record
 from scripts.results.rows import ROWS, choose_rows
@@ -25,7 +26,7 @@ def measure_rows(options: ResultsOptions) -> list[str]:
     Raises:
         InputError: If a row is unknown, an option is out of range, or a file is not a record.
     """
-    check_options(options)
+    check_ranges(options)
     rows, folder, bench = choose_rows(options.rows), options.out, Bench(options)
     read_records(folder)  # finds unreadable records before hours of measurements
     failed = []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from core.utils.ranges import checked
 from scripts.synthetic import CaptureOptions, sets
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY
@@ -19,11 +20,11 @@ TINY = {"cameras": 2, "frames": (5, 10), "width": 38, "height": 32, "device": "c
 
 
 def make_synthetic(out: Path, **options) -> None:
-    """Run the script's `main` for tiny images."""
+    """Run the script for tiny images, its arguments checked as on the command line."""
     spec = importlib.util.spec_from_file_location("make_synthetic", REPOSITORY / "scripts" / "make_synthetic.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    script.main(out, **(TINY | options))
+    checked(script.main)(out, **(TINY | options))
 
 
 def listed(folder: Path) -> dict:
@@ -118,14 +119,14 @@ def test_an_empty_part_writes_no_sheet(tmp_path):
         ({"subjects": 0}, "--subjects"),
         ({"frames": (), "poses": 0}, "--poses"),
         ({"frames": (5, 7)}, "frames 5 7: frame ids must be positive multiples of 5"),
-        ({"frames": (0,)}, "frames 0"),
+        ({"frames": (0,)}, "--frames must be at least 1"),
         ({"frames": (5, 10, 5)}, "frames 5 10 5: frame ids must not repeat"),
-        ({"cameras": 0}, "cameras 0"),
-        ({"samples": 0}, "samples 0"),
+        ({"cameras": 0}, "--cameras must be at least 1"),
+        ({"samples": 0}, "--samples must be at least 1"),
         ({"width": 8}, "width 8"),
-        ({"quality": 101}, "quality 101"),
-        ({"fit_noise": -0.01}, "fit_noise -0.01"),
-        ({"fit_noise": float("nan")}, "fit_noise nan"),
+        ({"quality": 101}, "--quality must be at most 100"),
+        ({"fit_noise": -0.01}, "--fit-noise must be at least 0"),
+        ({"fit_noise": float("nan")}, "--fit-noise must be a finite number"),
         ({"part": "2/2"}, "--part 2/2"),
         ({"contact_sheet": Path("sheet.tga")}, "--contact-sheet sheet.tga"),
         ({"body": Path("no-such-body.npz")}, "no-such-body.npz"),
