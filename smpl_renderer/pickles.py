@@ -55,15 +55,17 @@ def read_fit_pickle(path: Path) -> Any:
 
 
 def read_float_pickle(path: Path) -> float:
-    """Read a single number, as in MVHumanNet's `camera_scale.pkl`.
+    """Read a single number, as in MVHumanNet's `camera_scale.pkl`; an array or tensor of one number counts as such.
 
     Raises:
         InputError: If the file cannot be read or holds something else.
     """
-    content = _resolve(_load(path, _NUMPY), path)
-    if isinstance(content, bool) or np.ndim(content) != 0 or not isinstance(content, (int, float, np.ndarray)):
+    content = _resolve(_load(path, {**_NUMPY, **_TORCH}), path)
+    is_number = isinstance(content, int | float | np.ndarray | Tensor) and not isinstance(content, bool)
+    values = np.asarray(content.detach().double() if isinstance(content, Tensor) else content) if is_number else None
+    if values is None or values.size != 1 or values.dtype.kind not in "iuf":
         raise InputError(f"{path}: holds a {type(content).__name__}, expected one number")
-    return float(content)
+    return float(values.item())
 
 
 def read_array_tree(path: Path) -> dict[str, Any]:

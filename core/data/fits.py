@@ -260,7 +260,9 @@ def _points(values: dict[str, Any], key: str, path: Path) -> Float[Tensor, "n 3"
 def _numbers(values: dict[str, Any], key: str, counts: tuple[int, ...] | None, path: Path) -> Float[Tensor, " n"]:
     """Finite numbers under a key, flat, in float64: one of `counts`, or with None any number of them but zero."""
     try:
-        value = values[key].detach() if isinstance(values[key], Tensor) else values[key]
+        value = (
+            values[key].detach().double() if isinstance(values[key], Tensor) else values[key]
+        )  # numpy has no bfloat16
         numbers = torch.tensor(np.asarray(value, dtype=np.float64).reshape(-1))
     except (TypeError, ValueError):
         numbers = torch.empty(0)

@@ -1,7 +1,7 @@
 """A capture in MVHumanNet's layout, as downloaded, as `scripts/make_synthetic.py` writes it, or by others' tools.
 
 <subject>/images_lr/<camera>/<FFFF>_img.jpg        (or images/)
-<subject>/fmask_lr/<camera>/<FFFF>_img_fmask.png   (or fmask/; none if the images have alpha)
+<subject>/fmask_lr/<camera>/<FFFF>_img_fmask.png   (or fmask/, masks/; none if the images have alpha)
 <subject>/optimized_smpl_points/<FFFF>.json, <subject>/smpl_param/<IIIIII>.pkl
 <subject>/camera_intrinsics.json, camera_extrinsics.json, camera_scale.pkl, body.json (none for SMPL)
 """
@@ -28,9 +28,10 @@ from smpl_renderer.types import BodyParams
 
 logger = logging.getLogger(__name__)
 
-IMAGE_FOLDERS, MASK_FOLDERS = ("images_lr", "images"), ("fmask_lr", "fmask")
+IMAGE_FOLDERS, MASK_FOLDERS = ("images_lr", "images"), ("fmask_lr", "fmask", "masks", "mask")
 IMAGE_NAME = re.compile(rf"(\d+)(?:_img)?{SUFFIX}", re.IGNORECASE)
-MASK_NAME = re.compile(rf"(\d+)(?:_img)?(?:_f?mask)?{SUFFIX}", re.IGNORECASE)
+MASK_NAME = re.compile(rf"(\d+)(?:_img)?(?:{SUFFIX})?(?:_f?mask)?{SUFFIX}", re.IGNORECASE)
+"""Masks are named after their images, without their suffix or with it."""
 BODY_FILE = "body.json"
 OTHER_FACTORS = (1, 2, 3, 4, 8)
 """Factors between calibrated size and files that are tried if the first choice does not meet the masks."""

@@ -299,7 +299,7 @@ def _read_scale(path: Path, K: np.ndarray) -> float:
     try:
         scale = read_float_pickle(path)
     except (InputError, OSError) as error:
-        reason = "no such file" if not path.is_file() else f"cannot be read ({error})"
+        reason = str(error).removeprefix(f"{path}: ") if path.exists() else "no such file"
         raise InputError(f"{path}: {reason}; it scales all cameras: {remedy} as a pickled float") from error
     if not (math.isfinite(scale) and scale > 0):
         raise InputError(f"{path}: holds {scale}, which is no scale; {remedy} as a pickled float")

@@ -91,7 +91,7 @@ def test_broken_json(folder, body, name, content):
     [
         (b"", "cannot be read"),
         (b"\x80\x04garbage", "cannot be read"),
-        (pickle.dumps("1.5"), "cannot be read"),
+        (pickle.dumps("1.5"), "holds a str, expected one number"),
         (pickle.dumps(math.nan), "no scale|cannot be read"),
         (pickle.dumps(-1.0), "no scale|cannot be read"),
     ],
