@@ -1,7 +1,7 @@
 """Animate an avatar: python scripts/animate.py AVATAR MOTION [--out animation.mp4]
 
 AVATAR is an `avatar.safetensors` that infer.py wrote, MOTION the name of a built-in motion (idle, walk, wave, turn,
-dance, sit, squat).
+dance, sit, squat), or a motion file: BVH, AMASS, SMPL results, GVHMR, WHAM, ... (docs/motion.md).
 """
 
 import logging
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -24,21 +24,24 @@ from tqdm import tqdm
 from core.avatar.file import load_avatar
 from core.avatar.rendering import supersampling
 from core.inference.animation import CameraPath, camera_path, render_motion
-from core.motion.builtin import builtin_motion
-from core.motion.motion import Motion, apply_motion, in_place, resample
+from core.inference.camera_file import read_camera_path
+from core.motion.motion import MAX_FPS, Motion, apply_motion, in_place, resample
+from core.motion.sources import open_motion
 from core.render import Rendering
 from core.utils.cli import run
 from core.utils.device import DeviceName, pick_device
 from core.utils.images import save_rgba
-from core.utils.video import write_video
+from core.utils.ranges import Range, checked
+from core.utils.video import ALPHA_SUFFIX, write_alpha_video, write_video
 from smpl_renderer.body_files import find_body
-from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
 logger = logging.getLogger("animate")
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
+MIN_SECONDS = 4.0
+"""Duration to which a loop is repeated by default."""
 COLORS = {"white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5), "black": (0.0, 0.0, 0.0)}
 MAX_SIZE, MAX_SECONDS = 4096, 3600.0
 RENDERED_SIZE = 512
@@ -49,13 +52,16 @@ def main(
     avatar: Annotated[Path, tyro.conf.Positional],
     motion: Annotated[str, tyro.conf.Positional] = "walk",
     out: Path = Path("animation.mp4"),
-    size: int = 512,
-    fps: int = 30,
-    seconds: float | None = None,
-    camera: CameraPath = "follow",
+    size: Annotated[int, Range(16, MAX_SIZE)] = 512,
+    fps: Annotated[int, Range(1, 240)] = 30,
+    seconds: Annotated[float, Range(0, MAX_SECONDS, includes_low=False)] | None = None,
+    camera: str = "follow",
     azimuth: float = 20.0,
     background: str = "white",
     root: bool = True,
+    up: str = "auto",
+    fps_in: Annotated[float, Range(0, MAX_FPS, includes_low=False)] | None = None,
+    person: Annotated[int, Range(1)] | None = None,
     body: Path | None = None,
     device: DeviceName = "auto",
     backend: str = "auto",
@@ -64,32 +70,43 @@ def main(
 
     Args:
         avatar: An `avatar.safetensors`.
-        motion: Name of a built-in motion: idle, walk, wave, turn, dance, sit or squat.
-        out: A video (.mp4, .mov, .mkv), or a folder, which gets one PNG per frame.
+        motion: Name of a built-in motion (idle, walk, wave, turn, dance, sit, squat), or a motion file or folder.
+        out: A video (.mp4, .mov, .mkv; .webm with alpha), or a folder, which gets one PNG per frame.
         size: Side of the square images in pixels.
         fps: Frames per second.
-        seconds: Duration; a loop repeats. By default one period, at least four seconds.
-        camera: `follow` moves with the pelvis, `orbit` turns around it, `fixed` sees the whole path.
+        seconds: Duration; loops repeat, other motions hold their last pose. By default the whole motion; loops are
+            repeated to at least four seconds.
+        camera: `follow` moves with the pelvis, `orbit` turns around it, `fixed` sees the whole path. Or a JSON file
+            with cameras (docs/motion.md), which also sets the size.
         azimuth: Direction of the camera from the front towards the avatar's left, in degrees.
-        background: white, grey, black, #rrggbb, or transparent (for a folder of PNG images).
+        background: white, grey, black, #rrggbb, or transparent (for .webm, or a folder of PNG images).
         root: Move along the path of the motion; --no-root stays in place.
+        up: Up axis of a motion file (x, y, z, -x, -y, -z); auto: the one along which heads are above feet.
+        fps_in: Frames per second of a motion file, in place of what it states.
+        person: Which person of a motion file, by the number of frames, from 1.
         body: A body model file; by default the avatar's own is found by its fingerprint.
         device: auto, cpu or cuda.
         backend: Rasterizer, as of infer.py.
     """
-    _check(size, fps, seconds)
     transparent = background == "transparent"
     color = (1.0, 1.0, 1.0) if transparent else _color(background)
-    is_video = out.suffix.lower() in VIDEO_SUFFIXES
-    if transparent and is_video:
-        raise InputError(f"--background transparent: {out.suffix} has no alpha; give a folder as --out for PNG images")
+    is_video = out.suffix.lower() in (*VIDEO_SUFFIXES, ALPHA_SUFFIX)
+    if transparent and out.suffix.lower() in VIDEO_SUFFIXES:
+        raise InputError(
+            f"--background transparent: {out.suffix} has no alpha; give {ALPHA_SUFFIX}, or a folder as --out"
+        )
     chosen = pick_device(device)
     loaded = load_avatar(avatar, chosen)
     model = find_body(loaded.body, body).to(chosen)
-    clip = _motion(motion, model, fps, seconds)
+    clip = _of_duration(open_motion(motion, model, up, fps_in, person), fps, seconds)
     poses = apply_motion(clip if root else in_place(clip), model, loaded.betas)
-    cameras = camera_path(model, poses, size, camera, azimuth * torch.pi / 180, fps=fps)
-    supersample = supersampling(size, RENDERED_SIZE)
+    if camera in get_args(CameraPath):
+        cameras = camera_path(model, poses, size, camera, azimuth * torch.pi / 180, fps=fps)
+    elif Path(camera).is_file():
+        cameras = read_camera_path(Path(camera), len(clip)).to(chosen)
+    else:
+        raise InputError(f"--camera must be {', '.join(get_args(CameraPath))} or a file with cameras, got {camera!r}")
+    supersample = supersampling(min(cameras.width, cameras.height), RENDERED_SIZE)
     paint = torch.tensor(color, device=chosen)
     renderings = tqdm(
         render_motion(loaded, model, poses, cameras, background=paint, backend=backend, supersample=supersample),
@@ -97,27 +114,21 @@ def main(
         desc="animate",
         unit="frame",
     )
-    if is_video:
+    if out.suffix.lower() == ALPHA_SUFFIX:
+        write_alpha_video(out, ((r.colors, r.alphas if transparent else 0 * r.alphas + 1) for r in renderings), fps)
+    elif is_video:
         write_video(out, (rendering.colors for rendering in renderings), fps)
     else:
         _write_folder(out, renderings, transparent)
     logger.info("wrote %d frames of %s to %s", len(clip), motion, out)
 
 
-def _motion(name: str, body: BodyModel, fps: int, seconds: float | None) -> Motion:
-    clip = builtin_motion(name, body)
-    if seconds is None:
-        seconds = clip.seconds * -(-4.0 // clip.seconds)  # whole periods
-    return replace(resample(clip, fps, max(1, round(seconds * fps))), name=name)
-
-
-def _check(size: int, fps: int, seconds: float | None) -> None:
-    if not 16 <= size <= MAX_SIZE:
-        raise InputError(f"--size must be between 16 and {MAX_SIZE} pixels, got {size}")
-    if not 1 <= fps <= 240:
-        raise InputError(f"--fps must be between 1 and 240, got {fps}")
-    if seconds is not None and not 0 < seconds <= MAX_SECONDS:
-        raise InputError(f"--seconds must be above 0 and at most {MAX_SECONDS:g}, got {seconds:g}")
+def _of_duration(clip: Motion, fps: int, seconds: float | None) -> Motion:
+    """The motion at the frame rate of the video, as long as wanted or as it is."""
+    if seconds is None and clip.loops:
+        seconds = clip.seconds * -(-MIN_SECONDS // clip.seconds)  # whole periods
+    count = None if seconds is None else max(1, round(seconds * fps))
+    return replace(resample(clip, fps, count), name=clip.name)
 
 
 def _color(name: str) -> tuple[float, float, float]:
@@ -145,4 +156,4 @@ def _write_folder(folder: Path, renderings: Iterator[Rendering], transparent: bo
 
 
 if __name__ == "__main__":
-    run(lambda: tyro.cli(main))
+    run(lambda: tyro.cli(checked(main)))

@@ -18,8 +18,10 @@ from smpl_renderer.types import BodyParams
 
 LEG_JOINTS = tuple(JOINT_NAMES.index(name) for name in ("left_hip", "left_knee", "left_ankle"))
 MAX_FPS = 1000.0
-FRAMES_PER_CALL = 256
-"""Frames that are posed at once when a motion is grounded: about 5 MB of vertices for each 64 frames."""
+FRAMES_PER_CALL = 32
+"""Frames that are posed at once when a motion is grounded: about 50 MB, however long the motion is."""
+MIN_HEADING = 0.3
+"""Length of the mean heading below which a motion turns so much that its first frame decides where its front is."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,25 @@ def in_place(motion: Motion) -> Motion:
     """The motion with the horizontal path of the pelvis removed; heights stay."""
     keep_height = motion.pelvis.new_tensor([0.0, 1.0, 0.0])
     return replace(motion, pelvis=motion.pelvis * keep_height)
+
+
+def facing_front(motion: Motion) -> Motion:
+    """The motion turned about the vertical axis so that the body faces +z on average, and starting above the origin.
+
+    A motion that turns in all directions faces +z in its first frame.
+    """
+    headings = axis_angle_to_matrix(motion.global_orient.double())[..., 2] * torch.tensor([1.0, 0.0, 1.0])
+    mean = headings.mean(0)
+    if mean.norm() < MIN_HEADING:
+        mean = headings[0]
+    angle = -torch.atan2(mean[0], mean[2])
+    R = axis_angle_to_matrix(torch.stack([0 * angle, angle, 0 * angle]))
+    start = motion.pelvis[0].double() * torch.tensor([1.0, 0.0, 1.0])
+    return replace(
+        motion,
+        global_orient=matrix_to_axis_angle(R @ axis_angle_to_matrix(motion.global_orient.double())).to(motion.pelvis),
+        pelvis=((motion.pelvis.double() - start) @ R.mT).to(motion.pelvis),
+    )
 
 
 def leg_length(body: BodyModel, betas: Float[Tensor, " S"]) -> float:

@@ -29,6 +29,12 @@ def save_image(path: Path, image: Float[Tensor, "3 H W"]) -> None:
         Image.fromarray(to_bytes(image)).save(temporary)
 
 
+def to_rgba_bytes(image: Float[Tensor, "3 H W"], alpha: Float[Tensor, "1 H W"]) -> np.ndarray:
+    """Convert an image that was composed on white to 8 bits per channel with straight alpha, `[H, W, 4]`."""
+    straight = 1 - (1 - image) / alpha.clamp_min(1 / 255)
+    return np.dstack([to_bytes(straight), to_bytes(alpha.expand(3, -1, -1))[..., :1]])
+
+
 def save_rgba(path: Path, image: Float[Tensor, "3 H W"], alpha: Float[Tensor, "1 H W"]) -> None:
     """Write an image that was composed on white as PNG with straight alpha.
 
@@ -36,7 +42,5 @@ def save_rgba(path: Path, image: Float[Tensor, "3 H W"], alpha: Float[Tensor, "1
         image: Colours composed on white.
         alpha: Coverage of each pixel; where it is 1 everywhere, the file holds the image as it is.
     """
-    straight = 1 - (1 - image) / alpha.clamp_min(1 / 255)
-    pixels = np.dstack([to_bytes(straight), to_bytes(alpha.expand(3, -1, -1))[..., :1]])
     with atomic_path(path) as temporary:
-        Image.fromarray(pixels, "RGBA").save(temporary, format="PNG")
+        Image.fromarray(to_rgba_bytes(image, alpha), "RGBA").save(temporary, format="PNG")

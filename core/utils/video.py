@@ -1,6 +1,6 @@
-"""Videos as H.264 in MP4, which all browsers and players support, in BT.709 and tagged as such."""
+"""Videos as H.264 in MP4, which all browsers and players support, tagged as BT.709; VP9 for transparency."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,11 +9,14 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from core.utils.images import to_bytes
+from core.utils.images import to_bytes, to_rgba_bytes
+from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
 ENCODERS = ("libx264", "mpeg4")
 """Names of encoders in order of preference; builds of FFmpeg without GPL parts lack the first."""
+ALPHA_ENCODER, ALPHA_SUFFIX = "libvpx-vp9", ".webm"
+"""The encoder of videos with alpha, which not all builds of FFmpeg have, and the suffix of their files."""
 BT709 = 1
 """Number of BT.709 in FFmpeg's enumerations of primaries, transfer characteristics and colour spaces."""
 LIMITED_RANGE = 1
@@ -31,19 +34,39 @@ def write_video(path: Path, frames: Iterable[Float[Tensor, "3 H W"]], fps: int =
     Raises:
         ValueError: If there are no images, or their sizes differ.
     """
+    return _write(path, (_even(to_bytes(image)) for image in frames), fps, _add_stream)
+
+
+def write_alpha_video(
+    path: Path, frames: Iterable[tuple[Float[Tensor, "3 H W"], Float[Tensor, "1 H W"]]], fps: int = 24
+) -> int:
+    """Write images and their alpha as a WebM with transparency, as `write_video`; browsers play it over a page.
+
+    Args:
+        frames: Images composed on white, and alpha.
+    Raises:
+        InputError: If FFmpeg was built without the encoder.
+    """
+    if ALPHA_ENCODER not in av.codecs_available:
+        raise InputError(f"{path}: this build of PyAV has no {ALPHA_ENCODER}; give a folder, for PNG images with alpha")
+    return _write(path, (_even(to_rgba_bytes(*frame)) for frame in frames), fps, _add_alpha_stream)
+
+
+def _write(path: Path, images: Iterable[np.ndarray], fps: int, add_stream: Callable) -> int:
+    """Encode arrays [H, W, 3 or 4] one by one; the number of frames."""
     count = 0
     # FFmpeg takes what stands before a colon for a protocol, but not in an absolute path.
     path = Path(path).absolute()
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
+    options = {} if path.suffix == ALPHA_SUFFIX else {"movflags": "+faststart"}
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", options=options) as container:
         stream = None
-        for image in frames:
-            pixels = _even(to_bytes(image))
+        for pixels in images:
+            height, width, channels = pixels.shape
             if stream is None:
-                stream = _add_stream(container, pixels.shape[1], pixels.shape[0], fps)
-            height, width = pixels.shape[:2]
+                stream = add_stream(container, width, height, fps)
             if (height, width) != (stream.height, stream.width):
                 raise ValueError(f"frame {count} is {width} x {height}, expected {stream.width} x {stream.height}")
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24" if channels == 3 else "rgba")
             # By default RGB would be converted to BT.601, which players do not assume.
             frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
             container.mux(stream.encode(frame))
@@ -57,8 +80,16 @@ def write_video(path: Path, frames: Iterable[Float[Tensor, "3 H W"]], fps: int =
 def _add_stream(container, width: int, height: int, fps: int):
     encoder = next(name for name in ENCODERS if name in av.codecs_available)
     options = {"crf": "18", "preset": "medium"} if encoder == "libx264" else {"qscale": "3"}
-    stream = container.add_stream(encoder, rate=Fraction(fps), options=options)
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    return _tagged(container.add_stream(encoder, rate=Fraction(fps), options=options), width, height, "yuv420p")
+
+
+def _add_alpha_stream(container, width: int, height: int, fps: int):
+    options = {"crf": "18", "b": "0", "deadline": "good", "cpu-used": "4", "auto-alt-ref": "0"}
+    return _tagged(container.add_stream(ALPHA_ENCODER, rate=Fraction(fps), options=options), width, height, "yuva420p")
+
+
+def _tagged(stream, width: int, height: int, pixel_format: str):
+    stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
     context = stream.codec_context
     context.color_primaries = context.color_trc = context.colorspace = BT709
     context.color_range = LIMITED_RANGE
@@ -67,4 +98,8 @@ def _add_stream(container, width: int, height: int, fps: int):
 
 def _even(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
-    return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
+    padding = ((0, height % 2), (0, width % 2), (0, 0))
+    padded = np.pad(pixels, padding, constant_values=255)
+    if pixels.shape[2] == 4:
+        padded[height:, :, 3] = padded[:, width:, 3] = 0
+    return padded

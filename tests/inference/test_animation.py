@@ -1,5 +1,6 @@
 """Camera paths and renderings of motions, and scripts/animate.py."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from motion_files import Truth, write_bvh
 from PIL import Image
 
 from core.avatar.avatar import Avatar
@@ -15,6 +17,10 @@ from core.avatar.file import save_avatar
 from core.inference.animation import camera_path, render_motion
 from core.motion.builtin import builtin_motion
 from core.motion.motion import apply_motion, resample
+from core.types.cameras import look_at
+from core.utils.ranges import checked
+from scripts.animate import main
+from smpl_renderer.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "animate.py"
 
@@ -82,17 +88,39 @@ def test_script_writes_videos_and_transparent_images(avatar_file, tmp_path):
 
 
 @pytest.mark.slow
+def test_script_takes_a_motion_file_a_camera_file_and_writes_webm(avatar_file, body, tmp_path):
+    motion = write_bvh(tmp_path / "clip.bvh", Truth(body, 60.0, count=30), "mixamo")
+    viewmat = look_at(*torch.tensor([[0.0, 1.0, 3.5], [0.0, 0.9, 0.0], [0.0, 1.0, 0.0]]))
+    camera = {"K": [[80, 0, 32], [0, 80, 24], [0, 0, 1]], "width": 64, "height": 48, "T_cam_world": viewmat.tolist()}
+    (tmp_path / "cameras.json").write_text(json.dumps({"cameras": [camera]}))
+    out = tmp_path / "clip.webm"
+    given = ("--camera", tmp_path / "cameras.json", "--background", "transparent", "--fps", 10)
+    done = run(avatar_file, motion, "--out", out, *given)
+    assert done.returncode == 0, done.stderr
+    with av.open(str(out)) as container:
+        frames = list(container.decode(video=0))
+        assert [(frame.width, frame.height) for frame in frames] == [(64, 48)] * 5  # 29 / 60 seconds
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("given", "message"),
     [
-        (("moonwalk",), "no built-in motion"),
-        (("walk", "--fps", 0), "--fps"),
-        (("walk", "--size", -64), "--size"),
-        (("walk", "--background", "#12"), "--background"),
-        (("walk", "--background", "transparent", "--out", "x.mp4"), "alpha"),
+        ({"motion": "moonwalk"}, "no built-in motion"),
+        ({"fps": 0}, "--fps"),
+        ({"size": -64}, "--size"),
+        ({"background": "#12"}, "--background"),
+        ({"background": "transparent", "out": Path("x.mp4")}, "alpha"),
+        ({"camera": "behind"}, "--camera"),
+        ({"person": 0}, "--person"),
     ],
 )
-def test_script_refuses_with_one_line(avatar_file, tmp_path, arguments, message):
-    done = run(avatar_file, *arguments)
+def test_script_refuses_what_it_cannot_do(avatar_file, given, message):
+    with pytest.raises(InputError, match=message):
+        checked(main)(avatar_file, device="cpu", **given)
+
+
+@pytest.mark.slow
+def test_script_ends_in_one_line(avatar_file):
+    done = run(avatar_file, "moonwalk")
     lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(lines) == 1 and message in lines[0], done.stderr
+    assert done.returncode == 2 and len(lines) == 1 and "no built-in motion" in lines[0], done.stderr

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from core.utils import video
-from core.utils.video import write_video
+from core.utils.video import write_alpha_video, write_video
+from smpl_renderer.errors import InputError
 
 
 def decode(path):
@@ -78,3 +79,32 @@ def test_failures_leave_no_file(tmp_path):
     with pytest.raises(ValueError, match="frame 1 is 64 x 32, expected 32 x 32"):
         write_video(tmp_path / "c.mp4", [*ramp(32, 32, 1), *ramp(32, 64, 1)])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(video.ALPHA_ENCODER not in av.codecs_available, reason="PyAV without VP9")
+def test_a_webm_keeps_alpha_and_straight_colours(tmp_path):
+    """Half of the image is a half-transparent red, composed on white as the renderer returns it."""
+    alpha = torch.zeros(1, 65, 48)
+    alpha[:, :32], alpha[:, 32:48] = 0.5, 1.0
+    red = torch.tensor([0.8, 0.1, 0.1])[:, None, None]
+    composed = alpha * red + 1 - alpha
+    path = tmp_path / "a.webm"
+    assert write_alpha_video(path, [(composed, alpha)] * 3, fps=10) == 3
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == 10
+        decoder = av.CodecContext.create(video.ALPHA_ENCODER, "r")  # FFmpeg's own decoder drops alpha
+        frames = [frame for packet in container.demux(stream) for frame in decoder.decode(packet)]
+    assert len(frames) == 3 and frames[0].format.name == "yuva420p"
+    pixels = torch.from_numpy(frames[0].to_ndarray(format="rgba")).float() / 255
+    assert pixels.shape == (66, 48, 4)  # sizes are even; the added row is transparent
+    # Lossy; and half a level of alpha doubles in the straight colour.
+    torch.testing.assert_close(pixels[4:28, 4:44, 3].mean(), torch.tensor(0.5), atol=0.02, rtol=0)
+    torch.testing.assert_close(pixels[4:28, 4:44, :3].mean((0, 1)), red[:, 0, 0], atol=0.05, rtol=0)
+    assert pixels[34:46, :, 3].min() > 0.95 and pixels[54:, :, 3].max() < 0.05
+
+
+def test_a_missing_encoder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "ALPHA_ENCODER", "no-such-encoder")
+    with pytest.raises(InputError, match="no-such-encoder"):
+        write_alpha_video(tmp_path / "a.webm", [(torch.ones(3, 16, 16), torch.ones(1, 16, 16))])

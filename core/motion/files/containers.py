@@ -56,7 +56,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray | None:
         data = stream.read(size)
     if len(data) < size:
         raise ValueError(f"{name} ends after {len(data)} of {size} bytes")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if is_fortran else "C")
+    return np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if is_fortran else "C")  # writable
 
 
 def read_json(path: Path) -> Any:

@@ -53,7 +53,7 @@ def read_motion(
     if fps is not None and not 0 < fps <= MAX_FPS:
         raise InputError(f"--fps-in must be above 0 and at most {MAX_FPS:g}, got {fps:g}")
     track = read_track(path, body, person, fps=fps)
-    rate = fps or track.fps or DEFAULT_FPS
+    rate = _rounded(fps or track.fps or DEFAULT_FPS)
     if not 0 < rate <= MAX_FPS:
         raise InputError(f"{path}: states {rate:g} frames per second; give --fps-in")
     if fps is None and track.fps is None:
@@ -85,6 +85,11 @@ def read_track(
         raise InputError(f"{path}: holds no motion of a known kind ({error!r}); {KNOWN}") from error
     check_track(track, path)
     return track
+
+
+def _rounded(fps: float) -> float:
+    """A frame rate that was stored as a rounded frame time: 0.033333 seconds are 30 frames per second."""
+    return float(round(fps)) if round(fps) and abs(fps - round(fps)) < 5e-4 * fps else fps
 
 
 def _to_motion(track: Track, body: BodyModel, fps: float, name: str) -> Motion:

@@ -14,9 +14,9 @@ from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-MIN_CLARITY = 0.7
+MIN_CLARITY = 0.8
 """Component of the mean direction from feet to head along the nearest axis, below which the up axis is not taken from
-the poses: of a person who lies, or of a clip that is turned by some 45 degrees."""
+the poses: of a person who lies, or of a clip that is turned by more than 37 degrees."""
 MIN_CONSISTENCY = 0.35
 """Length of the mean of the unit vectors from feet to head below which a clip shows no up axis."""
 MAX_CAMERA_TILT = np.radians(40)

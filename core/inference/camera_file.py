@@ -1,0 +1,83 @@
+"""Camera paths from a file: JSON with one or several cameras, in the form of `capture.json`.
+
+    {"up": "+y", "cameras": [{"K": 3x3, "width": 640, "height": 640, "T_cam_world": 4x4}, ...]}
+
+The world is that of animations: the floor at height 0, metres, the motion beginning above the origin. One camera stays;
+several are passed at even intervals from the beginning of the animation to its end.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation, Slerp
+
+from core.data.up_axis import UP_AXES, raw_from_world
+from core.types.cameras import Cameras
+from smpl_renderer.errors import InputError
+
+MAX_SIDE = 4096
+MAX_CAMERAS = 100_000
+
+
+def read_camera_path(path: Path, count: int) -> Cameras:
+    """Cameras [count] of the frames of an animation.
+
+    Raises:
+        InputError: If the file is missing or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        records = content["cameras"]
+        records = list(records.values()) if isinstance(records, dict) else records
+        if not isinstance(records, list) or not 1 <= len(records) <= MAX_CAMERAS:
+            raise ValueError(f"`cameras` must list 1 to {MAX_CAMERAS} cameras")
+        Ks = np.stack([_matrix(record, "K", 3) for record in records])
+        viewmats = np.stack([_matrix(record, "T_cam_world", 4) for record in records])
+        sizes = {(int(record["width"]), int(record["height"])) for record in records}
+        up = content.get("up", "+y")
+        if len(sizes) > 1 or not all(16 <= side <= MAX_SIDE for side in next(iter(sizes))):
+            raise ValueError(f"`width` and `height` must be the same of all cameras, 16 to {MAX_SIDE}")
+        if up not in UP_AXES:
+            raise ValueError(f"`up` must be one of {', '.join(UP_AXES)}, got {up!r}")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file with cameras for --camera") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"it lacks `{error.args[0]}`" if isinstance(error, KeyError) else error
+        raise InputError(f"{path}: holds no camera path ({reason}); docs/motion.md describes the file") from error
+    to_y_up = (raw_from_world("+y").T @ raw_from_world(up)).numpy()
+    viewmats, Ks = _spread(viewmats @ to_y_up.T, Ks, count)
+    width, height = sizes.pop()
+    return Cameras(torch.from_numpy(viewmats).float(), torch.from_numpy(Ks).float(), width, height)
+
+
+def _matrix(record: Any, key: str, size: int) -> np.ndarray:
+    matrix = np.array(record[key], np.float64)
+    if matrix.shape != (size, size) or not np.isfinite(matrix).all():
+        raise ValueError(f"`{key}` must be {size} x {size} numbers")
+    R = matrix[:3, :3]
+    if size == 4 and (np.abs(R @ R.T - np.eye(3)).max() > 1e-3 or np.linalg.det(R) < 0):
+        raise ValueError(f"`{key}` is no rigid transform")
+    return matrix
+
+
+def _spread(viewmats: np.ndarray, Ks: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cameras at even intervals: centres and K linearly, rotations along arcs."""
+    if len(viewmats) == 1 or count == 1:
+        return np.repeat(viewmats[:1], count, 0), np.repeat(Ks[:1], count, 0)
+    if len(viewmats) == count:
+        return viewmats, Ks
+    known, wanted = np.arange(len(viewmats)), np.linspace(0, len(viewmats) - 1, count)
+    R = viewmats[:, :3, :3]
+    centers = -np.einsum("tji,tj->ti", R, viewmats[:, :3, 3])
+
+    def linear(values: np.ndarray) -> np.ndarray:
+        flat = values.reshape(len(values), -1).T
+        return np.stack([np.interp(wanted, known, row) for row in flat], 1).reshape(count, *values.shape[1:])
+
+    result = np.tile(np.eye(4), (count, 1, 1))
+    result[:, :3, :3] = Slerp(known, Rotation.from_matrix(R))(wanted).as_matrix()
+    result[:, :3, 3] = -np.einsum("tij,tj->ti", result[:, :3, :3], linear(centers))
+    return result, linear(Ks)
