@@ -53,6 +53,7 @@ def render_gaussians(
     background: float | Float[Tensor, "3"] = 1.0,
     backend: str = "auto",
     supersample: int = 1,
+    return_weights: bool = False,
 ) -> Rendering:
     """Render sets of Gaussians `[*batch]`, each set from its own cameras `[*batch, C]`.
 
@@ -60,10 +61,12 @@ def render_gaussians(
         background: Grey value or colour.
         backend: Rasterizer, as for `rasterize`.
         supersample: Factor by which images are rendered larger and then averaged in blocks (see `supersampling`).
+        return_weights: As for `rasterize`; not with supersampling.
     """
     if supersample > 1:
         large = cameras.resized(supersample * cameras.width, supersample * cameras.height)
         rendering = render_gaussians(gaussians, large, background=background, backend=backend)
         return rendering.map(lambda x: average_blocks(x, supersample))
     size = cameras.width, cameras.height
-    return rasterize(gaussians, cameras.viewmats, cameras.Ks, *size, background=background, backend=backend)
+    options = {"background": background, "backend": backend, "return_weights": return_weights}
+    return rasterize(gaussians, cameras.viewmats, cameras.Ks, *size, **options)

@@ -18,9 +18,9 @@ from core.data.protocol import PROTOCOLS, Protocol, select_subjects
 from core.inference.options import InferenceOptions
 from core.inference.refinement import RefineOptions, Refiner
 from core.model.hgg import HumanGaussianGraph
-from core.render.backends import backend_name, load_backend
+from core.render.backends import backend_name, prepare_backend
 from core.types.cameras import Cameras
-from core.utils.device import pick_device
+from core.utils.device import keep_freed_memory, pick_device
 from core.utils.ranges import check_ranges
 from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import BodyModel
@@ -94,7 +94,9 @@ def open_session(options: InferenceOptions) -> Session:
     """
     check_ranges(options)
     device = pick_device(options.device)
-    load_backend(options.backend, device)
+    prepare_backend(options.backend, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     protocol = _choose_protocol(options, device)
     entries = {entry.subject: entry.path for entry in find_subjects(options.captures)}
     subjects = [entries[name] for name in select_subjects(protocol, list(entries))]

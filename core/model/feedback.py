@@ -183,7 +183,7 @@ def rendering_errors(
         changes = avatar.offsets.new_zeros(*avatar.opacities.shape, GEOMETRY_CHANNELS).requires_grad_()
         colors = avatar.colors.clone().requires_grad_()
         gaussians = skin_gaussians(change_geometry(replace(avatar, colors=colors), axes, changes), posed)
-        rendering = render_gaussians(gaussians, inputs.cameras, backend=backend)
+        rendering = render_gaussians(gaussians, inputs.cameras, backend=backend, return_weights=True)
         with torch.no_grad():
             # As in image colour sampling, a view whose mask is empty is left out.
             has_mask = (inputs.alphas.amax((-3, -2, -1), keepdim=True) > 0.5).float()
@@ -191,12 +191,16 @@ def rendering_errors(
                 has_mask * (inputs.images - rendering.colors),
                 ALPHA_WEIGHT * has_mask * (inputs.alphas - rendering.alphas),
             )
+        weights = rendering.weights
         color_sums, descent = torch.autograd.grad(
-            (rendering.colors, rendering.alphas), (colors, changes), differences, retain_graph=True
+            (rendering.colors, rendering.alphas), (colors, changes), differences, retain_graph=weights is None
         )
-        # The derivative of an image's sum with respect to a colour is the sum of the Gaussian's shares of all pixels.
-        (shares,) = torch.autograd.grad(rendering.colors, colors, has_mask.expand_as(rendering.colors))
-        pixels = shares[..., 0]
+        if weights is None:
+            # The derivative of an image's sum with respect to a colour is the sum of the Gaussian's weights.
+            (sums,) = torch.autograd.grad(rendering.colors, colors, has_mask.expand_as(rendering.colors))
+            pixels = sums[..., 0]
+        else:
+            pixels = (has_mask[..., 0, 0] * weights).sum((1, 2))
         divisor = pixels.clamp_min(1e-6)[..., None]
         return RenderingErrors(color_sums / divisor, pixels, descent / (divisor + TRUSTED_PIXELS))
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.render.backends import BACKENDS, available_backends, load_backend
+from core.render.backends import BACKENDS, WITH_WEIGHTS, available_backends, backend_name, load_backend
 from core.render.rendering import Rendering
 from core.types.gaussians import Gaussians
 
@@ -23,6 +23,7 @@ def rasterize(
     background: float | Float[Tensor, "3"] = 1.0,
     backend: str = "auto",
     return_depth: bool = False,
+    return_weights: bool = False,
     check: bool | None = None,
 ) -> Rendering:
     """Render sets of Gaussians `[*batch]`, each set from its own C cameras. Definition: core/render/torch_backend.py.
@@ -40,6 +41,7 @@ def rasterize(
         background: Grey value or colour.
         backend: A name in `BACKENDS`, or `auto`: the fastest backend available on the device of the Gaussians.
         return_depth: Fill in `Rendering.depths`.
+        return_weights: Fill in `Rendering.weights` if the backend can (`WITH_WEIGHTS`); otherwise it stays None.
         check: Reject NaN and infinities, which synchronises with the device; by default only if HGG_CHECK=1 is set.
     Raises:
         ValueError: If shapes, dtypes or devices do not fit, or the check fails; the message names the argument.
@@ -62,7 +64,9 @@ def rasterize(
         background = torch.full((3,), background, dtype=dtype, device=device)  # a copy would synchronise
     if dtypes != {dtype}:
         gaussians, viewmats, Ks = gaussians.to(dtype), viewmats.to(dtype), Ks.to(dtype)
-    return load_backend(backend, device)(gaussians, viewmats, Ks, width, height, background, return_depth)
+    options = {"return_weights": True} if return_weights and backend_name(backend, device) in WITH_WEIGHTS else {}
+    draw = load_backend(backend, device)
+    return draw(gaussians, viewmats, Ks, width, height, background, return_depth, **options)
 
 
 def _check_layout(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor) -> None:

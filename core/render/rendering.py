@@ -22,6 +22,15 @@ class Rendering(TensorStructure):
     depths: Float[Tensor, "*batch C 1 H W"] | None = None
     """Mean depth in metres along the optical axis: sum_k w_k z_k / sum_k w_k with the weights of compositing; 0 where
     alpha is 0."""
+    weights: Float[Tensor, "*batch C N"] | None = None
+    """Sum of each Gaussian's compositing weights over the pixels of each image, if requested and supported by the
+    backend. No gradient."""
+
+    @property
+    def images(self) -> dict[str, Tensor]:
+        """The images by name, without those that were not requested."""
+        named = {"colors": self.colors, "alphas": self.alphas, "depths": self.depths}
+        return {name: image for name, image in named.items() if image is not None}
 
 
 def one_batch_axis(draw: Callable[..., Rendering]) -> Callable[..., Rendering]:

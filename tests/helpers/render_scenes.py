@@ -56,6 +56,61 @@ def make_scene(
     return Scene(gaussians, Cameras(viewmats, K.expand(views, 3, 3), width, height))
 
 
+def stacked(*scenes: Scene) -> Scene:
+    """Stack several sets of Gaussians, each with its own cameras."""
+    first = scenes[0]
+    names = vars(first.gaussians)
+    return Scene(
+        Gaussians(**{name: torch.stack([getattr(s.gaussians, name) for s in scenes]) for name in names}),
+        replace(
+            first.cameras,
+            viewmats=torch.stack([s.cameras.viewmats for s in scenes]),
+            Ks=torch.stack([s.cameras.Ks for s in scenes]),
+        ),
+    )
+
+
+def hard_scene(**options) -> Scene:
+    """Gaussians that are opaque, invisible, huge, thin, or behind and beside the camera."""
+    scene = make_scene(**options)
+    g = scene.gaussians.map(torch.clone)
+    g.opacities[0::6], g.opacities[1::6] = 1, 0
+    g.scales[2::10] *= 8
+    g.scales[3::10, 0] = 0.5
+    g.scales[3::10, 1:] = 1e-4
+    g.means[4::12] *= 12
+    return replace(scene, gaussians=g)
+
+
+def needles(scene: Scene) -> Scene:
+    return scene.with_gaussians(scales=scene.gaussians.scales * torch.tensor([30.0, 1e-4, 1e-4]))
+
+
+def around_the_camera(scene: Scene) -> Scene:
+    """Place some Gaussians behind the camera, at its centre, and a centimetre in front of it."""
+    means = scene.gaussians.means.clone()
+    centre, ahead = scene.cameras.centers[0], scene.cameras.viewmats[0, 2, :3]
+    steps = torch.tensor([-1.0, -1e-3, 0.0, 1e-3, 0.00999, 0.0101, 0.02]).to(means)
+    means[:7] = centre + steps[:, None] * ahead
+    return scene.with_gaussians(means=means)
+
+
+def opacities_of_zero_and_one(scene: Scene) -> Scene:
+    return scene.with_gaussians(opacities=scene.gaussians.opacities.round())
+
+
+def points(scene: Scene) -> Scene:
+    return scene.with_gaussians(scales=torch.zeros_like(scene.gaussians.scales))
+
+
+def far_to_the_side(scene: Scene) -> Scene:
+    return scene.with_gaussians(means=scene.gaussians.means * torch.tensor([1e4, 1, 1]))
+
+
+EXTREMES = (needles, around_the_camera, opacities_of_zero_and_one, points, far_to_the_side)
+"""Changes of a scene of at least 7 Gaussians for which formulas can divide by zero or overflow."""
+
+
 def render_bounded(scene: Scene, max_fragments: int, max_pairs: int) -> Rendering:
     """Render by the torch backend with the given memory bounds, on white, with depth."""
     c = scene.cameras

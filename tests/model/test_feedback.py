@@ -210,6 +210,18 @@ def test_feedback_runs_in_inference_mode(body, feedback, grey, rendered_frames, 
     torch.testing.assert_close(avatar.colors, expected.colors, rtol=0, atol=1e-5)
 
 
+def test_compiled_kernels_give_the_same_errors_without_a_second_backward_pass(grey, axes, rendered_frames, posed):
+    pytest.importorskip("numba")
+    blind = replace(rendered_frames, alphas=rendered_frames.alphas.clone())
+    blind.alphas[:, 0, 1] = 0
+    for inputs in (rendered_frames, blind):
+        expected = rendering_errors(grey, axes, inputs, posed, "torch")
+        errors = rendering_errors(grey, axes, inputs, posed, "numba")
+        for name, own in vars(errors).items():
+            other = getattr(expected, name)
+            assert (own - other).norm() < 1e-4 * other.norm(), name
+
+
 @pytest.mark.gpu
 def test_kernels_give_the_same_errors(grey, axes, rendered_frames, posed, body):
     expected = rendering_errors(grey, axes, rendered_frames, posed)

@@ -72,7 +72,7 @@ def test_every_fork_matches_the_definition(fork, load_adapter):
     background = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     actual = draw(adapter.draw, scene, background)
     expected = draw(torch_backend.rasterize, scene, background)
-    for name in vars(expected):
+    for name in expected.images:
         difference = (getattr(actual, name) - getattr(expected, name)).abs()
         # Single precision; a pixel on the cut at alpha = 1/255 may lose or gain that much.
         assert difference.mean() < 1e-5 and (difference > 1e-4).double().mean() < 5e-3, name

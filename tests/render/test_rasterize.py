@@ -14,10 +14,9 @@ from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_quat, quat_m
 
 def assert_same(actual: Rendering, expected: Rendering, tolerance: float = 1e-10) -> None:
     """Compare images. In double precision, sums of dozens of terms differ by about 1e-14; 1e-10 is a wide margin."""
-    assert (actual.depths is None) == (expected.depths is None)
-    for a, e in zip(vars(actual).values(), vars(expected).values()):
-        if e is not None:
-            torch.testing.assert_close(a, e.to(a), rtol=0, atol=tolerance)
+    assert actual.images.keys() == expected.images.keys()
+    for name, image in expected.images.items():
+        torch.testing.assert_close(actual.images[name], image.to(actual.images[name]), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from render_scenes import Scene, brute_force, gradients, make_scene, render_bounded
+from render_scenes import (
+    EXTREMES,
+    Scene,
+    around_the_camera,
+    brute_force,
+    gradients,
+    make_scene,
+    opacities_of_zero_and_one,
+    render_bounded,
+)
 
 from core.render import rasterize
 from core.types.cameras import Cameras
@@ -58,39 +67,12 @@ def test_bounds_on_memory_change_no_gradient(max_fragments, max_pairs):
         torch.testing.assert_close(actual[name], value, rtol=1e-9, atol=1e-12)
 
 
-def needles(scene: Scene) -> Scene:
-    return scene.with_gaussians(scales=scene.gaussians.scales * torch.tensor([30.0, 1e-4, 1e-4]))
-
-
-def around_the_camera(scene: Scene) -> Scene:
-    """Place some Gaussians behind the camera, at its centre, and a centimetre in front of it."""
-    means = scene.gaussians.means.clone()
-    centre, ahead = scene.cameras.centers[0], scene.cameras.viewmats[0, 2, :3]
-    steps = torch.tensor([-1.0, -1e-3, 0.0, 1e-3, 0.00999, 0.0101, 0.02]).to(means)
-    means[:7] = centre + steps[:, None] * ahead
-    return scene.with_gaussians(means=means)
-
-
-def opacities_of_zero_and_one(scene: Scene) -> Scene:
-    return scene.with_gaussians(opacities=scene.gaussians.opacities.round())
-
-
-def points(scene: Scene) -> Scene:
-    return scene.with_gaussians(scales=torch.zeros_like(scene.gaussians.scales))
-
-
-def far_to_the_side(scene: Scene) -> Scene:
-    return scene.with_gaussians(means=scene.gaussians.means * torch.tensor([1e4, 1, 1]))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "change", [needles, around_the_camera, opacities_of_zero_and_one, points, far_to_the_side], ids=lambda f: f.__name__
-)
+@pytest.mark.parametrize("change", EXTREMES, ids=lambda f: f.__name__)
 def test_images_and_gradients_are_finite_for_extreme_inputs(change, dtype):
     scene = change(make_scene(count=100)).to(dtype)
     rendering = scene.render(return_depth=True)
-    for image in vars(rendering).values():
+    for image in rendering.images.values():
         assert image.isfinite().all()
     for name, value in gradients(lambda s: s.render(return_depth=True), scene).items():
         assert value.isfinite().all(), name

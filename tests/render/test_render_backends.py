@@ -14,9 +14,25 @@ from smpl_renderer.errors import InputError
 PEERS = ("gsplat", "diff_gaussian_rasterization")
 
 
-def test_auto_selects_torch_on_a_cpu():
-    assert load_backend("auto", torch.device("cpu")) is load_backend("torch", torch.device("cpu"))
-    assert "torch" in available_backends()
+@pytest.mark.parametrize("has_numba", [False, True])
+def test_auto_on_a_cpu_selects_numba_if_it_is_installed(has_numba, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(backends, "_can_load_numba", lambda: has_numba)
+    assert backends.backend_name("auto", torch.device("cpu")) == ("numba" if has_numba else "torch")
+    assert available_backends() == (("torch", "numba") if has_numba else ("torch",))
+
+
+def test_numba_that_is_switched_off_or_broken_is_reported_with_a_remedy(monkeypatch, caplog):
+    monkeypatch.setattr(backends, "_has_numba", lambda: False)
+    with pytest.raises(InputError, match=r"numba is not installed .* backend torch"):
+        load_backend("numba", torch.device("cpu"))
+    assert not backends._can_load_numba.__wrapped__() and not caplog.records
+
+    monkeypatch.setattr(backends, "_has_numba", lambda: True)
+    monkeypatch.delattr("core.render.numba_backend", raising=False)
+    monkeypatch.setitem(sys.modules, "core.render.numba_backend", None)  # importing it fails
+    assert not backends._can_load_numba.__wrapped__()
+    assert "cannot be loaded" in caplog.text and "choose backend torch" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -33,7 +49,7 @@ def test_auto_selects_the_fastest_installed_backend_on_cuda(monkeypatch, install
     monkeypatch.setattr(backends, "can_launch", lambda: {"triton", "tools"} <= installed)
     monkeypatch.setattr(backends, "_has_gsplat", lambda: "gsplat" in installed)
     assert backends.backend_name("auto", torch.device("cuda")) == expected
-    assert backends.backend_name("auto", torch.device("cpu")) == "torch"
+    assert backends.backend_name("auto", torch.device("cpu")) in ("numba", "torch")
 
 
 def test_triton_without_a_compiler_is_reported_with_a_remedy(monkeypatch):
@@ -133,5 +149,5 @@ def test_torch_on_cuda_equals_torch_on_cpu():
     scene = make_scene(views=2)
     expected = scene.render(return_depth=True, backend="torch")
     actual = scene.to("cuda").render(return_depth=True, backend="torch")
-    for a, e in zip(vars(actual).values(), vars(expected).values()):
+    for a, e in zip(actual.images.values(), expected.images.values()):
         torch.testing.assert_close(a.cpu(), e, rtol=0, atol=1e-10)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from render_scenes import Scene, gradients, make_scene, take
+from render_scenes import Scene, gradients, hard_scene, make_scene, stacked, take
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -20,7 +20,6 @@ from core.render.launch import ALIGNMENT, aligned
 from core.render.projection import ALPHA_MIN
 from core.render.projection_kernel import project, project_backward
 from core.render.splat_table import DepthOrder, depth_keys_reference, splat_table_reference
-from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,32 +37,6 @@ def poisoned_memory():
 def single(scene: Scene) -> Scene:
     """Round a scene to the precision of the kernels, and move it to their device."""
     return scene.to(torch.float32).to(DEVICE)
-
-
-def stacked(*scenes: Scene) -> Scene:
-    """Stack several sets of Gaussians, each with its own cameras."""
-    first = scenes[0]
-    names = vars(first.gaussians)
-    return Scene(
-        Gaussians(**{name: torch.stack([getattr(s.gaussians, name) for s in scenes]) for name in names}),
-        replace(
-            first.cameras,
-            viewmats=torch.stack([s.cameras.viewmats for s in scenes]),
-            Ks=torch.stack([s.cameras.Ks for s in scenes]),
-        ),
-    )
-
-
-def hard_scene(**options) -> Scene:
-    """Gaussians that are opaque, invisible, huge, thin, or behind and beside the camera."""
-    scene = make_scene(**options)
-    g = scene.gaussians.map(torch.clone)
-    g.opacities[0::6], g.opacities[1::6] = 1, 0
-    g.scales[2::10] *= 8
-    g.scales[3::10, 0] = 0.5
-    g.scales[3::10, 1:] = 1e-4
-    g.means[4::12] *= 12
-    return replace(scene, gaussians=g)
 
 
 def assert_same_images(actual, expected, max_error: float = 1e-4, mean_error: float = 2e-5) -> None:
