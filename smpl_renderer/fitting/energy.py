@@ -11,7 +11,7 @@ from smpl_renderer.fitting.joint_limits import joint_ranges, limit_penalty
 from smpl_renderer.fitting.point_model import PointModel, Pose, PosedPoints
 from smpl_renderer.fitting.pose_prior import load_pose_prior
 from smpl_renderer.fitting.projection import pixel_sizes, project, turn_to_cameras
-from smpl_renderer.fitting.surface import NUM_CLOTH_PARTS, cloth_parts, height_rows, sole_vertices
+from smpl_renderer.fitting.surface import CLEARANCES, NUM_CLOTH_PARTS, cloth_parts, height_rows, sole_vertices
 from smpl_renderer.fitting.targets import Targets
 from smpl_renderer.fitting.variables import Variables
 from smpl_renderer.fitting.weights import Weights
@@ -58,6 +58,7 @@ class Energy:
         self.ranges = joint_ranges(device)
         self.height_rows = height_rows(body)
         self.parts = cloth_parts(body)[vertex_ids]
+        self.clearance = weights.clearance * torch.tensor(CLEARANCES, device=device)
         self.trust = torch.ones(NUM_CLOTH_PARTS, device=device)
         """Of the outlines of each part, in [0, 1]."""
         self.common: Float[Tensor, "23 3 3"] | None = None
@@ -113,7 +114,7 @@ class Energy:
         for part in range(NUM_CLOTH_PARTS):
             chosen = along[(parts == part) & (masks.weights > 0)]
             if len(chosen):
-                excess = (chosen.median() - self.weights.clearance).clamp_min(0) / self.weights.loose_offset
+                excess = (chosen.median() - self.clearance[part]).clamp_min(0) / self.weights.loose_offset
                 self.trust[part] = 1 / (1 + excess.square()).square()
 
     def _landmark_terms(self, posed: PosedPoints) -> dict[str, Tensor]:
@@ -140,7 +141,7 @@ class Energy:
         trust = masks.weights * self.trust[self.parts[matches]]
         outline = terms.outline_term(
             *(masks.outline, masks.normals, matched, trust, sizes),
-            *(w.outline_sigma, w.outline_width, w.clearance),
+            *(w.outline_sigma, w.outline_width, self.clearance[self.parts[matches]]),
         )
         return {"outside": w.outside * outside, "outline": w.outline * outline}
 

@@ -97,6 +97,9 @@ class _Fit:
             x = self._start_from(initial)
         for stage, vertex_ids, rate in (("coarse", self.coarse, 1.0), ("fine", self.fine, 0.5)):
             energy = self._energy(x, vertex_ids)
+            if stage == "fine":
+                sigma = self.weights.fine_sigma
+                energy.weights = replace(self.weights, outline_sigma=sigma, outside_sigma=sigma)
             energy.update_trust(x)
             x = self._minimise(stage, x, energy, rate)
         return self._result(x)

@@ -9,22 +9,24 @@ from smpl_renderer.body_model import JOINT_NAMES, BodyModel
 FEET = tuple(JOINT_NAMES.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("ankle", "foot"))
 SOLE_HEIGHT = 0.025
 """Vertices of the feet at most so far above the lowest one, in the rest pose, are the soles."""
+# Parts, and the distance in metres by which masks exceed them: medians over synthetic people without skirts.
 _CLOTH_PARTS = (
-    ("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar"),
-    ("neck", "head"),
-    ("left_shoulder", "right_shoulder"),
-    ("left_elbow", "right_elbow"),
-    ("left_wrist", "right_wrist", "left_hand", "right_hand"),
-    ("left_hip", "right_hip"),
-    ("left_knee", "right_knee"),
-    ("left_ankle", "right_ankle", "left_foot", "right_foot"),
+    (0.010, ("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar")),
+    (0.007, ("neck", "head")),
+    (0.006, ("left_shoulder", "right_shoulder")),
+    (0.004, ("left_elbow", "right_elbow")),
+    (0.003, ("left_wrist", "right_wrist", "left_hand", "right_hand")),
+    (0.006, ("left_hip", "right_hip")),
+    (0.006, ("left_knee", "right_knee")),
+    (0.013, ("left_ankle", "right_ankle", "left_foot", "right_foot")),
 )
+CLEARANCES = tuple(clearance for clearance, _ in _CLOTH_PARTS)
 NUM_CLOTH_PARTS = len(_CLOTH_PARTS)
 
 
 def cloth_parts(body: BodyModel) -> Int[Tensor, " V"]:
     """Part of each vertex that cloth covers alike: trunk, head, upper and lower arms, hands, thighs, shanks, feet."""
-    owner = {name: part for part, names in enumerate(_CLOTH_PARTS) for name in names}
+    owner = {name: part for part, (_, names) in enumerate(_CLOTH_PARTS) for name in names}
     table = torch.tensor([owner[name] for name in JOINT_NAMES], device=body.lbs_weights.device)
     return table[body.lbs_weights.argmax(1)]
 

@@ -102,12 +102,12 @@ def outline_term(
     pixel_sizes: Float[Tensor, "F C"],
     sigma: float,
     width: float,
-    clearance: float,
+    clearance: Float[Tensor, "F C P"],
 ) -> Float[Tensor, " F"]:
     """Distance of the masks' outlines from the body: mean over points, sum over cameras.
 
-    One-sided: cloth and hair lie outside of the body, so a mask may exceed it by `clearance` at no cost, and by much
-    more at a bounded cost. Along the outline the body may slide.
+    Cloth and hair lie outside of the body, so the mask is expected to exceed it by `clearance`. Large distances cost
+    little more than moderate ones. Along the outline the body may slide.
 
     Args:
         outline, normals: Of the mask; pixels, and unit vectors pointing away from the person.
@@ -116,13 +116,12 @@ def outline_term(
         pixel_sizes: Metres per pixel at the person; 0 where there is no mask.
         sigma: Standard deviation in metres.
         width: Of the robust loss, in standard deviations.
-        clearance: Metres.
+        clearance: Metres by which the mask usually exceeds the body.
     """
     offset = (outline - matched) * pixel_sizes[..., None, None]
     along = (offset * normals).sum(-1)
-    beyond = torch.where(along > 0, torch.relu(along - clearance), along)
     across = offset.square().sum(-1) - along.square()
-    squared = (beyond.square() + 0.1 * across.clamp_min(0)) / sigma**2
+    squared = ((along - clearance).square() + 0.1 * across.clamp_min(0)) / sigma**2
     count = weights.sum(-1).clamp_min(1)
     return ((weights * geman_mcclure(squared, width)).sum(-1) / count).sum(1)
 

@@ -18,8 +18,10 @@ class Weights:
     outline: float = 30.0
     outline_sigma: float = 0.02
     outline_width: float = 3.0
-    clearance: float = 0.008
-    """Cloth: masks may exceed the body by so much."""
+    fine_sigma: float = 0.02
+    """Of `outline_sigma` and `outside_sigma` in the last stage."""
+    clearance: float = 1.0
+    """Factor on the distances by which cloth lets masks exceed the body."""
     loose_offset: float = 0.03
     """Outlines of a part whose mask exceeds the body by so much more, in the median, count a quarter: loose cloth."""
     match_reach: float = 0.08
