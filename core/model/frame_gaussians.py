@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d, normalize
 from core.avatar.avatar import at_vertices
 from core.model.decode import RawGaussians, shift_logits
 from core.ops.nearest_vertices import NearestSearch, nearest_vertices
-from core.runtime.async_count import AsyncCount
+from core.runtime.cuda_graphs import AsyncCount
 from core.types.cameras import Cameras
 from core.types.gaussians import Gaussians
 from smpl_renderer.rotations import matrix_to_quat, quat_multiply

@@ -21,8 +21,7 @@ from core.ops.graph_attention import (
     segment_attention,
 )
 from core.options import GraphOptions
-from core.runtime.async_count import AsyncCount
-from core.runtime.cuda_graphs import CudaGraphCache
+from core.runtime.cuda_graphs import AsyncCount, CudaGraphCache
 from smpl_renderer.connectivity import Connectivity
 from smpl_renderer.errors import InputError
 from smpl_renderer.types import PosedBody

@@ -52,7 +52,7 @@ from core.model.surface import surface_axes
 from core.model.unet import UNet
 from core.ops.nearest_vertices import NearestSearch, check_nearest_search
 from core.options import ModelOptions
-from core.runtime.async_count import AsyncCount
+from core.runtime.cuda_graphs import AsyncCount
 from core.types.frames import Frames
 from core.utils.resample import resample_area
 from smpl_renderer.body_model import BodyModel

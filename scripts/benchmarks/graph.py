@@ -13,7 +13,7 @@ from tqdm import tqdm
 from core.model.graph import BodyGraph, build_edges
 from core.ops.nearest_vertices import nearest_vertices_of_sets
 from core.options import GraphOptions
-from core.runtime.async_count import AsyncCount
+from core.runtime.cuda_graphs import AsyncCount
 from core.utils.device import DeviceName, pick_device
 from core.utils.ranges import Count
 from scripts.benchmarks.common import median_ms, peak_mb, report

@@ -11,7 +11,7 @@ import torch
 from core.model.graph import BodyGraph, build_edges
 from core.ops import dense_layers, graph_attention
 from core.options import GraphOptions
-from core.runtime.async_count import AsyncCount
+from core.runtime.cuda_graphs import AsyncCount
 from smpl_renderer.connectivity import Connectivity
 from smpl_renderer.errors import InputError
 

@@ -12,7 +12,7 @@ from core.ops.graph_attention import (
 )
 from core.ops.nearest_vertices import nearest_vertices_of_sets, nearest_vertices_reference
 from core.options import GraphOptions
-from core.runtime.async_count import AsyncCount
+from core.runtime.cuda_graphs import AsyncCount
 from scripts.benchmarks.graph import random_assignment
 from smpl_renderer.connectivity import build_connectivity
 from smpl_renderer.dispatch import reference_operations

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.render.tiles import Canvas, chunks
+from core.render.torch_backend import Canvas, chunks
 
 
 def boxes(seed: int, count: int = 40):
