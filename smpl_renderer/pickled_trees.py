@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from smpl_renderer.errors import InputError
-from smpl_renderer.pickles import _NUMPY, _TORCH, _Array, _DType, _Refused
+from smpl_renderer.pickles import NUMPY_NAMES, TORCH_NAMES, ArrayRecord, DTypeRecord, RefusedObject
 
 MAX_BYTES = 4 * 2**30
-"""Of a compressed file's content."""
+"""Maximum size of a compressed file's content."""
 _NPY_MAGIC = b"\x93NUMPY"
 
 
@@ -37,7 +37,7 @@ def read_tree(path: Path) -> Any:
         return _plain(_TreeUnpickler(stream).load())
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; name the result file of the estimator") from error
-    except _Refused as refused:
+    except RefusedObject as refused:
         raise InputError(f"{path}: refused, it wants to run {refused}; export its arrays as .npz instead") from refused
     except Exception as error:  # a broken pickle can fail in any way
         raise InputError(f"{path}: cannot be read ({type(error).__name__}: {error}); write it again") from error
@@ -61,7 +61,7 @@ def _skip_npy_header(stream: io.BytesIO) -> None:
         raise ValueError("it holds a plain array, not a dictionary")
 
 
-class _AnyDType(_DType):
+class _AnyDType(DTypeRecord):
     """Plain numbers, or objects, whose elements go through the same list of names."""
 
     def __init__(self, code: str, *rest: object):
@@ -74,7 +74,7 @@ class _AnyDType(_DType):
             super().__setstate__(state)
 
 
-class _AnyArray(_Array):
+class _AnyArray(ArrayRecord):
     """An array of numbers, or the one object in an array of objects."""
 
     def __setstate__(self, state: tuple) -> None:
@@ -117,8 +117,8 @@ def _dictionary(*_: object) -> dict:
 
 
 _NAMES = {
-    **_NUMPY,
-    **_TORCH,
+    **NUMPY_NAMES,
+    **TORCH_NAMES,
     ("numpy", "ndarray"): _AnyArray,
     ("numpy", "dtype"): _AnyDType,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
@@ -142,7 +142,7 @@ class _TreeUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _NAMES:
-            raise _Refused(f"{module}.{name}")
+            raise RefusedObject(f"{module}.{name}")
         return _NAMES[module, name]
 
     def load_build(self) -> None:
@@ -166,4 +166,4 @@ def _plain(value: Any) -> Any:
         if items is None:
             return np.asarray(value.value)
         return _plain(items[0]) if len(items) == 1 else [_plain(item) for item in items]
-    return np.asarray(value.value) if isinstance(value, _Array) else value
+    return np.asarray(value.value) if isinstance(value, ArrayRecord) else value

@@ -28,7 +28,7 @@ def read_smpl_pickle(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: If the file cannot be read, or needs a name that is not in the list.
     """
-    content = _load(path, {**_NUMPY, **_SPARSE, **_CHUMPY})
+    content = _load(path, {**NUMPY_NAMES, **_SPARSE, **_CHUMPY})
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, expected SMPL's dictionary of arrays")
     values = {key: _resolve(value, path) for key, value in content.items()}
@@ -48,7 +48,7 @@ def read_fit_pickle(path: Path) -> Any:
             is_zip = stream.read(2) == b"PK"
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    content = None if is_zip else _load(path, {**_NUMPY, **_TORCH})
+    content = None if is_zip else _load(path, {**NUMPY_NAMES, **TORCH_NAMES})
     if is_zip or (isinstance(content, int) and content == _TORCH_MAGIC):
         content = _load_torch_file(path)
     return _resolve_tree(content, path)
@@ -60,7 +60,7 @@ def read_float_pickle(path: Path) -> float:
     Raises:
         InputError: If the file cannot be read or holds something else.
     """
-    content = _resolve(_load(path, {**_NUMPY, **_TORCH}), path)
+    content = _resolve(_load(path, {**NUMPY_NAMES, **TORCH_NAMES}), path)
     is_number = isinstance(content, int | float | np.ndarray | Tensor) and not isinstance(content, bool)
     values = np.asarray(content.detach().double() if isinstance(content, Tensor) else content) if is_number else None
     if values is None or values.size != 1 or values.dtype.kind not in "iuf":
@@ -80,7 +80,7 @@ def read_array_tree(path: Path) -> dict[str, Any]:
             return {key: resolve(item) for key, item in value.items()}
         return _resolve(value, path)
 
-    return resolve(_load(path, _NUMPY))
+    return resolve(_load(path, NUMPY_NAMES))
 
 
 def _load_torch_file(path: Path) -> Any:
@@ -115,11 +115,11 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._allowed:
-            raise _Refused(f"{module}.{name}")
+            raise RefusedObject(f"{module}.{name}")
         return self._allowed[module, name]
 
 
-class _Refused(Exception):
+class RefusedObject(Exception):
     """A pickle needs a name that is not in the list."""
 
 
@@ -127,7 +127,7 @@ def _load(path: Path, allowed: Mapping[tuple[str, str], Any]) -> Any:
     try:
         with Path(path).open("rb") as stream:
             return _RestrictedUnpickler(stream, allowed).load()
-    except _Refused as refused:
+    except RefusedObject as refused:
         raise InputError(
             f"{path}: refused, it calls {refused}; get the file from its publisher, or write plain arrays"
         ) from refused
@@ -140,7 +140,7 @@ def _load(path: Path, allowed: Mapping[tuple[str, str], Any]) -> Any:
 def _resolve(value: Any, path: Path) -> Any:
     """Build the array that a substitute describes; return other values unchanged."""
     try:
-        return _array_of(value) if isinstance(value, (_Array, _Sparse, _Chumpy, _Selection)) else value
+        return _array_of(value) if isinstance(value, (ArrayRecord, _Sparse, _Chumpy, _Selection)) else value
     except Exception as error:  # the description of an array may be inconsistent
         _raise_unreadable(path, error)
 
@@ -150,7 +150,7 @@ def _raise_unreadable(path: Path, error: Exception) -> NoReturn:
     raise InputError(f"{path}: cannot be read as a pickle, it may be truncated ({reason}); get a new copy") from error
 
 
-class _DType:
+class DTypeRecord:
     """Substitute for `numpy.dtype`, for numeric types only."""
 
     def __init__(self, code: str, *_: object):
@@ -164,7 +164,7 @@ class _DType:
             self.dtype = self.dtype.newbyteorder(byte_order)
 
 
-class _Array:
+class ArrayRecord:
     """Substitute for `numpy.ndarray`, filled by `__setstate__` like the original."""
 
     value: np.ndarray | None = None
@@ -173,7 +173,7 @@ class _Array:
         _version, shape, dtype, is_fortran, raw = state
         self.fill(raw, dtype, shape, "F" if is_fortran else "C")
 
-    def fill(self, raw: bytes | str, dtype: _DType, shape: tuple[int, ...], order: str) -> None:
+    def fill(self, raw: bytes | str, dtype: DTypeRecord, shape: tuple[int, ...], order: str) -> None:
         data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
         values = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
         self.value = values.astype(dtype.dtype.newbyteorder("="), order="C")  # a copy, in native byte order
@@ -222,21 +222,21 @@ def _array_of(value: Any) -> np.ndarray:
     return np.asarray(value.value if hasattr(value, "value") else value)
 
 
-def _reconstruct(cls: object, *_: object) -> _Array:
+def _reconstruct(cls: object, *_: object) -> ArrayRecord:
     """Substitute for numpy's function of that name, which creates an empty array to be filled later."""
-    if cls is not _Array:
+    if cls is not ArrayRecord:
         raise ValueError("only plain arrays can be reconstructed")
-    return _Array()
+    return ArrayRecord()
 
 
-def _frombuffer(raw: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> _Array:
+def _frombuffer(raw: bytes, dtype: DTypeRecord, shape: tuple[int, ...], order: str) -> ArrayRecord:
     """Substitute for numpy's function of that name, which pickles of protocol 5 call."""
-    array = _Array()
+    array = ArrayRecord()
     array.fill(raw, dtype, shape, order)
     return array
 
 
-def _scalar(dtype: _DType, raw: bytes | str) -> _Array:
+def _scalar(dtype: DTypeRecord, raw: bytes | str) -> ArrayRecord:
     """Substitute for numpy's function of that name, which creates a scalar."""
     return _frombuffer(raw, dtype, (), "C")
 
@@ -263,7 +263,7 @@ def _load_storage(stream: bytes) -> torch.storage.TypedStorage:
         refused = re.search(r"GLOBAL (\S+)", str(error))  # the message also holds long advice
         if refused is None:
             raise
-        raise _Refused(refused[1]) from error
+        raise RefusedObject(refused[1]) from error
 
 
 def _rebuild_tensor(
@@ -281,9 +281,9 @@ def _rebuild_parameter(data: Tensor, *_: object) -> Tensor:
 
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 """First object of files that `torch.save` wrote before version 1.6."""
-_NUMPY = {
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _DType,
+NUMPY_NAMES = {
+    ("numpy", "ndarray"): ArrayRecord,
+    ("numpy", "dtype"): DTypeRecord,
     ("_codecs", "encode"): _encode,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
@@ -298,7 +298,7 @@ _CHUMPY = {
     **{(module, "set"): set for module in ("__builtin__", "builtins")},
     ("collections", "OrderedDict"): OrderedDict,
 }
-_TORCH = {
+TORCH_NAMES = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch.storage", "_load_from_bytes"): _load_storage,

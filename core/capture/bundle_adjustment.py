@@ -36,7 +36,7 @@ class AdjustedCameras:
     translations: Float[np.ndarray, "C 3"]
     focal_factor: float
     errors: Float[np.ndarray, "M"]
-    """Of the M sightings, relative to the person's size."""
+    """Reprojection errors of the M sightings, relative to the person's size."""
 
 
 def adjust(

@@ -44,7 +44,7 @@ class StoredCamera:
     height: int
     T_cam_world: Float[np.ndarray, "4 4"]
     lens: Lens | None = None
-    """Of the source images; stored ones are undistorted."""
+    """Distortion of the source images; stored ones are undistorted."""
 
 
 @dataclass(frozen=True)

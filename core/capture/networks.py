@@ -26,7 +26,7 @@ class Person:
     landmarks: Landmarks
     mask: Float[np.ndarray, "H W"] | None
     colors: Float[np.ndarray, "6"] | None = None
-    """Of the clothes, where they were measured."""
+    """Bounding box of the clothes, where they were measured."""
 
 
 class PoseReader(Protocol):
@@ -96,13 +96,13 @@ class Square:
     def crop(self, image: RGB, pixels: int) -> Float[np.ndarray, "pixels pixels 3"]:
         """The square's content in 0..1, black outside of the image."""
         A = self.to_image(pixels)
-        picture = Image.fromarray(image)
+        pillow_image = Image.fromarray(image)
         # Pixels of large squares are averaged first: one bilinear sample per output pixel would alias.
-        factor = int(max(1, min(self.side / pixels, min(picture.size))))
+        factor = int(max(1, min(self.side / pixels, min(pillow_image.size))))
         if factor > 1:
-            picture = picture.reduce(factor)
+            pillow_image = pillow_image.reduce(factor)
             A = A / factor
-        cropped = picture.transform((pixels, pixels), Image.AFFINE, tuple(A.ravel()), Image.BILINEAR)
+        cropped = pillow_image.transform((pixels, pixels), Image.AFFINE, tuple(A.ravel()), Image.BILINEAR)
         return np.asarray(cropped, np.float32) / 255
 
 

@@ -63,13 +63,13 @@ def _tile(folder: Path, view, drawn: np.ndarray | None, caption: tuple[str, str]
     left, top, right, bottom = crop = _crop(view, image.shape[1], image.shape[0])
     scale = TILE_HEIGHT / (bottom - top)
     width = max(1, round((right - left) * scale))
-    picture = np.asarray(Image.fromarray(image).resize((width, TILE_HEIGHT), Image.LANCZOS, crop)) * 0.8
+    canvas = np.asarray(Image.fromarray(image).resize((width, TILE_HEIGHT), Image.LANCZOS, crop)) * 0.8
     if view.mask is not None:
-        _draw_edge(picture, _resized(view.mask > 127, width, crop, image.shape), MASK_COLOR)
+        _draw_edge(canvas, _resized(view.mask > 127, width, crop, image.shape), MASK_COLOR)
     if drawn is not None and view.mask is not None:
-        _draw_edge(picture, _resized(drawn, width, crop, image.shape), FIT_COLOR)
+        _draw_edge(canvas, _resized(drawn, width, crop, image.shape), FIT_COLOR)
     tile = Image.new("RGB", (width, TILE_HEIGHT + CAPTION), (24, 24, 28))
-    tile.paste(Image.fromarray(picture.astype(np.uint8)), (0, 0))
+    tile.paste(Image.fromarray(canvas.astype(np.uint8)), (0, 0))
     draw = ImageDraw.Draw(tile)
     if view.landmarks is not None:
         draw_landmarks(draw, view.landmarks.shifted(scale, (-left * scale, -top * scale)))
@@ -114,9 +114,9 @@ def _resized(mask: np.ndarray, width: int, crop: tuple[float, ...], shape: tuple
     return np.asarray(small) > 127
 
 
-def _draw_edge(picture: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> None:
+def _draw_edge(canvas: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> None:
     edge = mask & ~ndimage.binary_erosion(mask)
-    picture[edge] = color
+    canvas[edge] = color
 
 
 def _legend(sheet: Image.Image) -> None:
@@ -130,12 +130,12 @@ def _legend(sheet: Image.Image) -> None:
 
 def write_people_sheet(path: Path, image: np.ndarray, people: list[Landmarks]) -> None:
     """One image with the numbers of the people in it, for `--person`."""
-    picture = Image.fromarray(image)
-    draw = ImageDraw.Draw(picture)
+    canvas = Image.fromarray(image)
+    draw = ImageDraw.Draw(canvas)
     for number, landmarks in enumerate(people, start=1):
         left, top, right, bottom = landmarks.box
         draw.rectangle((left, top, right, bottom), outline=FIT_COLOR, width=3)
         draw.rectangle((left, top - 18, left + 14, top), fill=FIT_COLOR)
         draw.text((left + 4, top - 16), str(number), fill=(0, 0, 0))
     with atomic_path(path) as temporary:
-        picture.save(temporary)
+        canvas.save(temporary)

@@ -113,7 +113,7 @@ def describe_plan(files: InputFiles, rig: ImportedRig | None, options: PrepareOp
     kind = "videos" if sources[0].is_video else "image folders"
     what = "1 video" if sources[0].is_video else f"{len(sources[0].keys())} images"
     if files.one_frame:
-        what = f"{len(sources)} images of one moment"
+        what = f"{len(sources)} images of one frame"
     elif files.is_rig:
         what = f"{len(sources)} {kind}"
     frames = 1 if files.one_frame else min(options.frames, len(sources[0].keys() or range(options.frames)))

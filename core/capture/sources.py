@@ -27,7 +27,7 @@ class InputFiles:
     sources: tuple[ImageSource, ...]
     """One per camera."""
     one_frame: bool = False
-    """All images show the same moment (photographs of a person by many cameras)."""
+    """All images show the same frame: one image by each of many cameras."""
 
     @property
     def is_rig(self) -> bool:

@@ -108,7 +108,7 @@ def upright_size_and_focal(path: Path) -> tuple[int, int, float | None]:
 class StillSource:
     """Image files of one camera, on one canvas.
 
-    Photographs may differ in size, orientation and zoom. A capture's camera has one size and one focal length, so every
+    Images may differ in size, orientation and zoom. A capture's camera has one size and one focal length, so every
     image is scaled to the focal length of the canvas and centred on it; where it does not reach, the canvas continues
     the image's edge.
     """

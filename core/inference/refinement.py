@@ -58,7 +58,7 @@ class RefineOptions:
 
     steps: int = 24
     """Steps of Adam; 0 keeps avatars as they are."""
-    pictures: int = 4
+    images: int = 4
     """Images per subject and step, or fewer if there are not as many."""
     rates: Rates = Rates()
     last_rate: float = 0.25
@@ -219,7 +219,7 @@ def image_order(frames: int, views: int, options: RefineOptions) -> Int[Tensor, 
     Each view has its frames in an order of its own, and all of them before any repeats.
     """
     generator = torch.Generator().manual_seed(options.seed)
-    count = min(options.pictures, frames * views)  # no image twice per step
+    count = min(options.images, frames * views)  # no image twice per step
     rounds = -(-options.steps * count // (frames * views))
     shuffled = [torch.randperm(frames, generator=generator) for _ in range(rounds * views)]
     order = torch.stack(shuffled).view(rounds, views, frames).mT * views + torch.arange(views)

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 MAX_GRAPHS = 48
 """Maximum number of captured input signatures: 1 to 8 frames of 1 to 4 views, and some more. Calls with other
-signatures are launched as usual; as many of them are remembered."""
+signatures are launched as usual; as many of them are recorded."""
 
 Outputs = Tensor | tuple[Tensor, ...]
 """Result of a captured function."""

@@ -26,7 +26,7 @@ KINDS = ("phone", "poses", "rig4", "rig16")
 """One still camera and a subject that turns around, or one in unlike poses; 4 cameras of a ring; 16 of three rings."""
 SPLIT = "fits"
 VERSION = 1
-"""Of the cached files."""
+"""Version of the cached files."""
 UP = (0.0, 0.0, -1.0)
 """Against gravity in the world of synthetic captures."""
 

@@ -20,7 +20,7 @@ Record = dict[str, Any]
 """`FIELDS` and the fields of `Measured`. A record is current if its `settings` equal those of its row."""
 FIELDS = ("row", "commit", "data", "date", "device", "versions", "settings", "metrics", "steps", "train_minutes")
 """Fields of every record."""
-_SETTINGS = {"shown": "input_subset", "enlargement": "supersampling"}
+_SETTINGS = {"shown": "input_subset", "enlargement": "supersampling", "pictures": "images"}
 """Earlier names of settings, and the present ones."""
 
 

@@ -125,7 +125,7 @@ def test_nobody_in_view_is_refused(tmp_path, body):
 
 @pytest.mark.parametrize("person", [1, 2])
 def test_one_of_two_people(tmp_path, body, person):
-    """The nearer one is person 1. Masks hold nobody else."""
+    """The nearer one is person 1. Masks hold no other person."""
     frames = [
         draw(body, i, [standing(a, x=-0.5, depth=4.0), standing(-a, x=0.5, depth=3.3)])
         for i, a in enumerate(np.linspace(0, 5, 6))

@@ -13,7 +13,7 @@ from core.capture.options import PrepareOptions
 
 
 def test_four_calibrated_cameras(tmp_path, body):
-    frames = draw_rig(body, tmp_path / "rig", lambda moment: [world_person(0.5 * moment)])
+    frames = draw_rig(body, tmp_path / "rig", lambda frame: [world_person(0.5 * frame)])
     capture, quality = read(prepare(frames, tmp_path / "rig", tmp_path / "out", PrepareOptions(frames=3, device="cpu")))
     assert capture["up"] == "+z" and list(capture["cameras"]) == ["cam1", "cam2", "cam3", "cam4"]
     assert len(capture["frames"]) == 3 and all(len(frame["images"]) == 4 for frame in capture["frames"])
@@ -23,7 +23,7 @@ def test_four_calibrated_cameras(tmp_path, body):
 def test_the_same_person_is_taken_in_all_cameras(tmp_path, body):
     """Each of two people is the larger one in half of the cameras."""
     two_people = [world_person(0.5, x=0.6, y=0.6), world_person(2.0, x=-0.6, y=-0.6)]
-    frames = draw_rig(body, tmp_path / "rig", lambda moment: two_people)
+    frames = draw_rig(body, tmp_path / "rig", lambda frame: two_people)
     for person in (1, 2):
         options = PrepareOptions(frames=2, device="cpu", person=person)
         out = prepare(frames, tmp_path / "rig", tmp_path / f"out{person}", options)
@@ -35,7 +35,7 @@ def test_the_same_person_is_taken_in_all_cameras(tmp_path, body):
 
 
 def test_a_calibration_in_millimetres_is_scaled(tmp_path, body):
-    frames = draw_rig(body, tmp_path / "rig", lambda moment: [world_person(0.5 * moment)], units=1000.0)
+    frames = draw_rig(body, tmp_path / "rig", lambda frame: [world_person(0.5 * frame)], units=1000.0)
     fit = TrueFit(frames)
     options = PrepareOptions(frames=3, device="cpu", height=1.70)
     _, quality = read(prepare(frames, tmp_path / "rig", tmp_path / "out", options, fit=fit))
@@ -46,7 +46,7 @@ def test_a_calibration_in_millimetres_is_scaled(tmp_path, body):
 
 
 def test_cameras_without_calibration_are_solved(tmp_path, body):
-    frames = draw_rig(body, tmp_path / "rig", lambda moment: [world_person(0.5 * moment)])
+    frames = draw_rig(body, tmp_path / "rig", lambda frame: [world_person(0.5 * frame)])
     (tmp_path / "rig" / "cameras" / "capture.json").rename(tmp_path / "capture.json")
     options = PrepareOptions(frames=3, focal=FOCAL, height=1.70, device="cpu")
     drawn, T = TrueFit(frames), rig_cameras()["cam1"]

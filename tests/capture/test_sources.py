@@ -55,7 +55,7 @@ def test_focal_length_by_the_sensor(tmp_path):
 
 
 def test_images_of_different_zoom_share_one_camera(tmp_path):
-    """The second photograph was taken at twice the focal length: it is shown at half the size on the common canvas."""
+    """The second image was taken at twice the focal length: it is shown at half the size on the common canvas."""
     wide = save_with_exif(tmp_path / "a.jpg", np.full((300, 400, 3), 200, np.uint8), film=30)
     also_wide = save_with_exif(tmp_path / "b.jpg", np.full((300, 400, 3), 200, np.uint8), film=30)
     tele_pixels = np.full((300, 400, 3), 200, np.uint8)

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -188,7 +189,7 @@ def test_unreadable_picture(folder, body, kind, end, damage):
 def test_picture_of_another_shape(folder, body):
     path = folder / "images_lr" / FRONT / "0005_img.jpg"
     Image.new("RGB", (64, 64)).save(path)
-    assert "0005_img.jpg: 64 x 64 pixels are of another shape than the calibrated 2448 x 2048" in refused(folder, body)
+    assert "0005_img.jpg: 64 x 64 pixels are of another shape than the camera's 2448 x 2048" in refused(folder, body)
 
 
 def test_mask_of_another_size_works(folder, body):
@@ -223,12 +224,25 @@ def test_missing_fit_asked_for(folder, body):
 
 
 @pytest.mark.parametrize("key", ["betas", "body_pose", "global_orient", "joints", "vertices"])
-def test_nan_in_a_fit(folder, body, key):
+def test_nan_in_a_fit(folder, body, caplog, key):
+    """The frame is left out; a capture with such fits only is refused."""
+    for path in (folder / "smpl_param/000001.pkl", folder / "smpl_param/000000.pkl"):
+        value = pickle.loads(path.read_bytes())[key].clone()
+        value.view(-1)[1] = math.nan
+        edit_pickle(path, **{key: value})
+        if path.stem == "000001":
+            use(folder, body)
+            assert f"frame 0010 is left out: {path}: `{key}` of the fit holds NaN" in caplog.text
+    assert f".pkl: `{key}` of the fit holds NaN" in refused(folder, body)
+
+
+@pytest.mark.parametrize(("key", "value"), [("betas", 1e4), ("joints", 1e30), ("joints", -1e308)])
+def test_absurd_numbers_in_a_fit(folder, body, caplog, key, value):
     path = folder / "smpl_param/000001.pkl"
-    value = pickle.loads(path.read_bytes())[key].clone()
-    value.view(-1)[1] = math.nan
-    edit_pickle(path, **{key: value})
-    assert f"000001.pkl: `{key}` of the fit holds NaN" in refused(folder, body)
+    stored = pickle.loads(path.read_bytes())[key].double()
+    edit_pickle(path, **{key: torch.full_like(stored, value), "vertices": None})
+    use(folder, body)
+    assert f"frame 0010 is left out: {path}: `" in caplog.text and "which is no person's" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -284,7 +298,7 @@ def test_broken_original_beside_a_good_refit_works(folder, body):
     (folder / "smpl_param/000000.pkl").write_bytes(b"broken")
     capture = open_capture(folder)
     assert capture.fit(5, body).scale == 1
-    with pytest.raises(InputError, match="20 mm away"):  # the next original tells that this is not the body
+    with pytest.raises(InputError, match="20 mm away"):  # the next original shows that this is another body
         capture.fit(10, body)
 
 
@@ -296,7 +310,7 @@ def test_fit_of_another_body_of_another_size(folder, body, count):
 
 @pytest.mark.parametrize(
     "key, value",
-    [("pose", [[0.0] * 87]), ("translation", [0, 0]), ("scale", [math.nan]), ("scale", 0), ("scale", -1.0)],
+    [("pose", [[0.0] * 87]), ("translation", [0, 0]), ("scale", 0), ("scale", -1.0)],
 )
 def test_broken_refit(folder, body, key, value):
     path = folder / "optimized_smpl_points/0010.json"
@@ -345,4 +359,4 @@ def test_nothing_is_wanted(folder, body):
 def test_masks_that_are_empty(folder, body):
     for path in folder.glob("fmask_lr/*/*.png"):
         Image.fromarray(np.zeros((64, 77), np.uint8)).save(path)
-    assert "do not meet the masks" in refused(folder, body)
+    assert re.search(r"in most cameras, the image of frame \d+ cannot be used: its mask is empty", refused(folder, body))

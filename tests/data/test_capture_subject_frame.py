@@ -75,7 +75,7 @@ def test_cameras_stand_around_in_the_order_front_left_back_right(tiny, tmp_path,
 
 
 def test_nothing_depends_on_how_the_rig_is_turned(tiny, tmp_path, body):
-    """Turning cameras and persons about the vertical axis and moving them together changes no number."""
+    """Turning cameras and bodies about the vertical axis and moving them together changes no number."""
     fits = [standing(0), standing(1)]
     before = load(tiny, tmp_path / "209001", body, fits)
     turn, shift = Rotation.from_euler("z", 77, degrees=True).as_matrix(), np.array([0.4, -0.3, 0.2])

@@ -1,4 +1,4 @@
-"""Where things are in cropped pictures, and what their borders look like."""
+"""Where things are in cropped images, and what their borders look like."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,7 @@ def test_border_mixes_person_and_white_only(files, mask_size):
 
 @pytest.mark.parametrize("window, box", [(Window(0, 0, 64), (0, 0, 64, 64)), (Window(3, 1, 60), (3, 1, 63, 61))])
 def test_every_window_is_resampled_by_the_same_filter(files, window, box):
-    """A checkpoint sees pictures as sharp as those it was trained on, also where a window is a whole multiple."""
+    """A checkpoint sees images as sharp as those it was trained on, also where a window is a whole multiple."""
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     mask = np.pad(image[1:-1, 1:-1, 0], 1)  # a light border is one of an inverted mask
     rgb, alpha = read_window(files(image, mask), camera(64, 64), window, 16)

@@ -62,7 +62,7 @@ def test_shapes_and_order(dataset):
 
 
 def test_supervising_views_may_be_mostly_novel(root, body):
-    """Two of the inputs, other ones in other epochs, and all other cameras; held-out persons keep to all inputs."""
+    """Two of the inputs, other ones in other epochs, and all other cameras; held-out subjects keep to all inputs."""
     few = replace(OPTIONS, target_input_views=2)
     train = HumanDataset(few, find_subjects(root), seed=3, body=body)
     plain = HumanDataset(OPTIONS, find_subjects(root), seed=3, body=body)
@@ -92,9 +92,9 @@ def test_frames_are_distinct_and_novel_ones_not_shown(dataset, monkeypatch):
     for epoch in range(8):
         calls.clear()
         dataset.sample(epoch, 0)
-        shown, targets = calls[:3], calls[3:6]
-        assert len(set(shown)) == 3 and targets[:2] == shown[:2] and targets[2] not in shown
-        later += targets[2] > max(shown)
+        inputs_of_call, targets = calls[:3], calls[3:6]
+        assert len(set(inputs_of_call)) == 3 and targets[:2] == inputs_of_call[:2] and targets[2] not in inputs_of_call
+        later += targets[2] > max(inputs_of_call)
         # One from each of four stretches of the six frames.
         first, *_, last = sorted(calls[:3] + calls[5:])
         assert first <= 10 and last >= 25
@@ -197,7 +197,7 @@ def test_moved_cameras_are_never_drawn(tmp_path, body, monkeypatch):
     tiny = TinyCapture(image_size=(77, 64), frames=FRAMES, num_cameras=8)
     tiny.translations[tiny.names[5]] += 400.0
     folder = tiny.write(tmp_path / "209001", body)
-    # The pictures were drawn with the wrong camera too, so move it back in the file only.
+    # The images were drawn with the wrong camera too, so move it back in the file only.
     tiny.translations[tiny.names[5]] -= 400.0
     tiny._write_cameras(folder)
     dataset = HumanDataset(OPTIONS, find_subjects(folder), body=body)

@@ -33,10 +33,10 @@ def root(tmp_path_factory, body):
     for subject, size in (("209001", (306, 256)), ("209002", (350, 293))):
         tiny = TinyCapture(image_size=size, frames=FRAMES, num_cameras=5)
         tiny.write(folder / subject, body)
-        for picture in folder.glob(f"{subject}/images_lr/*/*.jpg"):
+        for file in folder.glob(f"{subject}/images_lr/*/*.jpg"):
             pixels = np.zeros((size[1], size[0], 3), np.uint8)
             pixels[...] = 60 + 120 * (np.arange(size[0]) // 24 % 2)[None, :, None]
-            Image.fromarray(pixels).save(picture, quality=97, subsampling=0)
+            Image.fromarray(pixels).save(file, quality=97, subsampling=0)
     return folder
 
 
@@ -59,7 +59,7 @@ def test_samples_of_a_packed_copy_are_those_of_the_original(root, body, crop, tm
 
 
 def test_no_background_reaches_the_border(root, body, tmp_path):
-    """Composed on white, a packed picture is the mean of the composed original."""
+    """Composed on white, a packed image is the mean of the composed original."""
     pack_dataset(find_subjects(root)[:1], tmp_path / "packed", height=128, quality=100)
     original, packed = open_capture(root / "209001"), open_capture(tmp_path / "packed" / "209001")
     camera, frame = original.camera_names[0], FRAMES[0]
@@ -77,7 +77,7 @@ def test_only_what_the_list_names_and_what_has_a_fit_is_packed(root, body, tmp_p
     shutil.copytree(root / "209001", copy)
     (copy / "smpl_param" / "000001.pkl").unlink()
     names = open_capture(copy).camera_names
-    (copy / "images_lr" / names[1] / "0015_img.jpg").write_bytes(b"no picture")
+    (copy / "images_lr" / names[1] / "0015_img.jpg").write_bytes(b"no image")
     entry = HumanEntry(copy, views=tuple(names[:3]), poses=(5, 10, 15))
     pack_dataset([entry], tmp_path / "packed", height=64)
     packed = open_capture(tmp_path / "packed" / "209001")

@@ -18,7 +18,7 @@ PAPER_FRAMES = PAPER.observed_frames + PAPER.novel_frames
 
 
 def capture_with(frames, tmp_path, body, **changes) -> Capture:
-    """A capture with pictures for these frames; one fit is written and linked for all."""
+    """A capture with images for these frames; one fit is written and linked for all."""
     tiny = TinyCapture(image_size=(77, 64), frames=frames[:1], **changes)
     folder = tiny.write(tmp_path / "209001", body)
     fit = folder / f"smpl_param/{frames[0] // 5 - 1:06d}.pkl"

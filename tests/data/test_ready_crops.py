@@ -29,13 +29,13 @@ OPTIONS = DataOptions(
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, body):
-    """Two subjects of six cameras with noise as pictures; the second's files are of another size."""
+    """Two subjects of six cameras with noise as images; the second's files are of another size."""
     folder = tmp_path_factory.mktemp("captures")
     rng = np.random.default_rng(0)
     for subject, size in (("209001", (306, 256)), ("209002", (350, 293))):
         TinyCapture(image_size=size, frames=FRAMES, num_cameras=6).write(folder / subject, body)
-        for picture in folder.glob(f"{subject}/images_lr/*/*.jpg"):
-            Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8)).save(picture)
+        for file in folder.glob(f"{subject}/images_lr/*/*.jpg"):
+            Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8)).save(file)
     return folder
 
 
@@ -77,7 +77,7 @@ def test_holes_stay_holes(root, body, tmp_path):
     shutil.copytree(root / "209001", copy)
     names = open_capture(copy).camera_names
     (copy / "images_lr" / names[1] / "0010_img.jpg").unlink()
-    (copy / "images_lr" / names[2] / "0015_img.jpg").write_bytes(b"no picture")
+    (copy / "images_lr" / names[2] / "0015_img.jpg").write_bytes(b"no image")
     (copy / "smpl_param" / "000004.pkl").unlink()
     pack_crops([HumanEntry(copy)], tmp_path / "packed", "person", 48)
     ready = open_capture(tmp_path / "packed" / "209001", ready=("person", 48))
@@ -210,7 +210,7 @@ def test_broken_captures_are_named_at_the_end(root, tmp_path, caplog):
 def test_stale_and_damaged_crops_are_refused(packed, body, tmp_path, monkeypatch):
     shutil.copytree(packed, tmp_path / "packed")
     folder = tmp_path / "packed" / "209001"
-    pictures = ready_crops.crops_path(folder, "person", 48)
+    images = ready_crops.crops_path(folder, "person", 48)
 
     def read():
         load_frames(
@@ -222,15 +222,15 @@ def test_stale_and_damaged_crops_are_refused(packed, body, tmp_path, monkeypatch
     with pytest.raises(InputError, match=r"person_48\.npz: made as version 1 with margin .*, now it is 1 with 0\.4"):
         read()
     monkeypatch.undo()
-    whole = pictures.read_bytes()
-    pictures.write_bytes(whole[:-48])
+    whole = images.read_bytes()
+    images.write_bytes(whole[:-48])
     with pytest.raises(InputError, match=r"person_48\.npz: cannot be read"):
         read()
-    np.save(pictures, np.zeros((1, 2, 4, 48, 48), np.uint8))
+    np.save(images, np.zeros((1, 2, 4, 48, 48), np.uint8))
     with pytest.raises(InputError, match=r"does not belong to person_48\.npz"):
         read()
-    pictures.write_bytes(whole)
-    record = pictures.with_suffix(".npz")
+    images.write_bytes(whole)
+    record = images.with_suffix(".npz")
     record.write_bytes(record.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"person_48\.npz: cannot be read"):
         read()
@@ -239,21 +239,21 @@ def test_stale_and_damaged_crops_are_refused(packed, body, tmp_path, monkeypatch
 def test_crops_that_go_or_shrink_while_they_are_read(packed, body, tmp_path):
     shutil.copytree(packed / "209001", tmp_path / "209001")
     capture = open_capture(tmp_path / "209001", ready=("person", 48))
-    pictures = capture.ready.path
-    whole = pictures.read_bytes()
+    images = capture.ready.path
+    whole = images.read_bytes()
     for change, message in (
-        (lambda: pictures.write_bytes(whole[:-48]), "is truncated; pack the capture"),
-        (pictures.unlink, "cannot be read"),
+        (lambda: images.write_bytes(whole[:-48]), "is truncated; pack the capture"),
+        (images.unlink, "cannot be read"),
     ):
         load_frames(capture, body, [25], [capture.camera_names[-1]], "22327091", 48, "person")
         change()
         with pytest.raises(InputError, match=rf"person_48\.npy: {message}"):
             load_frames(capture, body, [25], [capture.camera_names[-1]], "22327091", 48, "person")
-        pictures.write_bytes(whole)
+        images.write_bytes(whole)
 
 
 def test_no_record_tells_of_other_pictures(packed, tmp_path):
-    """Killed while it writes pictures anew, it leaves no record of the old ones."""
+    """Killed while it writes images anew, it leaves no record of the old ones."""
     shutil.copytree(packed / "209001", tmp_path / "209001")
     ready = open_capture(tmp_path / "209001", ready=("person", 48)).ready
 

@@ -17,7 +17,7 @@ from core.types.frames import Frames
 from smpl_renderer.types import BodyParams
 
 SIZE = 48
-OPTIONS = RefineOptions(steps=10, pictures=2)
+OPTIONS = RefineOptions(steps=10, images=2)
 
 
 def refine(avatar: Avatar, inputs: Frames, body, options: RefineOptions = OPTIONS, supersample: int = 1) -> Avatar:
@@ -231,12 +231,12 @@ def test_small_images_are_compared_with_supersampled_renderings(truth, inputs, b
 
 
 def test_every_image_occurs_once_per_round_and_steps_have_all_views():
-    order = image_order(8, 4, RefineOptions(steps=16, pictures=4))
+    order = image_order(8, 4, RefineOptions(steps=16, images=4))
     assert order.shape == (16, 4)
     for half in order.split(8):
         assert half.flatten().sort().values.equal(torch.arange(32))
     assert (order % 4).equal(torch.arange(4).expand(16, 4))
-    few = image_order(3, 1, RefineOptions(steps=2, pictures=4))
+    few = image_order(3, 1, RefineOptions(steps=2, images=4))
     assert few.sort().values.equal(torch.arange(3).expand(2, 3))
 
 

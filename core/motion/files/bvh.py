@@ -44,7 +44,7 @@ class BvhClip:
 
     skeleton: Skeleton
     orientations: Float[np.ndarray, "T J 3 3"]
-    """Of each joint in the world; the identity in the zero pose."""
+    """Rotation of each joint in the world; the identity in the zero pose."""
     positions: Float[np.ndarray, "T J 3"]
     fps: float | None
     """None if the frame time is 0."""
