@@ -122,9 +122,9 @@ WITH_WEIGHTS = ("numba",)
 """Backends that fill in `Rendering.weights` for float32."""
 
 
-def available_backends() -> tuple[str, ...]:
-    """Names of the backends that can run on this machine: on its GPU or, if it has none, on its CPU."""
-    if not torch.cuda.is_available():
+def available_backends(device: torch.device | None = None) -> tuple[str, ...]:
+    """Names of the backends that can run on a device; by default on the GPU or, if there is none, on the CPU."""
+    if not torch.cuda.is_available() or (device is not None and device.type == "cpu"):
         return ("torch", "numba") if _can_load_numba() else ("torch",)
     installed = {
         "torch": True,

@@ -98,7 +98,7 @@ def machine(device: torch.device) -> str:
         parts = [torch.cuda.get_device_name(device), f"PyTorch {torch.__version__}", *map(_version, PACKAGES)]
     else:
         threads = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-        parts = [threads, f"PyTorch {torch.__version__}"]
+        parts = [threads, f"PyTorch {torch.__version__}", _version("numba")]
     return ", ".join([*filter(None, parts), f"{datetime.date.today():%Y-%m-%d}"])
 
 

@@ -79,8 +79,8 @@ def render(
     """Rasterize a body-shaped cloud of Gaussians from a ring of cameras, forward, and with a loss's backward pass.
 
     Args:
-        backends: Rasterizers; by default all that are available, on a GPU without the definition (`torch`), which is
-            not optimised.
+        backends: Rasterizers; by default all that are available on the device, on a GPU without the definition
+            (`torch`), which is not optimised.
         gaussians: Numbers of Gaussians.
         views: Numbers of cameras per call.
         size: Width and height of an image in pixels.
@@ -105,7 +105,7 @@ def render(
 def default_backends(device: torch.device) -> tuple[str, ...]:
     """All backends that can be loaded; on a GPU without the definition, unless it is the only one."""
     names = []
-    for name in available_backends():
+    for name in available_backends(device):
         try:
             load_backend(name, device)
         except InputError as error:  # an installed package that was compiled for another system
@@ -113,12 +113,12 @@ def default_backends(device: torch.device) -> tuple[str, ...]:
         else:
             names.append(name)
     others = tuple(name for name in names if name != "torch")
-    return others if others and device.type == "cuda" else ("torch",)
+    return others if others and device.type == "cuda" else (*others, "torch")
 
 
 def _baseline(names: Sequence[str]) -> str:
-    """Backend that the others are compared with: the first peer among `names`, else the last name."""
-    return next((name for name in PEERS if name in names), names[-1])
+    """Backend that the others are compared with: the first peer among `names`, else the definition, else the last."""
+    return next((name for name in (*PEERS, "torch") if name in names), names[-1])
 
 
 def with_ratios(timings: list[RenderTiming]) -> list[RenderTiming]:

@@ -29,14 +29,16 @@ def test_render_prints_a_table_and_writes_timings(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "forward + backward ms" in result.stdout
     timings = json.loads(out.read_text())["render"]
+    names = default_backends(torch.device("cpu"))
+    assert names[-1] == "torch"
     assert [(t["backend"], t["gaussians"], t["views"], t["size"]) for t in timings] == [
-        ("torch", 20, 2, 16),
-        ("torch", 30, 2, 16),
+        (name, count, 2, 16) for count in (20, 30) for name in names
     ]
     for t in timings:
         assert all(t[name] > 0 for name in ("forward_ms", "forward_backward_ms", "host_ms"))
         assert t["graph_ms"] is None and t["peak_mb"] is None  # no GPU
-        assert t["forward_ratio"] == t["forward_backward_ratio"] == 1  # compared with itself
+        if t["backend"] == "torch":
+            assert t["forward_ratio"] == t["forward_backward_ratio"] == 1  # compared with itself
     assert f"{datetime.date.today()}" in result.stdout.splitlines()[-1]
 
 
@@ -53,6 +55,7 @@ def test_an_unknown_backend_is_reported_in_one_line():
         (("triton", "gsplat", "diff_gaussian_rasterization"), [4.0, 1.0, 0.5]),
         (("triton", "diff_gaussian_rasterization"), [8.0, 1.0]),  # the other peer is not installed
         (("triton", "torch"), [8.0, 1.0]),
+        (("torch", "triton"), [1.0, 8.0]),
     ],
 )
 def test_ratios_are_relative_to_a_peer_if_one_is_timed(backends, expected):
@@ -77,11 +80,12 @@ def test_a_peer_that_cannot_be_loaded_is_omitted_with_a_warning(monkeypatch, cap
         if name == "gsplat":
             raise InputError("backend gsplat is installed but cannot be loaded: undefined symbol")
 
-    monkeypatch.setattr("scripts.benchmarks.render.available_backends", lambda: ("torch", "triton", "gsplat"))
+    names = {"cuda": ("torch", "triton", "gsplat"), "cpu": ("torch", "numba")}
+    monkeypatch.setattr("scripts.benchmarks.render.available_backends", lambda device: names[device.type])
     monkeypatch.setattr("scripts.benchmarks.render.load_backend", load)
     assert default_backends(torch.device("cuda")) == ("triton",)
     assert "undefined symbol" in caplog.text
-    assert default_backends(torch.device("cpu")) == ("torch",)
+    assert default_backends(torch.device("cpu")) == ("numba", "torch")
 
 
 @pytest.mark.parametrize("view", [0, 2])
