@@ -39,9 +39,9 @@ class InferenceOptions:
     """Precision of the network. auto: as in training, bf16 on a GPU and float32 without."""
     refine: CountOrZero | None = None
     """Gradient steps of the refinement on the input images; 0: none. By default 24 on a GPU, 12 without. A step takes
-    about 3 ms on a GPU, and one or two seconds without."""
+    about 3 ms on a GPU, and a quarter of a second without."""
     backend: str = "auto"
-    """Rasterizer: auto (triton on CUDA, else torch), torch, triton, gsplat, diff_gaussian_rasterization."""
+    """Rasterizer: auto (triton on CUDA, else numba), torch, numba, triton, gsplat, diff_gaussian_rasterization."""
     nearest: Literal["auto", "torch_cluster", "pytorch3d"] = "auto"
     """Search for the nearest vertex of each Gaussian: built in, or by one of these packages where it is installed."""
     body: Path | None = None
@@ -60,6 +60,9 @@ class InferenceOptions:
     """Side of the videos in pixels; by default 512 on a GPU and 256 without."""
     video_frames: Count | None = None
     """Frames per video; by default 120 on a GPU and 48 without."""
+    motion: str | None = None
+    """Motion of the second video: idle, walk, wave, turn, dance, sit, squat, or a motion file (docs/motion.md). By
+    default it moves through poses of the capture that are not inputs; where these are fewer than four, dance."""
     ply_degree: Literal[0, 1, 2, 3] = 0
     """Degree of the spherical harmonics in avatar.ply. Colours have degree 0; some viewers require the `f_rest_*` of
     degree 3, which are then written as zeros, and the file is almost four times as large."""

@@ -16,6 +16,7 @@ from core.data.fits import rest_pelvis
 from core.data.input_files import CAPTURE_FOLDER
 from core.data.subject_frame import move_body, posed_pelvis, subject_frame
 from core.export.ply import save_ply
+from core.inference.animation import camera_path
 from core.inference.result_page import write_result_page
 from core.inference.sheet import Tile, make_sheet
 from core.inference.subject import Subject
@@ -45,7 +46,9 @@ FPS = 24
 FRAMES_PER_CALL = 16
 """Video frames rendered at once: enough to occupy a GPU, few enough for any memory."""
 FALLBACK_MOTION = "dance"
-"""Built-in motion of the novel-pose video if the capture has no fits for it."""
+"""Built-in motion of the novel-pose video if the capture has too few fits for it."""
+MIN_POSES = 4
+"""Fits that are not held out for the evaluation, below which they are too few for a video."""
 
 
 def check_folder(folder: Path) -> None:
@@ -90,29 +93,35 @@ def turntable_images(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:
 
 
 def novel_pose_images(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:
-    """Renderings of a loop of novel poses from the direction of the first input camera."""
+    """Renderings of a motion, or of a loop of novel poses, from the direction of the first input camera."""
     session = subject.session
-    poses = novel_poses(subject)
-    camera = turntable(session.body(poses).vertices, 1, session.video_size)
-    cameras = camera[torch.zeros(session.video_frames, 1, dtype=torch.int64)]
-    for portion in _portions(session.video_frames, f"{subject.name}: novel poses"):
+    poses, follows = novel_poses(subject)
+    if follows:
+        cameras = camera_path(session.body, poses, session.video_size, "follow")[:, None]
+    else:
+        camera = turntable(session.body(poses).vertices, 1, session.video_size)
+        cameras = camera[torch.zeros(len(poses.scale), 1, dtype=torch.int64)]
+    for portion in _portions(len(poses.scale), f"{subject.name}: novel poses"):
         yield from session.render(subject.avatar, poses[portion], cameras[portion])[:, 0]
 
 
-def novel_poses(subject: Subject) -> BodyParams:
-    """Poses [T] of the novel-pose video, with the avatar's shape.
+def novel_poses(subject: Subject) -> tuple[BodyParams, bool]:
+    """Poses [T] of the novel-pose video with the avatar's shape, and whether they are a motion that may travel.
 
-    They move through the fits of frames that are not among the inputs, there and back. A capture without such fits has
-    a built-in motion.
+    They are the motion of the options. Without one, they move through the fits of frames that are not among the inputs,
+    there and back. A capture with few such fits has a built-in motion.
     """
     session = subject.session
-    keys = _pose_keys(subject)
+    keys = None if session.motion is not None else _pose_keys(subject)
     if keys is None:
-        motion = resample(builtin_motion(FALLBACK_MOTION, session.body), FPS, session.video_frames)
-        return apply_motion(motion, session.body, subject.avatar.betas, subject.inputs.body.scale[0].item())
+        motion = session.motion or builtin_motion(FALLBACK_MOTION, session.body)
+        is_short = motion.loops or session.options.video_frames is not None
+        motion = resample(motion, FPS, session.video_frames if is_short else None)
+        scale = subject.inputs.body.scale[0].item()
+        return apply_motion(motion, session.body, subject.avatar.betas, scale), True
     fits, key_times = keys
     times = loop_times(key_times[0].item(), key_times[-1].item(), session.video_frames).to(key_times)
-    return _with_avatar_shape(interpolate_poses(fits, key_times, times), subject)
+    return _with_avatar_shape(interpolate_poses(fits, key_times, times), subject), False
 
 
 def _portions(frames: int, title: str) -> Iterator[slice]:
@@ -136,7 +145,7 @@ def _pose_keys(subject: Subject) -> tuple[BodyParams, Float[Tensor, " K"]] | Non
             if frame in (*plan.novel_frames, *plan.observed_frames):
                 raise
             logger.warning("left out of the novel-pose video: %s", error)  # other fits remain
-    if len(fits) < 2:
+    if len(fits) < (2 if plan.novel_frames else MIN_POSES):
         return None
     fits = BodyParams.stack(fits)
     front = capture.cameras(plan.input_views[:1]).centers[0]

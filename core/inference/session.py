@@ -18,6 +18,8 @@ from core.data.protocol import PROTOCOLS, Protocol, select_subjects
 from core.inference.options import InferenceOptions
 from core.inference.refinement import RefineOptions, Refiner
 from core.model.hgg import HumanGaussianGraph
+from core.motion.motion import Motion
+from core.motion.sources import open_motion
 from core.render.backends import backend_name, prepare_backend
 from core.types.cameras import Cameras
 from core.utils.device import keep_freed_memory, pick_device
@@ -53,6 +55,8 @@ class Session:
     """Refinement of the network's avatars; it has no effect if its options have no steps."""
     subjects: list[Path]
     """Folders of the captures."""
+    motion: Motion | None = None
+    """Motion of the second video; None for poses of the capture."""
 
     @property
     def body(self) -> BodyModel:
@@ -125,6 +129,7 @@ def open_session(options: InferenceOptions) -> Session:
         video_frames=options.video_frames or frames,
         refiner=Refiner(model.body, RefineOptions(steps=steps), options.backend, supersample),
         subjects=subjects,
+        motion=None if options.motion is None else open_motion(options.motion, model.body),
     )
 
 

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from motion_files import Truth, write_bvh
 from PIL import Image
 from tiny_capture import TinyCapture
 
@@ -28,6 +29,7 @@ from core.inference.subject import open_subject
 from core.model.hgg import HumanGaussianGraph
 from core.options import GraphOptions, ModelOptions, UNetOptions
 from core.utils.cli import run
+from smpl_renderer.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 FRAMES = (5, 10, 15, 20)
@@ -310,7 +312,7 @@ def test_a_capture_of_one_frame_has_a_novel_pose_video(options, body, tmp_path):
     capture = TinyCapture(image_size=(153, 128), frames=(5,)).write(tmp_path / "209806", body)
     infer.main(replace(options, captures=capture))
     subject = open_subject(open_session(options), capture)
-    poses = outputs.novel_poses(subject)
+    poses, _ = outputs.novel_poses(subject)
     assert poses.body_pose.shape == (options.video_frames, 69)
     assert (poses.body_pose - subject.inputs.body.body_pose).abs().max() > 0.3
     with av.open(str(options.workspace / "209806" / "novel_pose.mp4")) as container:
@@ -319,6 +321,20 @@ def test_a_capture_of_one_frame_has_a_novel_pose_video(options, body, tmp_path):
     infer.main(replace(options, captures=capture, evaluate=True))
     metrics = json.loads((options.workspace / "metrics.json").read_text())
     assert metrics["mean"]["novel_pose"] == {} and metrics["mean"]["novel_view"]["psnr"] > 5
+
+
+def test_the_video_shows_a_motion_by_name_or_file(options, body, tmp_path, monkeypatch):
+    motion = write_bvh(tmp_path / "clip.bvh", Truth(body, 48.0, count=11), "mixamo")
+    for given, count in ((str(motion), 6), ("walk", 3)):  # 10 / 48 seconds at 24 frames per second
+        some = replace(options, motion=given, video_frames=None)
+        session = replace(open_session(some), video_frames=3)
+        subject = open_subject(session, options.captures)
+        poses, follows = outputs.novel_poses(subject)
+        assert len(poses.scale) == count and follows
+        frames = list(outputs.novel_pose_images(subject))
+        assert len(frames) == count and all(frame.min() < 0.6 for frame in frames)
+    with pytest.raises(InputError, match="moonwalk"):
+        open_session(replace(options, motion="moonwalk"))
 
 
 def test_one_image_as_input(options, small_protocol):
