@@ -20,7 +20,7 @@ from core.data.images import open_image, to_rgb
 from core.data.masks import alpha_mask, decode_mask
 from core.data.mvhumannet import BODY_FILE, IMAGE_FOLDERS, MASK_FOLDERS
 from core.data.mvhumannet_cameras import EXTRINSICS, INTRINSICS, SCALE
-from core.data.verification import check_calibration
+from core.data.verification import check_calibration, usable_fits
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
@@ -59,6 +59,7 @@ def convert_capture(capture: Capture, out: Path, layout: Layout, body: BodyModel
 
 def _write_capture_json(capture: Capture, folder: Path, body: BodyModel) -> None:
     records = []
+    usable = usable_fits(capture, sorted(capture.fits), body)
     for frame in capture.frame_ids:
         images, masks = {}, {}
         for name in _cameras_of(capture, frame):
@@ -67,7 +68,7 @@ def _write_capture_json(capture: Capture, folder: Path, body: BodyModel) -> None
             _copy(files.image, folder / images[name])
             if files.mask is not None:
                 masks[name] = _write_mask(files, folder, f"masks/{name}/{frame:04d}")
-        fit = f"fits/{frame:04d}.json" if frame in capture.fits else None
+        fit = f"fits/{frame:04d}.json" if frame in usable else None
         if fit is not None:
             write_fit(capture, frame, body, folder / fit)
         records.append(FrameRecord(frame, images, masks, fit, capture.time_of(frame)))
@@ -76,12 +77,13 @@ def _write_capture_json(capture: Capture, folder: Path, body: BodyModel) -> None
 
 
 def _write_mvhumannet(capture: Capture, folder: Path, body: BodyModel) -> None:
+    usable = usable_fits(capture, sorted(capture.fits), body)
     for frame in capture.frame_ids:
         for name in _cameras_of(capture, frame):
             files = capture.files(name, frame)
             _write_oriented(files.image, folder / IMAGE_FOLDERS[0] / name, f"{frame:04d}_img")
             _write_mask(files, folder, f"{MASK_FOLDERS[0]}/{name}/{frame:04d}_img_fmask")
-        if frame in capture.fits:
+        if frame in usable:
             _write_refit(capture, frame, body, folder / REFIT_FOLDER / f"{frame:04d}.json")
     _write_cameras(camera_records(capture, capture.camera_names, is_undistorted=False), folder)
     if capture.body_fingerprint is not None:

@@ -172,8 +172,9 @@ def _check_shape(source: SourceImage, camera: CalibratedCamera) -> None:
     factors = [actual / full for actual, full in zip(source.size, camera.size)]
     if abs(factors[0] / factors[1] - 1) > MAX_ASPECT_ERROR + 1 / min(source.size):
         raise InputError(
-            f"{source.path}: {source.size[0]} x {source.size[1]} pixels are of another shape than the calibrated "
-            f"{camera.width} x {camera.height}; use the whole image as it was calibrated (EXIF orientation is applied)"
+            f"{source.path}: {source.size[0]} x {source.size[1]} pixels are of another shape than the camera's "
+            f"{camera.width} x {camera.height}; image, mask and calibration must show the same, upright (EXIF "
+            "orientation is applied)"
         )
 
 

@@ -18,13 +18,12 @@ from core.data.fit_noise import noisy_fits
 from core.data.human_list import HumanEntry
 from core.data.readers import open_capture
 from core.data.subject_frame import to_subject_frame
-from core.data.verification import FaultyImages, check_crops, verify
+from core.data.verification import FaultyImages, check_crops, read_fits, verify
 from core.data.views import choose_input_views, common_frames
 from core.options import DataOptions
 from core.types.frames import Frames, Sample
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
-from smpl_renderer.types import BodyParams
 
 OPEN_CAPTURES = 128
 """Maximum number of captures that a worker keeps open; their file lists take some MB each at MVHumanNet's size."""
@@ -80,7 +79,7 @@ def read_frames(
     Raises:
         InputError: If a camera, frame, fit or file is missing or broken; `FaultyImages` if masks do not fit.
     """
-    fits = BodyParams.stack([capture.fit(frame, body) for frame in frame_ids])
+    fits = read_fits(capture, frame_ids, view_names, body)
     cameras = capture.cameras(view_names)
     first_center = capture.cameras([first_view]).centers[0]
     if capture.ready is not None:
@@ -201,20 +200,28 @@ class HumanDataset(Dataset[Sample]):
         epoch = epoch if self.split == "train" else 0
         capture = self._capture(index)
         cameras, frames = self._usable(capture, self.subjects[index])
-        draw = self._draw(capture, cameras, frames, epoch, index)
+        draw: _Draw | None = None
         faulty: set[int] = set()
         for _ in range(MAX_REPLACEMENTS):
             try:
+                if draw is None:
+                    usable = [frame for frame in frames if frame not in faulty]
+                    draw = self._draw(capture, cameras, usable, epoch, index)
                 return self._read(capture, draw, epoch, index)
             except FaultyImages as error:
                 faulty |= error.frames
-                draw = draw.without(faulty, frames)
-                if draw is None:
+                draw = None if draw is None else draw.without(faulty, frames)
+                if draw is None and len(frames) - len(faulty) < self._num_frames:
                     raise
         raise InputError(
             f"{capture.path}: the masks of many frames do not fit ({', '.join(f'{f:04d}' for f in sorted(faulty)[:8])} "
             "..., for the reasons logged above); correct them, or leave this subject out"
         )
+
+    @property
+    def _num_frames(self) -> int:
+        """Different frames of a sample."""
+        return self.options.input_frames + self.options.novel_frames
 
     def _draw(self, capture: Capture, cameras: list[str], frames: list[int], epoch: int, index: int) -> _Draw:
         """Draw the frames and views of a sample."""
@@ -288,7 +295,7 @@ class HumanDataset(Dataset[Sample]):
         self, capture: Capture, frames: list[int], generator: torch.Generator
     ) -> tuple[list[int], list[int]]:
         """Draw input and novel frames: one from each of as many equal intervals of time, shuffled."""
-        count = self.options.input_frames + self.options.novel_frames
+        count = self._num_frames
         if len(frames) < count:
             raise InputError(
                 f"{capture.path}: {count} frames are wanted (input_frames + novel_frames), but only {len(frames)} have "

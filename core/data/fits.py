@@ -43,6 +43,8 @@ KEYS = {
     "scale": ("scale",),
 }
 """Keys of a fit, and the names under which they are found, in this order. `pose` holds root and body together."""
+LIMITS = {"betas": 100, "global_orient": 1000, "body_pose": 1000, "transl": 1e4, "scale": 1000}
+"""Largest absolute values of a fit that can be those of a person: radians, metres."""
 _MAX_UNUSED_BETA = 0.5
 _REMEDY = "docs/data.md lists the keys of a fit"
 
@@ -57,6 +59,10 @@ def find_fits(folder: Path) -> dict[int, Path]:
     return fits | numbered_files(folder / REFIT_FOLDER, FIT_NAME)
 
 
+class UnusableFit(InputError):
+    """A fit that was read, but whose numbers are not those of a person. Its frame can be left out."""
+
+
 class BodyMismatch(InputError):
     """A fit that was made with another body than the one in use."""
 
@@ -65,7 +71,8 @@ def read_fit(path: Path, body: BodyModel) -> BodyParams:
     """Read a fit of any kind; no batch axes, in the world of the file, float64.
 
     Raises:
-        InputError: If the file cannot be read or holds NaN; `BodyMismatch` if it belongs to another body.
+        InputError: If the file cannot be read; `UnusableFit` if it holds NaN or absurd values; `BodyMismatch` if it
+            belongs to another body.
     """
     params, vertices = _parse(_read_values(path), path, body)
     if vertices is None:
@@ -131,6 +138,12 @@ def _parse(values: Any, path: Path, body: BodyModel) -> tuple[BodyParams, Float[
         transl=_translation(values, path, body, betas, global_orient, scale),
         scale=scale[0],
     )
+    for name, limit in LIMITS.items():
+        if (largest := float(getattr(params, name).abs().max())) > limit:
+            raise UnusableFit(
+                f"{path}: `{name}` of the fit reaches {largest:g}, which is no person's (at most {limit:g}); fit the "
+                "body to this frame again"
+            )
     vertices = None if values.get("vertices") is None else _points(values, "vertices", path)
     return params, vertices
 
@@ -271,7 +284,7 @@ def _numbers(values: dict[str, Any], key: str, counts: tuple[int, ...] | None, p
         hint = " (SMPL-X or SMPL-H)" if counts is not None and len(numbers) in (63, 87, 156, 165) else ""
         raise InputError(f"{path}: `{key}` of the fit must be {expected}, got {len(numbers)}{hint}; {_REMEDY}")
     if not numbers.isfinite().all():
-        raise InputError(f"{path}: `{key}` of the fit holds NaN or infinity; fit the body to this frame again")
+        raise UnusableFit(f"{path}: `{key}` of the fit holds NaN or infinity; fit the body to this frame again")
     return numbers
 
 

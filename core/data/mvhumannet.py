@@ -106,12 +106,16 @@ class MVHumanNetCapture(Capture):
             return self.findings.sizes[name]
         files = self._files_of(name)
         if not files:
-            raise InputError(f"{self.path}: camera {name} has no frame with image and mask; {self.nothing_usable()}")
+            raise InputError(f"{self.path}: camera {name} has no frame with both image and mask; {self._no_pair(name)}")
         path = _typical_image(list(files.values()))
         is_packed = (self.path.parent / "packing.json").is_file()
         size = calibrated_size(K, image_size(path), path, is_packed, self.findings.factor)
         self.findings.sizes[name] = size
         return size
+
+    def _no_pair(self, camera: str) -> str:
+        images, masks = self._folders[camera]
+        return f"name the masks in {masks} after the images in {images}: 0005_img.jpg and 0005_img_fmask.png"
 
     def _pair_folders(self, image_folders: dict[str, Path]) -> dict[str, tuple[Path, Path | None]]:
         """Folders of images and of masks of every calibrated camera, in the order of the names."""
@@ -123,7 +127,7 @@ class MVHumanNetCapture(Capture):
                 without.append(name)
                 continue
             masks = mask_folders.get(name)
-            if masks is None and mask_folders and not _first_has_alpha(images):
+            if masks is None and not _first_has_alpha(images):
                 without.append(name)
             else:
                 folders[name] = (images, masks)
@@ -142,6 +146,12 @@ class MVHumanNetCapture(Capture):
                 f"instance {IMAGE_FOLDERS[0]}/{names[0]}); put the images of each camera into one"
             )
         found = ", ".join(sorted(image_folders)[:4])
+        if missing := sorted(set(names) & set(image_folders)):
+            return (
+                f"no masks: there is no folder {' or '.join(f'{choice}/<camera>' for choice in MASK_FOLDERS[:2])} (for "
+                f"instance {MASK_FOLDERS[0]}/{missing[0]}), and the images have no alpha; put the masks of each camera "
+                "into one"
+            )
         return (
             f"none of its {len(names)} calibrated cameras ({', '.join(names[:4])}) has a folder of images with masks; "
             f"folders of images are {found}; name the keys of {EXTRINSICS} after the folders"
@@ -198,10 +208,10 @@ class MVHumanNetCapture(Capture):
             masks = images if mask_folder is None else numbered_files(mask_folder, MASK_NAME)
             num_images, num_masks = num_images + len(images), num_masks + len(masks)
             frames |= images.keys() & masks.keys()
-        folders = next(iter(self._folders.values()))
+        images, masks = next(iter(self._folders.values()))
         places = [
-            (num_images, f"no images: {_placeholder(self.path, folders[0])} holds no <FFFF>_img.jpg"),
-            (num_masks, f"no masks: {_placeholder(self.path, folders[1])} holds no <FFFF>_img_fmask.png"),
+            (num_images, f"no images: {_placeholder(self.path, images)} holds no <FFFF>_img.jpg{_found(images)}"),
+            (num_masks, f"no masks: {_placeholder(self.path, masks)} holds no <FFFF>_img_fmask.png{_found(masks)}"),
             (len(self.fits), f"no fits: neither {REFIT_FOLDER}/<FFFF>.json nor {FIT_FOLDER}/<IIIIII>.pkl is there"),
         ]
         there = [f"{count} {kind}" for (count, _), kind in zip(places, ("images", "masks", "fits")) if count]
@@ -251,6 +261,12 @@ def _first_has_alpha(folder: Path) -> bool:
         return False
     with open_image(path) as image:
         return image.has_alpha
+
+
+def _found(folder: Path | None) -> str:
+    """The first files of a folder, for messages about names."""
+    names = [] if folder is None else sorted(path.name for path in folder.iterdir() if path.name[0] != ".")[:3]
+    return f" but {', '.join(names)}" if names else ""
 
 
 def _placeholder(root: Path, folder: Path | None) -> str:

@@ -37,7 +37,7 @@ from core.data.input_files import read_json
 from core.data.mvhumannet import BODY_FILE, IMAGE_FOLDERS
 from core.data.readers import open_capture
 from core.data.ready_crops import CROPS_FOLDER, crops_path, has_ready_crops, write_ready_crops
-from core.data.verification import find_faults
+from core.data.verification import find_faults, usable_fits
 from core.data.verification import verify as verify_capture
 from core.utils.processes import end_with_parent
 from smpl_renderer.body_model import BodyModel
@@ -241,7 +241,7 @@ def pack_subject(
 ) -> None:
     """Write the packed copy of one subject, complete or not at all; see `pack_dataset`."""
     capture, model = _open(entry, body, verify)
-    names, frames = _chosen(capture, entry, every)
+    names, frames = _chosen(capture, entry, every, model)
     cameras = camera_records(capture, names, is_undistorted=True)
     crops = out / entry.subject / CROPS_FOLDER  # packed when the images could not be
     if crops.is_dir():
@@ -268,7 +268,7 @@ def pack_subject_crops(
 ) -> None:
     """Write the ready crops of one subject, complete or not at all; see `pack_crops`."""
     capture, model = _open(entry, body, verify)
-    names, frames = _chosen(capture, entry, every)
+    names, frames = _chosen(capture, entry, every, model)
     cameras = camera_records(capture, names, is_undistorted=True)
 
     def images() -> Iterator[tuple[Window, np.ndarray, np.ndarray] | None]:
@@ -299,8 +299,8 @@ def _open(entry: HumanEntry, body: Path | None, verify: bool) -> tuple[Capture, 
     return capture, model
 
 
-def _chosen(capture: Capture, entry: HumanEntry, every: int) -> tuple[list[str], list[int]]:
-    """Cameras and frames to pack.
+def _chosen(capture: Capture, entry: HumanEntry, every: int, body: BodyModel) -> tuple[list[str], list[int]]:
+    """Cameras and frames to pack. Frames whose fit cannot be used are left out, with a warning.
 
     Raises:
         InputError: If there is no frame.
@@ -313,7 +313,10 @@ def _chosen(capture: Capture, entry: HumanEntry, every: int) -> tuple[list[str],
     frames = [frame for frame in frames if entry.poses is None or frame in entry.poses]
     if not frames:
         raise InputError(f"{entry.path}: no frame that the human list names has both an image and a fit")
-    return names, frames[::every]
+    chosen = usable_fits(capture, frames[::every], body)
+    if not chosen:
+        raise InputError(f"{entry.path}: no fit can be used, for the reasons logged above; correct the fits")
+    return names, chosen
 
 
 def _sound(capture: Capture, frame: int, names: list[str], body: BodyModel, verify: bool) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from core.data.capture import Capture
-from core.data.verification import find_faults
+from core.data.verification import FaultyImages, find_faults
 from core.data.views import choose_input_views, common_frames, spread_frames, spread_views
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
@@ -76,7 +76,13 @@ def resolve(protocol: Protocol, capture: Capture, body: BodyModel | None = None)
     body = capture.body() if body is None else body
     faulty: dict[tuple[int, str], str] = {}
     while True:
-        plan = _resolve(protocol, capture, body, faulty)
+        try:
+            plan = _resolve(protocol, capture, body, faulty)
+        except FaultyImages as error:
+            if error.faults.keys() <= faulty.keys():
+                raise
+            faulty |= error.faults
+            continue
         found = find_faults(
             capture, plan.observed_frames + plan.novel_frames, plan.input_views + plan.target_views, body
         )
@@ -98,7 +104,7 @@ def _resolve(
     if left_out := sorted(set(capture.camera_names) - set(cameras)):
         notes.append(f"cameras {', '.join(left_out)} lack too many frames and are left out")
     if faulty:
-        notes.append(f"{len(faulty)} images are left out, because their masks do not fit ({_listed_faults(faulty)})")
+        notes.append(f"{len(faulty)} images are left out, because they cannot be used ({_listed_faults(faulty)})")
     observed, novel = _resolve_frames(protocol, frames, notes)
     input_views = choose_input_views(capture, wanted, cameras, observed[0], body, allow_fewer=True)
     if tuple(input_views) != wanted:

@@ -1,8 +1,11 @@
-"""Agreement of masks with the projected body: low where a camera was moved, or where a scale is wrong."""
+"""Agreement of masks with the projected body: low where a camera was moved, or where a scale is wrong, and higher for
+another camera where two are swapped."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from core.data.calibration import CalibratedCamera, stack_cameras
 from core.data.crops import ImageFiles, read_alpha
@@ -22,22 +25,26 @@ class Agreement(NamedTuple):
     """Share of the projected body that lies on the mask. Clothes and hair do not lower it."""
     overlap: float
     """Intersection over union."""
+    other: str = ""
+    """The camera whose projected body has the largest overlap with the mask."""
+    other_overlap: float = 0.0
+    """That overlap."""
 
 
 def silhouette_agreements(
-    params: BodyParams, body: BodyModel, cameras: list[CalibratedCamera], files: list[ImageFiles]
-) -> list[Agreement]:
+    params: BodyParams, body: BodyModel, cameras: Mapping[str, CalibratedCamera], files: Mapping[str, ImageFiles]
+) -> dict[str, Agreement]:
     """Compare the projected body with the mask in each of C cameras.
 
     Args:
         params: One fit, no batch axes, in the raw world.
         body: Body of the fit.
-        cameras: The C cameras.
+        cameras: The C cameras by name.
         files: Their images and masks.
     """
     vertices = posed_vertices(params, body)
-    agreements = []
-    for camera, paths in zip(cameras, files, strict=True):
+    covered, masks, bodies = [], [], []
+    for name, camera in cameras.items():
         small = stack_cameras([camera]).resized(
             round(SILHOUETTE_HEIGHT * camera.width / camera.height), SILHOUETTE_HEIGHT
         )
@@ -45,12 +52,33 @@ def silhouette_agreements(
         faces = body.faces.to(depths.device)
         face_ids, _ = rasterize_mesh(pixels.float(), depths.float(), faces, small.height, small.width)
         drawn = (face_ids[0] >= 0).numpy()
-        mask = read_alpha(paths, camera, (small.width, small.height)) > 127
-        both = (mask & drawn).sum()
-        agreements.append(Agreement(float(both / max(1, drawn.sum())), float(both / max(1, (mask | drawn).sum()))))
-    return agreements
+        mask = read_alpha(files[name], camera, (small.width, small.height)) > 127
+        covered.append(float((mask & drawn).sum() / max(1, drawn.sum())))
+        masks.append(mask)
+        bodies.append(drawn)
+    overlaps = _overlaps(masks, bodies)
+    names = list(cameras)
+    return {
+        name: Agreement(covered[i], float(overlaps[i, i]), names[int(overlaps[i].argmax())], float(overlaps[i].max()))
+        for i, name in enumerate(names)
+    }
 
 
-def median_agreement(agreements: list[Agreement]) -> Agreement:
-    """Median of each of the two measures."""
-    return Agreement(*np.median(agreements, axis=0).tolist())
+def _overlaps(masks: list[np.ndarray], bodies: list[np.ndarray]) -> Float[np.ndarray, "C C"]:
+    """Intersection over union of each mask with each projected body; images of different widths share the centre."""
+    width = max(mask.shape[1] for mask in masks)
+
+    def rows(images: list[np.ndarray]) -> np.ndarray:
+        pads = [width - image.shape[1] for image in images]
+        padded = [np.pad(image, ((0, 0), (pad // 2, pad - pad // 2))) for image, pad in zip(images, pads)]
+        return np.stack(padded).reshape(len(images), -1).astype(np.float32)
+
+    a, b = rows(masks), rows(bodies)
+    both = a @ b.T
+    return both / np.maximum(1, a.sum(1)[:, None] + b.sum(1) - both)
+
+
+def median_agreement(agreements: list[Agreement]) -> tuple[float, float]:
+    """Medians of the covered shares and of the overlaps."""
+    covered, overlap = np.median([(agreement.covered, agreement.overlap) for agreement in agreements], axis=0).tolist()
+    return covered, overlap

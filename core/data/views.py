@@ -1,6 +1,7 @@
 """Choice of cameras and frames of a capture that may lack the wanted ones."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from torch import Tensor
 from core.data.capture import Capture
 from core.data.fits import posed_vertices
 from core.data.subject_frame import posed_pelvis
+from core.data.verification import FaultyImages, read_fits
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import axis_angle_to_matrix
@@ -22,14 +24,14 @@ MIN_COMMON_FRAMES = 0.5
 
 
 def common_frames(
-    capture: Capture, cameras: list[str], faulty: Collection[tuple[int, str]] = ()
+    capture: Capture, cameras: list[str], faulty: Mapping[tuple[int, str], str] = MappingProxyType({})
 ) -> tuple[list[str], list[int]]:
     """Frames with a fit that all of the cameras have; a camera that lacks too many frames is left out.
 
     Args:
         capture: The subject.
         cameras: Candidates, in the order of preference.
-        faulty: Frames and cameras whose images do not count.
+        faulty: Faults by frame and camera, of images that do not count.
     Returns:
         The remaining cameras, in the order given, and the image ids.
     Raises:
@@ -40,8 +42,9 @@ def common_frames(
         frames_of.get(name, set()).discard(frame)
     most = max((len(frames) for frames in frames_of.values()), default=0)
     if most == 0:
-        reason = f"the masks of all images do not fit ({len(faulty)})" if faulty else capture.nothing_usable()
-        raise InputError(f"{capture.path}: {reason}")
+        if faulty:
+            raise FaultyImages(capture.path, faulty)
+        raise InputError(f"{capture.path}: {capture.nothing_usable()}")
     kept, common = [], None
     for name in cameras:
         shared = frames_of[name] if common is None else common & frames_of[name]
@@ -74,6 +77,7 @@ def choose_input_views(
         allow_fewer: Use all cameras where there are fewer than wanted.
     Raises:
         InputError: If there are fewer cameras than views wanted and that is not allowed, or none is wanted.
+        FaultyImages: If the fit of the frame cannot be used.
     """
     if not wanted:
         raise InputError(f"{capture.path}: no input view is wanted; name at least one camera")
@@ -85,7 +89,7 @@ def choose_input_views(
     if set(wanted) <= set(candidates):
         return list(wanted)
     body = capture.body() if body is None else body
-    params = capture.fit(frame, body)
+    params = read_fits(capture, [frame], candidates, body)[0]
     # Heights are relative to the feet: the pelvis of a squatting subject is low.
     origin = posed_pelvis(params, body)
     origin[2] = posed_vertices(params, body)[:, 2].max()

@@ -359,4 +359,6 @@ def test_nothing_is_wanted(folder, body):
 def test_masks_that_are_empty(folder, body):
     for path in folder.glob("fmask_lr/*/*.png"):
         Image.fromarray(np.zeros((64, 77), np.uint8)).save(path)
-    assert re.search(r"in most cameras, the image of frame \d+ cannot be used: its mask is empty", refused(folder, body))
+    assert re.search(
+        r"in most cameras, the image of frame \d+ cannot be used: its mask is empty", refused(folder, body)
+    )

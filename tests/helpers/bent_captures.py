@@ -58,10 +58,10 @@ def assert_same(frames: Frames, sound: Frames, tolerance: float) -> None:
         assert 255 * difference.mean() <= tolerance + 1e-6, (name, 255 * float(difference.mean()))
 
 
-def write_sound(folder: Path, body: BodyModel) -> Path:
+def write_sound(folder: Path, body: BodyModel, rig: TinyCapture = TINY) -> Path:
     """Write the sound capture: PNG images with smooth colours that no flip keeps, and masks of the body."""
-    TINY.write(folder, body)
-    width, height = TINY.image_size
+    rig.write(folder, body)
+    width, height = rig.image_size
     y, x = np.mgrid[:height, :width] / height
     for i, path in enumerate(images(folder)):
         colours = [0.5 + 0.4 * np.sin(3 * x + i), 0.2 + 0.6 * y, 0.5 + 0.3 * np.cos(4 * x * y + i)]
