@@ -1,4 +1,4 @@
-"""Captures in which something is missing or wrong in some frames or cameras: the rest is used, and the fault is named."""
+"""Captures in which something is missing or wrong in some images: the rest is used, and the fault is named."""
 
 import pickle
 import re
@@ -257,7 +257,7 @@ def test_too_little_is_left(folder, body, name):
 )
 def test_training_draws_from_the_rest(folder, body, caplog, name):
     """Samples do not depend on what was read before, so that resumed runs draw the same."""
-    bend, (cameras, frames, message) = lacking[name]
+    bend, (_, frames, message) = lacking[name]
     bend(folder)
     options = DataOptions(image_size=16, input_frames=2, target_frames=2, novel_frames=1, target_views=5)
     dataset = HumanDataset(options, [HumanEntry(folder)], body=body)
