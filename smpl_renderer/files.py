@@ -60,6 +60,8 @@ def _hidden_name(name: str, end: str) -> str:
 def _refusal(error: Exception, path: Path, temporary: Path) -> OSError | None:
     """The file system's error behind that of a writer, about `path`; None if it is another error."""
     if isinstance(error, OSError):
+        if error.errno in WRITE_ERRORS and str(temporary) in os.fsdecode(error.filename2 or ""):
+            return OSError(error.errno, os.strerror(error.errno), str(path))  # of a copy, which names the source first
         has_other_path = error.filename is not None and str(temporary) not in os.fsdecode(error.filename)
         if error.errno is None or has_other_path or (error.filename is None and error.errno not in WRITE_ERRORS):
             return None

@@ -147,7 +147,7 @@ def _resolve(value: Any, path: Path) -> Any:
 
 def _raise_unreadable(path: Path, error: Exception) -> NoReturn:
     reason = f"{type(error).__name__}: {error}"
-    raise InputError(f"{path}: cannot be read as a pickle, it may be truncated ({reason}); get a new copy") from error
+    raise InputError(f"{path}: cannot be read as a pickle, it may be truncated ({reason}); copy or write it again") from error
 
 
 class DTypeRecord:

@@ -74,6 +74,28 @@ def train(captures: Path, workspace: Path, *further: str) -> list[str]:
     return [sys.executable, "main.py", "demo", "--device", "cpu", *options, "--workspace", str(workspace), *further]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("make_synthetic.py", "--subjects", "1", "--poses", "1", "--cameras", "1", "--workers", "0", "--width", "612"),
+        ("prepare_data.py", "--workers", "0", "--root"),
+        ("prepare_data.py", "--workers", "1", "--crop", "person", "--size", "256", "--root"),
+        ("convert_capture.py", "--to", "capture"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_writers_of_captures_on_a_full_disk(in_small_disk, captures, tmp_path, command):
+    """They name the subject that has no room; of it nothing is left."""
+    disk = tmp_path / "disk"
+    script, *options = command
+    source = [] if script == "make_synthetic.py" else [str(captures)]
+    call = [sys.executable, f"scripts/{script}", *options, *source, "--out", str(disk / "out")]
+    status, errors, files = in_small_disk("8k", disk, *call)
+    assert status == 2 and errors[-1].startswith(f"error: {disk / 'out'}/2") and "No space left" in errors[-1]
+    assert "Traceback" not in "".join(errors)
+    assert not [name for name in files if name.endswith((".jpg", ".png", ".json", ".pkl")) and "packing" not in name]
+
+
 @pytest.mark.parametrize("size", ["8k", "5m"])  # ends in the logs, and in the first run state
 def test_training_on_a_full_disk(in_small_disk, captures, tmp_path, size):
     disk = tmp_path / "disk"
