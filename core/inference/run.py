@@ -1,0 +1,77 @@
+"""The run of `infer.py`: from a capture, or what one is made of, to the results of all subjects."""
+
+import logging
+import os
+import sys
+from dataclasses import replace
+
+import torch
+
+from core.capture.sources import is_capture_input
+from core.data.input_files import subject_name
+from core.inference.evaluation import OURS, MetricSuite, evaluate, protocol_record
+from core.inference.options import InferenceOptions
+from core.inference.outputs import check_folder, write_outputs
+from core.inference.report import metrics_table, summarise, write_metrics
+from core.inference.session import Session, open_session, session_settings
+from core.inference.subject import open_subject
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def run_inference(options: InferenceOptions) -> None:
+    """Write avatar, videos and sheet of every subject and, with --evaluate, the metrics of all.
+
+    Raises:
+        InputError: If an option, a capture or the checkpoint cannot be used.
+    """
+    if is_capture_input(options.captures):
+        from core.capture.prepare import capture_of
+
+        with torch.enable_grad():  # bodies are fitted by gradients
+            capture = capture_of(options.captures, options.workspace, options.prepare)
+        options = replace(options, captures=capture)
+    session = open_session(options)
+    if session.device.type == "cuda":
+        # Atomic additions make sums differ in their last digits from run to run. The only ones left are in the
+        # rasterizer's gradients, which feedback and refinement use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    for path in session.subjects:
+        check_folder(options.workspace / subject_name(path))
+    metric_suite = MetricSuite(session.device) if options.evaluate else None
+
+    scores, records = {}, {}
+    for path in session.subjects:
+        subject = open_subject(session, path)
+        write_outputs(subject, options.workspace / subject.name)
+        logger.info("wrote %s", options.workspace / subject.name)
+        if metric_suite is not None:
+            scores[subject.name] = evaluate(subject, metric_suite)
+            records[subject.name] = protocol_record(subject)
+
+    if metric_suite is not None:
+        _write_metrics(session, scores, records)
+
+
+def _write_metrics(session: Session, scores: dict[str, dict], records: dict[str, dict]) -> None:
+    """Write `metrics.json` and print its table.
+
+    Args:
+        scores: For each subject, the measurements of each method.
+        records: For each subject, the frames and cameras that were used.
+    """
+    by_method = {
+        method: summarise({name: methods[method] for name, methods in scores.items()})
+        for method in next(iter(scores.values()))
+    }
+    protocol = session.protocol
+    size_and_crop = {"name": protocol.name, "image_size": protocol.image_size, "crop": protocol.crop}
+    metrics = by_method.pop(OURS)
+    metrics["baselines"] = by_method
+    metrics["settings"] = {"protocol": size_and_crop | {"subjects": records}, **session_settings(session)}
+    path = session.options.workspace / "metrics.json"
+    write_metrics(path, metrics)
+    sys.stdout.write(metrics_table(metrics) + "\n")
+    logger.info("wrote %s", path)
