@@ -26,9 +26,9 @@ class World:
     """The world of the capture."""
 
     up: str
-    """Axis name, as in `capture.json`."""
+    """Name of the up axis, as in `capture.json`."""
     rotation: Float[np.ndarray, "3 3"]
-    """From the world of the fit to it."""
+    """Rotation from the world of the fit to this world."""
 
 
 def with_hands(landmarks: Landmarks) -> Landmarks:
@@ -47,7 +47,7 @@ def with_hands(landmarks: Landmarks) -> Landmarks:
 
 
 def observations(views: Views, cameras: CameraSet, times: list[float | None], device: torch.device) -> Observations:
-    """What the fitter takes: landmarks, 3D landmarks and silhouettes of all frames and cameras."""
+    """Input of the fit: landmarks, 3D landmarks and silhouettes of all frames and cameras."""
     num_frames, num_cameras = len(views), len(cameras.cameras)
     points = np.zeros((num_frames, num_cameras, NUM_LANDMARKS, 2), np.float32)
     visibility = np.zeros((num_frames, num_cameras, NUM_LANDMARKS), np.float32)

@@ -22,7 +22,7 @@ class Sightings:
     points: Float[np.ndarray, "N C 2"]
     seen: Bool[np.ndarray, "N C"]
     sizes: Float[np.ndarray, "N C"]
-    """Pixels, of the person; errors are relative to them."""
+    """Size of the person in pixels; errors are relative to it."""
     focals: Float[np.ndarray, "C"]
     centers: Float[np.ndarray, "C 2"]
     """Principal points."""
@@ -89,7 +89,7 @@ def adjust(
 
 
 def _sparsity(point: np.ndarray, camera: np.ndarray, num_poses: int, num_unknowns: int) -> csr_matrix:
-    """Which unknowns each residual depends on: a camera's pose, the focal factor, a point."""
+    """Sparsity of the Jacobian: each residual depends on a camera's pose, the focal factor, a point."""
     rows, columns = [], []
     index = np.arange(len(point))
     for axis in range(2):

@@ -52,13 +52,13 @@ class CameraSet:
     """All cameras of a capture."""
 
     cameras: tuple[StoredCamera, ...]
-    """In the order of the sources."""
+    """Cameras in the order of the sources."""
     calibrated: bool
     """True if their poses are known."""
     up: tuple[float, float, float] | None
     metric: bool
     notes: tuple[str, ...] = ()
-    """Guesses, in words."""
+    """Guesses, as sentences."""
 
 
 def set_up_cameras(files: InputFiles, rig: ImportedRig | None, long_side: int, focal: float | None = None) -> CameraSet:
@@ -66,7 +66,7 @@ def set_up_cameras(files: InputFiles, rig: ImportedRig | None, long_side: int, f
 
     Args:
         rig: A calibration, or None: then every camera is at the origin of its own frame.
-        long_side: Of the stored images, at most.
+        long_side: Maximum length of the longer side of the stored images, in pixels.
         focal: Focal length in pixels of the source images, which goes before what the files state.
     """
     if rig is not None:
@@ -127,7 +127,7 @@ def match_cameras(rig: ImportedRig, files: InputFiles) -> list[ImportedCamera]:
 
 
 def _key(name: str) -> str:
-    """Cameras are the same whether they are called cam01, Cam_1 or cam-001."""
+    """Key by which names of one camera are equal: cam01, Cam_1 and cam-001."""
     parts, digits = [], ""
     for character in name.lower() + " ":
         if character.isdigit():

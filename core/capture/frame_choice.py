@@ -49,10 +49,10 @@ class FrameChoice:
 
     frames: tuple[ChosenFrame, ...]
     left_out: tuple[tuple[str, str], ...]
-    """Labels and reasons."""
+    """Labels of frames that are not used, with the reasons."""
     num_people: int
     moving: bool
-    """The background shifts between frames."""
+    """True if the background shifts between frames."""
 
 
 def choose_frames(files: InputFiles, reader: PoseReader | None, options: PrepareOptions) -> FrameChoice:
@@ -74,7 +74,7 @@ def choose_frames(files: InputFiles, reader: PoseReader | None, options: Prepare
     else:
         people, num_people = _tracked_people(source, candidates, reader, options)
     if files.is_rig and reader is not None and not any(people):
-        # The person may be hidden from the first camera; the others decide who is in view later.
+        # The person may be hidden from the first camera; later frames with the others show who is in view.
         people = [None] * len(candidates)
         chosen = [Assessment(c.key, c.time, source.label(c.key), None) for c in candidates]
         steps = np.unique(np.linspace(0, len(chosen) - 1, min(options.frames, len(chosen))).round().astype(int))
@@ -96,7 +96,7 @@ def choose_frames(files: InputFiles, reader: PoseReader | None, options: Prepare
 
 
 def _synchronised(files: InputFiles) -> dict[int, tuple[int, ...]] | None:
-    """For rigs of image files: keys of all sources by that of the first. By name, else by position."""
+    """Keys of all sources by that of the first, in rigs of image files: matched by name, else by position."""
     if not files.is_rig or any(source.is_video for source in files.sources):
         return None
     stems = [{path.stem: key for key, path in enumerate(source.paths)} for source in files.sources]
@@ -123,7 +123,7 @@ def _tracked_people(
     tracker = Tracker(reader)
     for candidate in tqdm(candidates, desc="find people", unit="image"):
         tracker.add(candidate.image, candidate.time)
-    # Somebody who passes by, or a poster that is found once, is no choice.
+    # A passer-by, or a poster that is found once, is not counted as a person.
     tracks = [t for t in tracker.ordered() if len(t.readings) >= max(1, 0.1 * len(candidates))] or tracker.ordered()
     if not tracks:
         return [None] * len(candidates), 0

@@ -1,4 +1,4 @@
-"""What a source of images is: the images of one camera, read in two passes (small candidates, then chosen frames)."""
+"""Interface of a source of images: those of one camera, read in two passes (small candidates, then chosen frames)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Candidate:
     """A small image from which frames are chosen."""
 
     key: int
-    """Names the frame in its source."""
+    """Identifies the frame in its source."""
     time: float | None
-    """Seconds; None for unrelated images."""
+    """Time in seconds; None for unrelated images."""
     image: UInt8[np.ndarray, "h w 3"]
 
 
@@ -29,7 +29,7 @@ class ImageSource(Protocol):
     height: int
     """Size of upright images in pixels, before any reduction."""
     focal: float | None
-    """Pixels at that size; None if the files do not state it."""
+    """Focal length in pixels at that size; None if the files do not state it."""
     is_video: bool
 
     def keys(self) -> list[int] | None:

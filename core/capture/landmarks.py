@@ -19,7 +19,7 @@ INDEX = {name: index for index, name in enumerate(LANDMARK_NAMES)}
 
 
 def mirror_order(count: int = NUM_LANDMARKS) -> tuple[int, ...]:
-    """For each landmark the index of the one on the other side of the body."""
+    """Index of each landmark's counterpart on the other side of the body."""
 
     def other(name: str) -> str:
         exchanged = {"left": "right", "right": "left"}
@@ -54,18 +54,18 @@ class Landmarks:
     points: Float[np.ndarray, "33 2"]
     visibility: Float[np.ndarray, "33"]
     world: Float[np.ndarray, "33 3"] | None = None
-    """Metres, camera axes (x right, y down, z forward), origin between the hips; None where no network estimated it."""
+    """3D positions in metres, camera axes (x right, y down, z forward), origin between the hips; None if not estimated."""
     hands: Float[np.ndarray, "2 21 2"] | None = None
-    """Pixels of the left and the right hand."""
+    """Landmarks of the left and the right hand, in pixels."""
     hand_visibility: Float[np.ndarray, "2"] | None = None
     hands_world: Float[np.ndarray, "2 21 3"] | None = None
-    """Metres, camera axes, any origin."""
+    """3D landmarks of the hands in metres, camera axes, any origin."""
     score: float = 1.0
     """Confidence that there is a person."""
 
     @property
     def seen(self) -> np.ndarray:
-        """Which landmarks are visible, [33] of bool."""
+        """True for visible landmarks, [33] of bool."""
         return self.visibility >= SEEN
 
     @property

@@ -30,7 +30,7 @@ class Person:
 
 
 class PoseReader(Protocol):
-    """What finds people in an image."""
+    """Interface of a detector of people."""
 
     def people(self, image: RGB, *, most: int = 4, details: bool = True) -> list[Person]:
         """People of an RGB image, the largest first; `details` adds masks and hands."""

@@ -27,20 +27,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class View:
-    """What one camera saw in one frame."""
+    """Image of one camera in one frame, with landmarks and mask."""
 
     image: str
     """Path of the stored image, relative to the capture."""
     landmarks: Landmarks | None
-    """In pixels of the stored image; None if the person is not in view."""
+    """Landmarks in pixels of the stored image; None if the person is not in view."""
     mask: np.ndarray | None
-    """[H, W] of uint8."""
+    """Mask of the person, [H, W] of uint8."""
     brightness: float = 0.0
     """Mean luminance of the person, 0..1."""
 
 
 Views = list[list[View]]
-"""By frame, then by camera."""
+"""Views of a capture, by frame, then by camera."""
 
 
 def observe(
@@ -117,7 +117,7 @@ def _people_in(image, frame, c, source, camera, reader, given) -> list[Person]:
 
 
 def _compact(person: Person, image: RGB) -> Person:
-    """What is kept of all people until one is chosen: masks as 8-bit integers, colours of the clothes."""
+    """Reduce a person to what the choice of one needs: masks as 8-bit integers, colours of the clothes."""
     mask = None if person.mask is None else (person.mask * 255 + 0.5).astype(np.uint8)
     return Person(person.landmarks, mask, clothes_colors(image, person.landmarks))
 

@@ -12,26 +12,26 @@ from core.utils.ranges import Count, Positive, Range
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """How images or a video become a capture."""
+    """Preparation of a capture from images or a video."""
 
     frames: Count = 8
     """Number of frames to choose."""
     size: Annotated[int, Range(256, 16384)] = 1280
     """Longer side of the stored images in pixels, at most."""
     person: Count = 1
-    """Which person, where several are in view: 1 is the largest, over all frames."""
+    """Number of the person where several are in view: 1 is the largest, over all frames."""
     focal: Positive | None = None
     """Focal length in pixels of the input images; by default from their metadata, else a guess."""
     height: Annotated[float, Range(0.4, 2.6)] | None = None
     """Body height in metres; sets the scale where cameras do not."""
     moving_camera: bool | None = None
-    """The camera is hand-held or moves; by default found out from the background."""
+    """True for a hand-held or moving camera; by default found from the background."""
     calibration: Path | None = None
     """Calibration file or folder; by default searched for in the input folder."""
     masks: Path | None = None
     """Folder of masks made by another tool, one per image."""
     mask_method: Literal["network", "rembg"] = "network"
-    """How masks are made: by the pose network and the image's edges, or by the package rembg."""
+    """Method of the masks: by the pose network and the image's edges, or by the package rembg."""
     keypoints: Path | None = None
     """Keypoints made by another tool: a folder of JSON files (OpenPose, DWPose, ...) or a COCO file."""
     fits: Path | None = None
@@ -43,7 +43,7 @@ class PrepareOptions:
     hands: bool = True
     """Also find the hands' landmarks."""
     device: DeviceName = "auto"
-    """Where bodies are fitted."""
+    """Device of the body fits."""
 
     def digest(self, *texts: str) -> str:
         """Text that changes when these options, the files that they name, or `texts` do."""

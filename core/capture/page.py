@@ -1,4 +1,4 @@
-"""`index.html` of a capture: the overlay sheet, findings in words, and a table of the frames."""
+"""`index.html` of a capture: the overlay sheet, findings as sentences, and a table of the frames."""
 
 from html import escape
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which of the people in each image is the chosen one."""
+"""Choice of the same person among the people of all images."""
 
 import itertools
 
@@ -32,7 +32,7 @@ def nearest_person(people: list[Landmarks], guide: Landmarks) -> int | None:
 def choose_in_rig(
     cameras: tuple[StoredCamera, ...], frames: list[list[list[Person]]], person: int
 ) -> list[list[int | None]]:
-    """For calibrated cameras: the index of one and the same person in each image, by frame and camera.
+    """Index of the same person in each image of calibrated cameras, by frame and camera.
 
     In each frame people are grouped over the cameras by triangulation; groups are joined over the frames by the colours
     of the clothes. People are ordered by their size in all images.
@@ -111,7 +111,7 @@ def _disagreement(cameras: list[StoredCamera], people: list[Landmarks]) -> float
 
 
 def choose_by_clothes(row: list[list[Person]], first: int | None, person: int) -> list[int | None]:
-    """Without calibration: in each camera the person whose clothes look most like those of the first camera's."""
+    """In each camera, without a calibration, the person whose clothes look most like those of the first camera's."""
     indices = [first]
     for people in row[1:]:
         if first is None or not people:

@@ -216,7 +216,7 @@ class _Preparation:
     def _with_person(
         self, frames: tuple[ChosenFrame, ...], views: Views
     ) -> tuple[tuple[ChosenFrame, ...], Views, list[tuple[str, str]]]:
-        """Frames in which somebody was found; the others' images are not stored."""
+        """Frames in which the person was found; the others' images are not stored."""
         left_out = list(self.choice.left_out)
         kept = []
         for f, row in enumerate(views):

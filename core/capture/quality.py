@@ -1,4 +1,4 @@
-"""Quality control of a capture: numbers per frame and findings in words, each with what would help."""
+"""Quality control of a capture: numbers per frame and findings as sentences, each with what would help."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -36,7 +36,7 @@ SMALL, DARK, BRIGHT = 300, 0.12, 0.88
 
 @dataclass(frozen=True)
 class FrameReport:
-    """What `quality.json` states of a frame."""
+    """Entry of a frame in `quality.json`."""
 
     id: int
     label: str
@@ -48,19 +48,19 @@ class FrameReport:
 
 @dataclass(frozen=True)
 class CaptureReport:
-    """What `quality.json` states of a capture."""
+    """Content of `quality.json`."""
 
     frames: tuple[FrameReport, ...]
     warnings: tuple[str, ...]
-    """Findings about the whole capture, in words."""
+    """Findings about the whole capture, as sentences."""
     notes: tuple[str, ...]
-    """Guesses and facts, in words."""
+    """Guesses and facts, as sentences."""
     left_out: tuple[tuple[str, str], ...]
     """Candidate frames that were not usable, and why."""
     surface_seen: float | None
     """Share of the body's surface that some image shows."""
     turn_degrees: float
-    """How much of a full turn of the person the frames cover."""
+    """Degrees of a full turn of the person that the frames cover."""
     seconds: dict[str, float]
     """Duration of the stages."""
 
@@ -142,7 +142,7 @@ def frame_reports(
     drawn: list[list[np.ndarray]],
     fitted: tuple[FrameQuality, ...],
 ) -> list[FrameReport]:
-    """Reports of all frames. A frame is used unless the fitter or the overlap with its masks says otherwise."""
+    """Reports of all frames. A frame is used unless the fitter rejects it, or its overlap with the masks is low."""
     reports = []
     for f, row in enumerate(views):
         quality = fitted[f] if f < len(fitted) else None
@@ -158,7 +158,7 @@ def frame_reports(
 
 
 def capture_warnings(views: Views, cameras: Sequence[StoredCamera], moving: bool) -> tuple[list[str], float]:
-    """Findings about all frames in words, and the degrees of a turn that they cover."""
+    """Findings about all frames as sentences, and the degrees of a turn that they cover."""
     cells = [(view, camera) for row in views for view, camera in zip(row, cameras) if view.landmarks is not None]
     count = len(cells)
     unit = "frames" if len(cameras) == 1 else "images"

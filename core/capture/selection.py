@@ -15,13 +15,13 @@ POSE_WEIGHT, TURN_WEIGHT, TIME_WEIGHT = 0.7, 1.0, 0.15
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is known of one candidate image of the chosen person."""
+    """Measurements of one candidate image of the chosen person."""
 
     key: int
     time: float | None
     label: str
     landmarks: Landmarks | None
-    """In pixels of the candidate; None without a person."""
+    """Landmarks in pixels of the candidate; None without a person."""
     sharpness: float = 0.0
     brightness: float = 0.0
     """Mean luminance of the person, 0..1."""
@@ -39,7 +39,7 @@ class Selection:
 
     chosen: tuple[Assessment, ...]
     left_out: tuple[tuple[str, str], ...]
-    """Labels and reasons."""
+    """Labels of frames that are not used, with the reasons."""
 
 
 def assess(image: RGB, key: int, time: float | None, label: str, landmarks: Landmarks | None) -> Assessment:
@@ -117,7 +117,7 @@ def _usable(candidates: list[Assessment], count: int) -> tuple[list[Assessment],
     """Candidates with a person; those cut off are left out if enough others remain."""
     left_out = [(a.label, "no person") for a in candidates if a.landmarks is None]
     present = [a for a in candidates if a.landmarks is not None]
-    # Somebody walking in or out: far smaller than elsewhere.
+    # A person walking in or out: far smaller than elsewhere.
     if present:
         usual = np.median([a.landmarks.size for a in present])
         small = [a for a in present if a.landmarks.size < 0.45 * usual]

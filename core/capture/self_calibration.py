@@ -58,7 +58,7 @@ def solve_cameras(cameras: CameraSet, views: Rows, focals_known: bool) -> tuple[
 
 
 def _rotations(rows: Rows, count: int) -> list[Float[np.ndarray, "3 3"]]:
-    """From the first camera's axes to each camera's. Cameras are joined along the pairs that agree best."""
+    """Rotations from the first camera's axes to each camera's. Cameras are joined along the pairs that agree best."""
     pairs = {}
     for a in range(count):
         for b in range(a + 1, count):
@@ -113,7 +113,7 @@ def _kabsch(p: np.ndarray, q: np.ndarray, weights: np.ndarray) -> Float[np.ndarr
 def _translations(
     rows: Rows, cameras: tuple[StoredCamera, ...], rotations: list[np.ndarray]
 ) -> list[Float[np.ndarray, "3"]]:
-    """From the place of the person in each camera's own frame."""
+    """Translations of the cameras, from the place of the person in each camera's own frame."""
     places = [[None if x is None or x.world is None else _place(x, c) for x, c in zip(row, cameras)] for row in rows]
     known = {0: np.zeros(3)}
     while len(known) < len(cameras):

@@ -21,11 +21,11 @@ _SUBJECT_FILES = (
 
 @dataclass(frozen=True)
 class InputFiles:
-    """What an input path holds."""
+    """Images or videos of an input path."""
 
     path: Path
     sources: tuple[ImageSource, ...]
-    """One per camera."""
+    """Sources, one per camera."""
     one_frame: bool = False
     """All images show the same frame: one image by each of many cameras."""
 

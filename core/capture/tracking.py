@@ -1,4 +1,4 @@
-"""People over the images of one camera: who is who, by position, size and colours of their clothes."""
+"""People over the images of one camera: assigned to tracks, by position, size and colours of their clothes."""
 
 from dataclasses import dataclass, field
 

@@ -22,7 +22,7 @@ class Undistortion:
         return self.image(mask[..., None])[..., 0]
 
     def points(self, pixels: Float[np.ndarray, "*batch 2"], steps: int = 20) -> Float[np.ndarray, "*batch 2"]:
-        """Where pixels of the distorted image are in the undistorted one, by fixed-point iteration."""
+        """Positions in the undistorted image of pixels of the distorted one, by fixed-point iteration."""
         K = self._K.numpy()
         focal, center = np.array([K[0, 0], K[1, 1]]), K[:2, 2]
         bent = torch.from_numpy((np.asarray(pixels, float) - center) / focal)

@@ -1,4 +1,4 @@
-"""Where the landmarks of MediaPipe, COCO and OpenPose lie on a body with SMPL's joints.
+"""Positions of the landmarks of MediaPipe, COCO and OpenPose on a body with SMPL's joints.
 
 A landmark is a joint with an offset that turns with it.
 """
@@ -75,7 +75,7 @@ class LandmarkTable(TensorStructure):
     names: tuple[str, ...]
     joints: Int[Tensor, " L"]
     offsets: Float[Tensor, "L 3"]
-    """In the rest pose, in metres at scale 1."""
+    """Offset of each landmark from its joint in the rest pose, in metres at scale 1."""
 
     def locate(self, joints: Float[Tensor, "F J 3"], orientations: Float[Tensor, "F J 3 3"]) -> Float[Tensor, "F L 3"]:
         """Landmarks of posed bodies, from their joints before scaling."""

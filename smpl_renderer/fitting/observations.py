@@ -1,4 +1,4 @@
-"""What a fit is made from: cameras, landmarks and silhouettes of one person in F frames and C cameras."""
+"""Input of a fit: cameras, landmarks and silhouettes of one person in F frames and C cameras."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ class Observations(TensorStructure):
     image_sizes: Float[Tensor, "C 2"]
     """Width and height in pixels."""
     landmarks: Float[Tensor, "F C L 2"] | None = None
-    """Pixels."""
+    """Positions in pixels."""
     visibility: Float[Tensor, "F C L"] | None = None
     """Confidence in [0, 1]; 0 marks a missing landmark, whose position is ignored."""
     world_landmarks: Float[Tensor, "F C L 3"] | None = None

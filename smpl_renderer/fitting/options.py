@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How bodies are fitted."""
+    """Options of a fit of bodies."""
 
     moving_camera: bool = False
     """Gravity and the ground are estimated for each frame (a hand-held camera) instead of once for all."""

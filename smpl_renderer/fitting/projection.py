@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 MIN_DEPTH = 0.1
-"""Metres; nearer points are projected as if they were there."""
+"""Depth in metres at which nearer points are projected."""
 
 
 def project(

@@ -1,4 +1,4 @@
-"""What a fit returns."""
+"""Results of a fit."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from smpl_renderer.types import BodyParams
 
 @dataclass(frozen=True)
 class FrameQuality:
-    """How well the body explains one frame."""
+    """Agreement of the fitted body with one frame."""
 
     mask_iou: float | None
     """Intersection over union of the body's silhouette and the mask, mean over cameras; None without masks."""
@@ -28,7 +28,7 @@ class FitResult(TensorStructure):
     """Bodies of F frames in the world of the observations, with one shape and one scale."""
 
     params: BodyParams
-    """Batch axis F."""
+    """Fitted bodies, with batch axis F."""
     up: Float[Tensor, "F 3"]
     """Unit vector against gravity, in the world."""
     floor: Float[Tensor, " F"]

@@ -17,7 +17,7 @@ OUTLINE_POINTS = 256
 
 @dataclass(frozen=True)
 class SilhouetteTargets(TensorStructure):
-    """What the energy needs of the masks. Distances and positions are in pixels of the images."""
+    """Masks as the energy reads them. Distances and positions are in pixels of the images."""
 
     outside: Float[Tensor, "F C S S"]
     """Distance from each cell of the window to the mask; zero inside, and where the image does not reach."""

@@ -55,7 +55,7 @@ def place(
     options: FitOptions,
     betas: Float[Tensor, " S"] | None = None,
 ) -> Variables:
-    """Variables with these joint rotations, placed where the landmarks, or else the masks, want them."""
+    """Variables with these joint rotations, placed by the landmarks, or by the masks where there are none."""
     zero = rotations.new_zeros(len(rotations), 3)
     betas = rotations.new_zeros(body.num_betas) if betas is None else betas
     bodies = Pose(rotations, zero, betas, rotations.new_tensor(options.scale or 1.0))

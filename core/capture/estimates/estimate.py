@@ -1,4 +1,4 @@
-"""What is taken over from body estimators: rotations of joints. Shape and place are fitted to the images again."""
+"""Joint rotations, the part of body estimates that fits start from. Shape and place are fitted to the images again."""
 
 from dataclasses import dataclass
 

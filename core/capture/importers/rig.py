@@ -1,4 +1,4 @@
-"""What all readers of calibrations return."""
+"""Cameras of a calibration, as all readers return them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +26,15 @@ class ImportedRig:
     """Cameras of a calibration."""
 
     cameras: dict[str, ImportedCamera]
-    """By camera name, or by image path without suffix where `per_image` is set."""
+    """Cameras by name, or by image path without suffix where `per_image` is set."""
     source: str
     """Kind and path, for notes and messages."""
     up: tuple[float, float, float] | None = None
-    """Unit vector against gravity, where the format fixes it."""
+    """Up axis of the world: a unit vector against gravity, where the format fixes it."""
     metric: bool = True
     """False where lengths have any unit (structure from motion)."""
     per_image: bool = False
-    """One camera per image, not per device."""
+    """True if there is one camera per image, not per device."""
 
 
 def rigid(R: np.ndarray, t: np.ndarray) -> Float[np.ndarray, "4 4"]:
@@ -67,7 +67,7 @@ def checked(camera: ImportedCamera, name: str, path: Path) -> ImportedCamera:
 
 
 def opencv_lens(coefficients: np.ndarray | list, fisheye: bool = False) -> Lens | None:
-    """A lens from OpenCV's coefficients, padded with zeros to a number that OpenCV knows; None without distortion."""
+    """A lens from OpenCV's coefficients, padded with zeros to a valid number of them; None without distortion."""
     values = np.asarray(coefficients, float).ravel()
     if not np.any(values):
         return None
