@@ -41,9 +41,7 @@ def save_ply(path: Path, gaussians: Gaussians, degree: int = 0) -> None:
     Raises:
         ValueError: If the Gaussians have batch axes.
     """
-    if gaussians.batch_shape:
-        raise ValueError(f"gaussians must have no batch axes, got {tuple(gaussians.batch_shape)}; index one set")
-    gaussians = _rotate_half_turn(gaussians.detach().to("cpu", torch.float32))
+    gaussians = in_viewer_axes(gaussians)
     columns = torch.cat(
         [
             gaussians.means,
@@ -63,6 +61,17 @@ def save_ply(path: Path, gaussians: Gaussians, degree: int = 0) -> None:
         vertices[name] = columns[:, i].numpy()
     with atomic_path(path) as temporary:
         PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(temporary))
+
+
+def in_viewer_axes(gaussians: Gaussians) -> Gaussians:
+    """One set of Gaussians of a y-up frame in the axes of 3DGS viewers, on the CPU in float32.
+
+    Raises:
+        ValueError: If the Gaussians have batch axes.
+    """
+    if gaussians.batch_shape:
+        raise ValueError(f"gaussians must have no batch axes, got {tuple(gaussians.batch_shape)}; index one set")
+    return _rotate_half_turn(gaussians.detach().to("cpu", torch.float32))
 
 
 def load_ply(path: Path) -> Gaussians:

@@ -1,0 +1,119 @@
+"""What rigged exports share: influences of joints, colours of vertices, and the binary part of a glTF file."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+
+from core.avatar.avatar import Avatar
+from smpl_renderer.body_model import BodyModel
+from smpl_renderer.files import atomic_path
+
+INFLUENCES = 4
+"""Joints per vertex that players and engines blend; bodies have no more."""
+_COMPONENTS = {np.dtype("u1"): 5121, np.dtype("<u2"): 5123, np.dtype("<u4"): 5125, np.dtype("<f4"): 5126}
+_ARRAY_BUFFER, _ELEMENT_BUFFER = 34962, 34963
+
+
+def skinning_table(body: BodyModel) -> tuple[np.ndarray, np.ndarray]:
+    """Joints [V, 4] that move each vertex, and their weights, which sum to one; unused places have weight 0."""
+    values, joints = body.lbs_weights.cpu().topk(INFLUENCES, dim=1)
+    weights = values / values.sum(1, keepdim=True)
+    return np.where(weights.numpy() > 0, joints.numpy(), 0), weights.numpy()
+
+
+@torch.no_grad()
+def vertex_colors(avatar: Avatar, vertices: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
+    """Colours of the body's vertices: means of their Gaussians, weighted by opacity times area; display colours.
+
+    A vertex without visible Gaussians has the colour of the nearest one with some.
+
+    Args:
+        avatar: An avatar without batch axes.
+        vertices: Vertices of its shape in the rest pose.
+    """
+    scales = avatar.scales.double().cpu().sort(-1).values
+    weights = avatar.opacities.double().cpu() * scales[:, 1] * scales[:, 2]
+    ids = avatar.vertex_ids.cpu()
+    total = torch.zeros(len(vertices), dtype=torch.float64).index_add_(0, ids, weights)
+    sums = torch.zeros(len(vertices), 3, dtype=torch.float64)
+    sums.index_add_(0, ids, weights[:, None] * avatar.colors.double().cpu())
+    known = torch.nonzero(total > 0.01 * total.mean())[:, 0].numpy()
+    colors = (sums[known] / total[known, None]).numpy()
+    _, nearest = cKDTree(vertices[known]).query(vertices)
+    return colors[nearest].clip(0, 1)
+
+
+def vertex_normals(vertices: Float[np.ndarray, "V 3"], faces: np.ndarray) -> Float[np.ndarray, "V 3"]:
+    """Unit normals of vertices: means of those of their faces, weighted by area."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    normals = np.zeros_like(vertices)
+    for i in range(3):
+        np.add.at(normals, faces[:, i], np.cross(b - a, c - a))
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.where(lengths > 0, normals / lengths.clip(1e-20), [0.0, 1.0, 0.0])
+
+
+class GlbWriter:
+    """The arrays of a glTF 2.0 file and its description; `save` writes both as one `.glb`."""
+
+    def __init__(self) -> None:
+        self.gltf: dict[str, Any] = {
+            "asset": {"version": "2.0", "generator": "human-gaussian-graph"},
+            "scene": 0,
+            "bufferViews": [],
+            "accessors": [],
+        }
+        self._data = bytearray()
+
+    def add(
+        self, array: np.ndarray, kind: str, target: int | None = None, with_bounds: bool = False, **more: Any
+    ) -> int:
+        """Append an array `[n, ...]`; the index of its accessor.
+
+        Args:
+            kind: `SCALAR`, `VEC3`, `VEC4`, `MAT4`.
+            target: Kind of the buffer, for attributes and indices.
+            with_bounds: Store the smallest and the largest value of each component.
+            **more: Further properties of the accessor, such as `normalized`.
+        """
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        self._data += bytes(-len(self._data) % 4)
+        view = {"buffer": 0, "byteOffset": len(self._data), "byteLength": array.nbytes}
+        self._data += array.tobytes()
+        self.gltf["bufferViews"].append(view | ({} if target is None else {"target": target}))
+        accessor = {
+            "bufferView": len(self.gltf["bufferViews"]) - 1,
+            "componentType": _COMPONENTS[array.dtype],
+            "count": len(array),
+            "type": kind,
+        }
+        if with_bounds:
+            flat = array.reshape(len(array), -1)
+            accessor |= {"min": flat.min(0).tolist(), "max": flat.max(0).tolist()}
+        self.gltf["accessors"].append(accessor | more)
+        return len(self.gltf["accessors"]) - 1
+
+    def attribute(self, array: np.ndarray, kind: str, **more: Any) -> int:
+        """Append an array of vertex attributes."""
+        return self.add(array, kind, _ARRAY_BUFFER, **more)
+
+    def indices(self, faces: np.ndarray) -> int:
+        """Append triangles."""
+        return self.add(faces.astype(np.uint32).ravel(), "SCALAR", _ELEMENT_BUFFER)
+
+    def save(self, path: Path) -> None:
+        """Write the file, atomically."""
+        self._data += bytes(-len(self._data) % 4)
+        description = json.dumps(self.gltf | {"buffers": [{"byteLength": len(self._data)}]}).encode()
+        description += b" " * (-len(description) % 4)
+        size = 12 + 8 + len(description) + 8 + len(self._data)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            file.write(struct.pack("<4sII", b"glTF", 2, size))
+            file.write(struct.pack("<I4s", len(description), b"JSON") + description)
+            file.write(struct.pack("<I4s", len(self._data), b"BIN\0") + self._data)
