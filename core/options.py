@@ -73,7 +73,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which images are read, and how."""
+    """Choice and loading of the images of a sample."""
 
     root: Path = Path("mvhuman_24")
     """Folder of captures, one per subject."""
@@ -167,7 +167,7 @@ class TrainOptions:
     resume: str = "none"
     """`auto`: resume from the newest run state in the workspace, if there is one. Or the path of a run state."""
     backend: str = "auto"
-    """Rasterizer: `auto` (`triton` on CUDA, else `torch`), `torch`, `triton`, `gsplat` or
+    """Rasterizer: `auto` (`triton` on CUDA, else `numba`), `torch`, `numba`, `triton`, `gsplat` or
     `diff_gaussian_rasterization`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
@@ -205,7 +205,7 @@ class TrainOptions:
     max_bad_steps: CountOrZero = 20
     """Maximum number of skipped steps. A step is skipped if its loss or gradient is not finite; more end the run."""
     frame_weight: PositiveOrZero = 0.0
-    """In stage `joint`: weight of the rendering loss of the single-frame Gaussians."""
+    """Weight of the rendering loss of the single-frame Gaussians in stage `joint`."""
     log_every: Count = 20
     """Steps between log lines."""
     image_every: Count = 500

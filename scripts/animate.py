@@ -83,7 +83,7 @@ def main(
         root: Move along the path of the motion; --no-root stays in place.
         up: Up axis of a motion file (x, y, z, -x, -y, -z); auto: the one along which heads are above feet.
         fps_in: Frames per second of a motion file, in place of what it states.
-        person: Which person of a motion file, by the number of frames, from 1.
+        person: Number of the person of a motion file, from 1 for the one in the most frames.
         body: A body model file; by default the avatar's own is found by its fingerprint.
         device: auto, cpu or cuda.
         backend: Rasterizer, as of infer.py.

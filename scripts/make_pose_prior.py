@@ -34,9 +34,9 @@ def main(out: Path = FILE, poses: Count = 20000, components: Count = 8, seed: Se
 
     Args:
         out: The `.npz` file to write.
-        poses: How many poses are drawn; each gives two arms and two legs.
+        poses: Number of poses to draw; each gives two arms and two legs.
         components: Gaussians of each mixture.
-        seed: Of the poses and of the mixtures' starts.
+        seed: Seed of the poses and of the initial mixtures.
     """
     rng = np.random.default_rng(seed)
     samples = draw_poses(poses, rng)

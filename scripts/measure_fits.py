@@ -38,7 +38,7 @@ from smpl_renderer.fitting.weights import Weights
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured."""
+    """Options of the measurement."""
 
     kinds: tuple[Literal["phone", "poses", "rig4", "refine4", "refine16"], ...] = ("phone", "rig4")
     """phone: one still camera, the subject turns around, 8 frames. poses: the same in unlike poses. rig4: 4 calibrated
@@ -49,9 +49,9 @@ class Options:
     masks: Literal["true", "network"] = "true"
     """True masks, or the landmark network's, sharpened."""
     variant: Literal["full", "heavy"] = "full"
-    """Landmark network."""
+    """Variant of the landmark network."""
     workers: CountOrZero = 0
-    """Processes; 0: one per two cores on a CPU, one on a GPU."""
+    """Number of processes; 0: one per two cores on a CPU, one on a GPU."""
     device: DeviceName = "cpu"
     scenes: Path = Path("workspace/fit_scenes")
     """Folder of drawn and read scenes."""

@@ -24,7 +24,7 @@ class Avatar(TensorStructure):
     """
 
     offsets: Float[Tensor, "*batch N 3"]
-    """From the vertex to the centre, in metres, along the canonical axes."""
+    """Vectors from the vertices to the centres, in metres, along the canonical axes."""
     quats: Float[Tensor, "*batch N 4"]
     """Rotations (w, x, y, z) from local to canonical axes."""
     scales: Float[Tensor, "*batch N 3"]

@@ -54,7 +54,7 @@ class Landmarks:
     points: Float[np.ndarray, "33 2"]
     visibility: Float[np.ndarray, "33"]
     world: Float[np.ndarray, "33 3"] | None = None
-    """3D positions in metres, camera axes (x right, y down, z forward), origin between the hips; None if not estimated."""
+    """3D positions in metres, camera axes (x right, y down, z forward), origin between the hips; None: unknown."""
     hands: Float[np.ndarray, "2 21 2"] | None = None
     """Landmarks of the left and the right hand, in pixels."""
     hand_visibility: Float[np.ndarray, "2"] | None = None

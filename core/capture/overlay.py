@@ -24,7 +24,7 @@ def write_overlay_sheet(
     """Write the sheet as PNG: a row of tiles per frame with several cameras, else tiles in reading order.
 
     Args:
-        folder: Of the capture, for the stored images.
+        folder: Folder of the capture, with the stored images.
         drawn: Silhouettes of the fitted bodies by frame and camera, of any size; None without fits.
     """
     num_cameras = min(len(views[0]), 8)

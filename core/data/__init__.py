@@ -1,1 +1,1 @@
-"""Captures on disk to batches of tensors, and synthetic captures in the same layout."""
+"""Captures on disk: readers of their layouts, samples and batches of tensors, packed copies, protocols."""

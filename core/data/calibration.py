@@ -18,7 +18,7 @@ class CalibratedCamera:
     viewmat: Float[Tensor, "4 4"]
     """World to camera, OpenCV axes."""
     K: Float[Tensor, "3 3"]
-    """In pixels of `width` x `height`, pixel centres at +0.5."""
+    """Intrinsics in pixels of `width` x `height`, pixel centres at +0.5."""
     width: int
     height: int
     lens: Lens | None = None

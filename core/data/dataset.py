@@ -135,7 +135,7 @@ class _Draw:
     target_views: list[str]
 
     def without(self, faulty: Iterable[int], usable: list[int]) -> "_Draw | None":
-        """The same with the nearest usable frames in place of faulty ones; None if there are not enough.
+        """Replace faulty frames by the nearest usable ones; None if there are not enough.
 
         The result depends on the files and the draw only, not on what was read before.
         """

@@ -92,7 +92,7 @@ def _tilt(tx: float, ty: float) -> Float[Tensor, "3 3"]:
 
 
 def distort_pixels(lens: Lens, K: Float[Tensor, "3 3"], pixels: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
-    """Where ideal pixels of an image lie in the distorted one; both in pixels of the size that K is for."""
+    """Positions in the distorted image of pixels of the ideal one; both in pixels of the size that K is for."""
     K = K.to(pixels)
     homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], -1)
     points = (homogeneous @ torch.linalg.inv(K).mT)[..., :2]

@@ -142,7 +142,7 @@ def _resolve_frames(protocol: Protocol, frames: list[int], notes: list[str]) -> 
 
 
 def _nearest_frames(wanted: tuple[int, ...], frames: list[int]) -> list[int]:
-    """For each wanted frame the frame itself, or the nearest one that is neither wanted nor taken."""
+    """Each wanted frame itself or, if it is missing, the nearest one that is neither wanted nor taken."""
     free = sorted(set(frames) - set(wanted))
     chosen = []
     for frame in wanted:

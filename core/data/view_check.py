@@ -56,7 +56,7 @@ def _along_bones(joints: Float[Tensor, "F J 3"], parents: tuple[int, ...]) -> Fl
 
 
 def view_faults(points: Float[Tensor, "N P 3"], cameras: Cameras, alphas: UInt8[Tensor, "N H W"]) -> list[str | None]:
-    """What is wrong with each of N images, or None.
+    """Fault of each of N images, as text; None for a sound one.
 
     Args:
         points: Points of the skeleton (`skeleton_points`), in the world of the cameras.

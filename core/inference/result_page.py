@@ -12,8 +12,8 @@ def write_result_page(path: Path, name: str, capture: Path) -> None:
     """Write the page.
 
     Args:
-        path: Of the page; the other results are in the same folder, the capture in `CAPTURE_FOLDER` of it.
-        capture: Where the capture is now; its `quality.json` may be missing.
+        path: Path of the page; the other results are in the same folder, the capture in `CAPTURE_FOLDER` of it.
+        capture: Present folder of the capture; its `quality.json` may be missing.
     """
     try:
         quality = json.loads((capture / "quality.json").read_text(encoding="utf-8"))

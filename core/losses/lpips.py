@@ -83,7 +83,7 @@ class LPIPS(nn.Module):
         return torch.stack(distances).sum(0).view(batch)
 
     def _can_use_kernels(self, predicted: Tensor, target: Tensor) -> bool:
-        """Whether the kernels support these images: the sizes of all maps are even, and the target has no gradient."""
+        """True if the kernels support these images: the sizes of all maps are even, and the target has no gradient."""
         fits = self.net == "vgg" and predicted.shape[-1] % 16 == predicted.shape[-2] % 16 == 0
         lowered = torch.is_autocast_enabled("cuda")
         return fits and lowered and can_use_kernels(predicted, constants=[target], dtypes=None)

@@ -27,7 +27,7 @@ class Placement:
     """Initial placement of N Gaussians on the surface of the rest pose."""
 
     offsets: Float[Tensor, "N 3"]
-    """From the vertex to the centre, in metres, along the canonical axes."""
+    """Vectors from the vertices to the centres, in metres, along the canonical axes."""
     scales: Float[Tensor, "N 3"]
     """Standard deviations along `axes`, in metres."""
     axes: Float[Tensor, "N 3 3"]

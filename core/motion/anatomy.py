@@ -53,7 +53,7 @@ RELAXED = {
 
 
 def both(**angles: float) -> dict[str, float]:
-    """The same angles for the left and the right limb."""
+    """Angles of both limbs of a pair, equal on the left and the right."""
     return {f"{side}_{name}": angle for side in "lr" for name, angle in angles.items()}
 
 

@@ -24,7 +24,7 @@ class CapacityEstimator:
     Args:
         capacity: Initial number of slots for the lists.
         limit: Largest capacity. Calls that need more use the slow fallback.
-        on_cuda: Whether the reports come from a GPU.
+        on_cuda: True if the reports come from a GPU.
     """
 
     def __init__(self, capacity: int, limit: int, on_cuda: bool) -> None:

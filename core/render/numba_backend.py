@@ -108,7 +108,7 @@ def _splat_table(
 
 
 class _Rasterize(torch.autograd.Function):
-    """From Gaussians to images."""
+    """Rendering of Gaussians to images, with all its gradients in one autograd node."""
 
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, colors, background, viewmats, Ks, width, height, with_weights):
@@ -136,7 +136,7 @@ class _Rasterize(torch.autograd.Function):
 
 
 class _Composite(torch.autograd.Function):
-    """From a splat table to images."""
+    """Compositing of a splat table to images."""
 
     @staticmethod
     def forward(ctx, table, background, width, height, with_weights):
@@ -205,7 +205,7 @@ def _project_backward(
 
 
 Lists = list[tuple[np.ndarray, np.ndarray]]
-"""Of each view, the splats of all tiles, and the start of each tile's list."""
+"""Splats of all tiles and the start of each tile's list, for each view."""
 
 
 def _composite(

@@ -95,7 +95,7 @@ def _load_rotation(quats, i, mask):
 
 @triton.jit
 def _center(camera, mean_x, mean_y, mean_z, width, height):
-    """Whether the centre is in front of the camera, its depth, x / z and y / z, and these clamped for J."""
+    """True where the centre is in front of the camera; its depth, x / z and y / z, and these clamped for J."""
     rotation, translation, intrinsics = camera
     fx, fy, cx, cy = intrinsics
     x, y, z = _rotate(rotation, mean_x, mean_y, mean_z)

@@ -70,7 +70,7 @@ def rasterize(
 
 
 class _Rasterize(torch.autograd.Function):
-    """From Gaussians to images in one autograd node: each node costs more host time than these kernels."""
+    """Rendering of Gaussians to images in one autograd node: each node costs more host time than these kernels."""
 
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, colors, background, viewmats, Ks, width, height, depth, capacity):
@@ -101,7 +101,7 @@ class _Rasterize(torch.autograd.Function):
 
 
 class _Composite(torch.autograd.Function):
-    """From a splat table to images."""
+    """Compositing of a splat table to images."""
 
     @staticmethod
     def forward(ctx, table, background, keys, width, height, depth, capacity):

@@ -43,7 +43,7 @@ class CudaGraphCache:
     values of tensors. Hooks of submodules do not run.
 
     Attributes:
-        enabled: Whether graphs are captured and replayed.
+        enabled: True to capture and replay graphs.
     """
 
     def __init__(self):

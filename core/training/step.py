@@ -53,7 +53,7 @@ def sample_input_subset(frames: int, views: int, options: DataOptions, generator
 
 
 class TrainingStep(nn.Module):
-    """From samples to losses, in one of the three stages. Parameters that the stage does not train are frozen."""
+    """Forward pass from samples to losses in one of the stages. Parameters that the stage does not train are frozen."""
 
     def __init__(self, model: HumanGaussianGraph, options: TrainOptions, lpips: LPIPS | None = None):
         super().__init__()

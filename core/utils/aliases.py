@@ -59,7 +59,7 @@ def current_parameter(name: str) -> str:
 
 
 def current_parameters(tensors: dict[str, Value]) -> dict[str, Value]:
-    """The same values by the present names of their parameters."""
+    """Rename the parameters of a checkpoint of any version; the values stay the same."""
     return {current_parameter(name): value for name, value in tensors.items()}
 
 

@@ -60,7 +60,7 @@ def check_ranges(options: Any, prefix: str = "") -> None:
     A class may also have a method `check_combination(prefix)` for what depends on more than one field.
 
     Args:
-        prefix: What stands before the field names on the command line, such as `data.`.
+        prefix: Text before the field names on the command line, such as `data.`.
     Raises:
         InputError: If a number is out of its range, or not finite; the message names the flag.
     """

@@ -72,7 +72,7 @@ def _distance(a: Float[Tensor, "F V 3"], b: Float[Tensor, "F V 3"]) -> Tensor:
 
 
 def _scaled_distance(a: Float[Tensor, "F V 3"], b: Float[Tensor, "F V 3"]) -> Tensor:
-    """In a camera's frame a factor moves bodies away and enlarges them: what one camera cannot observe."""
+    """Distance after scaling about the camera, a factor that one camera cannot observe."""
     return _distance((a * b).sum() / (a * a).sum() * a, b)
 
 

@@ -28,7 +28,7 @@ SPLIT = "fits"
 VERSION = 1
 """Version of the cached files."""
 UP = (0.0, 0.0, -1.0)
-"""Against gravity in the world of synthetic captures."""
+"""Unit vector against gravity in the world of synthetic captures."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class FitScene:
     """One subject: what is given to a fit, and the truth."""
 
     observations: Observations
-    """With the masks of the landmark network, sharpened, unless true ones are asked for."""
+    """Input of the fit; its masks are those of the landmark network, sharpened, or on request the true ones."""
     true_masks: Silhouettes
     truth: BodyParams
-    """Batch axis over frames, in the world of the observations."""
+    """True bodies [F] in the world of the observations."""
     up: Float[Tensor, " 3"]
     """True direction against gravity."""
     wears_skirt: bool
@@ -52,11 +52,11 @@ def load_scene(
 
     Args:
         kind: One of `KINDS`.
-        index: Of the subject.
-        body: On the CPU.
-        folder: Of the cache.
-        seed: Of all subjects.
-        variant: Of the landmark network, `full` or `heavy`.
+        index: Index of the subject.
+        body: Body model, on the CPU.
+        folder: Folder of cached scenes.
+        seed: Seed of all subjects.
+        variant: Landmark network, `full` or `heavy`.
         true_masks: Give the fit the true masks instead of the network's.
     """
     path = folder / f"{kind}_{seed}_{index:03d}_{variant}_v{VERSION}.npz"

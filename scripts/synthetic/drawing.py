@@ -36,7 +36,7 @@ class Scene:
     points: Float[Tensor, "M 3"]
     """Rest-pose positions."""
     paint: Float[Tensor, "M 3"]
-    """The same points on the mean body."""
+    """Points of the mean body at which colours are evaluated, in the order of `points`."""
     faces: Int[Tensor, "F 3"]
     face_materials: Int[Tensor, " F"]
     cull: Bool[Tensor, " F"]

@@ -19,7 +19,7 @@ class Surface:
     points: Float[np.ndarray, "M 3"]
     """Rest-pose positions of this person."""
     paint: Float[np.ndarray, "M 3"]
-    """The same points on the mean body, at which colours are evaluated."""
+    """Points of the mean body at which colours are evaluated, in the order of `points`."""
     faces: Int[np.ndarray, "F 3"]
     anchors: Int[np.ndarray, "M K"]
     """Body vertices whose transforms are blended at a point."""

@@ -35,7 +35,7 @@ def triangulate(
     Args:
         pixels, weights: Detections; those of weight 0 do not count.
         Ks, viewmats: Of the cameras.
-        rounds: Of reweighting.
+        rounds: Number of reweightings.
         sigma: Distance from a ray, in metres, at which a detection counts half.
     Returns:
         The points, and where at least two cameras count.
@@ -63,7 +63,7 @@ def initial_rotations(
     Args:
         body: With SMPL's joints.
         table: The landmarks' layout.
-        points: In world axes.
+        points: 3D points in world axes.
     """
     frames = len(points)
     rest = PointModel(body, torch.zeros(1, dtype=torch.int64), table)

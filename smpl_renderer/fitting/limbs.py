@@ -52,8 +52,8 @@ def two_bone_rotations(
     twist is small.
 
     Args:
-        limb: Which one.
-        rest_joints: Of the rest pose.
+        limb: The arm or leg.
+        rest_joints: Joints of the rest pose.
         parent: World rotation of the joint above the first.
         upper, lower: World directions of the two bones.
     """

@@ -37,8 +37,8 @@ def minimise(
     """Take `steps` steps of Adam in the variables `names`.
 
     Args:
-        x: Where to start.
-        energy: Of the same frames.
+        x: Initial variables.
+        energy: Energy of the same frames.
         rate: Factor on all learning rates.
         silhouettes: Let the terms of the masks count.
         common: Update the pose that all frames share.

@@ -37,11 +37,11 @@ class JointMap:
 
     pelvis: int
     spine: tuple[int, ...]
-    """From the lowest upwards; may be empty."""
+    """Joints of the spine, from the lowest upwards; may be empty."""
     neck: tuple[int, ...]
     head: int | None
     limbs: dict[str, int]
-    """By SMPL's names of joints, such as `left_elbow`; collars, wrists and feet may be missing."""
+    """Joints of the limbs by SMPL's names, such as `left_elbow`; collars, wrists and feet may be missing."""
 
 
 def find_joints(names: Sequence[str], parents: Sequence[int]) -> JointMap:

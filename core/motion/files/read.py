@@ -44,7 +44,7 @@ def read_motion(
         body: A body of SMPL's tree, whose rest pose the motion is transferred to.
         up: Up axis of the file (`+z`, `-y`, ...), or `auto`: the one along which heads are above feet.
         fps: Frames per second, in place of what the file states; 30 if it states none.
-        person: Which person, by the number of frames, from 1; by default the one with the most.
+        person: Number of the person, from 1 for the one in the most frames, which is the default.
     Raises:
         InputError: If the file is of no known kind, broken, or holds fewer people; or if `up` is no axis.
     """
@@ -69,7 +69,7 @@ def read_track(
     """Poses of a file in its own frame: before gaps are filled and the up axis is turned.
 
     Args:
-        space: Whether poses in the world or in the camera are read, from files that hold both.
+        space: Choice between poses in the world and in the camera, for files that hold both.
         fps: Rate of a capture's fits, in place of their times.
     Raises:
         InputError: As `read_motion`.
@@ -194,7 +194,7 @@ def _is_easymocap(content: Any) -> bool:
 
 
 def _described(content: Any) -> str:
-    """What a file holds, in a few words."""
+    """Short description of the content of a file, for messages."""
     if isinstance(content, dict):
         return f"a dictionary of {', '.join(map(str, list(content)[:12]))}"
     return f"a {type(content).__name__} of {len(content)}" if hasattr(content, "__len__") else type(content).__name__

@@ -209,7 +209,7 @@ def retarget(clip: BvhClip, joints: JointMap, rest: Float[np.ndarray, "24 3"]) -
 
     Args:
         clip: At least one frame.
-        joints: What the skeleton's joints are.
+        joints: Roles of the skeleton's joints.
         rest: Joints of the body's rest pose.
     """
     calibration = _Calibration(clip, joints, rest)

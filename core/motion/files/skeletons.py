@@ -68,7 +68,7 @@ def read_bvh_track(path: Path, body: BodyModel) -> Track:
 
 
 def _leg_length(clip: BvhClip, joints: JointMap) -> float:
-    """From hip over knee to ankle in units of the file: the mean of both legs in the first frame."""
+    """Length from hip over knee to ankle in units of the file: the mean of both legs in the first frame."""
     first = clip.positions[0]
     total = 0.0
     for side in ("left", "right"):

@@ -1,4 +1,4 @@
-"""What a motion file holds once its container and conventions are undone: rotations and pelvis of one person."""
+"""Common form of motion files, free of their containers and conventions: rotations and pelvis of one person."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ class Track:
     """T poses of one person in the frame of the file."""
 
     rotations: Float[np.ndarray, "T 24 3 3"]
-    """Relative to the parent joint; the first is the orientation of the body in the file's frame."""
+    """Rotations relative to the parent joint; the first is the orientation of the body in the file's frame."""
     pelvis: Float[np.ndarray, "T 3"]
     """Position of the pelvis in metres; zeros if the file has none."""
     frames: Int[np.ndarray, " T"]
@@ -108,7 +108,7 @@ def chosen_track(tracks: Mapping[Any, tuple[int, Any]], person: int | None, sour
         InputError: If there are fewer.
     """
     if not tracks:
-        raise InputError(f"{source}: holds no people; choose a clip in which the estimator found somebody")
+        raise InputError(f"{source}: holds no people; choose a clip in which the estimator found a person")
     if person is not None and not 1 <= person <= len(tracks):
         raise InputError(f"{source}: holds {len(tracks)} people, not {person}; give --person 1 to {len(tracks)}")
     ordered = sorted(tracks.items(), key=lambda item: -item[1][0])
