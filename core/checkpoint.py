@@ -5,6 +5,7 @@ identified by its fingerprint and must be available where the checkpoint is used
 """
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from core.model.body_transfer import transfer_parameters
 from core.model.hgg import HumanGaussianGraph
 from core.options import ModelOptions
 from core.utils.aliases import current_options, current_parameters
@@ -22,6 +25,8 @@ from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "human-gaussian-graph"
 VERSION = "2"
@@ -135,20 +140,15 @@ def load_checkpoint(
     """Load a network in evaluation mode, in float32, and the metadata of its checkpoint.
 
     Args:
-        body: The body model that the network was trained with; by default it is found by its fingerprint.
+        body: The body model to use; by default that of the training, found by its fingerprint. For another one, the
+            parameters per vertex are transferred along the surface.
     Raises:
-        InputError: If the file is not a usable checkpoint, or its body is not `body`.
+        InputError: If the file is not a usable checkpoint, or the body of its training is needed and not found.
     """
     metadata = read_metadata(path)
     options = options_from_json(ModelOptions, metadata["options"], str(path))
     if body is None:
         body = find_body(metadata["body"])
-    if body.fingerprint != metadata["body"]:
-        expected = f"{metadata['body_name']} ({metadata['body']})"
-        raise InputError(
-            f"{path} was trained on the body {expected}, got {body.name} ({body.fingerprint}); use that body, "
-            "or a checkpoint for this one"
-        )
     model = HumanGaussianGraph(options, body)
     load_weights(model, path)
     return model.to(device).eval(), metadata
@@ -157,16 +157,21 @@ def load_checkpoint(
 def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", optional: Sequence[str] = ()) -> list[str]:
     """Load the parameters whose names begin with `prefix` from a checkpoint; others are unchanged.
 
+    If the checkpoint belongs to another body, its parameters per vertex are transferred (`transfer_parameters`).
+
     Args:
         optional: Prefixes of parameters that are unchanged if the checkpoint has none with that prefix.
     Returns:
         The optional prefixes that the network has and the checkpoint lacks.
     Raises:
-        InputError: If the parameters of the checkpoint do not fit the network.
+        InputError: If the parameters of the checkpoint do not fit the network, or its body is needed and not found.
     """
+    metadata = read_metadata(path)
     with safe_open(path, "pt") as file:
         tensors = current_parameters({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if metadata["body"] != model.body.fingerprint:
+        tensors = _transferred(tensors, metadata, model.body, path)
     current = model.state_dict()
     wanted = [name for name in current if name.startswith(prefix)]
     missing = [part for part in optional if _has_prefix(wanted, part) and not _has_prefix(tensors, part)]
@@ -181,6 +186,18 @@ def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", option
             f"{path} does not fit the network: {first_misfit}; use the model options that it was trained with"
         ) from error
     return missing
+
+
+def _transferred(tensors: dict[str, Tensor], metadata: Metadata, body: BodyModel, path: Path) -> dict[str, Tensor]:
+    try:
+        source = find_body(metadata["body"])
+    except InputError as error:
+        raise InputError(
+            f"{path} was trained on the body {metadata['body_name']} ({metadata['body']}), which is needed to transfer "
+            f"it to {body.name} ({body.fingerprint}): {error}"
+        ) from error
+    logger.info("%s: trained on the body %s, transferred to %s", path, metadata["body_name"], body.name)
+    return transfer_parameters(tensors, source, body)
 
 
 def _has_prefix(names: Iterable[str], prefix: str) -> bool:

@@ -243,7 +243,7 @@ class Capture(ABC):
         if self.body_fingerprint not in (None, body.fingerprint):
             raise InputError(
                 f"{self.path}: its fits are for the body {self.body_fingerprint}, not for {body.name} "
-                f"({body.fingerprint}); use a checkpoint that was trained with that body, or refit the capture"
+                f"({body.fingerprint}); leave out --body, or use captures of different bodies one by one"
             )
         key = (frame, body.fingerprint)
         if key not in self._fits:

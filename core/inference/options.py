@@ -45,7 +45,8 @@ class InferenceOptions:
     nearest: Literal["auto", "torch_cluster", "pytorch3d"] = "auto"
     """Search for the nearest vertex of each Gaussian: built in, or by one of these packages where it is installed."""
     body: Path | None = None
-    """Body model file; by default it is found by the checkpoint's fingerprint."""
+    """Body model file; by default that of the first capture, found by its fingerprint. A checkpoint of another body is
+    transferred to it."""
     input_views: tuple[str, ...] | None = None
     """Names of the input cameras, the front camera first; by default those of the protocol."""
     observed_frames: tuple[CountOrZero, ...] | None = None

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from core.avatar.avatar import Avatar
 from core.avatar.rendering import render_avatar, supersampling
-from core.checkpoint import Metadata, load_checkpoint, read_metadata
+from core.checkpoint import Metadata, load_checkpoint
 from core.data.human_list import find_subjects
 from core.data.protocol import PROTOCOLS, Protocol, select_subjects
+from core.data.readers import open_capture
 from core.inference.options import InferenceOptions
 from core.inference.refinement import RefineOptions, Refiner
 from core.model.hgg import HumanGaussianGraph
@@ -24,8 +25,9 @@ from core.render.backends import backend_name, prepare_backend
 from core.types.cameras import Cameras
 from core.utils.device import keep_freed_memory, pick_device
 from core.utils.ranges import check_ranges
-from smpl_renderer.body_files import find_body
+from smpl_renderer.body_files import load_body
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.errors import InputError
 from smpl_renderer.types import BodyParams
 
 FULL: Protocol = replace(PROTOCOLS["paper"], name="full", subjects=())
@@ -104,8 +106,7 @@ def open_session(options: InferenceOptions) -> Session:
     protocol = _choose_protocol(options, device)
     entries = {entry.subject: entry.path for entry in find_subjects(options.captures)}
     subjects = [entries[name] for name in select_subjects(protocol, list(entries))]
-    metadata = read_metadata(options.checkpoint)
-    body = find_body(metadata["body"], options.body)  # compared with that of each capture when its fits are read
+    body = _choose_body(options, subjects[0])  # compared with that of each capture when its fits are read
     model, metadata = load_checkpoint(options.checkpoint, body, device)
     model.requires_grad_(False)
     model.set_backend(options.backend)
@@ -133,6 +134,17 @@ def open_session(options: InferenceOptions) -> Session:
     )
 
 
+def _choose_body(options: InferenceOptions, first: Path) -> BodyModel:
+    """The body of the options, else that of the first capture. The checkpoint is transferred to it if it is another."""
+    if options.body is not None:
+        return load_body(options.body)
+    capture = open_capture(first)
+    try:
+        return capture.body()
+    except InputError as error:
+        raise InputError(f"{first}: its body is not found: {error}") from error
+
+
 def _choose_protocol(options: InferenceOptions, device: torch.device) -> Protocol:
     """The protocol of the options. Without measurements its novel frames are not held out."""
     name = options.protocol
@@ -156,6 +168,7 @@ def session_settings(session: Session) -> dict:
             "step": session.metadata.get("step", ""),
             "body": session.metadata["body"],
         },
+        "body": session.body.fingerprint,
         "input": {"image_size": session.input_size, "crop": session.input_crop},
         "device": torch.cuda.get_device_name() if session.device.type == "cuda" else "cpu",
         "precision": session.precision,

@@ -131,8 +131,8 @@ def _check_body(capture: Capture, session: Session) -> None:
     """A capture that names no body has fits of SMPL, with which the stand-in must not be posed."""
     if capture.body_fingerprint is None and session.body.fingerprint == _standin_fingerprint():
         raise InputError(
-            f"{capture.path}: its fits are of SMPL (it has no body.json), but {session.options.checkpoint} was trained "
-            "on the stand-in body; use a checkpoint that was trained on SMPL"
+            f"{capture.path}: its fits are of SMPL (it names no body), but this run uses the stand-in body; leave out "
+            "--body, or run captures of different bodies one by one"
         )
 
 

@@ -87,11 +87,6 @@ def make_model(options: TrainOptions, body: BodyModel, is_resumed: bool) -> tupl
 def _load_init(model: HumanGaussianGraph, options: TrainOptions) -> list[Training]:
     """Load the weights of `--init`; return the trainings behind them."""
     metadata = read_metadata(options.init)
-    if metadata["body"] != model.body.fingerprint:
-        raise InputError(
-            f"--init {options.init} was trained on the body {metadata['body_name']}, but the data is "
-            f"made with {model.body.name}; choose the checkpoint or the data"
-        )
     # In stage `graph`, the graph may differ from that of the run that trained the U-Net.
     prefix = "unet." if options.stage == "graph" else ""
     for part in load_weights(model, options.init, prefix, OPTIONAL_PARTS):
