@@ -34,6 +34,7 @@ class Energy:
             residuals by moving away from or towards a camera.
         times: Seconds of each frame, ascending, or None.
         height: Body height in metres, where known.
+        initial: Bodies of another estimate, near which fitted ones are expected.
         free_gravity: Gravity is a variable, and images are rarely rolled.
     """
 
@@ -47,11 +48,12 @@ class Energy:
         *,
         times: Float[Tensor, " F"] | None = None,
         height: float | None = None,
+        initial: Pose | None = None,
         free_gravity: bool = False,
     ):
         device = body.v_template.device
         self.targets, self.weights, self.times, self.height = targets, weights, times, height
-        self.free_gravity = free_gravity
+        self.initial, self.free_gravity = initial, free_gravity
         self.count = len(vertex_ids)
         self.model = PointModel(body, torch.cat([vertex_ids, sole_vertices(body)]), targets.table)
         self.prior = load_pose_prior().to(device)
@@ -60,7 +62,7 @@ class Energy:
         self.parts = cloth_parts(body)[vertex_ids]
         self.clearance = weights.clearance * torch.tensor(CLEARANCES, device=device)
         self.trust = torch.ones(NUM_CLOTH_PARTS, device=device)
-        """Of the outlines of each part, in [0, 1]."""
+        """Weight of the outlines of each part, in [0, 1]."""
         self.common: Float[Tensor, "23 3 3"] | None = None
         with torch.no_grad():
             pelvis = start.scale * self.model.rest_joints(start.betas)[PELVIS] + start.transl
@@ -77,9 +79,12 @@ class Energy:
         out["prior"] = w.prior * self.prior.energies(x.pose).sum(-1)
         out["limits"] = w.limits * limit_penalty(x.pose, self.ranges)
         out["hands"] = w.hands * 0.5 * (x.pose[:, HAND_JOINTS, :] / w.hand_sigma).square().sum((1, 2))
+        rotations = bodies.rotations[:, 1:]
         if self.common is not None:
-            rotations = bodies.rotations[:, 1:]
-            out["common"] = w.common * terms.common_pose_term(rotations, self.common, w.common_sigma, w.common_width)
+            out["common"] = w.common * terms.pose_term(rotations, self.common, w.common_sigma, w.common_width)
+        if self.initial is not None:
+            expected = self.initial.rotations[:, 1:]
+            out["initial"] = w.initial * terms.pose_term(rotations, expected, w.initial_sigma, w.initial_width)
         if self.times is not None and w.smooth:
             out["smooth"] = w.smooth * terms.smooth_term(posed.joints, self.times, w.smooth_sigma, w.smooth_window)
         out["shape"] = self._shape_term(x, bodies)
@@ -177,7 +182,8 @@ class Energy:
 
     def _shape_term(self, x: Variables, bodies: Pose) -> Float[Tensor, " F"]:
         w, frames = self.weights, self.targets.num_frames
-        shared = 0.5 * w.shape * x.betas.square().sum() + 0.5 * (x.log_scale / w.scale_sigma).square()
+        shape = x.betas if self.initial is None else x.betas - self.initial.betas
+        shared = 0.5 * w.shape * shape.square().sum() + 0.5 * (x.log_scale / w.scale_sigma).square()
         if self.height is not None:
             constant, slopes = self.height_rows
             height = bodies.scale * (constant + slopes[: len(x.betas)] @ x.betas)

@@ -13,7 +13,7 @@ from smpl_renderer.fitting.flips import likely_facing, sides_by_camera, swap_sid
 from smpl_renderer.fitting.observations import Observations
 from smpl_renderer.fitting.options import FitOptions
 from smpl_renderer.fitting.point_model import PointModel, Pose
-from smpl_renderer.fitting.quality import judge
+from smpl_renderer.fitting.quality import fit_quality
 from smpl_renderer.fitting.result import FitResult
 from smpl_renderer.fitting.solver import minimise
 from smpl_renderer.fitting.start import start_from_bodies, start_from_landmarks, turned_starts
@@ -76,6 +76,7 @@ class _Fit:
             self.weights = replace(self.weights, hands=0.1 * weights.hands)
         self.coarse, self.fine = spread_vertices(body, COARSE), spread_vertices(body, FINE)
         self.one_camera = observations.num_cameras == 1
+        self.initial: Pose | None = None
         self.done = self.total = 0
 
     def run(self, initial: BodyParams | None) -> FitResult:
@@ -95,6 +96,7 @@ class _Fit:
         else:
             self.total = sum(self._steps(stage) for stage in stages)
             x = self._start_from(initial)
+            self.initial = x.bodies()
         for stage, vertex_ids, rate in (("coarse", self.coarse, 1.0), ("fine", self.fine, 0.5)):
             energy = self._energy(x, vertex_ids)
             if stage == "fine":
@@ -133,6 +135,7 @@ class _Fit:
             # Targets of alternatives repeat frames.
             times=self.observations.times if own else None,
             height=self.options.height,
+            initial=self.initial if own else None,
             free_gravity=self.observations.up is None,
         )
 
@@ -200,7 +203,7 @@ class _Fit:
         swapped = swap_sides(self.observations, everywhere, self.targets.table)
         targets = prepare_targets(swapped)
         other, lifted = start_from_landmarks(swapped, targets, self.body, self.options)
-        if not lifted.any():  # nothing but the depth tells the two apart at this point
+        if not lifted.any():  # nothing but the depth distinguishes the two at this point
             other = self._half_turn(x, targets)
         other = replace(other, betas=x.betas, up=x.up, floor=x.floor)
         common = self._common(x)
@@ -244,7 +247,7 @@ class _Fit:
 
     def _result(self, x: Variables) -> FitResult:
         params = x.bodies().to_params()
-        quality, warnings = judge(params, self.body, self.observations, self.targets)
+        quality, warnings = fit_quality(params, self.body, self.observations, self.targets)
         frames = self.observations.num_frames
         return FitResult(params, x.unit_up(), x.floor.expand(frames), quality, warnings)
 

@@ -1,4 +1,4 @@
-"""Alternatives to a fit that one camera can hardly tell apart: limbs mirrored in depth, and a person seen from behind.
+"""Alternatives to a fit that one camera can hardly distinguish: limbs mirrored in depth, and a person seen from behind.
 
 Seen by one camera, a bone that points towards it looks like one that points away. And single-image networks take some
 backs for fronts: they then exchange left and right, and mirror the depth.

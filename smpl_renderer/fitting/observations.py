@@ -52,7 +52,8 @@ def _cut_window(mask: np.ndarray | Tensor | None, size: int) -> tuple[Tensor, Te
     empty = torch.zeros(size, size), torch.zeros(size, size, dtype=torch.bool), torch.tensor([0.0, 0.0, 1.0])
     if mask is None:
         return *empty, torch.tensor(False)
-    mask = torch.as_tensor(mask)
+    # Arrays of image files may be read-only, which PyTorch does not take.
+    mask = torch.from_numpy(np.array(mask)) if isinstance(mask, np.ndarray) else mask
     full = 255.0 if mask.dtype == torch.uint8 else 1.0
     soft = mask.float() / full
     covered = soft > 0.5

@@ -21,7 +21,7 @@ class Pose(TensorStructure):
     """Bodies of F frames that share shape and scale, with rotations as matrices."""
 
     rotations: Float[Tensor, "F J 3 3"]
-    """Of each joint relative to its parent; the first is the root's in the world."""
+    """Rotation of each joint relative to its parent; the first is the root's in the world."""
     transl: Float[Tensor, "F 3"]
     betas: Float[Tensor, " S"]
     scale: Float[Tensor, ""]

@@ -64,7 +64,7 @@ class PosePrior(TensorStructure):
     mirror: Float[Tensor, " 3"]
     """Signs that turn a rotation vector of the right side into the left's."""
     joints: tuple[Int[Tensor, " n"], ...]
-    """Of the left arm, right arm, left leg, right leg and trunk."""
+    """Joints of the left arm, right arm, left leg, right leg and trunk."""
 
     def to(self, *args, **kwargs) -> "PosePrior":
         moved = super().to(*args, **kwargs)

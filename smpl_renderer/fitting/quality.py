@@ -19,7 +19,7 @@ MASK_SIZE = 128
 """Side, in cells, of the windows in which silhouettes are compared."""
 POOR_IOU, BAD_IOU = 0.7, 0.5
 POOR_LANDMARKS = 0.04
-"""Of the body height."""
+"""Landmark error above which a frame is poor, relative to the body height."""
 HIDDEN = 0.3
 """Visibility under which a landmark counts as hidden."""
 _LIMB_ENDS = {
@@ -31,7 +31,7 @@ _LIMB_ENDS = {
 
 
 @torch.no_grad()
-def judge(
+def fit_quality(
     params: BodyParams, body: BodyModel, observations: Observations, targets: Targets
 ) -> tuple[tuple[FrameQuality, ...], tuple[str, ...]]:
     """Quality of each frame, and warnings about all frames together.

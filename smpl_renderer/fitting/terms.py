@@ -187,11 +187,11 @@ def upright_term(trunk: Float[Tensor, "F 3"], up: Float[Tensor, "F 3"], sigma: f
     return geman_mcclure(2 * (1 - cosine) / sigma**2, 2.0)
 
 
-def common_pose_term(
-    rotations: Float[Tensor, "F J 3 3"], common: Float[Tensor, "J 3 3"], sigma: float, width: float
+def pose_term(
+    rotations: Float[Tensor, "F J 3 3"], expected: Float[Tensor, "*F J 3 3"], sigma: float, width: float
 ) -> Float[Tensor, " F"]:
-    """Difference of joint rotations from one pose of all frames, in radians, robust for each joint."""
-    squared = (rotations - common).square().sum((-2, -1)) / 2  # about the squared angle
+    """Difference of joint rotations from those of another pose, in radians, robust for each joint."""
+    squared = (rotations - expected).square().sum((-2, -1)) / 2  # about the squared angle
     return geman_mcclure(squared / sigma**2, width).sum(-1)
 
 

@@ -19,7 +19,7 @@ class Weights:
     outline_sigma: float = 0.02
     outline_width: float = 3.0
     fine_sigma: float = 0.02
-    """Of `outline_sigma` and `outside_sigma` in the last stage."""
+    """Values of `outline_sigma` and `outside_sigma` in the last stage."""
     clearance: float = 1.0
     """Factor on the distances by which cloth lets masks exceed the body."""
     loose_offset: float = 0.03
@@ -35,20 +35,24 @@ class Weights:
     upright: float = 0.3
     upright_sigma: float = 0.2
     roll_sigma: float = 0.05
-    """Of a camera whose gravity is unknown; its pitch is ten times as free."""
+    """Standard deviation for a camera whose gravity is unknown; its pitch is ten times as free."""
     prior: float = 0.3
     limits: float = 1.0
     shape: float = 1.0
     scale_sigma: float = 0.1
-    """Of the logarithm of the body's scale."""
+    """Standard deviation of the logarithm of the body's scale."""
     height_sigma: float = 0.005
-    """Of the body height, where it is given."""
+    """Standard deviation of the body height, where it is given."""
     common: float = 0.5
     common_sigma: float = 0.15
     common_width: float = 2.0
+    initial: float = 1.0
+    """Of the bodies that a fit starts from, where they are given."""
+    initial_sigma: float = 0.15
+    initial_width: float = 2.0
     smooth: float = 0.3
     smooth_sigma: float = 4.0
-    """Of accelerations, in metres per second squared."""
+    """Standard deviation of accelerations, in metres per second squared."""
     smooth_window: float = 0.25
     """Seconds between frames from which on smoothness does not count."""
     hands: float = 1.0

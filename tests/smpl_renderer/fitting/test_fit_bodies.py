@@ -94,6 +94,22 @@ def test_perturbed_bodies_are_refined_by_masks_alone(body):
     assert mask_ious(result.params, body, seen).min() > mask_ious(start, body, seen).min()
 
 
+def test_what_masks_do_not_show_stays_as_it_was(body):
+    """One camera from the front: the depth of the arms follows from the bodies that the fit starts from."""
+    true = standing_bodies([0.0])
+    pose = true.body_pose.clone().unflatten(1, (23, 3))
+    pose[:, [15, 16], 1] = torch.tensor([-0.5, 0.5])  # both arms to the front
+    true = replace(true, body_pose=pose.flatten(1))
+    seen = observe_bodies(true, body, up=True)
+    seen = replace(seen, landmarks=None, visibility=None, world_landmarks=None)
+    errors = []
+    for factor in (0.0, 10.0):
+        weights = replace(NAKED, initial=factor, prior=3.0)
+        result = fit_bodies(seen, body, replace(QUICK, steps=0.3), initial=true, weights=weights)
+        errors.append(rotation_degrees(*(p.body_pose.unflatten(1, (23, 3)) for p in (result.params, true))).mean())
+    assert errors[1] < 0.6 * errors[0]
+
+
 def test_the_true_bodies_stay(body):
     true = standing_bodies([0.3, 1.0])
     seen = observe_bodies(true, body, ring_cameras(4), up=True)

@@ -193,16 +193,16 @@ def test_upright_term_grows_with_the_angle(rng):
     gradcheck(lambda x: terms.upright_term(x, up, 0.2), randn(1, 3, rng=rng))
 
 
-def test_common_pose_term_is_about_the_squared_angle(rng):
+def test_pose_term_is_about_the_squared_angle(rng):
     def about_z(angle):
         c, s = math.cos(angle), math.sin(angle)
         return torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=torch.float64)
 
     common = torch.eye(3, dtype=torch.float64)[None]
-    value = terms.common_pose_term(about_z(0.05)[None, None], common, 0.15, 1e6)
+    value = terms.pose_term(about_z(0.05)[None, None], common, 0.15, 1e6)
     assert float(value) == pytest.approx(0.5 * (0.05 / 0.15) ** 2, rel=1e-3)
-    assert (terms.common_pose_term(common[None], common, 0.15, 2.0) == 0).all()
-    gradcheck(lambda R: terms.common_pose_term(R, common, 0.15, 2.0), randn(F, 1, 3, 3, rng=rng))
+    assert (terms.pose_term(common[None], common, 0.15, 2.0) == 0).all()
+    gradcheck(lambda R: terms.pose_term(R, common, 0.15, 2.0), randn(F, 1, 3, 3, rng=rng))
 
 
 def test_smooth_term_is_zero_for_constant_speed(rng):
