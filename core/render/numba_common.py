@@ -1,4 +1,4 @@
-"""Parts that the compiled CPU kernels of backend `numba` share: compilation, the columns of their splat table, tile sizes.
+"""Common parts of the compiled kernels of backend `numba`: compilation, columns of their splat table, tile sizes.
 
 An entry of the table describes a splat as in `core/render/splat_table.py`: a pixel at offset d from its centre has
 
