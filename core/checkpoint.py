@@ -164,12 +164,18 @@ def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", option
     Returns:
         The optional prefixes that the network has and the checkpoint lacks.
     Raises:
-        InputError: If the parameters of the checkpoint do not fit the network, or its body is needed and not found.
+        InputError: If the parameters of the checkpoint are not finite or do not fit the network, or its body is needed
+            and not found.
     """
     metadata = read_metadata(path)
     with safe_open(path, "pt") as file:
         tensors = current_parameters({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"{path}: the parameter {name} holds NaN or infinity; use an earlier checkpoint of the run"
+            )
     if metadata["body"] != model.body.fingerprint:
         tensors = _transferred(tensors, metadata, model.body, path)
     current = model.state_dict()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from smpl_renderer.body_model import JOINT_NAMES, SMPL_ARRAYS, SMPL_PARENTS, BodyModel
+from smpl_renderer.bounded_files import MAX_BODY_BYTES, check_archive
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY
 from smpl_renderer.pickles import read_smpl_pickle
@@ -73,6 +74,7 @@ def find_body(fingerprint: str | None, override: Path | None = None) -> BodyMode
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    check_archive(path, MAX_BODY_BYTES, "a body model")
     try:
         with np.load(path, allow_pickle=False) as archive:
             if "pd_step" in archive.files:
@@ -80,7 +82,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             # Some of SMPL's files also hold Python objects, which are not read: that would unpickle them.
             return {name: archive[name] for name in SMPL_ARRAYS if name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy raise different types for a broken archive
-        raise InputError(f"{path}: cannot be read as .npz ({error}); get a new copy") from error
+        raise InputError(f"{path}: cannot be read as .npz ({error}); copy or convert it again") from error
 
 
 def _expand_compact(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -14,9 +14,12 @@ from scipy import sparse
 from torch import Tensor
 
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.bounded_files import load_torch
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
+MAX_ELEMENTS = 2**26
+"""Largest number of indices that are read."""
 NUM_NEIGHBORS = 18
 """Default size: a vertex, its first ring and most of its second (Liu et al., Human Gaussian Graph, 2025)."""
 
@@ -109,17 +112,45 @@ def save_connectivity(path: Path, connectivity: Connectivity) -> None:
         torch.save(asdict(connectivity), temporary)
 
 
+def _check(connectivity: Connectivity) -> None:
+    """Check that neighbourhoods are what `build_connectivity` makes: types, shapes, and indices of vertices.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    neighbors, mask, crow, col = (getattr(connectivity, name) for name in ("neighbors", "mask", "crow", "col"))
+    if not all(isinstance(x, torch.Tensor) and x.layout == torch.strided for x in (neighbors, mask, crow, col)):
+        raise ValueError("expected dense tensors")
+    if [x.dtype for x in (neighbors, mask, crow, col)] != [torch.int64, torch.bool, torch.int64, torch.int64]:
+        raise ValueError("tensors are of other types")
+    count = len(neighbors)
+    if neighbors.ndim != 2 or neighbors.shape != mask.shape or crow.shape != (count + 1,) or col.ndim != 1:
+        raise ValueError("shapes contradict each other")
+    if max(neighbors.numel(), col.numel()) > MAX_ELEMENTS or min(neighbors.shape) < 1:
+        raise ValueError("shapes are empty or too large")
+    in_range = all(bool(((x >= 0) & (x < count)).all()) for x in (neighbors, col))
+    if not in_range or crow[0] != 0 or crow[-1] != len(col) or bool((crow.diff() < 0).any()):
+        raise ValueError("indices are no vertices")
+    if not bool(mask[:, 0].all()) or not torch.equal(neighbors[:, 0], torch.arange(count)):
+        raise ValueError("each neighbourhood must begin with its vertex")
+    if not isinstance(connectivity.fingerprint, str):
+        raise ValueError("the fingerprint is no text")
+
+
 def load_connectivity(path: Path, body: BodyModel | None = None) -> Connectivity:
     """Read a file written by `save_connectivity`.
 
     Raises:
-        InputError: If the file cannot be read, or belongs to a different body than `body`.
+        InputError: If the file cannot be read, its indices are no vertices, or it belongs to another body than `body`.
     """
     remedy = "write it with vertex_connectivity.py"
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file; {remedy}")
     try:
-        connectivity = Connectivity(**torch.load(path, map_location="cpu", weights_only=True))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; {remedy}") from error
+        connectivity = Connectivity(**load_torch(path, kind="vertex neighbourhoods"))
+        _check(connectivity)
+    except InputError:
+        raise
     except Exception as error:  # torch raises many types for a broken file
         raise InputError(f"{path}: holds no vertex neighbourhoods ({type(error).__name__}); {remedy}") from error
     if body is not None and connectivity.fingerprint != body.fingerprint:

@@ -7,9 +7,12 @@ description of an array and build it with plain numpy, so that numpy's own unpic
 
 import io
 import pickle
+import pickletools
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextvars import ContextVar
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +20,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smpl_renderer.bounded_files import (
+    EXPANSION,
+    MAX_BODY_BYTES,
+    MAX_FIT_BYTES,
+    SMALL,
+    check_file,
+    check_tensor,
+    load_torch,
+)
 from smpl_renderer.errors import InputError
+
+MAX_OPCODES = 2**20
+"""Instructions of a pickle; SMPL's have some hundreds, a fit of nested lists some 60,000."""
+MAX_WIDE_KEYS = 1000
+"""Whole numbers beyond 60 bits, and tuples beyond `MAX_TUPLES`, of which many can have the same hash: dictionaries of
+such keys take minutes. Tuples describe arrays, some per array."""
+MAX_TUPLES = 10_000
+MAX_NODES = 2**20
+"""Elements of nested lists and dictionaries. References to the same list count as often as they occur."""
+MAX_ELEMENTS = 2**22
+"""Elements of an array of a fit."""
 
 
 def read_smpl_pickle(path: Path) -> dict[str, np.ndarray]:
@@ -28,7 +51,7 @@ def read_smpl_pickle(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: If the file cannot be read, or needs a name that is not in the list.
     """
-    content = _load(path, {**NUMPY_NAMES, **_SPARSE, **_CHUMPY})
+    content = _load(path, {**NUMPY_NAMES, **_SPARSE, **_CHUMPY}, MAX_BODY_BYTES, "a body model")
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, expected SMPL's dictionary of arrays")
     values = {key: _resolve(value, path) for key, value in content.items()}
@@ -43,15 +66,16 @@ def read_fit_pickle(path: Path) -> Any:
     Raises:
         InputError: If the file cannot be read, or needs a name that is not in the list.
     """
+    check_file(path, MAX_FIT_BYTES, "a fit")
     try:
         with Path(path).open("rb") as stream:
             is_zip = stream.read(2) == b"PK"
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     content = None if is_zip else _load(path, {**NUMPY_NAMES, **TORCH_NAMES})
     if is_zip or (isinstance(content, int) and content == _TORCH_MAGIC):
         content = _load_torch_file(path)
-    return _resolve_tree(content, path)
+    return _resolve_tree(content, path, [MAX_NODES])
 
 
 def read_float_pickle(path: Path) -> float:
@@ -80,13 +104,15 @@ def read_array_tree(path: Path) -> dict[str, Any]:
             return {key: resolve(item) for key, item in value.items()}
         return _resolve(value, path)
 
-    return resolve(_load(path, NUMPY_NAMES))
+    return resolve(_load(path, NUMPY_NAMES, MAX_BODY_BYTES))
 
 
 def _load_torch_file(path: Path) -> Any:
     """Content of a file of `torch.save`, through torch's own restricted reader."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_torch(path, kind="a fit")
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
@@ -96,13 +122,21 @@ def _load_torch_file(path: Path) -> Any:
         _raise_unreadable(path, error)
 
 
-def _resolve_tree(value: Any, path: Path, depth: int = 4) -> Any:
+def _resolve_tree(value: Any, path: Path, left: list[int], depth: int = 4) -> Any:
     """Arrays that substitutes in nested dictionaries and lists describe; objects of other types are left out."""
-    if isinstance(value, dict) and depth:
-        return {key: _resolve_tree(item, path, depth - 1) for key, item in value.items()}
-    if isinstance(value, list | tuple) and depth:
-        return [_resolve_tree(item, path, depth - 1) for item in value]
+    if isinstance(value, dict | list | tuple) and depth:
+        left[0] -= len(value)
+        if left[0] < 0:
+            raise InputError(f"{path}: holds more than {MAX_NODES} numbers in lists; write arrays")
+        if isinstance(value, dict):
+            return {key: _resolve_tree(item, path, left, depth - 1) for key, item in value.items()}
+        return [_resolve_tree(item, path, left, depth - 1) for item in value]
     resolved = _resolve(value, path)
+    if isinstance(resolved, Tensor):
+        try:
+            check_tensor(resolved, MAX_ELEMENTS)
+        except ValueError as error:
+            raise InputError(f"{path}: holds {error}; write plain, small tensors") from error
     return resolved if isinstance(resolved, Tensor | np.ndarray | int | float | str | None) else None
 
 
@@ -123,18 +157,56 @@ class RefusedObject(Exception):
     """A pickle needs a name that is not in the list."""
 
 
-def _load(path: Path, allowed: Mapping[tuple[str, str], Any]) -> Any:
+def _load(
+    path: Path, allowed: Mapping[tuple[str, str], Any], limit: int = MAX_FIT_BYTES, kind: str = "a pickle"
+) -> Any:
+    size = check_file(path, limit, kind)
+    budget = _BUDGET.set([EXPANSION * size + SMALL])
     try:
         with Path(path).open("rb") as stream:
+            _check_instructions(stream)
+            stream.seek(0)
             return _RestrictedUnpickler(stream, allowed).load()
     except RefusedObject as refused:
         raise InputError(
             f"{path}: refused, it calls {refused}; get the file from its publisher, or write plain arrays"
         ) from refused
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
     except Exception as error:  # a broken pickle can fail in any way
         _raise_unreadable(path, error)
+    finally:
+        _BUDGET.reset(budget)
+
+
+def _check_instructions(stream: io.BufferedIOBase) -> None:
+    """Count what a pickle consists of, without running it.
+
+    Raises:
+        ValueError: If it has more instructions, or keys that may collide, than any sound one.
+    """
+    wide = tuples = 0
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(stream)):
+        wide += isinstance(argument, int) and abs(argument) >= 2**60
+        tuples += instruction.name.startswith("TUPLE") or instruction.name == "FROZENSET"
+        if count > MAX_OPCODES or wide > MAX_WIDE_KEYS or tuples > MAX_TUPLES:
+            raise ValueError("it has too many instructions")
+
+
+_BUDGET: ContextVar[list[int]] = ContextVar("budget")
+"""Bytes that arrays of the pickle at hand may still take."""
+
+
+def _spend(count: int) -> None:
+    """Take bytes from the budget before they are allocated.
+
+    Raises:
+        ValueError: If none are left.
+    """
+    budget = _BUDGET.get(None)
+    if budget is None:  # other readers have bounds of their own
+        return
+    budget[0] -= count
+    if count < 0 or budget[0] < 0:
+        raise ValueError("its arrays are far larger than the file")
 
 
 def _resolve(value: Any, path: Path) -> Any:
@@ -147,7 +219,9 @@ def _resolve(value: Any, path: Path) -> Any:
 
 def _raise_unreadable(path: Path, error: Exception) -> NoReturn:
     reason = f"{type(error).__name__}: {error}"
-    raise InputError(f"{path}: cannot be read as a pickle, it may be truncated ({reason}); copy or write it again") from error
+    raise InputError(
+        f"{path}: cannot be read as a pickle, it may be truncated ({reason}); copy or write it again"
+    ) from error
 
 
 class DTypeRecord:
@@ -174,6 +248,7 @@ class ArrayRecord:
         self.fill(raw, dtype, shape, "F" if is_fortran else "C")
 
     def fill(self, raw: bytes | str, dtype: DTypeRecord, shape: tuple[int, ...], order: str) -> None:
+        _spend(len(raw))
         data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
         values = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
         self.value = values.astype(dtype.dtype.newbyteorder("="), order="C")  # a copy, in native byte order
@@ -186,9 +261,12 @@ class _Sparse:
         self.shape = state["_shape"] if "_shape" in state else state["shape"]
         self.data, self.rows, self.column_starts = state["data"], state["indices"], state["indptr"]
 
-    @property
+    @cached_property
     def value(self) -> np.ndarray:
         data, rows, starts = _array_of(self.data), _array_of(self.rows), _array_of(self.column_starts)
+        height, width = self.shape
+        if not 0 <= int(height) * int(width) <= MAX_ELEMENTS:
+            raise ValueError(f"a sparse matrix of {height} x {width}, too large")
         dense = np.zeros(self.shape, data.dtype)
         columns = np.repeat(np.arange(dense.shape[1]), np.diff(starts))
         np.add.at(dense, (rows, columns), data)
@@ -201,7 +279,7 @@ class _Chumpy:
     def __setstate__(self, state: dict) -> None:
         self.x = state["x"]
 
-    @property
+    @cached_property
     def value(self) -> np.ndarray:
         return _array_of(self.x)
 
@@ -212,14 +290,19 @@ class _Selection:
     def __setstate__(self, state: dict) -> None:
         self.source, self.indices, self.shape = state["a"], state["idxs"], state.get("preferred_shape")
 
-    @property
+    @cached_property
     def value(self) -> np.ndarray:
         selected = _array_of(self.source).ravel()[_array_of(self.indices)]
         return selected if self.shape is None else selected.reshape(_array_of(self.shape))
 
 
 def _array_of(value: Any) -> np.ndarray:
-    return np.asarray(value.value if hasattr(value, "value") else value)
+    """The array of a substitute, which is made once, or a short list of numbers as an array."""
+    if isinstance(value, ArrayRecord | _Sparse | _Chumpy | _Selection):
+        return np.asarray(value.value)
+    if isinstance(value, list | tuple) and (len(value) > 64 or any(isinstance(item, list | tuple) for item in value)):
+        raise ValueError("a nested list stands in place of an array")
+    return np.asarray(value)
 
 
 def _reconstruct(cls: object, *_: object) -> ArrayRecord:
@@ -245,6 +328,7 @@ def _encode(text: str, encoding: str) -> bytes:
     """Substitute for `_codecs.encode`, which represents bytes in protocols for Python 2."""
     if encoding != "latin1":
         raise ValueError(f"bytes are pickled in latin1, not in {encoding}")
+    _spend(len(text))
     return text.encode("latin1")
 
 
@@ -255,8 +339,13 @@ def _new_object(cls: type, base: object, state: object) -> Any:
     return cls()
 
 
+def _ignored(*_: object) -> None:
+    """Substitute for `set`, in which chumpy notes what is to be computed."""
+
+
 def _load_storage(stream: bytes) -> torch.storage.TypedStorage:
     """Substitute for `torch.storage._load_from_bytes`, which would unpickle the inner stream without restriction."""
+    _spend(len(stream))
     try:
         return torch.load(io.BytesIO(stream), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -270,15 +359,18 @@ def _rebuild_tensor(
     storage: torch.storage.TypedStorage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
 ) -> Tensor:
     """Substitute for `torch._utils._rebuild_tensor_v2`, without gradients and hooks."""
-    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict()).clone()
+    view = torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
+    if view.numel() * view.element_size() > EXPANSION * view.untyped_storage().nbytes() + SMALL:
+        raise ValueError("its tensors are far larger than their storage")
+    return view.clone()
 
 
-# Protocols 0 to 2 use module names of Python 2, and numpy and scipy have renamed modules since.
 def _rebuild_parameter(data: Tensor, *_: object) -> Tensor:
     """Substitute for `torch._utils._rebuild_parameter`: the tensor alone."""
     return data.detach()
 
 
+# Protocols 0 to 2 use module names of Python 2, and numpy and scipy have renamed modules since.
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 """First object of files that `torch.save` wrote before version 1.6."""
 NUMPY_NAMES = {
@@ -295,7 +387,7 @@ _CHUMPY = {
     ("chumpy.reordering", "Select"): _Selection,
     **{(module, "_reconstructor"): _new_object for module in ("copy_reg", "copyreg")},
     **{(module, "object"): None for module in ("__builtin__", "builtins")},
-    **{(module, "set"): set for module in ("__builtin__", "builtins")},
+    **{(module, "set"): _ignored for module in ("__builtin__", "builtins")},
     ("collections", "OrderedDict"): OrderedDict,
 }
 TORCH_NAMES = {

@@ -132,6 +132,17 @@ def test_parameters_that_overflow_are_not_written(model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_parameters_that_are_not_finite_are_refused(model, body, tmp_path, value):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model)
+    tensors = load_file(path)
+    tensors["head.offsets"].view(-1)[3] = value
+    save_file(tensors, path, read_metadata(path))
+    with pytest.raises(InputError, match=r"model\.safetensors: the parameter head\.offsets holds NaN or infinity"):
+        load_checkpoint(path, body)
+
+
 def test_from_a_checkpoint_of_another_graph_only_the_unet_loads(model, body, tmp_path):
     path = tmp_path / "m.safetensors"
     save_checkpoint(path, model)

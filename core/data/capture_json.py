@@ -203,7 +203,7 @@ def _lens(record: Any, where: str) -> Lens | None:
         return None
     try:
         lens = Lens(record["model"], tuple(float(value) for value in record["coefficients"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else error
         raise InputError(f"{where}: `distortion` is no known model ({reason}); docs/data.md lists them") from error
     return lens if any(lens.coefficients) or lens.model == "fisheye" else None
@@ -238,7 +238,7 @@ def _frame(record: Any, cameras: dict[str, Any], path: Path) -> FrameRecord:
 def _matrix(record: dict[str, Any], key: str, size: int, where: str) -> Float[np.ndarray, "n n"]:
     try:
         values = np.array(record.get(key), dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = np.empty(0)
     if values.shape != (size, size) or not np.isfinite(values).all():
         raise InputError(f"{where}: `{key}` must be {size} x {size} finite numbers, a list of rows")

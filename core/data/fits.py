@@ -7,8 +7,6 @@ is refused.
 
 import logging
 import re
-import stat
-import zipfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from plyfile import PlyData, PlyParseError
+from plyfile import PlyData
 from torch import Tensor
 
 from core.data.input_files import numbered_files, read_json
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.bounded_files import MAX_FIT_BYTES, check_file, load_npz
 from smpl_renderer.errors import InputError
 from smpl_renderer.pickles import read_fit_pickle
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle, nearest_rotation
@@ -107,18 +106,7 @@ def _read_values(path: Path) -> Any:
     suffix = path.suffix.lower()
     if suffix == ".json":
         return read_json(path, "the frame has no fit")
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{path}: cannot be read as a fit (it is no regular file); name a file")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as a fit ({error.strerror})") from error
-    if suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files if archive[name].dtype.kind in "biuf"}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: cannot be read as an archive of arrays ({error}); write it again") from error
-    return read_fit_pickle(path)
+    return load_npz(path) if suffix == ".npz" else read_fit_pickle(path)
 
 
 def _parse(values: Any, path: Path, body: BodyModel) -> tuple[BodyParams, Float[Tensor, "V 3"] | None]:
@@ -259,7 +247,7 @@ def _missing(path: Path, key: str) -> InputError:
 def _count(values: dict[str, Any], key: str) -> int:
     try:
         return int(np.size(np.asarray(values[key], dtype=np.float64)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
 
 
@@ -277,7 +265,7 @@ def _numbers(values: dict[str, Any], key: str, counts: tuple[int, ...] | None, p
             values[key].detach().double() if isinstance(values[key], Tensor) else values[key]
         )  # numpy has no bfloat16
         numbers = torch.tensor(np.asarray(value, dtype=np.float64).reshape(-1))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = torch.empty(0)
     if len(numbers) == 0 or (counts is not None and len(numbers) not in counts):
         expected = "numbers" if counts is None else " or ".join(map(str, counts)) + " numbers"
@@ -293,10 +281,11 @@ def _read_refit_vertices(path: Path) -> Float[Tensor, "V 3"] | None:
     world."""
     if not path.is_file():
         return None
+    check_file(path, MAX_FIT_BYTES, "a point cloud")
     try:
         vertex = PlyData.read(path)["vertex"]
         x, z, minus_y = (np.asarray(vertex[axis], dtype=np.float64) for axis in ("x", "y", "z"))
-    except (PlyParseError, KeyError, ValueError, OSError) as error:
+    except Exception as error:  # a broken file can fail in any way
         raise InputError(f"{path}: cannot be read as a point cloud ({error}); write it again") from error
     vertices = torch.from_numpy(np.stack([x, -minus_y, z], -1))
     if not vertices.isfinite().all():

@@ -1,11 +1,10 @@
 """Names, listings and JSON files that come from outside, checked where they are read."""
 
-import json
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
+from smpl_renderer.bounded_files import load_json
 from smpl_renderer.errors import InputError
 
 
@@ -75,14 +74,9 @@ def read_json(path: Path, missing: str = "the capture is incomplete") -> Any:
     Raises:
         InputError: If it is missing or broken.
     """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{path}: cannot be read as JSON (it is no regular file); name a JSON file")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; {missing}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); correct it or copy it again") from error
+    if not path.exists():
+        raise InputError(f"{path}: no such file; {missing}")
+    return load_json(path)
 
 
 def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:

@@ -283,7 +283,7 @@ def _lens(record: Any, path: Path) -> Lens | None:
         if not coefficients.any():
             return None
         return Lens(record.get("dist_model", "opencv"), tuple(coefficients.tolist()))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: `dist` is no lens distortion ({error}); write OpenCV's coefficients") from error
 
 
@@ -331,7 +331,7 @@ def _array(record: Any, key: str, size: int, path: Path, where: str = "the file"
         raise InputError(f"{path}: {where} has no `{key}`; expected {size} numbers")
     try:
         values = np.asarray(record[key], dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = np.empty(0)
     if values.size != size or not np.isfinite(values).all():
         raise InputError(f"{path}: `{key}` of {where} must be {size} finite numbers; correct it")

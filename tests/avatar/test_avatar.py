@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from core.avatar import avatar as skinning
@@ -260,3 +260,35 @@ def test_other_files_are_refused_by_name_in_one_line(tmp_path, avatars):
 def test_another_body_is_refused_by_fingerprint(body, avatars, params):
     with pytest.raises(InputError, match=body.fingerprint):
         pose_avatar(replace(avatars, body="0123456789abcdef"), body, params)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("offsets", lambda x: x * float("nan")),
+        ("offsets", lambda x: x[:, :-1]),
+        ("offsets", lambda x: x + 1e30),
+        ("quats", lambda x: x[..., :3]),
+        ("quats", lambda x: 0 * x),
+        ("scales", lambda x: -x.abs() - 1),
+        ("scales", lambda x: x + float("inf")),
+        ("opacities", lambda x: x + 2),
+        ("opacities", lambda x: x.long()),
+        ("colors", lambda x: x[..., None]),
+        ("colors", lambda x: x * 1e20),
+        ("vertex_ids", lambda x: x - 10**6),
+        ("vertex_ids", lambda x: x + 2**40),
+        ("vertex_ids", lambda x: x.float()),
+        ("betas", lambda x: x + 1e9),
+        ("betas", lambda x: x[:1]),
+    ],
+)
+def test_tampered_files_are_refused(avatars, tmp_path, name, change):
+    path = tmp_path / "avatar.safetensors"
+    save_avatar(path, avatars)
+    load_avatar(path)
+    tensors = load_file(path)
+    tensors[name] = change(tensors[name]).contiguous()
+    save_file(tensors, path, {"format": "hgg-avatar", "version": "1", "body": avatars.body})
+    with pytest.raises(InputError, match=r"avatar\.safetensors: holds no avatar"):
+        load_avatar(path)
