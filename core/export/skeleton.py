@@ -68,7 +68,10 @@ def low_rank_correctives(body: BodyModel, clips: list[Clip], tolerance: float, m
     features = features[chosen].double()
     posedirs = body.posedirs.to("cpu", torch.float64).permute(2, 0, 1).flatten(1)  # [P, 3V]
     moved = features @ posedirs
-    left, strengths, components = torch.linalg.svd(moved, full_matrices=False)
+    # Singular vectors by the small matrix of scalar products: poses are few, coordinates of vertices many.
+    squares, left = torch.linalg.eigh(moved @ moved.mT)
+    strengths, left = squares.clamp_min(1e-12).sqrt().flip(0), left.flip(1)
+    components = (left.mT @ moved) / strengths[:, None]
     for rank in range(1, min(max_rank, len(components)) + 1):
         moved -= torch.outer(left[:, rank - 1] * strengths[rank - 1], components[rank - 1])
         error = float(moved.unflatten(-1, (-1, 3)).norm(dim=-1).max())

@@ -15,14 +15,16 @@ from core.avatar.file import save_avatar
 from core.data.fits import rest_pelvis
 from core.data.input_files import CAPTURE_FOLDER
 from core.data.subject_frame import move_body, posed_pelvis, subject_frame
+from core.export.html import save_html
 from core.export.ply import save_ply
 from core.inference.animation import camera_path
-from core.inference.result_page import write_result_page
+from core.inference.result_page import NOVEL_POSE, PLAYER, SHEET, TURNTABLE, write_result_page
+from core.inference.session import Session
 from core.inference.sheet import Tile, make_sheet
 from core.inference.subject import Subject
 from core.inference.trajectories import interpolate_poses, loop_times, novel_pose_keys, turntable
 from core.motion.builtin import builtin_motion
-from core.motion.motion import apply_motion, resample
+from core.motion.motion import Motion, apply_motion, resample
 from core.utils.images import save_image
 from core.utils.video import write_video
 from smpl_renderer.errors import InputError
@@ -31,13 +33,11 @@ from smpl_renderer.types import BodyParams
 
 logger = logging.getLogger(__name__)
 
-AVATAR, PLY, TURNTABLE, NOVEL_POSE, SHEET = (
-    *("avatar.safetensors", "avatar.ply"),
-    *("turntable.mp4", "novel_pose.mp4", "comparison.png"),
-)
-FILES = (AVATAR, PLY, TURNTABLE, NOVEL_POSE, SHEET)
-PAGE = "index.html"
-"""Also written where the capture was made of one's own images, which is then in `CAPTURE_FOLDER` of the same folder."""
+AVATAR, PLY, PAGE = "avatar.safetensors", "avatar.ply", "index.html"
+FILES = (AVATAR, PLY, TURNTABLE, NOVEL_POSE, SHEET, PLAYER, PAGE)
+"""Beside them, a capture that was made of one's own images is in `CAPTURE_FOLDER`."""
+PLAYER_MOTIONS = ("dance", "walk", "wave", "idle", "turn", "sit", "squat")
+"""Built-in motions of the player, after the one of the options."""
 TILE_SIZE = 300
 """Side of the images on the sheet, in pixels."""
 SHEET_COLUMNS = 4
@@ -59,7 +59,7 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    known = (*FILES, PAGE, CAPTURE_FOLDER)
+    known = (*FILES, CAPTURE_FOLDER)
     others = sorted(p.name for p in folder.iterdir() if p.name not in known) if folder.is_dir() else [folder.name]
     if others:
         raise InputError(f"{folder}: holds other things than results ({others[0]}); choose another --workspace")
@@ -77,10 +77,19 @@ def write_outputs(subject: Subject, folder: Path) -> None:
         write_video(temporary / TURNTABLE, turntable_images(subject), FPS)
         write_video(temporary / NOVEL_POSE, novel_pose_images(subject), FPS)
         save_image(temporary / SHEET, comparison_sheet(subject))
+        save_html(temporary / PLAYER, subject.avatar, session.body, player_motions(session), subject.name)
         capture = folder / CAPTURE_FOLDER
-        if capture.is_dir():
-            write_result_page(temporary / PAGE, subject.name, capture)
+        has_capture = capture.is_dir()
+        write_result_page(temporary / PAGE, subject.name, folder, capture if has_capture else None)
+        if has_capture:
             capture.rename(temporary / CAPTURE_FOLDER)  # the folder is replaced as a whole
+
+
+def player_motions(session: Session) -> list[Motion]:
+    """Motions of the player; the first plays at the start."""
+    own = [] if session.motion is None else [session.motion]
+    names = [name for name in PLAYER_MOTIONS if all(name != motion.name for motion in own)]
+    return [*own, *(builtin_motion(name, session.body) for name in names)]
 
 
 def turntable_images(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:

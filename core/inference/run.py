@@ -12,7 +12,8 @@ from core.data.input_files import subject_name
 from core.inference.evaluation import OURS, MetricSuite, evaluate, protocol_record
 from core.inference.options import InferenceOptions
 from core.inference.outputs import check_folder, write_outputs
-from core.inference.report import metrics_table, summarise, write_metrics
+from core.inference.report import Metrics, metrics_table, summarise, write_metrics
+from core.inference.result_page import write_index_page
 from core.inference.session import Session, open_session, session_settings
 from core.inference.subject import open_subject
 
@@ -51,12 +52,14 @@ def run_inference(options: InferenceOptions) -> None:
             scores[subject.name] = evaluate(subject, metric_suite)
             records[subject.name] = protocol_record(subject)
 
-    if metric_suite is not None:
-        _write_metrics(session, scores, records)
+    metrics = _write_metrics(session, scores, records) if metric_suite is not None else None
+    page = options.workspace / "index.html"
+    write_index_page(page, [subject_name(path) for path in session.subjects], metrics)
+    logger.info("open %s", page)
 
 
-def _write_metrics(session: Session, scores: dict[str, dict], records: dict[str, dict]) -> None:
-    """Write `metrics.json` and print its table.
+def _write_metrics(session: Session, scores: dict[str, dict], records: dict[str, dict]) -> Metrics:
+    """Write `metrics.json` and print its table; the metrics.
 
     Args:
         scores: For each subject, the measurements of each method.
@@ -75,3 +78,4 @@ def _write_metrics(session: Session, scores: dict[str, dict], records: dict[str,
     write_metrics(path, metrics)
     sys.stdout.write(metrics_table(metrics) + "\n")
     logger.info("wrote %s", path)
+    return metrics

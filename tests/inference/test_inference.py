@@ -1,6 +1,7 @@
 """infer.py from end to end, with a tiny random network on tiny captures, and its errors."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -68,8 +69,9 @@ def checkpoint(tmp_path_factory, body):
 
 
 @pytest.fixture
-def options(captures, checkpoint, tmp_path):
+def options(captures, checkpoint, tmp_path, monkeypatch):
     """One subject, on the CPU, with the shortest videos."""
+    monkeypatch.setattr(outputs, "PLAYER_MOTIONS", ("idle",))  # the fastest to make
     return InferenceOptions(
         captures=captures / "209801",
         checkpoint=checkpoint,
@@ -115,7 +117,11 @@ def test_writes_everything_for_a_subject(options, body, small_protocol):
     infer.main(options)
     folder = options.workspace / "209801"
     assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
-    assert sorted(p.name for p in options.workspace.iterdir()) == ["209801"]  # no metrics, no temporary files
+    assert sorted(p.name for p in options.workspace.iterdir()) == ["209801", "index.html"]  # no temporary files
+    for page in (folder / "index.html", options.workspace / "index.html"):
+        links = re.findall(r'(?:src|href)="([^"#]+)"', page.read_text())
+        assert len(links) > 5 and all((page.parent / link).is_file() for link in links)
+        assert page.read_text().count("python scripts/") == 3 and "<iframe" in page.read_text()
 
     avatar = load_avatar(folder / "avatar.safetensors")
     assert avatar.body == body.fingerprint and avatar.count == body.num_vertices

@@ -44,6 +44,7 @@ def options(tmp_path, body, monkeypatch):
         video_frames=2,
         prepare=PrepareOptions(frames=3, focal=FOCAL, device="cpu"),
     )
+    monkeypatch.setattr("core.inference.outputs.PLAYER_MOTIONS", ("idle",))  # the fastest to make
     return options, fit
 
 
@@ -51,7 +52,7 @@ def test_images_become_an_avatar(options):
     options, fit = options
     infer.main(options)
     folder = options.workspace / "me"
-    assert sorted(p.name for p in folder.iterdir()) == sorted([*FILES, "capture", "index.html"])
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*FILES, "capture"])
     capture = json.loads((folder / "capture" / "capture.json").read_text())
     assert len(capture["frames"]) == 3
     page = (folder / "index.html").read_text()
@@ -66,4 +67,4 @@ def test_the_capture_can_be_named_afterwards(options):
     options, _ = options
     infer.main(options)
     infer.main(replace(options, captures=options.workspace / "me" / "capture", workspace=options.workspace / "again"))
-    assert [p.name for p in (options.workspace / "again").iterdir()] == ["me"]
+    assert sorted(p.name for p in (options.workspace / "again").iterdir()) == ["index.html", "me"]
