@@ -14,6 +14,7 @@ h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:34px 0 10px}
 .lead{color:var(--soft);margin:0 0 18px}a{color:var(--accent)}
 img,video{max-width:100%;border-radius:10px;display:block}
 .card{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:16px;overflow-x:auto}
+.row video{width:100%;max-width:512px;margin:0 auto}
 .row{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(280px,1fr))}
 figure{margin:0}figcaption{color:var(--soft);font-size:13px;padding-top:6px}
 iframe{width:100%;height:min(72vh,640px);border:1px solid var(--line);border-radius:14px;background:#fff}
