@@ -171,10 +171,3 @@ def near_person(mask: UInt8[np.ndarray, "H W"], landmarks: Landmarks) -> UInt8[n
     if not hit:
         return mask
     return np.where(ndimage.binary_dilation(np.isin(labels, list(hit)), iterations=2), mask, 0).astype(np.uint8)
-
-
-def leaves_image(mask: UInt8[np.ndarray, "H W"]) -> list[str]:
-    """Image borders that the person touches with more than 2 % of their length."""
-    covered = mask > 127
-    sides = {"top": covered[0], "bottom": covered[-1], "left": covered[:, 0], "right": covered[:, -1]}
-    return [name for name, line in sides.items() if line.mean() > 0.02]

@@ -126,16 +126,3 @@ def _legend(sheet: Image.Image) -> None:
         draw.rectangle((x, y + 3, x + 14, y + 11), fill=color)
         draw.text((x + 20, y), text, fill=(230, 230, 230))
         x += 100
-
-
-def write_people_sheet(path: Path, image: np.ndarray, people: list[Landmarks]) -> None:
-    """One image with the numbers of the people in it, for `--person`."""
-    canvas = Image.fromarray(image)
-    draw = ImageDraw.Draw(canvas)
-    for number, landmarks in enumerate(people, start=1):
-        left, top, right, bottom = landmarks.box
-        draw.rectangle((left, top, right, bottom), outline=FIT_COLOR, width=3)
-        draw.rectangle((left, top - 18, left + 14, top), fill=FIT_COLOR)
-        draw.text((left + 4, top - 16), str(number), fill=(0, 0, 0))
-    with atomic_path(path) as temporary:
-        canvas.save(temporary)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from core.data.images import FULL_RANGES, open_image, to_8_bits
+from core.data.images import FULL_RANGES, to_8_bits
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -31,17 +31,6 @@ MAX_RESIDUAL, MAX_OFF_LINE = 0.35, 0.01
 the largest share of pixels that are further away: JPEG leaves some at edges."""
 _SMALL = 2**15
 """Pixels of the subsampled mask that plain masks are recognised by."""
-
-
-def read_mask(path: Path) -> Image.Image:
-    """Read a mask file at its own size, in the orientation of its EXIF data; mode L.
-
-    Raises:
-        InputError: If the file cannot be read, or its values have more than one meaning.
-    """
-    with open_image(path) as source:
-        image, _ = source.load()
-        return decode_mask(image, path)
 
 
 def alpha_mask(image: Image.Image, path: Path) -> Image.Image:

@@ -42,7 +42,6 @@ class FitScene:
     """True bodies [F] in the world of the observations."""
     up: Float[Tensor, " 3"]
     """True direction against gravity."""
-    wears_skirt: bool
 
 
 def load_scene(
@@ -86,7 +85,7 @@ def load_scene(
         R, t = arrays["viewmats"][0, :3, :3], arrays["viewmats"][0, :3, 3]
         truth = turned_bodies(truth, body, R.numpy(), t.numpy()).to(torch.float32)
         up = R @ up
-    return FitScene(observations, true, truth, up, bool(arrays["wears_skirt"]))
+    return FitScene(observations, true, truth, up)
 
 
 def _make(kind: str, index: int, body: BodyModel, seed: int, variant: str) -> dict[str, np.ndarray]:
@@ -107,7 +106,6 @@ def _make(kind: str, index: int, body: BodyModel, seed: int, variant: str) -> di
         "viewmats": cameras.viewmats.numpy(),
         "image_sizes": np.tile(np.float32([[cameras.width, cameras.height]]), (len(cameras.Ks), 1)),
         "times": np.float32(options.frames) / 25,
-        "wears_skirt": np.array(staged.scene.person.outfit.skirt is not None),
     }
     for k, name in enumerate(("landmarks", "visibility", "world_landmarks")):
         arrays[name] = np.stack([np.stack([cell[k] for cell in row]) for row in readings]).astype(np.float32)

@@ -14,8 +14,6 @@ from scripts.synthetic.patterns import LEG_ROUND, TRUNK_ROUND, Pattern
 from scripts.synthetic.prints import Print
 from scripts.synthetic.waves import sample_waves
 
-PLAIN_KINDS = ("plain", "melange", "denim", "gradient")
-
 
 @dataclass(frozen=True)
 class Wardrobe:

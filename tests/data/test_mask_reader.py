@@ -1,6 +1,7 @@
 """Masks in every encoding that tools write: the same person, or an error that states mode and values."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from core.data.masks import alpha_mask, decode_mask, read_mask
+from core.data.images import open_image
+from core.data.masks import alpha_mask, decode_mask
 from smpl_renderer.errors import InputError
 
 
@@ -16,6 +18,13 @@ def ellipse(width: int = 153, height: int = 128, x: float = 0.5, y: float = 0.5)
     """A person-like region, boolean."""
     v, u = np.mgrid[:height, :width]
     return ((u - x * width) / (0.13 * width)) ** 2 + ((v - y * height) / (0.4 * height)) ** 2 < 1
+
+
+def read_mask(path: Path) -> Image.Image:
+    """Read a mask file as `core.data.crops` does, at its own size."""
+    with open_image(path) as source:
+        image, _ = source.load()
+        return decode_mask(image, path)
 
 
 PERSON = ellipse()
