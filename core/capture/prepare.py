@@ -254,7 +254,7 @@ class _Preparation:
         """Bodies by another estimator, with `--fits`."""
         if self.options.fits is None:
             return None
-        estimate = read_estimate(self.options.fits, self.options.person)
+        estimate = read_estimate(self.options.fits, self.body, self.options.person)
         source = self.files.sources[0]
         numbers = [(frame_stem(source, frame.keys[0], 0)[1], frame.time) for frame in frames]
         marks = [[view.landmarks for view in row] for row in views]

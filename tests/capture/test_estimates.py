@@ -14,7 +14,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from core.capture.cameras import StoredCamera
-from core.capture.estimates import read_estimate, starting_bodies
+from core.capture.estimates import JOINTS, pose_index, read_estimate, starting_bodies
 from core.capture.landmarks import NUM_LANDMARKS, Landmarks
 from smpl_renderer.errors import InputError
 from smpl_renderer.pickled_trees import read_tree
@@ -76,19 +76,20 @@ def joblib_dump(monkeypatch):
     return dump
 
 
-def test_gvhmr(tmp_path, poses):
+def test_gvhmr(tmp_path, body, poses):
     values = torch.from_numpy(poses)
-    params = {"global_orient": values[:, :3], "body_pose": values[:, 3:66], "betas": torch.zeros(FRAMES, 10)}
-    torch.save({"smpl_params_incam": params, "K_fullimg": torch.eye(3)}, tmp_path / "hmr4d_results.pt")
-    estimate = read_estimate(tmp_path)
+    params = {"global_orient": values[:, :3], "body_pose": values[:, 3:66], "transl": torch.zeros(FRAMES, 3)}
+    world = params | {"global_orient": values[:, 3:6]}
+    torch.save({"smpl_params_incam": params, "smpl_params_global": world}, tmp_path / "hmr4d_results.pt")
+    estimate = read_estimate(tmp_path, body)
     assert_body_joints(estimate, poses, joints=22)
-    assert estimate.in_camera and estimate.rate == 30
+    assert estimate.in_camera and estimate.fps == 30
 
 
-def test_a_torch_file_with_code_is_refused(tmp_path):
+def test_a_torch_file_with_code_is_refused(tmp_path, body):
     torch.save({"smpl_params_incam": Surprise()}, tmp_path / "hmr4d_results.pt")
-    with pytest.raises(InputError, match="GVHMR"):
-        read_estimate(tmp_path)
+    with pytest.raises(InputError, match="hmr4d_results"):
+        read_estimate(tmp_path, body)
     assert not Surprise.called
 
 
@@ -104,27 +105,32 @@ class Surprise:
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_wham(tmp_path, poses, joblib_dump, compress):
+def test_wham(tmp_path, body, poses, joblib_dump, compress):
     results = defaultdict(dict)
-    results[3] = {"pose": poses.astype(np.float32)[:2], "frame_ids": np.array([0, 1])}
+    results[3] = {"pose": poses.astype(np.float32)[:2], "trans": np.zeros((2, 3)), "frame_ids": np.array([0, 1])}
     results[7] = {"pose": poses, "trans": np.zeros((FRAMES, 3)), "frame_ids": np.arange(10, 10 + FRAMES)}
     joblib_dump(results, tmp_path / "wham_output.pkl", compress)
-    estimate = read_estimate(tmp_path / "wham_output.pkl")
+    estimate = read_estimate(tmp_path / "wham_output.pkl", body)
     assert_body_joints(estimate, poses)  # the longer of the two tracks
     assert estimate.frames.tolist() == [10, 11, 12, 13, 14]
-    assert len(read_estimate(tmp_path / "wham_output.pkl", person=2).frames) == 2
+    assert len(read_estimate(tmp_path / "wham_output.pkl", body, person=2).frames) == 2
     with pytest.raises(InputError, match="person"):
-        read_estimate(tmp_path / "wham_output.pkl", person=3)
+        read_estimate(tmp_path / "wham_output.pkl", body, person=3)
 
 
-def test_prompthmr(tmp_path, poses, joblib_dump):
+def test_the_only_person_of_a_file_is_any_person_of_the_images(tmp_path, body, poses):
+    np.savez(tmp_path / "walk.npz", poses=poses)
+    assert_body_joints(read_estimate(tmp_path / "walk.npz", body, person=2), poses)
+
+
+def test_prompthmr(tmp_path, body, poses, joblib_dump):
     full = np.concatenate([matrices(poses), np.tile(np.eye(3), (FRAMES, 31, 1, 1))], 1)
-    person = {"frames": np.arange(FRAMES), "smplx_cam": {"rotmat": full, "shape": np.zeros((FRAMES, 10))}}
+    person = {"frames": np.arange(FRAMES), "smplx_cam": {"rotmat": full, "trans": np.zeros((FRAMES, 3))}}
     joblib_dump({"camera_world": {}, "people": {1: person}}, tmp_path / "results.pkl")
-    assert_body_joints(read_estimate(tmp_path), poses, joints=22)
+    assert_body_joints(read_estimate(tmp_path, body), poses, joints=22)
 
 
-def test_phalp(tmp_path, poses, joblib_dump):
+def test_phalp(tmp_path, body, poses, joblib_dump):
     content = {}
     for frame, pose in enumerate(matrices(poses)):
         smpl = {"global_orient": pose[:1], "body_pose": pose[1:], "betas": np.zeros(10)}
@@ -132,50 +138,50 @@ def test_phalp(tmp_path, poses, joblib_dump):
         entries = ([4, 9], [other, smpl]) if frame == 2 else ([9], [smpl])
         content[f"outputs/_DEMO/me/img/{frame + 1:06d}.jpg"] = {"tid": entries[0], "smpl": entries[1]}
     joblib_dump(content, tmp_path / "demo_me.pkl", compress=True)
-    estimate = read_estimate(tmp_path / "demo_me.pkl")
+    estimate = read_estimate(tmp_path / "demo_me.pkl", body)
     assert_body_joints(estimate, poses)
     assert estimate.frames.tolist() == list(range(FRAMES))
 
 
-def test_tram(tmp_path, poses):
+def test_tram(tmp_path, body, poses):
     (tmp_path / "hps").mkdir()
     rotmat = torch.from_numpy(matrices(poses)).float()
-    content = {"pred_rotmat": rotmat, "pred_shape": torch.zeros(FRAMES, 10), "frame": torch.arange(FRAMES)}
+    content = {"pred_rotmat": rotmat, "pred_trans": torch.zeros(FRAMES, 3), "frame": torch.arange(FRAMES)}
     np.save(tmp_path / "hps" / "hps_track_0.npy", content, allow_pickle=True)
-    assert_body_joints(read_estimate(tmp_path), poses)
+    assert_body_joints(read_estimate(tmp_path, body), poses)
 
 
-def test_easymocap(tmp_path, poses):
+def test_easymocap(tmp_path, body, poses):
     (tmp_path / "smpl").mkdir()
     for frame, pose in enumerate(poses):
-        body = pose.copy()
-        body[:3] = 0
-        person = {"id": 0, "Rh": [pose[:3].tolist()], "Th": [[0, 0, 0]], "poses": [body.tolist()], "shapes": [[0] * 10]}
+        rest = pose.copy()
+        rest[:3] = 0
+        person = {"id": 0, "Rh": [pose[:3].tolist()], "Th": [[0, 0, 0]], "poses": [rest.tolist()], "shapes": [[0] * 10]}
         (tmp_path / "smpl" / f"{frame:06d}.json").write_text(json.dumps([person]))
-    estimate = read_estimate(tmp_path)
+    estimate = read_estimate(tmp_path, body)
     assert_body_joints(estimate, poses)
     assert not estimate.in_camera
 
 
 @pytest.mark.parametrize("joints", [24, 52, 55])
-def test_npz(tmp_path, poses, joints):
+def test_npz(tmp_path, body, poses, joints):
     padded = np.zeros((FRAMES, 3 * joints))
     padded[:, :66] = poses[:, :66]
     if joints == 24:
         padded = poses
     np.savez(tmp_path / "walk.npz", poses=padded, mocap_framerate=120.0)
-    estimate = read_estimate(tmp_path / "walk.npz")
+    estimate = read_estimate(tmp_path / "walk.npz", body)
     assert_body_joints(estimate, poses, joints=24 if joints == 24 else 22)
-    assert estimate.at(0, time=2 / 120) == 2 and estimate.at(0, time=1.0) is None
+    assert pose_index(estimate, 0, time=2 / 120) == 2 and pose_index(estimate, 0, time=1.0) is None
 
 
 @pytest.mark.parametrize("name", ["os.system", "builtins.eval", "numpy.load"])
-def test_pickles_cannot_run_code(tmp_path, name):
+def test_pickles_cannot_run_code(tmp_path, body, name):
     module, function = name.split(".")
     path = tmp_path / "wham_output.pkl"
     path.write_bytes(b"c" + module.encode() + b"\n" + function.encode() + b"\n(Vecho\ntR.")
     with pytest.raises(InputError, match=f"refused.*{name}"):
-        read_estimate(path)
+        read_estimate(path, body)
 
 
 def test_objects_in_npy_files_go_through_the_same_list(tmp_path):
@@ -201,8 +207,6 @@ def test_bodies_start_where_the_landmarks_are(tmp_path, body, poses, in_camera):
     values = torch.from_numpy(poses).float()
     params = BodyParams(torch.zeros(FRAMES, 10), values[:, :3], values[:, 3:], transl, torch.ones(FRAMES))
     joints = body(params).joints
-    from core.capture.estimates.start import JOINTS
-
     rows = []
     for posed in joints.double().numpy():
         points, world, visibility = np.zeros((NUM_LANDMARKS, 2)), np.zeros((NUM_LANDMARKS, 3)), np.zeros(NUM_LANDMARKS)
@@ -213,14 +217,14 @@ def test_bodies_start_where_the_landmarks_are(tmp_path, body, poses, in_camera):
     stored = poses.copy()
     if not in_camera:
         stored[:, :3] = [0.3, 1.0, -0.2]  # another world
-    key = {"smpl_params_incam": {"global_orient": torch.from_numpy(stored[:, :3])}}
-    key["smpl_params_incam"]["body_pose"] = torch.from_numpy(stored[:, 3:66])
+    values = torch.from_numpy(stored)
+    params_of_file = {"global_orient": values[:, :3], "body_pose": values[:, 3:66], "transl": torch.zeros(FRAMES, 3)}
     if in_camera:
-        torch.save(key, tmp_path / "a.pt")
-        estimate = read_estimate(tmp_path / "a.pt")
+        torch.save({f"smpl_params_{name}": params_of_file for name in ("incam", "global")}, tmp_path / "a.pt")
+        estimate = read_estimate(tmp_path / "a.pt", body)
     else:
         np.savez(tmp_path / "a.npz", poses=stored)
-        estimate = read_estimate(tmp_path / "a.npz")
+        estimate = read_estimate(tmp_path / "a.npz", body)
     numbers = [(i, i / 30) for i in range(FRAMES)]
     start, covered = starting_bodies(estimate, numbers, rows, (camera(),), body)
     assert covered == FRAMES

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from core.capture.estimates.start import JOINTS
+from core.capture.estimates import JOINTS
 from core.capture.landmarks import NUM_LANDMARKS, Landmarks
 from core.capture.networks import Person
 from smpl_renderer.body_model import BodyModel

@@ -47,6 +47,14 @@ class Track:
     """Metres from hip over knee to ankle of the skeleton that moved; 0 if unknown."""
 
 
+class MissingPerson(InputError):
+    """A file holds fewer people than the number of the wanted one."""
+
+    def __init__(self, source: str, person: int, count: int):
+        super().__init__(f"{source}: holds {count} people, not {person}; give --person 1 to {count}")
+        self.count = count
+
+
 def from_axis_angles(values: Float[np.ndarray, "T K"]) -> Float[np.ndarray, "T 24 3 3"]:
     """Joint rotations from axis-angles of SMPL (72), SMPL-H (156), SMPL-X (165) or of body joints alone (66).
 
@@ -105,12 +113,12 @@ def chosen_track(tracks: Mapping[Any, tuple[int, Any]], person: int | None, sour
     Args:
         tracks: Number of frames and content by the tool's own name of the track.
     Raises:
-        InputError: If there are fewer.
+        InputError: If there are none, or fewer (`MissingPerson`).
     """
     if not tracks:
         raise InputError(f"{source}: holds no people; choose a clip in which the estimator found a person")
     if person is not None and not 1 <= person <= len(tracks):
-        raise InputError(f"{source}: holds {len(tracks)} people, not {person}; give --person 1 to {len(tracks)}")
+        raise MissingPerson(source, person, len(tracks))
     ordered = sorted(tracks.items(), key=lambda item: -item[1][0])
     if person is None and len(tracks) > 1:
         sizes = ", ".join(str(track[0]) for _, track in ordered[:8])

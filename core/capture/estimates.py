@@ -1,25 +1,57 @@
-"""Bodies to start a fit from, by an estimator's rotations and the landmarks of the frames."""
+"""Bodies to start a fit from, by the motion files of body estimators and the landmarks of the frames.
 
+Joint rotations alone are taken from a file; shape and place are fitted to the images again.
+"""
+
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from core.capture.cameras import StoredCamera
-from core.capture.estimates.estimate import Estimate
-from core.capture.landmarks import Landmarks
+from core.capture.landmarks import TORSO, Landmarks
+from core.motion.files.read import read_track
+from core.motion.files.track import MissingPerson, Track
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.rotations import matrix_to_axis_angle
 from smpl_renderer.types import BodyParams
 
+logger = logging.getLogger(__name__)
+
 JOINTS = {11: 16, 12: 17, 13: 18, 14: 19, 15: 20, 16: 21, 23: 1, 24: 2, 25: 4, 26: 5, 27: 7, 28: 8}
 """Joints of the body that landmarks show, by landmark."""
-TORSO = (11, 12, 23, 24)
+
+
+def read_estimate(path: Path, body: BodyModel, person: int = 1) -> Track:
+    """Poses of one person in a motion file (docs/motion.md), in the camera where the file has them.
+
+    Args:
+        person: Number of the person, from 1 for the one in the most frames. The only person of a file is taken
+            whatever the number: it counts the people in the images.
+    Raises:
+        InputError: If the file is of no known kind, broken, or holds several people, but fewer than `person`.
+    """
+    try:
+        return read_track(path, body, person, space="camera")
+    except MissingPerson as error:
+        if error.count > 1:
+            raise
+    logger.info("%s: holds one person, who is taken as person %d", path, person)
+    return read_track(path, body, space="camera")
+
+
+def pose_index(track: Track, number: int, time: float | None) -> int | None:
+    """Index of the pose for a frame, by its number or, at another rate, its time in seconds; None if none is near."""
+    wanted = number if track.fps is None or time is None else round(time * track.fps)
+    index = int(np.abs(track.frames - wanted).argmin())
+    return index if abs(int(track.frames[index]) - wanted) <= 1 else None
 
 
 def starting_bodies(
-    estimate: Estimate,
+    estimate: Track,
     numbers: list[tuple[int, float | None]],
     landmarks: list[list[Landmarks | None]],
     cameras: tuple[StoredCamera, ...],
@@ -31,7 +63,7 @@ def starting_bodies(
         numbers: Number (from 0) and time of each frame. A frame without an estimate takes the nearest one's pose.
         landmarks: By frame and camera. Estimates are taken to belong to the first camera.
     """
-    indices = [estimate.at(number, time) for number, time in numbers]
+    indices = [pose_index(estimate, number, time) for number, time in numbers]
     covered = sum(index is not None for index in indices)
     counts = np.arange(len(indices))
     known = np.array([i for i, index in enumerate(indices) if index is not None])
