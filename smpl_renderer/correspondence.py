@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.normals import vertex_normals
 
 CANDIDATES = 48
 """Faces by the distance of their centres that are compared for each vertex."""
@@ -49,7 +50,8 @@ def find_correspondence(body: BodyModel, other: BodyModel) -> Correspondence:
     vertices, corners = aligned_vertices(body, other), other.v_template.double().cpu().numpy()
     faces = other.faces.cpu().numpy()
     triangles = corners[faces]
-    normals, corner_normals = vertex_normals(vertices, body.faces.cpu().numpy()), vertex_normals(corners, faces)[faces]
+    normals = vertex_normals(torch.from_numpy(vertices), body.faces.cpu()).numpy()
+    corner_normals = vertex_normals(torch.from_numpy(corners), other.faces.cpu()).numpy()[faces]
     skinning, corner_skinning = body.lbs_weights.cpu().numpy(), other.lbs_weights.cpu().numpy()[faces]
     _, nearest = KDTree(triangles.mean(1)).query(vertices, k=min(CANDIDATES, len(faces)))
     nearest = nearest.reshape(len(vertices), -1)
@@ -101,15 +103,6 @@ def aligned_vertices(body: BodyModel, other: BodyModel) -> Points:
 
 def _total_bones(joints: Points, parents: tuple[int, ...]) -> float:
     return float(np.linalg.norm(joints[1:] - joints[list(parents[1:])], axis=-1).sum())
-
-
-def vertex_normals(vertices: Points, faces: Int[np.ndarray, "F 3"]) -> Points:
-    """Unit normals of vertices, weighted by the areas of their faces."""
-    corners = vertices[faces]
-    doubled = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    sums = np.zeros_like(vertices)
-    np.add.at(sums, faces, doubled[:, None])
-    return sums / np.maximum(np.linalg.norm(sums, axis=-1, keepdims=True), 1e-12)
 
 
 def _interpolated(

@@ -19,7 +19,7 @@ import torch
 
 from core.avatar.avatar import Avatar, canonical_gaussians
 from core.export.ply import SH_C0
-from core.export.rig import GlbWriter, skinning_table, vertex_colors, vertex_normals
+from core.export.rig import GlbWriter, skinning_table, unit_normals, vertex_colors
 from core.export.skeleton import Clip, bake
 from core.motion.motion import Motion
 from smpl_renderer.body_model import JOINT_NAMES, BodyModel
@@ -46,7 +46,7 @@ def save_mesh_glb(path: Path, avatar: Avatar, body: BodyModel, motions: Sequence
     primitive = {
         "attributes": {
             "POSITION": writer.attribute(vertices.astype(np.float32), "VEC3", with_bounds=True),
-            "NORMAL": writer.attribute(vertex_normals(vertices, faces).astype(np.float32), "VEC3"),
+            "NORMAL": writer.attribute(unit_normals(vertices, faces).astype(np.float32), "VEC3"),
             "COLOR_0": writer.attribute(linear.astype(np.float32), "VEC3"),
             "JOINTS_0": writer.attribute(joints.astype(np.uint8), "VEC4"),
             "WEIGHTS_0": writer.attribute(weights.astype(np.float32), "VEC4"),

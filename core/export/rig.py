@@ -1,4 +1,4 @@
-"""What rigged exports share: influences of joints, colours of vertices, and the binary part of a glTF file."""
+"""Common parts of rigged exports: influences of joints, colours of vertices, and the binary part of a glTF file."""
 
 import json
 import struct
@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
 from core.avatar.avatar import Avatar
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.files import atomic_path
+from smpl_renderer.normals import vertex_normals
 
 INFLUENCES = 4
 """Joints per vertex that players and engines blend; bodies have no more."""
@@ -49,14 +50,10 @@ def vertex_colors(avatar: Avatar, vertices: Float[np.ndarray, "V 3"]) -> Float[n
     return colors[nearest].clip(0, 1)
 
 
-def vertex_normals(vertices: Float[np.ndarray, "V 3"], faces: np.ndarray) -> Float[np.ndarray, "V 3"]:
-    """Unit normals of vertices: means of those of their faces, weighted by area."""
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    normals = np.zeros_like(vertices)
-    for i in range(3):
-        np.add.at(normals, faces[:, i], np.cross(b - a, c - a))
-    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
-    return np.where(lengths > 0, normals / lengths.clip(1e-20), [0.0, 1.0, 0.0])
+def unit_normals(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "V 3"]:
+    """Unit normals of vertices; up for a vertex without area, since glTF requires unit length."""
+    normals = vertex_normals(torch.from_numpy(vertices), torch.from_numpy(faces)).numpy()
+    return np.where(normals.any(1, keepdims=True), normals, np.array([0.0, 1.0, 0.0], normals.dtype))
 
 
 class GlbWriter:

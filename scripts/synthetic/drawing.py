@@ -17,6 +17,7 @@ from scripts.synthetic.surfaces import Surface
 from scripts.synthetic.waves import constant
 from smpl_renderer.errors import InputError
 from smpl_renderer.mesh_rasterizer import MeshBackend, rasterize_fragments
+from smpl_renderer.normals import vertex_normals
 from smpl_renderer.types import BodyOutput
 
 _LIGHT_DIRECTIONS = 24
@@ -50,7 +51,7 @@ class Scene:
         """Skin all layers to one posed body (raw world, on this scene's device), and light them."""
         vertices = self._vertices(posed)
         return PosedScene(
-            vertices, _irradiance(vertices, _vertex_normals(vertices, self.faces), self.faces, self.person.light)
+            vertices, _irradiance(vertices, vertex_normals(vertices, self.faces), self.faces, self.person.light)
         )
 
     def _vertices(self, posed: BodyOutput) -> Float[Tensor, "M 3"]:
@@ -161,14 +162,6 @@ def draw_views(
     sums.index_add_(0, coarse, torch.cat([display, torch.ones_like(display[:, :1])], -1))
     sums = (sums / samples**2).reshape(count, height, width, 4)
     return sums[..., :3], sums[..., 3]
-
-
-def _vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    corners = vertices[faces]
-    face_normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = torch.zeros_like(vertices)
-    normals.index_add_(0, faces.reshape(-1), face_normals.repeat_interleave(3, 0))
-    return torch.nn.functional.normalize(normals, dim=-1, eps=1e-12)
 
 
 def light_directions(device: torch.device) -> Float[Tensor, "D 3"]:

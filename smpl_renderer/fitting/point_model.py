@@ -11,6 +11,7 @@ from torch import Tensor
 
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.fitting.landmarks import LandmarkTable
+from smpl_renderer.normals import vertex_normals
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from smpl_renderer.tensor_structure import TensorStructure
 from smpl_renderer.types import BodyParams
@@ -131,11 +132,3 @@ def tree_levels(parents: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
         level = [joint for joint in range(len(parents)) if depths[joint] == depth]
         levels.append((torch.tensor(level), torch.tensor([parents[joint] for joint in level])))
     return levels
-
-
-def vertex_normals(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "V 3"]:
-    """Unit normals of a mesh, weighted by the areas of the faces."""
-    a, b, c = vertices[faces].unbind(1)
-    across = torch.linalg.cross(b - a, c - a)
-    sums = torch.zeros_like(vertices).index_add(0, faces.flatten(), across.repeat_interleave(3, 0))
-    return torch.nn.functional.normalize(sums, dim=-1)

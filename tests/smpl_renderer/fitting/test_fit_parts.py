@@ -17,13 +17,14 @@ from smpl_renderer.fitting.initial import initial_rotations, place_by_landmarks,
 from smpl_renderer.fitting.joint_limits import MARGIN, joint_ranges, limit_penalty
 from smpl_renderer.fitting.landmarks import LAYOUTS, landmark_table
 from smpl_renderer.fitting.limbs import LIMBS, shortest_rotation, two_bone_rotations
-from smpl_renderer.fitting.point_model import PointModel, Pose, tree_levels, vertex_normals
+from smpl_renderer.fitting.point_model import PointModel, Pose, tree_levels
 from smpl_renderer.fitting.pose_prior import load_pose_prior
 from smpl_renderer.fitting.projection import pixel_sizes, project
 from smpl_renderer.fitting.silhouettes import silhouette_targets
 from smpl_renderer.fitting.surface import height_rows, sole_vertices, spread_vertices
 from smpl_renderer.fitting.targets import prepare_targets
 from smpl_renderer.fitting.variables import Variables
+from smpl_renderer.normals import vertex_normals
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 
