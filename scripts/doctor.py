@@ -47,7 +47,7 @@ class Finding:
     """`ok`, `note` (works, or concerns something optional) or `problem` (`infer.py` cannot run)."""
     text: str
     command: str | None = None
-    """What mends it."""
+    """Command that mends it."""
 
 
 def main() -> int:

@@ -69,7 +69,7 @@ class InferenceOptions:
     degree 3, which are then written as zeros, and the file is almost four times as large."""
 
     prepare: PrepareOptions = field(default_factory=PrepareOptions)
-    """How a capture is made of a video or images."""
+    """Preparation of a capture from a video or images."""
 
     def check_combination(self, prefix: str = "") -> None:
         """Check options that depend on each other (`core.utils.ranges.check_ranges`)."""

@@ -22,7 +22,7 @@ def write_result_page(path: Path, name: str, folder: Path, capture: Path | None)
     """Write the page of a subject.
 
     Args:
-        path: Of the page; the other results are in the same folder.
+        path: Path of the page; the other results are in the same folder.
         name: Name of the subject.
         folder: Where the results will be, for the commands.
         capture: Where the capture is now, if it was made of one's own images; it will be in `CAPTURE_FOLDER` beside the
@@ -53,7 +53,7 @@ def write_index_page(path: Path, subjects: Sequence[str], metrics: Metrics | Non
     """Write the page of a run.
 
     Args:
-        path: Of the page; results of the subjects are in folders of their names beside it.
+        path: Path of the page; results of the subjects are in folders of their names beside it.
         subjects: Names.
         metrics: Results of an evaluation.
     """

@@ -5,7 +5,7 @@
 `observations` (`Observations`) hold the cameras, the landmarks and the silhouettes of one person in F frames and C
 cameras; `body` is any `BodyModel` with SMPL's joints; `options` (`FitOptions`) have useful defaults. The result
 (`FitResult`) has one `BodyParams` with a batch axis over frames (one shape, one scale), gravity and the ground, and the
-quality of each frame with warnings in words. Everything runs on the device of the observations. `on_step(done, total,
+quality of each frame with warnings. Everything runs on the device of the observations. `on_step(done, total,
 terms)` reports progress. `initial` are bodies to start from instead of the landmarks.
 """
 

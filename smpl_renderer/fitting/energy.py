@@ -19,14 +19,14 @@ from smpl_renderer.fitting.weights import Weights
 PELVIS, NECK = JOINT_NAMES.index("pelvis"), JOINT_NAMES.index("neck")
 ANKLES = tuple(JOINT_NAMES.index(f"{side}_ankle") for side in ("left", "right"))
 HAND_JOINTS = tuple(i - 1 for i, name in enumerate(JOINT_NAMES) if name.endswith(("wrist", "hand")))
-"""Among the 23 body joints."""
+"""Indices of the hand joints among the 23 body joints."""
 
 
 class Energy:
     """Terms of the energy for one set of targets.
 
     Args:
-        targets: Of F frames.
+        targets: Targets of F frames.
         body: With SMPL's joints.
         vertex_ids: Vertices that stand for the body's surface, spread evenly over it.
         weights: Factors of the terms.

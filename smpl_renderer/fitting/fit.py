@@ -44,12 +44,12 @@ def fit_bodies(
     """Fit one shape and scale, and a pose per frame.
 
     Args:
-        observations: What cameras saw, frames in the order of time. Everything runs on their device.
+        observations: Landmarks and masks, frames in the order of time. Everything runs on their device.
         body: With SMPL's joints; moved to that device.
-        options: How to fit.
+        options: Options of the fit.
         on_step: Called after each step.
         initial: Bodies to start from, batch axis F, instead of the landmarks.
-        weights: Of the energy.
+        weights: Factors and scales of the energy terms.
     Raises:
         ValueError: If shapes do not match, or if there is nothing to fit to.
     """

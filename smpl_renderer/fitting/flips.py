@@ -24,7 +24,7 @@ from smpl_renderer.fitting.variables import Variables
 from smpl_renderer.rotations import matrix_to_axis_angle
 
 MIRRORINGS = ((True, True), (False, True), (True, False))
-"""Which of a limb's two bones are mirrored."""
+"""Combinations of a limb's two bones to mirror."""
 TURN_COST = 3.0
 """Energy of a turn by a right angle between successive frames."""
 MARGIN = 1.0
@@ -32,7 +32,7 @@ MARGIN = 1.0
 
 
 def mirrored_order(table: LandmarkTable) -> list[int]:
-    """For each landmark, the one on the other side of the body."""
+    """Index of each landmark's counterpart on the other side of the body."""
     other = {"left": "right", "right": "left"}
     order = []
     for name in table.names:
@@ -70,8 +70,8 @@ def likely_facing(
     energy and small turns. Found by dynamic programming (Viterbi).
 
     Args:
-        energies: Of both bodies in each frame.
-        forward: Where both bodies face, in the world.
+        energies: Energies of both bodies in each frame.
+        forward: Directions that both bodies face, in the world.
         up: Against gravity.
     Returns:
         True where the second body is chosen.
@@ -95,12 +95,12 @@ def likely_facing(
 def mirror_limb(
     x: Variables, body: BodyModel, limb: Limb, which: tuple[bool, bool], viewmat: Float[Tensor, "4 4"]
 ) -> Variables:
-    """The same bodies with bones of a limb mirrored in depth, so that the limb looks alike in a camera.
+    """The same bodies with bones of a limb mirrored in depth, so that its image in a camera is nearly the same.
 
     Args:
-        x: Of F frames.
+        x: Variables of F frames.
         body: With SMPL's joints.
-        limb: Which one.
+        limb: The arm or leg.
         which: Mirror the upper bone, the lower bone.
         viewmat: World to camera.
     """
@@ -129,7 +129,7 @@ def try_flips(
     """Replace limbs by their mirrored alternatives where that lowers the energy by `MARGIN`.
 
     Args:
-        x: Of F frames.
+        x: Variables of F frames.
         body: With SMPL's joints.
         viewmat: World to the camera along which limbs are mirrored.
         refine: Takes N bodies and the frame of each; returns them after some steps, with the energy of each.

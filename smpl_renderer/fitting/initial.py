@@ -34,7 +34,7 @@ def triangulate(
 
     Args:
         pixels, weights: Detections; those of weight 0 do not count.
-        Ks, viewmats: Of the cameras.
+        Ks, viewmats: Matrices of the cameras.
         rounds: Number of reweightings.
         sigma: Distance from a ray, in metres, at which a detection counts half.
     Returns:

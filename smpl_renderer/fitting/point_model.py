@@ -35,7 +35,7 @@ class Pose(TensorStructure):
         return Pose(rotations, params.transl, params.betas.mean(0), params.scale.mean())
 
     def to_params(self) -> BodyParams:
-        """The same bodies as axis-angle vectors."""
+        """Convert to parameters with axis-angle vectors."""
         pose = matrix_to_axis_angle(self.rotations)
         frames = len(self.transl)
         return BodyParams(
@@ -56,7 +56,7 @@ class PosedPoints(TensorStructure):
     """World rotation of each joint; the identity in the rest pose."""
     points: Float[Tensor, "F N 3"]
     normals: Float[Tensor, "F N 3"]
-    """About unit length."""
+    """Normals of the surface, about of unit length."""
     landmarks: Float[Tensor, "F L 3"]
 
 

@@ -44,7 +44,7 @@ class GaussianMixture(TensorStructure):
     """Lower triangular: `whitening @ (x - mean)` has unit covariance."""
 
     def negative_log_likelihood(self, x: Float[Tensor, "F D"]) -> Float[Tensor, " F"]:
-        """Up to a constant: zero at the most likely mean."""
+        """Negative log-likelihood up to a constant: zero at the most likely mean."""
         deviations = (self.whitening @ (x[:, None] - self.means)[..., None])[..., 0]
         squared = deviations.square().sum(-1)
         volumes = torch.diagonal(self.whitening, dim1=-2, dim2=-1).log().sum(-1)

@@ -1,4 +1,4 @@
-"""How well fitted bodies explain each frame, as numbers and as warnings in words."""
+"""Quality of fitted bodies in each frame, as numbers and as warnings."""
 
 import torch
 from jaxtyping import Float
@@ -38,8 +38,8 @@ def fit_quality(
 
     Args:
         params: Fitted bodies, batch axis F.
-        body: Of the fits.
-        observations: What they were fitted to.
+        body: Body of the fits.
+        observations: Observations that they were fitted to.
         targets: Prepared from them; its weights are zero where landmarks were not trusted.
     """
     ious = mask_ious(params, body, observations) if observations.silhouettes is not None else None

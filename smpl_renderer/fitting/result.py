@@ -20,7 +20,7 @@ class FrameQuality:
     usable: bool
     """False: the frame should be left out of a capture."""
     warnings: tuple[str, ...] = ()
-    """Findings in words."""
+    """Findings, as sentences."""
 
 
 @dataclass(frozen=True)
@@ -35,4 +35,4 @@ class FitResult(TensorStructure):
     """Height of the ground along `up`, in metres."""
     quality: tuple[FrameQuality, ...]
     warnings: tuple[str, ...]
-    """Findings about the whole fit, in words."""
+    """Findings about the whole fit, as sentences."""

@@ -23,11 +23,11 @@ def landmark_term(
     """Distance of projected from detected landmarks, summed over landmarks and cameras.
 
     Args:
-        pixels, targets: In pixels; targets are finite where they count.
-        weights: Of each landmark, 0 where it is missing.
+        pixels, targets: Positions in pixels; targets are finite where they count.
+        weights: Weight of each landmark, 0 where it is missing.
         pixel_sizes: Metres per pixel at the person.
         sigmas: Standard deviations in metres.
-        width: Of the robust loss, in standard deviations.
+        width: Width of the robust loss, in standard deviations.
     """
     squared = ((pixels - targets) * pixel_sizes[..., None, None] / sigmas[:, None]).square().sum(-1)
     return (weights * geman_mcclure(squared, width)).sum((1, 2))
@@ -47,8 +47,8 @@ def bone_term(
     Args:
         bones, targets: Any length.
         whitening: Takes differences of unit vectors to standard deviations; depth is less certain.
-        weights: Of each bone, 0 where it is missing.
-        width: Of the robust loss, in standard deviations.
+        weights: Weight of each bone, 0 where it is missing.
+        width: Width of the robust loss, in standard deviations.
     """
     difference = normalize(bones, dim=-1) - normalize(targets, dim=-1)
     squared = (whitening @ difference[..., None]).square().sum((-2, -1))
@@ -64,7 +64,7 @@ def outside_term(
         distances: To the mask in pixels, 0 inside.
         pixel_sizes: Metres per pixel at the person; 0 where there is no mask.
         sigma: Standard deviation in metres.
-        width: Where the loss becomes linear, in standard deviations.
+        width: Residual from which on the loss is linear, in standard deviations.
     """
     return huber(distances * (pixel_sizes / sigma)[..., None], width).mean(2).sum(1)
 
@@ -80,8 +80,8 @@ def match_outline(
     """Body point that explains each point of a mask's outline: near it, and with a like normal.
 
     Args:
-        outline, normals: Of the mask; pixels, and unit vectors.
-        pixels, point_normals: Of the body; the normals' x and y in the camera, as long as 1 on the body's rim.
+        outline, normals: Points and unit normals of the mask's outline, in pixels.
+        pixels, point_normals: Points of the body, and x and y of their normals in the camera, of length 1 on its rim.
         pixel_sizes: Metres per pixel.
         reach: Distance in metres that weighs as much as normals at right angles.
     """
@@ -110,12 +110,12 @@ def outline_term(
     little more than moderate ones. Along the outline the body may slide.
 
     Args:
-        outline, normals: Of the mask; pixels, and unit vectors pointing away from the person.
+        outline, normals: Points of the mask's outline in pixels, and unit normals pointing away from the person.
         matched: The body point of each, from `match_outline`, in pixels.
-        weights: Of each outline point; 0 for padding.
+        weights: Weight of each outline point; 0 for padding.
         pixel_sizes: Metres per pixel at the person; 0 where there is no mask.
         sigma: Standard deviation in metres.
-        width: Of the robust loss, in standard deviations.
+        width: Width of the robust loss, in standard deviations.
         clearance: Metres by which the mask usually exceeds the body.
     """
     offset = (outline - matched) * pixel_sizes[..., None, None]
@@ -130,7 +130,7 @@ def ground_term(heights: Float[Tensor, "F N"], sigma: float) -> Float[Tensor, " 
     """Distance of the lowest part of the soles from the ground, and of all soles where they are near it.
 
     Args:
-        heights: Of points of the soles over the ground, in metres.
+        heights: Heights of points of the soles over the ground, in metres.
         sigma: Standard deviation in metres.
     """
     lowest = heights.min(1).values / sigma
@@ -165,7 +165,7 @@ def balance_term(
 
 
 def still_feet(ankles: Float[Tensor, "F 2 3"], times: Float[Tensor, " F"] | None, speed: float) -> Float[Tensor, " F"]:
-    """How far feet stand still, in [0, 1], for frames at most half a second from another; 1 where that is unknown.
+    """Stillness of feet, in [0, 1], for frames at most half a second from another; 1 where that is unknown.
 
     Args:
         ankles: World positions in metres.

@@ -31,7 +31,7 @@ class Weights:
     balance_slack: float = 0.06
     balance_sigma: float = 0.08
     still_speed: float = 0.3
-    """Metres per second: feet that move faster do not carry, and balance does not count."""
+    """Speed in metres per second from which on a foot gives no support, and balance does not count."""
     upright: float = 0.3
     upright_sigma: float = 0.2
     roll_sigma: float = 0.05
@@ -47,7 +47,7 @@ class Weights:
     common_sigma: float = 0.15
     common_width: float = 2.0
     initial: float = 1.0
-    """Of the bodies that a fit starts from, where they are given."""
+    """Factor of the term that draws fits to the bodies that they start from, where these are given."""
     initial_sigma: float = 0.15
     initial_width: float = 2.0
     smooth: float = 0.3

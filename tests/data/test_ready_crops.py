@@ -1,4 +1,4 @@
-"""Ready crops: samples drawn from them are those of the originals, to the bit; and what is missing or stale is said."""
+"""Ready crops: samples drawn from them are those of the originals, to the bit; reports of what is missing or stale."""
 
 import json
 import shutil
@@ -252,7 +252,7 @@ def test_crops_that_go_or_shrink_while_they_are_read(packed, body, tmp_path):
         images.write_bytes(whole)
 
 
-def test_no_record_tells_of_other_pictures(packed, tmp_path):
+def test_no_record_describes_other_images(packed, tmp_path):
     """Killed while it writes images anew, it leaves no record of the old ones."""
     shutil.copytree(packed / "209001", tmp_path / "209001")
     ready = open_capture(tmp_path / "209001", ready=("person", 48)).ready

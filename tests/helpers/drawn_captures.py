@@ -80,14 +80,14 @@ def world_person(azimuth, x=0.0, y=0.0):
     return replace(params, global_orient=matrix_to_axis_angle(turn @ upright), transl=torch.tensor([x, y, 0.2]))
 
 
-def draw_rig(body, folder, people_of, moments=3, units=1.0):
+def draw_rig(body, folder, people_of, num_frames=3, units=1.0):
     """Images of all cameras, a calibration beside them, and frames in the order of the stub's numbers."""
     frames, cameras = [], rig_cameras()
     for name, T in cameras.items():
-        for moment in range(moments):
-            frames.append(draw(body, len(frames), people_of(moment), T_cam_world=T))
+        for frame in range(num_frames):
+            frames.append(draw(body, len(frames), people_of(frame), T_cam_world=T))
             (folder / "images" / name).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(frames[-1].image).save(folder / "images" / name / f"{moment + 1:04d}.png")
+            Image.fromarray(frames[-1].image).save(folder / "images" / name / f"{frame + 1:04d}.png")
     content = {"format": "hgg-capture", "version": 1, "up": "+z", "cameras": {}}
     for name, T in cameras.items():
         T = T.copy()
