@@ -1,6 +1,5 @@
 """Body fits of a capture: the truth, noise like that of an optimiser, and their files."""
 
-import json
 import pickle
 from pathlib import Path
 
@@ -10,8 +9,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from core.data.fit_noise import BETAS_SHARE, ORIENT_SHARE, TRANSL_SHARE
+from core.data.refit_files import write_refit
 from core.motion.anatomy import joint_rotations
-from scripts.synthetic.layout import fit_file, refit_file
+from scripts.synthetic.layout import fit_file
 from scripts.synthetic.motion import FRAME_RATE, Motion
 from scripts.synthetic.people import Person
 from smpl_renderer.body_model import BodyModel
@@ -109,30 +109,11 @@ def write_fits(
         posed = body(params)
     for position, frame in enumerate(frames):
         one = params[position]
-        record = {
-            "pose": [torch.cat([one.global_orient, one.body_pose]).tolist()],
-            "betas": [one.betas.tolist()],
-            "translation": one.transl.tolist(),
-            "scale": float(one.scale),
-        }
-        refit = refit_file(folder, frame)
-        refit.parent.mkdir(exist_ok=True)
-        refit.write_text(json.dumps(record))
-        if points:
-            _write_points(refit.with_suffix(".ply"), posed.vertices[position].numpy())
+        write_refit(folder, frame, one, posed.vertices[position] if points else None)
         if smpl_param:
             path = fit_file(folder, frame)
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(pickle.dumps(_smpl_record(body, one, posed[position]), protocol=4))
-
-
-def _write_points(path: Path, vertices: np.ndarray) -> None:
-    """Write an ASCII point cloud in HGG's world: (x, y, z) of the raw world becomes (x, z, -y)."""
-    swapped = np.stack([vertices[:, 0], vertices[:, 2], -vertices[:, 1]], 1)
-    header = ["ply", "format ascii 1.0", f"element vertex {len(swapped)}"]
-    header += [f"property float {axis}" for axis in "xyz"] + ["end_header"]
-    lines = [" ".join(f"{value:.6f}" for value in row) for row in swapped]
-    path.write_text("\n".join(header + lines) + "\n")
 
 
 def _smpl_record(body: BodyModel, params: BodyParams, posed: BodyOutput) -> dict:

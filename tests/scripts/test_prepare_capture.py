@@ -20,7 +20,7 @@ def test_what_is_missing_is_one_line(tmp_path):
 
 def test_options_are_checked(tmp_path):
     done = run("prepare_capture.py", tmp_path, "--out", tmp_path / "out", "--height", "170")
-    assert done.returncode == 2 and "metres" in done.stderr
+    assert done.returncode == 2 and "--height must be at" in done.stderr and "got 170" in done.stderr
 
 
 def test_help_names_the_options():

@@ -1,0 +1,86 @@
+"""Make or refine the body fits of captures in MVHumanNet's layout: python scripts/fit_body.py mvhuman_24
+
+Each frame's body is written to optimized_smpl_points/ of its subject. An interrupted run resumes.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from core.utils.environment import require
+
+require()
+
+import logging
+import multiprocessing
+import os
+from functools import partial
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from core.capture.refit import RefitOptions, RefitReport, refit_subject
+from core.data.human_list import find_subjects
+from core.utils.cli import run
+from core.utils.device import pick_device
+from core.utils.ranges import Workers, checked
+from smpl_renderer.errors import InputError
+
+logger = logging.getLogger("fit_body")
+
+
+def main(
+    root: tyro.conf.Positional[Path], options: tyro.conf.OmitArgPrefixes[RefitOptions], workers: Workers = -1
+) -> None:
+    """Fit a body to every frame of the subjects in a folder.
+
+    Args:
+        root: A capture, or a folder of captures.
+        workers: Processes, each with one subject at a time; 0 uses this one, -1 one per two processors without a GPU.
+    """
+    paths = [entry.path for entry in find_subjects(root)]
+    if workers < 0:
+        on_gpu = pick_device(options.device).type == "cuda"
+        workers = 0 if on_gpu else min((os.cpu_count() or 1) // 2, len(paths))
+    work = partial(_subject, options=options, threads=0 if workers <= 1 else 1)
+    if workers <= 1:
+        results = [work(path) for path in tqdm(paths, desc="fit", unit="subject")]
+    else:
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            results = list(tqdm(pool.imap(work, paths), total=len(paths), desc="fit", unit="subject"))
+    broken = 0
+    for path, result in zip(paths, results):
+        if isinstance(result, str):
+            broken += 1
+            logger.error("%s", result)
+        else:
+            logger.info("%s: %s", path, _summary(result))
+    if broken:
+        raise InputError(f"{root}: {broken} of {len(paths)} captures could not be fitted; the reasons are stated above")
+
+
+def _subject(path: Path, options: RefitOptions, threads: int) -> RefitReport | str:
+    """Report of one subject, or what is wrong with it: the others go on."""
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        return refit_subject(path, options)
+    except InputError as error:
+        return str(error)
+
+
+def _summary(report: RefitReport) -> str:
+    text = f"{len(report.written)} frames fitted, {len(report.skipped)} were there"
+    if report.ious:
+        text += f", bodies and masks overlap by {sum(report.ious) / len(report.ious):.0%}"
+    for frame, reason in list(report.failed.items())[:5]:
+        text += f"; frame {frame:04d} has no usable fit ({reason})"
+    if len(report.failed) > 5:
+        text += f"; {len(report.failed)} without a usable fit in all"
+    return text
+
+
+if __name__ == "__main__":
+    run(lambda: tyro.cli(checked(main), config=(tyro.conf.FlagCreatePairsOff,)))
