@@ -32,7 +32,7 @@ def main(
         archive: MediaPipe's wheel as a file (mediapipe-0.10.14-*.whl), for machines without a connection.
         heavy: Also fetch `pose_landmark_heavy`, which needs npm.
         heavy_archive: The npm package as a file, instead of npm.
-        out: Folder in which `core.capture` looks for them.
+        out: Folder from which `core.capture` reads them.
     """
     paths = fetch_models(out, archive)
     if heavy or heavy_archive is not None:

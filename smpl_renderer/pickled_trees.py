@@ -27,7 +27,7 @@ def read_tree(path: Path) -> Any:
     """Content of a file: dictionaries, lists, text, numbers and arrays; tensors become arrays.
 
     Raises:
-        InputError: If the file cannot be read or asks for a name beyond those that such files need.
+        InputError: If the file cannot be read or needs a name beyond those that such files need.
     """
     try:
         data = _decompressed(Path(path).read_bytes())
@@ -38,7 +38,7 @@ def read_tree(path: Path) -> Any:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; name the result file of the estimator") from error
     except RefusedObject as refused:
-        raise InputError(f"{path}: refused, it wants to run {refused}; export its arrays as .npz instead") from refused
+        raise InputError(f"{path}: refused, it would run {refused}; export its arrays as .npz instead") from refused
     except Exception as error:  # a broken pickle can fail in any way
         raise InputError(f"{path}: cannot be read ({type(error).__name__}: {error}); write it again") from error
 

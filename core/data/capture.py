@@ -138,7 +138,7 @@ class Capture(ABC):
         """Message: which of images, masks and fits are missing if no frame has all three."""
 
     calibration_files: str
-    """What to check if fits and masks do not meet."""
+    """Name of the files to check if fits and masks do not meet."""
     is_up_stated: bool
     """True if a file states the up axis."""
 
@@ -147,7 +147,7 @@ class Capture(ABC):
         return ()
 
     def camera_note(self, name: str) -> str:
-        """What else is remarkable about the calibration of a camera, for a message."""
+        """Note on the calibration of a camera, for a message."""
         return ""
 
     # What follows from it.

@@ -30,7 +30,7 @@ class CameraRecord:
     """One camera; static over the capture."""
 
     K: Float[np.ndarray, "3 3"]
-    """In pixels of `width` x `height`, pixel centres at +0.5."""
+    """Intrinsics in pixels of `width` x `height`, pixel centres at +0.5."""
     width: int
     height: int
     T_cam_world: Float[np.ndarray, "4 4"]
@@ -52,7 +52,7 @@ class FrameRecord:
     fit: str | dict[str, Any] | None = None
     """Path of the fit, or the fit itself (`fit_record`); None for a frame without fit."""
     time: float | None = None
-    """Seconds."""
+    """Time in seconds."""
 
 
 @dataclass(frozen=True)

@@ -137,12 +137,12 @@ def _parse(values: Any, path: Path, body: BodyModel) -> tuple[BodyParams, Float[
 
 
 def _single_record(values: Any, path: Path) -> dict[str, Any]:
-    """The fit of the one person in a file; EasyMocap lists the persons of a frame."""
+    """The fit of the one person in a file; EasyMocap lists all people of a frame."""
     if isinstance(values, dict) and isinstance(values.get("annots"), list):
         values = values["annots"]
     if isinstance(values, list):
         if len(values) != 1:
-            raise InputError(f"{path}: holds the fits of {len(values)} persons; keep that of the one in the masks")
+            raise InputError(f"{path}: holds the fits of {len(values)} people; keep that of the one in the masks")
         values = values[0]
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds a {type(values).__name__}, expected an object with a fit; {_REMEDY}")

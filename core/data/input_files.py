@@ -70,7 +70,7 @@ def read_json(path: Path, missing: str = "the capture is incomplete") -> Any:
 
     Args:
         path: The file.
-        missing: What it means if there is no such file, for the message.
+        missing: Meaning of a missing file, for the message.
     Raises:
         InputError: If it is missing or broken.
     """

@@ -43,7 +43,7 @@ class FileCamera:
 
     viewmat: Float[Tensor, "4 4"]
     K: Float[np.ndarray, "3 3"]
-    """In pixels of the calibrated size, pixel centres on integers."""
+    """Intrinsics in pixels of the calibrated size, pixel centres on integers."""
     size: tuple[int, int] | None
     """Calibrated width and height, if the record states them."""
     lens: Lens | None
@@ -288,7 +288,7 @@ def _lens(record: Any, path: Path) -> Lens | None:
 
 
 def _read_scale(path: Path, K: np.ndarray) -> float:
-    """Factor from the files' unit to metres (and 1000). It decides where every camera stands, so it has no default."""
+    """Factor from the files' unit to metres (and 1000). All camera positions depend on it, so it has no default."""
     known = RIG_SCALES.get(tuple(np.rint(2 * K[:2, 2] + 1).astype(int).tolist()))
     remedy = (
         f"this rig's value is {known}, write that"

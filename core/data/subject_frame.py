@@ -1,4 +1,4 @@
-"""Transform from the raw world (z down) to the subject frame, the world of the model. No other module knows both.
+"""Transform from the raw world (z down) to the subject frame, the world of the model. No other module uses both.
 
 Each frame of a capture has its own subject frame: y up, origin at the posed pelvis, rotated about y so that the first
 input camera looks from +z. This makes the model's input independent of the rig.

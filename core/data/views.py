@@ -84,7 +84,7 @@ def choose_input_views(
     if len(candidates) < (1 if allow_fewer else len(wanted)):
         raise InputError(
             f"{capture.path}: {len(wanted)} input views are wanted, but only {len(candidates)} cameras are usable "
-            f"({', '.join(candidates) or 'none'}); ask for fewer input views"
+            f"({', '.join(candidates) or 'none'}); choose fewer input views"
         )
     if set(wanted) <= set(candidates):
         return list(wanted)

@@ -8,9 +8,9 @@ harmless. The steps:
            cell that its ellipse reaches. The bits are in depth order, in whatever order they are set
     list   each cell reads its bits in order, tests which of its tiles each splat reaches, and writes the tiles' lists
 
-The lists share a buffer whose capacity is fixed before the launch, since only the device knows how many slots they
-need. If they do not fit, every tile uses all splats of its view instead: slow, but the image is the same. The next call
-gets a larger capacity.
+The lists share a buffer whose capacity is fixed before the launch, since the number of slots that they need is on the
+device only. If they do not fit, every tile uses all splats of its view instead: slow, but the image is the same. The
+next call gets a larger capacity.
 """
 
 import math

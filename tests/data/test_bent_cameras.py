@@ -358,7 +358,7 @@ def fits_of_smplx(folder):
     each_fit(folder, lambda fit: fit | {"body_pose": fit["body_pose"][:, :63]})
 
 
-@refused("holds the fits of 2 persons")
+@refused("holds the fits of 2 people")
 def fits_of_two_people(folder):
     each_fit(folder, lambda fit: [lists(fit), lists(fit)], ".json")
 
