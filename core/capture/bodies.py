@@ -14,6 +14,7 @@ from core.capture.observe import Views
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.fitting import FitResult, Observations, Silhouettes
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from smpl_renderer.rotations_numpy import rotation_between
 from smpl_renderer.types import BodyParams
 
 FitFunction = Callable[..., FitResult]
@@ -90,19 +91,7 @@ def upright_world(up: Float[Tensor, "F 3"], known: tuple[float, float, float] | 
         mean = vector
     else:
         mean = up.mean(0).double().cpu().numpy()
-    mean = mean / np.linalg.norm(mean)
     return World("-y", rotation_between(mean, np.array([0.0, -1.0, 0.0])))
-
-
-def rotation_between(a: Float[np.ndarray, "3"], b: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
-    """The smallest rotation that takes unit vector a to b."""
-    v, c = np.cross(a, b), float(a @ b)
-    if c < -1 + 1e-9:  # any axis at right angles to a
-        axis = np.cross(a, np.eye(3)[int(np.abs(a).argmin())])
-        axis /= np.linalg.norm(axis)
-        return 2 * np.outer(axis, axis) - np.eye(3)
-    K = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
-    return np.eye(3) + K + K @ K / (1 + c)
 
 
 def turned_cameras(cameras: tuple[StoredCamera, ...], world: World) -> tuple[StoredCamera, ...]:

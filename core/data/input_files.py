@@ -80,7 +80,9 @@ def read_json(path: Path, missing: str = "the capture is incomplete") -> Any:
 
 
 def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
-    """Files of a folder by the number in their name (the pattern's first group); empty if there is no such folder.
+    """Files of a folder by the number in their name (the pattern's first group), in its order.
+
+    Empty if there is no such folder.
 
     Raises:
         InputError: If two files have the same number.
@@ -98,7 +100,7 @@ def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
                 f"{folder}: two files of frame {number:04d}, {files[number].name} and {path.name}; keep one of them"
             )
         files[number] = path
-    return files
+    return dict(sorted(files.items()))
 
 
 def _short(value: Any) -> str:

@@ -167,7 +167,7 @@ def builtin_motion(name: str, body: BodyModel) -> Motion:
     )
 
 
-def _soles(
+def sole_vertices(
     orient: Float[Tensor, "T 3"], body_pose: Float[Tensor, "T 69"], body: BodyModel, betas: Float[Tensor, " S"]
 ) -> tuple[Float[Tensor, "T 2 n 3"], Float[Tensor, "T 3"]]:
     """Vertices of the left and the right sole, and the pelvis, of bodies without translation."""
@@ -186,7 +186,7 @@ def _soles(
 
 def _on_treadmill(orient: Tensor, body_pose: Tensor, body: BodyModel, betas: Tensor) -> Float[Tensor, "T 3"]:
     """Pelvis above one point; the lower sole touches the floor."""
-    soles, pelvis = _soles(orient, body_pose, body, betas)
+    soles, pelvis = sole_vertices(orient, body_pose, body, betas)
     height = pelvis[:, 1] - soles[..., 1].flatten(1).amin(1)
     return torch.stack([0 * height, height, 0 * height], -1)
 
@@ -197,7 +197,7 @@ def _on_feet(orient: Tensor, body_pose: Tensor, body: BodyModel, betas: Tensor) 
     Each frame moves by the mean displacement of the soles between it and the one before, weighted by how close they are
     to the floor. What is left after one loop is spread evenly over it.
     """
-    soles, pelvis = _soles(orient, body_pose, body, betas)
+    soles, pelvis = sole_vertices(orient, body_pose, body, betas)
     floor = soles[..., 1].flatten(1).amin(1)
     relative = soles.mean(2) - pelvis[:, None]  # [T, 2, 3], from the pelvis to each sole
     lift = soles[..., 1].amin(2) - floor[:, None]  # [T, 2]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from smpl_renderer.rotations import (
     quat_multiply,
     quat_to_matrix,
 )
+from smpl_renderer.rotations_numpy import rotation_between
 
 HALF = math.sqrt(0.5)
 
@@ -76,3 +78,15 @@ def test_nearest_rotation_gradcheck():
     generator = torch.Generator().manual_seed(3)
     matrices = torch.eye(3, dtype=torch.double) + 0.3 * torch.randn(5, 3, 3, generator=generator, dtype=torch.double)
     assert torch.autograd.gradcheck(nearest_rotation, matrices.requires_grad_())
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-6, 1.0, math.pi - 1e-3, math.pi])
+def test_rotation_between_directions_turns_by_the_angle_between_them(angle):
+    axis = np.array([0.6, -0.48, 0.64])
+    a = 3 * np.array([0.8, 0.36, -0.48])  # at right angles to the axis; lengths do not matter
+    b = axis_angle_to_matrix(torch.tensor(angle * axis)).numpy() @ a / 7
+    R = rotation_between(a, b)
+    np.testing.assert_allclose(R @ a, 7 * b, atol=1e-9)
+    np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-9)
+    assert np.linalg.det(R) == pytest.approx(1)
+    assert np.trace(R) == pytest.approx(1 + 2 * math.cos(angle), abs=1e-9)

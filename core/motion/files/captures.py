@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from core.data.capture_json import CAPTURE_FILE, FORMAT, read_capture_json
 from core.data.fits import FIT_FOLDER, KEYS, REFIT_FOLDER, parse_fit, rest_pelvis
+from core.data.input_files import numbered_files
 from core.motion.files.containers import read_json, read_npz
 from core.motion.files.track import Track, at_even_times, chosen_track, from_axis_angles, from_parts, sorted_track
 from smpl_renderer.body_model import BodyModel
@@ -26,7 +27,7 @@ MVHUMANNET_STEP = 5
 CAPTURE_FPS = 30.0
 SECONDS_PER_FIT = 0.5
 """Time between the fits of a capture that states no times."""
-_NUMBER = re.compile(r"(\d+)\.(?:json|pkl|pickle|npz|pt|pth)", re.IGNORECASE)
+NUMBERED = re.compile(r"(\d+)\.(?:json|pkl|pickle|npz|pt|pth)", re.IGNORECASE)
 
 Pelvis = Float[np.ndarray, "3"]
 
@@ -57,8 +58,8 @@ def read_capture_fits(path: Path, body: BodyModel, fps: float | None) -> Track:
 def read_mvhumannet(folder: Path, body: BodyModel) -> Track:
     """Refits (`optimized_smpl_points`) or fits (`smpl_param`) of a sequence; the folder itself or one of these."""
     if folder.name not in (REFIT_FOLDER, FIT_FOLDER):
-        folder = next(folder / name for name in (REFIT_FOLDER, FIT_FOLDER) if numbered_files(folder / name))
-    files = numbered_files(folder)
+        folder = next(folder / name for name in (REFIT_FOLDER, FIT_FOLDER) if numbered_files(folder / name, NUMBERED))
+    files = numbered_files(folder, NUMBERED)
     if not files:
         raise InputError(f"{folder}: holds no fits (000000.pkl, 0005.json); name a sequence of MVHumanNet")
     rotations, pelvis = (
@@ -75,7 +76,7 @@ def read_easymocap(path: Path, person: int | None, rest_pelvis: Pelvis) -> Track
 
     `Rh` and `Th` act about the origin: v = R(Rh) SMPL(poses) + Th, so the pelvis is at R(Rh) J0 + Th.
     """
-    files = {0: path} if path.is_file() else numbered_files(path)
+    files = {0: path} if path.is_file() else numbered_files(path, NUMBERED)
     rows: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
     for number, file in files.items():
         content = read_json(file)
@@ -99,14 +100,6 @@ def read_easymocap(path: Path, person: int | None, rest_pelvis: Pelvis) -> Track
     if len(width) > 1:
         raise InputError(f"{path}: poses have {min(width)} and {max(width)} numbers; fit all frames with one model")
     return sorted_track(Track(from_axis_angles(np.stack(poses)), np.stack(pelvis), np.array(frames), source))
-
-
-def numbered_files(folder: Path) -> dict[int, Path]:
-    """Files of a folder whose names are numbers, by the number."""
-    if not folder.is_dir():
-        return {}
-    matches = (_NUMBER.fullmatch(path.name) for path in folder.iterdir())
-    return dict(sorted((int(match[1]), folder / match[0]) for match in matches if match))
 
 
 def _easymocap_pose(pose: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from core.data.input_files import numbered_files
 from core.motion.files import captures, estimators, smpl_results
 from core.motion.files.containers import npz_names, read_any, read_npz
 from core.motion.files.skeletons import read_bvh_track
@@ -163,11 +164,13 @@ def _read_folder(
     if (path / "hps").is_dir() or any(path.glob("hps_track_*.npy")):
         return estimators.read_tram(path, person, rest_pelvis, space)
     fits = [path / name for name in (captures.REFIT_FOLDER, captures.FIT_FOLDER)]
-    if path.name in (captures.REFIT_FOLDER, captures.FIT_FOLDER) or any(map(captures.numbered_files, fits)):
+    if path.name in (captures.REFIT_FOLDER, captures.FIT_FOLDER) or any(
+        numbered_files(fit, captures.NUMBERED) for fit in fits
+    ):
         chosen_track({0: (1, None)}, person, str(path))
         return captures.read_mvhumannet(path, body)
     for folder in (path / captures.SMPLX_FOLDER, path / "smpl", path):
-        if any(file.suffix == ".json" for file in captures.numbered_files(folder).values()):
+        if any(file.suffix == ".json" for file in numbered_files(folder, captures.NUMBERED).values()):
             return captures.read_easymocap(folder, person, rest_pelvis)
     raise InputError(f"{path}: holds no motion of a known kind; {KNOWN}")
 

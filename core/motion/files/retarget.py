@@ -19,6 +19,7 @@ from core.motion.files.bvh import BvhClip
 from core.motion.files.joint_names import JointMap
 from core.motion.files.track import NUM_JOINTS
 from smpl_renderer.body_model import JOINT_NAMES, SMPL_PARENTS
+from smpl_renderer.rotations_numpy import rotation_between
 
 SNAP = np.cos(np.radians(20))
 """Cosine of the angle within which the axes of a skeleton count as those of the coordinate system."""
@@ -130,7 +131,7 @@ class _Calibration:
         for name, child in pairwise(chain):
             direction = self._zero(self.source[child]) - self._zero(self.source[name])
             wanted = self.zero_axes @ (self.rest[child] - self.rest[name])
-            self.O[name] = _smallest_rotation(wanted, direction) @ self.zero_axes
+            self.O[name] = rotation_between(wanted, direction) @ self.zero_axes
         if len(chain) == 2:
             self.O[chain[1]] = self.O[chain[0]]
 
@@ -287,20 +288,9 @@ def _snapped(frame: Matrix) -> Matrix:
     return snapped if is_rotation and np.all((snapped * frame).sum(0) > SNAP) else frame
 
 
-def _smallest_rotation(a: np.ndarray, b: np.ndarray) -> Matrix:
-    """The rotation by the smallest angle that takes the direction of a to that of b."""
-    a, b = _unit(a), _unit(b)
-    v, c = np.cross(a, b), float(a @ b)
-    if c < -1 + 1e-9:
-        other = _unit(np.cross(a, np.eye(3)[np.abs(a).argmin()]))
-        return 2 * np.outer(other, other) - np.eye(3)
-    K = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
-    return np.eye(3) + K + K @ K / (1 + c)
-
-
 def _twist_nearest(mean: Matrix, rest_bone: np.ndarray, bone: np.ndarray) -> Matrix:
     """The rotation that takes `rest_bone` to the direction of `bone` and is nearest to `mean` in its twist."""
-    swing = _smallest_rotation(_nearest_rotation(mean) @ rest_bone, bone)
+    swing = rotation_between(_nearest_rotation(mean) @ rest_bone, bone)
     return swing @ _nearest_rotation(mean)
 
 

@@ -31,7 +31,7 @@ def stride_ratio(track: Track, rest: Float[np.ndarray, "24 3"], fps: float) -> f
     step = max(1, round(fps / STEPS_PER_SECOND))
     if len(track.rotations) <= step:
         return None
-    soles = _soles(track.rotations, rest)  # [T, 4, 3], relative to the pelvis
+    soles = _sole_points(track.rotations, rest)  # [T, 4, 3], relative to the pelvis
     supporting = soles[..., 1].argmin(1)
     stays = supporting[:-step] == supporting[step:]
     index = np.flatnonzero(stays)
@@ -52,7 +52,9 @@ def stride_ratio(track: Track, rest: Float[np.ndarray, "24 3"], fps: float) -> f
     return ratio
 
 
-def _soles(rotations: Float[np.ndarray, "T 24 3 3"], rest: Float[np.ndarray, "24 3"]) -> Float[np.ndarray, "T 4 3"]:
+def _sole_points(
+    rotations: Float[np.ndarray, "T 24 3 3"], rest: Float[np.ndarray, "24 3"]
+) -> Float[np.ndarray, "T 4 3"]:
     """Points below ankles and toes, on the floor in the rest pose, relative to the pelvis."""
     orientations, positions = [rotations[:, 0]], [np.zeros((len(rotations), 3))]
     for joint in range(1, len(SMPL_PARENTS)):
