@@ -44,6 +44,8 @@ class InferenceOptions:
     """Rasterizer: auto (triton on CUDA, else numba), torch, numba, triton, gsplat, diff_gaussian_rasterization."""
     nearest: Literal["auto", "torch_cluster", "pytorch3d"] = "auto"
     """Search for the nearest vertex of each Gaussian: built in, or by one of these packages where it is installed."""
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    """Kernels of the U-Net's attention on CUDA: PyTorch's, or those of `xformers` where it is installed."""
     body: Path | None = None
     """Body model file; by default that of the first capture, found by its fingerprint. A checkpoint of another body is
     transferred to it."""

@@ -111,6 +111,7 @@ def open_session(options: InferenceOptions) -> Session:
     model.requires_grad_(False)
     model.set_backend(options.backend)
     model.set_nearest_search(options.nearest)
+    model.unet.use_attention(options.attention)
     trained = json.loads(metadata.get("training") or "{}").get("data", {})
     trained_size = trained.get("image_size")
     input_size = options.input_size or trained.get("image_size", protocol.image_size)

@@ -431,9 +431,12 @@ def test_cuda_that_is_not_available_is_refused(options, monkeypatch, capsys):
         ({"protocol": "paper"}, "200102"),
         ({"body": Path("no_such_body.pkl")}, "no_such_body.pkl"),
         ({"refine": -1}, "--refine must be at least 0"),
+        ({"attention": "flash"}, "attention must be one of sdpa, xformers"),
+        ({"attention": "xformers"}, "attention xformers cannot be loaded"),
     ],
 )
-def test_missing_things_are_named(options, change, named, capsys):
+def test_missing_things_are_named(options, change, named, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xformers", None)  # as if it was not installed
     assert named in refusal(lambda: infer.main(replace(options, **change)), capsys)
     assert not options.workspace.exists()
 
