@@ -5,9 +5,9 @@ dance, sit, squat), or a motion file: BVH, AMASS, SMPL results, GVHMR, WHAM, ...
 """
 
 import logging
+import math
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -126,9 +126,9 @@ def main(
 def _of_duration(clip: Motion, fps: int, seconds: float | None) -> Motion:
     """The motion at the frame rate of the video, as long as wanted or as it is."""
     if seconds is None and clip.loops:
-        seconds = clip.seconds * -(-MIN_SECONDS // clip.seconds)  # whole periods
-    count = None if seconds is None else max(1, round(seconds * fps))
-    return replace(resample(clip, fps, count), name=clip.name)
+        period = resample(clip, fps)  # closes exactly, so that whole periods do, too
+        return resample(period, fps, len(period) * math.ceil(MIN_SECONDS / clip.seconds))
+    return resample(clip, fps, None if seconds is None else max(1, round(seconds * fps)))
 
 
 def _color(name: str) -> tuple[float, float, float]:

@@ -64,16 +64,19 @@ def resample(motion: Motion, fps: float, count: int | None = None) -> Motion:
         motion: At least one frame.
         fps: Frames per second of the result.
         count: Number of frames. A loop repeats beyond its period, other motions hold their last frame. By default the
-            duration of the motion.
+            duration of the motion, and a loop closes exactly: its period becomes the nearest whole number of frames.
     Raises:
         InputError: If `fps` is out of range.
     """
     if not 0 < fps <= MAX_FPS:
         raise InputError(f"a frame rate must be in (0, {MAX_FPS:g}] frames per second, got {fps:g}")
-    if count is None:
-        count = max(1, round(motion.seconds * fps)) if motion.loops else math.floor(motion.seconds * fps + 1e-6) + 1
-    position = torch.arange(count, dtype=torch.float64) * (motion.fps / fps)
-    total = len(motion)
+    total, step = len(motion), motion.fps / fps
+    if count is None and motion.loops:
+        count = max(1, round(motion.seconds * fps))
+        step = total / count
+    elif count is None:
+        count = math.floor(motion.seconds * fps + 1e-6) + 1
+    position = torch.arange(count, dtype=torch.float64) * step
     if motion.loops:
         left = position.floor().long() % total
         right = (left + 1) % total

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from core.avatar.avatar import Avatar, canonical_gaussians, pose_avatar
 from core.avatar.file import save_avatar
 from core.export.glb import save_mesh_glb, save_splats_glb
-from core.export.ply import SH_C0, load_ply
+from core.export.ply import SH_C0, load_ply, save_ply
 from core.export.quantized import dequantize, load_any_avatar, load_quantized, quantize, save_quantized
 from core.export.rig import skinning_table, vertex_colors
 from core.export.splats import save_converted, save_splat
@@ -93,6 +93,13 @@ def test_compressed_formats_are_read_by_gsply(gaussians, tmp_path, file_format, 
     else:
         read = {"spz": gsply.read_spz}.get(file_format, gsply.plyread)
     compare(gaussians, *from_gsply(read(str(path))), tolerance, atol)
+
+
+@pytest.mark.parametrize("degree", [0, 3])
+def test_ply_is_read_by_gsply(gaussians, tmp_path, degree):
+    gsply = pytest.importorskip("gsply")
+    save_ply(tmp_path / "a.ply", gaussians, degree)
+    compare(gaussians, *from_gsply(gsply.plyread(str(tmp_path / "a.ply"))), 1e-4, 1e-6)
 
 
 def test_splat_is_read_by_gaussforge(gaussians, tmp_path):

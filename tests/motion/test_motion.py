@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.motion.builtin import SEQUENCES, _soles, builtin_motion
+from core.motion.builtin import SEQUENCES, builtin_motion, sole_vertices
 from core.motion.motion import Motion, apply_motion, in_place, resample
 from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import axis_angle_to_matrix
@@ -54,6 +54,18 @@ def test_a_loop_repeats_and_other_motions_hold_their_end():
     assert (held.pelvis[5:] == held.pelvis[4]).all()
 
 
+@pytest.mark.parametrize("fps", [7.3, 24.0, 59.94])
+def test_a_loop_closes_at_any_rate(fps):
+    """A turn at constant speed keeps equal steps, also from the last frame to the first."""
+    angles = torch.arange(11, dtype=torch.float64) * (2 * torch.pi / 11)
+    orient = torch.stack([0 * angles, angles, 0 * angles], -1)
+    turn = Motion(orient, torch.zeros(11, 69).double(), 0 * orient, fps=20.0, name="turn", loops=True)
+    other = resample(turn, fps)
+    assert abs(other.seconds - turn.seconds) <= 0.5 / fps
+    steps = angle_between(other.global_orient, other.global_orient.roll(-1, 0))
+    torch.testing.assert_close(steps, torch.full_like(steps, 2 * torch.pi / len(other)), rtol=0, atol=1e-7)
+
+
 def test_frame_rates_out_of_range_are_refused():
     with pytest.raises(InputError, match="frame rate"):
         resample(make_motion(), 0)
@@ -77,7 +89,7 @@ def test_builtin_motions_close_and_stand_on_the_floor(name, body):
 @pytest.mark.parametrize("name", [name for name, sequence in SEQUENCES.items() if not sequence.treadmill])
 def test_supporting_feet_do_not_slide(name, body):
     motion = builtin_motion(name, body)
-    soles, pelvis = _soles(motion.global_orient, motion.body_pose, body, torch.zeros(10))
+    soles, pelvis = sole_vertices(motion.global_orient, motion.body_pose, body, torch.zeros(10))
     world = soles - pelvis[:, None, None] + motion.pelvis[:, None, None]
     touching = (world[..., 1].amin(2) < 0.005) & (world[..., 1].amin(2).roll(-1, 0) < 0.005)
     slide = (world.mean(2).roll(-1, 0) - world.mean(2))[..., ::2].norm(dim=-1)  # [T, 2], metres per frame
