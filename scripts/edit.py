@@ -19,11 +19,12 @@ import torch
 import tyro
 
 from core.avatar.avatar import Avatar
-from core.avatar.editing import in_parts, merged, pruned, recolored, selected
+from core.avatar.editing import in_parts, merged, pruned, recolored, rendered_weights, selected
 from core.avatar.file import save_avatar
 from core.avatar.rendering import render_avatar
 from core.export.quantized import load_any_avatar
 from core.inference.animation import camera_path
+from core.inference.trajectories import turntable
 from core.motion.builtin import builtin_motion
 from core.motion.motion import apply_motion
 from core.utils.cli import run
@@ -37,6 +38,9 @@ logger = logging.getLogger("edit")
 MEASURED = (("idle", 0, 0.4), ("walk", 8, 2.2), ("wave", 10, -1.3))
 """Motion, frame and direction of the renderings by which the loss of pruning is measured."""
 MEASURED_SIZE = 512
+RANKED = (("dance", 20), ("squat", 20))
+"""Motion and frame of the renderings whose weights decide what is pruned: other poses than those of `MEASURED`."""
+RANKED_CAMERAS, RANKED_SIZE = 8, 256
 
 
 def main(
@@ -72,13 +76,23 @@ def main(
     for part, color in recolor:
         avatar = recolored(avatar, in_parts(avatar, model, (part,)), _color(color), strength)
     if prune is not None and prune < avatar.count:
-        small = pruned(avatar, prune)
+        small = pruned(avatar, prune, importance(avatar, model))
         logger.info(
             "%d of %d Gaussians: renderings equal to %.1f dB", small.count, avatar.count, psnr(avatar, small, model)
         )
         avatar = small
     save_avatar(out, avatar)
     logger.info("wrote %s (%d Gaussians)", out, avatar.count)
+
+
+def importance(avatar: Avatar, body: BodyModel) -> torch.Tensor:
+    """Weight [N] of each Gaussian in renderings all around the avatar, in poses that open what arms and legs hide."""
+    weights = torch.zeros(avatar.count)
+    for name, frame in RANKED:
+        poses = apply_motion(builtin_motion(name, body), body, avatar.betas)[frame : frame + 1]
+        ring = turntable(body(poses).vertices, RANKED_CAMERAS, RANKED_SIZE)
+        weights += rendered_weights(avatar, body, poses, ring[None])
+    return weights
 
 
 @torch.no_grad()

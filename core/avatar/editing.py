@@ -7,9 +7,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from core.avatar.avatar import TENSOR_FIELDS, Avatar
+from core.avatar.avatar import TENSOR_FIELDS, Avatar, pose_avatar
+from core.avatar.rendering import render_gaussians
+from core.types.cameras import Cameras
 from smpl_renderer.body_model import JOINT_NAMES, BodyModel
 from smpl_renderer.errors import InputError
+from smpl_renderer.types import BodyParams
 
 _JOINTS = {
     "head": ("neck", "head"),
@@ -77,14 +80,28 @@ def recolored(avatar: Avatar, mask: Bool[Tensor, " N"], color: Float[Tensor, "3"
     return replace(avatar, colors=colors)
 
 
-def pruned(avatar: Avatar, count: int) -> Avatar:
-    """The `count` Gaussians with the largest opacity times area, in their order; all if there are fewer."""
+@torch.no_grad()
+def rendered_weights(avatar: Avatar, body: BodyModel, poses: BodyParams, cameras: Cameras) -> Float[Tensor, " N"]:
+    """Sum of each Gaussian's compositing weights over all pixels of renderings: zero for what is hidden.
+
+    Args:
+        avatar: Without batch axes, on the CPU: the backend with weights is `numba`.
+        body: Its body.
+        poses: P poses.
+        cameras: Cameras [P, C].
+    Raises:
+        InputError: If `numba` is not installed.
+    """
+    gaussians = pose_avatar(avatar, body, poses)
+    return render_gaussians(gaussians, cameras, backend="numba", return_weights=True).weights.sum((0, 1))
+
+
+def pruned(avatar: Avatar, count: int, weights: Float[Tensor, " N"]) -> Avatar:
+    """The `count` Gaussians with the largest weights, in their order; all if there are fewer."""
     if count >= avatar.count:
         return avatar
-    scales = avatar.scales.sort(-1).values
-    score = avatar.opacities * scales[:, 1] * scales[:, 2]
-    mask = torch.zeros(avatar.count, dtype=torch.bool, device=score.device)
-    mask[score.topk(count).indices] = True
+    mask = torch.zeros(avatar.count, dtype=torch.bool, device=weights.device)
+    mask[weights.topk(count).indices] = True
     return selected(avatar, mask)
 
 

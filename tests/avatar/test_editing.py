@@ -5,8 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.avatar.editing import PARTS, PLURALS, in_parts, merged, pruned, recolored, selected
+from core.avatar.editing import PARTS, PLURALS, in_parts, merged, pruned, recolored, rendered_weights, selected
 from core.avatar.file import load_avatar, save_avatar
+from core.avatar.rendering import render_avatar
+from core.inference.trajectories import turntable
+from core.motion.builtin import builtin_motion
+from core.motion.motion import apply_motion
 from scripts.edit import main, psnr
 from smpl_renderer.errors import InputError
 
@@ -51,12 +55,28 @@ def test_recolouring_changes_the_mean_and_keeps_contrast(avatar, body):
     torch.testing.assert_close(recolored(dim, mask, torch.ones(3), 0.0).colors, dim.colors)
 
 
-def test_pruning_keeps_the_largest(avatar):
-    scales = avatar.scales * torch.linspace(0.5, 2, avatar.count)[:, None]
-    small = pruned(replace(avatar, scales=scales, opacities=torch.ones(avatar.count)), 1000)
-    assert small.count == 1000 and (small.vertex_ids.diff() > 0).all()
-    assert small.scales.prod(-1).min() > scales.prod(-1).median()
-    assert pruned(avatar, 10**9) is avatar
+def test_pruning_keeps_the_largest_weights(avatar):
+    weights = torch.linspace(1, 0, avatar.count)
+    small = pruned(avatar, 1000, weights)
+    assert small.count == 1000 and torch.equal(small.vertex_ids, avatar.vertex_ids[:1000])
+    assert pruned(avatar, 10**9, weights) is avatar
+
+
+def test_weights_are_those_of_renderings(avatar, body):
+    """They sum to the alpha of the renderings, and Gaussians inside the body, though larger than others, have almost none."""
+    inside = in_parts(avatar, body, ("torso",)) & (avatar.vertex_ids % 4 == 0)
+    vertices = body.v_template[avatar.vertex_ids]
+    axis = vertices[inside] * torch.tensor([0.0, 1.0, 0.0])
+    offsets, scales = avatar.offsets.clone(), avatar.scales.clone()
+    offsets[inside] = axis - vertices[inside]
+    scales[inside] *= 1.5
+    filled = replace(avatar, offsets=offsets, scales=scales, opacities=torch.full((avatar.count,), 0.99))
+    poses = apply_motion(builtin_motion("idle", body), body, avatar.betas)[:1]
+    cameras = turntable(body(poses).vertices, 4, 96)[None]
+    weights = rendered_weights(filled, body, poses, cameras)
+    alphas = render_avatar(filled, body, poses, cameras, backend="numba").alphas
+    assert weights.sum().item() == pytest.approx(alphas.sum().item(), rel=1e-3)
+    assert weights[inside].median() < 0.1 * weights[~inside].mean()  # a few at neck and hips reach the surface
 
 
 def test_merging_is_an_average_that_opacity_weights(avatar):
