@@ -22,6 +22,11 @@ MAX_BODY_BYTES = 2**30
 """Largest body model; SMPL's have 40 to 350 MB."""
 MAX_FIT_BYTES = 2**26
 """Largest file of one fit; MVHumanNet's have 0.3 MB."""
+MAX_TEXT_BYTES = 2**22
+"""Largest calibration as text; those of a hundred cameras have 0.1 MB."""
+CONTENT_ERRORS = (ArithmeticError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
+"""Errors of code that takes values out of a file with other content than expected. Numbers can be too large to convert,
+and lists ragged or nested; `zipfile`, `struct` and NumPy have further types."""
 EXPANSION, SMALL = 8, 2**24
 """Arrays may take `EXPANSION` times the size of their file, and `SMALL` bytes more."""
 
@@ -39,7 +44,7 @@ def check_file(path: Path, limit: int, kind: str) -> int:
     try:
         status = Path(path).stat()
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
+        raise InputError(f"{path}: no such file; check the path") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read as {kind} ({error.strerror}); check the path") from error
     if not stat.S_ISREG(status.st_mode):
@@ -52,16 +57,29 @@ def check_file(path: Path, limit: int, kind: str) -> int:
     return status.st_size
 
 
-def load_json(path: Path) -> Any:
+def load_text(path: Path, limit: int = MAX_TEXT_BYTES, kind: str = "text") -> str:
+    """Content of a text file in UTF-8.
+
+    Raises:
+        InputError: If the file is missing, larger than `limit`, or no text.
+    """
+    check_file(path, limit, kind)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as {kind} ({error}); correct it or copy it again") from error
+
+
+def load_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
     """Content of a JSON file in UTF-8.
 
     Raises:
-        InputError: If the file is missing, too large, or no JSON.
+        InputError: If the file is missing, larger than `limit`, or no JSON.
     """
-    check_file(path, MAX_JSON_BYTES, "JSON")
+    text = load_text(path, limit, "JSON")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); correct it or copy it again") from error
 
 

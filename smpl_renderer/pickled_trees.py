@@ -15,11 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from smpl_renderer.bounded_files import EXPANSION, check_file
 from smpl_renderer.errors import InputError
 from smpl_renderer.pickles import NUMPY_NAMES, TORCH_NAMES, ArrayRecord, DTypeRecord, RefusedObject
 
 MAX_BYTES = 4 * 2**30
-"""Maximum size of a compressed file's content."""
+"""Maximum size of a file, and of a compressed file's content."""
+ALWAYS_READ = 2**27
+"""Bytes that the content may have whatever the size of a compressed file."""
+MAX_KEY = 2**60
+"""Whole numbers from here on can have equal hashes; dictionaries of them are slow."""
 _NPY_MAGIC = b"\x93NUMPY"
 
 
@@ -29,14 +34,13 @@ def read_tree(path: Path) -> Any:
     Raises:
         InputError: If the file cannot be read or needs a name beyond those that such files need.
     """
+    check_file(path, MAX_BYTES, "a file of arrays")
     try:
         data = _decompressed(Path(path).read_bytes())
         stream = io.BytesIO(data)
         if data.startswith(_NPY_MAGIC):
             _skip_npy_header(stream)
         return _plain(_TreeUnpickler(stream).load())
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; name the result file of the estimator") from error
     except RefusedObject as refused:
         raise InputError(f"{path}: refused, it would run {refused}; export its arrays as .npz instead") from refused
     except Exception as error:  # a broken pickle can fail in any way
@@ -47,9 +51,10 @@ def _decompressed(data: bytes) -> bytes:
     if data[:1] != b"\x78" and data[:2] != b"\x1f\x8b":  # zlib, gzip; pickles of protocol 2 and later start with 0x80
         return data
     decompressor = zlib.decompressobj(32 + zlib.MAX_WBITS)  # either header
-    content = decompressor.decompress(data, MAX_BYTES)
+    largest = min(MAX_BYTES, EXPANSION * len(data) + ALWAYS_READ)
+    content = decompressor.decompress(data, largest)
     if decompressor.unconsumed_tail:
-        raise ValueError(f"it holds more than {MAX_BYTES >> 30} GB")
+        raise ValueError(f"it holds more than {largest / 2**30:.2f} GB")
     return content
 
 
@@ -152,18 +157,48 @@ class _TreeUnpickler(pickle._Unpickler):
 
     dispatch[pickle.BUILD[0]] = load_build
 
+    def load_setitem(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
 
-def _plain(value: Any) -> Any:
-    """Stand-ins replaced by what they describe."""
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_setitems()
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_dict(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_dict()
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+
+def _check_keys(keys: list) -> None:
+    """Refuse keys whose hashes can be made to collide."""
+    for key in keys:
+        if not isinstance(key, str | int | bytes) or (isinstance(key, int) and abs(key) >= MAX_KEY):
+            raise ValueError(f"a dictionary has keys of type {type(key).__name__}, or large numbers as keys")
+
+
+def _plain(value: Any, known: dict[int, Any] | None = None) -> Any:
+    """Stand-ins replaced by what they describe. A container that occurs in several places is converted once."""
+    known = {} if known is None else known
+    if id(value) in known:
+        return known[id(value)]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        known[id(value)] = result = {key: _plain(item, known) for key, item in value.items()}
+        return result
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        known[id(value)] = result = [_plain(item, known) for item in value]
+        return result
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().numpy()
     if isinstance(value, _AnyArray):
         items = getattr(value, "items", None)
         if items is None:
             return np.asarray(value.value)
-        return _plain(items[0]) if len(items) == 1 else [_plain(item) for item in items]
+        return _plain(items[0], known) if len(items) == 1 else [_plain(item, known) for item in items]
     return np.asarray(value.value) if isinstance(value, ArrayRecord) else value

@@ -1,13 +1,12 @@
 """Keypoints made by other tools (OpenPose, COCO, DWPose and others as JSON), as landmarks."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from core.capture.landmarks import INDEX, NUM_HAND_LANDMARKS, NUM_LANDMARKS, Landmarks
+from smpl_renderer.bounded_files import CONTENT_ERRORS, load_json
 from smpl_renderer.errors import InputError
 
 _COCO_NAMES = (
@@ -35,6 +34,8 @@ LAYOUTS: dict[int, tuple[str | None, ...]] = {
     134: _OPENPOSE18_NAMES + _WHOLEBODY_FEET + (None,) * 110,
 }
 """Names of keypoints by their number: COCO, OpenPose's 18 and 25, COCO-WholeBody with and without a neck."""
+MAX_KEYPOINT_BYTES = 2**28
+"""Largest file of keypoints: some 50,000 people with all of COCO-WholeBody's."""
 _HAND_STARTS = {133: (91, 112), 134: (92, 113)}
 
 
@@ -70,7 +71,7 @@ def read_keypoints(path: Path) -> list[Landmarks]:
     Raises:
         InputError: If it cannot be read or has an unknown number of keypoints.
     """
-    content = _read_json(path)
+    content = load_json(path, MAX_KEYPOINT_BYTES)
     try:
         if isinstance(content, dict) and "people" in content:
             return [_openpose(person, path) for person in content["people"] if any(person["pose_keypoints_2d"])]
@@ -78,26 +79,23 @@ def read_keypoints(path: Path) -> list[Landmarks]:
         if not isinstance(instances, list):
             instances = [content]
         return [_instance(instance, path) for instance in instances]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except InputError:
+        raise
+    except CONTENT_ERRORS as error:
         raise InputError(f"{path}: no keypoints of a known kind (OpenPose, COCO, DWPose: {error!r})") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); export the keypoints again") from error
 
 
 def _read_coco(path: Path) -> dict[str, list[Landmarks]]:
     """People by the stem of their image's name, of COCO's `images` and `annotations`."""
-    content = _read_json(path)
+    content = load_json(path, MAX_KEYPOINT_BYTES)
     try:
         stems = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
         people: dict[str, list[Landmarks]] = {}
         for annotation in content["annotations"]:
             people.setdefault(stems[annotation["image_id"]], []).append(_instance(annotation, path))
-    except (KeyError, TypeError, ValueError) as error:
+    except InputError:
+        raise
+    except CONTENT_ERRORS as error:
         raise InputError(f"{path}: not a COCO file of keypoints ({error!r}); or name a folder of files") from error
     return people
 

@@ -6,7 +6,6 @@ The world is that of animations: the floor at height 0, metres, the motion begin
 several are passed at even intervals from the beginning of the animation to its end.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,13 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from core.data.up_axis import UP_AXES, raw_from_world
 from core.types.cameras import Cameras
+from smpl_renderer.bounded_files import CONTENT_ERRORS, load_json
 from smpl_renderer.errors import InputError
 
 MAX_SIDE = 4096
 MAX_CAMERAS = 100_000
+MAX_ELEMENT = 1e6
+"""Largest element of a matrix, in pixels or metres; the renderer computes in float32."""
 
 
 def read_camera_path(path: Path, count: int) -> Cameras:
@@ -28,8 +30,8 @@ def read_camera_path(path: Path, count: int) -> Cameras:
     Raises:
         InputError: If the file is missing or holds something else.
     """
+    content = load_json(path)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
         records = content["cameras"]
         records = list(records.values()) if isinstance(records, dict) else records
         if not isinstance(records, list) or not 1 <= len(records) <= MAX_CAMERAS:
@@ -42,9 +44,7 @@ def read_camera_path(path: Path, count: int) -> Cameras:
             raise ValueError(f"`width` and `height` must be the same of all cameras, 16 to {MAX_SIDE}")
         if up not in UP_AXES:
             raise ValueError(f"`up` must be one of {', '.join(UP_AXES)}, got {up!r}")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file with cameras for --camera") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except CONTENT_ERRORS as error:
         reason = f"it lacks `{error.args[0]}`" if isinstance(error, KeyError) else error
         raise InputError(f"{path}: holds no camera path ({reason}); docs/motion.md describes the file") from error
     to_y_up = (raw_from_world("+y").T @ raw_from_world(up)).numpy()
@@ -55,7 +55,7 @@ def read_camera_path(path: Path, count: int) -> Cameras:
 
 def _matrix(record: Any, key: str, size: int) -> np.ndarray:
     matrix = np.array(record[key], np.float64)
-    if matrix.shape != (size, size) or not np.isfinite(matrix).all():
+    if matrix.shape != (size, size) or not (np.abs(matrix) <= MAX_ELEMENT).all():
         raise ValueError(f"`{key}` must be {size} x {size} numbers")
     R = matrix[:3, :3]
     if size == 4 and (np.abs(R @ R.T - np.eye(3)).max() > 1e-3 or np.linalg.det(R) < 0):

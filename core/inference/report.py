@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.utils.aliases import current_protocol
+from smpl_renderer.bounded_files import load_json
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
@@ -56,12 +57,7 @@ def read_metrics(path: Path) -> Metrics:
         InputError: If it is missing, or not the result of an evaluation.
     """
     remedy = "write it with python infer.py --evaluate"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON file ({error}); {remedy}") from error
+    metrics = load_json(path)
     if not isinstance(metrics, dict) or not {"mean", "subjects", "settings"} <= metrics.keys():
         raise InputError(f"{path}: not an evaluation, it lacks mean, subjects or settings; {remedy}")
     if not isinstance(metrics["settings"], dict) or not {"protocol", "checkpoint"} <= metrics["settings"].keys():

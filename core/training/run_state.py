@@ -12,12 +12,15 @@ import torch
 
 from core.options import TrainOptions
 from core.utils.options_json import options_from_json
+from smpl_renderer.bounded_files import load_torch
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"state_(\d+)\.pt")
+MAX_STATE_BYTES = 2**35
+"""Largest run state: 2.8 billion parameters in float32 with the two averages of Adam."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ def load_run_state(path: Path) -> RunState:
             "state_<step>.pt to --resume"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+        content = load_torch(path, MAX_STATE_BYTES, "a run state")
+    except (OSError, InputError):
         raise
     except Exception as error:  # torch, zipfile and pickle each raise errors of their own on a damaged file
         raise InputError(

@@ -1,6 +1,5 @@
 """Cameras of our own `capture.json`."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +7,15 @@ import numpy as np
 from core.capture.importers.rig import ImportedCamera, ImportedRig, checked
 from core.data.capture_json import FORMAT, UP_AXES
 from core.data.lens import Lens
+from smpl_renderer.bounded_files import CONTENT_ERRORS, load_json
 from smpl_renderer.errors import InputError
 
 
 def read_capture_cameras(path: Path) -> ImportedRig:
     """Read the cameras of a `capture.json` (or of the folder that holds it); its frames and fits are not used."""
     path = path / "capture.json" if path.is_dir() else path
+    content = load_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("format") != FORMAT:
             raise ValueError(f'its "format" is not "{FORMAT}"')
         cameras = {}
@@ -27,8 +27,6 @@ def read_capture_cameras(path: Path) -> ImportedRig:
                 ImportedCamera(K, T, (int(record["width"]), int(record["height"])), lens), name, path
             )
         up = UP_AXES[content.get("up", "-z")]
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; name a capture.json") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except CONTENT_ERRORS as error:
         raise InputError(f"{path}: cannot be read as capture.json ({error!r}); correct or replace it") from error
     return ImportedRig(cameras, f"capture.json {path}", up=tuple(float(x) for x in up))

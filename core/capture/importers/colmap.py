@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from core.capture.importers.rig import ImportedCamera, ImportedRig, checked, rigid
 from core.data.lens import Lens
+from smpl_renderer.bounded_files import CONTENT_ERRORS, check_file
 from smpl_renderer.errors import InputError
 
 MODELS = {
@@ -27,6 +28,8 @@ MODELS = {
     10: ("THIN_PRISM_FISHEYE", 12),
 }
 """Number, name and number of parameters of camera models."""
+MAX_MODEL_BYTES = 2**29
+"""Largest file of a model; `images` also lists the points of each image."""
 
 
 def find_model(folder: Path) -> Path | None:
@@ -46,6 +49,8 @@ def read_colmap(folder: Path) -> ImportedRig:
     if place is None:
         raise InputError(f"{folder}: no COLMAP model (cameras.bin and images.bin, or .txt); name its sparse/0 folder")
     binary = (place / "cameras.bin").is_file() and (place / "images.bin").is_file()
+    for kind in ("cameras", "images"):
+        check_file(place / f"{kind}{'.bin' if binary else '.txt'}", MAX_MODEL_BYTES, "a COLMAP model")
     try:
         if binary:
             lenses = _read_cameras_binary((place / "cameras.bin").read_bytes())
@@ -57,7 +62,7 @@ def read_colmap(folder: Path) -> ImportedRig:
             Path(name).with_suffix("").as_posix(): _camera(*lenses[camera_id], quat, t)
             for name, camera_id, quat, t in images
         }
-    except (OSError, struct.error, ValueError, KeyError, IndexError) as error:
+    except (OSError, struct.error, *CONTENT_ERRORS) as error:
         raise InputError(f"{place}: cannot be read as a COLMAP model ({error!r}); export it again") from error
     if not cameras:
         raise InputError(f"{place}: the model holds no images; run the reconstruction again")

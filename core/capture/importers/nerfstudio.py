@@ -1,11 +1,11 @@
 """`transforms.json` of nerfstudio and instant-ngp: camera-to-world matrices with OpenGL axes, one camera per image."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from core.capture.importers.rig import ImportedCamera, ImportedRig, checked, opencv_lens
+from smpl_renderer.bounded_files import CONTENT_ERRORS, load_json
 from smpl_renderer.errors import InputError
 
 FISHEYE_MODELS = ("OPENCV_FISHEYE",)
@@ -15,17 +15,15 @@ PINHOLE_MODELS = ("PINHOLE", "OPENCV", "SIMPLE_PINHOLE", "PERSPECTIVE")
 def read_transforms(path: Path) -> ImportedRig:
     """Read a `transforms.json` (or the folder that holds it). The unit of length is arbitrary."""
     path = path / "transforms.json" if path.is_dir() else path
+    content = load_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         cameras = {
             Path(frame["file_path"]).with_suffix("").as_posix().removeprefix("./"): _camera(content, frame)
             for frame in content["frames"]
         }
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; name a transforms.json") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        cameras = {name: checked(camera, name, path) for name, camera in cameras.items()}
+    except CONTENT_ERRORS as error:
         raise InputError(f"{path}: not a transforms.json of nerfstudio ({error!r}); export it again") from error
-    cameras = {name: checked(camera, name, path) for name, camera in cameras.items()}
     return ImportedRig(cameras, f"nerfstudio {path}", metric=False, per_image=True)
 
 

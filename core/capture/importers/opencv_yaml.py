@@ -15,6 +15,7 @@ from core.capture.importers.rig import (
     rotation_from_vector,
     shifted_to_centers,
 )
+from smpl_renderer.bounded_files import CONTENT_ERRORS, MAX_TEXT_BYTES, load_text
 from smpl_renderer.errors import InputError
 
 _MATRIX = re.compile(
@@ -22,7 +23,7 @@ _MATRIX = re.compile(
     r"\s+cols[ \t]*:[ \t]*(?P<cols>\d+)\s+dt[ \t]*:[ \t]*\S+\s+data[ \t]*:[ \t]*\[(?P<data>[^\]]*)\]",
     re.MULTILINE,
 )
-_SCALAR = re.compile(r"^[ \t]*([\w.\-]+)[ \t]*:[ \t]*([^\s!\[][^\n]*?)[ \t]*$", re.MULTILINE)
+_SCALAR = re.compile(r"^[ \t]*([\w.\-]+)[ \t]*:[ \t]*([^\s!\[][^\n]*)$", re.MULTILINE)
 _LIST = re.compile(r"^[ \t]*([\w.\-]+)[ \t]*:[ \t]*\n((?:[ \t]*-[ \t]*[^\n]+\n?)+)", re.MULTILINE)
 K_NAMES = ("K", "camera_matrix", "cameraMatrix", "Camera_Matrix", "intrinsic_matrix", "M")
 DISTORTION_NAMES = ("dist", "D", "distortion_coefficients", "distCoeffs", "Distortion_Coefficients", "dist_coeffs")
@@ -40,12 +41,7 @@ def read_file_storage(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If the file cannot be read or a matrix is not of its stated size.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; the calibration is incomplete") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); get the file again") from error
+    text = load_text(path, kind="a calibration")
     values: dict[str, Any] = {}
     for match in _LIST.finditer(text):
         values[match[1]] = [line.strip()[1:].strip().strip("\"'") for line in match[2].strip().splitlines()]
@@ -59,7 +55,7 @@ def read_file_storage(path: Path) -> dict[str, Any]:
             data = np.array([float(x) for x in match["data"].replace(",", " ").split()])
             values[match["name"]] = data.reshape(int(match["rows"]), int(match["cols"]))
         except ValueError as error:
-            raise InputError(f"{path}: matrix {match['name']} is broken ({error}); get the file again") from error
+            raise InputError(f"{path}: matrix {match['name']} is broken ({error}); export it again") from error
     return values
 
 
@@ -80,7 +76,7 @@ def read_easymocap(folder: Path) -> ImportedRig:
             camera = ImportedCamera(K, rigid(R, extri[f"T_{name}"]), size, opencv_lens(distortion))
         except KeyError as error:
             raise InputError(f"{folder}: camera {name} lacks {error} in its files; export again") from error
-        except ValueError as error:
+        except CONTENT_ERRORS as error:
             raise InputError(f"{folder}: camera {name}: {error}; export the calibration again") from error
         cameras[name] = checked(camera, name, folder)
     if not cameras:
@@ -91,8 +87,8 @@ def read_easymocap(folder: Path) -> ImportedRig:
 def is_opencv_calibration(path: Path) -> bool:
     """True if a YAML file holds a camera matrix under one of OpenCV's usual names."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")[:200_000]
-    except OSError:
+        text = load_text(path, MAX_TEXT_BYTES)
+    except InputError:
         return False
     return "!!opencv-matrix" in text and any(re.search(rf"^\s*{name}\s*:", text, re.MULTILINE) for name in K_NAMES)
 
@@ -105,19 +101,21 @@ def read_opencv(paths: list[Path]) -> ImportedRig:
         K = _first(values, K_NAMES)
         R, t = _first(values, ROTATION_NAMES), _first(values, TRANSLATION_NAMES)
         if K is None or np.shape(K) != (3, 3):
-            raise InputError(f"{path}: holds no 3 x 3 camera matrix ({', '.join(K_NAMES)}); get the file again")
+            raise InputError(f"{path}: holds no 3 x 3 camera matrix ({', '.join(K_NAMES)}); add it, or calibrate again")
         if (R is None or t is None) and len(paths) > 1:
-            raise InputError(f"{path}: has no rotation and translation ({', '.join(ROTATION_NAMES[:3])}; T, tvec)")
-        R = np.eye(3) if R is None else R if np.size(R) == 9 else rotation_from_vector(R)
-        t = np.zeros(3) if t is None else np.asarray(t)
+            raise InputError(
+                f"{path}: has no rotation and translation ({', '.join(ROTATION_NAMES[:3])}; T, tvec); add it"
+            )
         width, height = _first(values, WIDTH_NAMES), _first(values, HEIGHT_NAMES)
-        size = (int(width), int(height)) if width and height else None
         try:
+            R = np.eye(3) if R is None else R if np.size(R) == 9 else rotation_from_vector(R)
+            t = np.zeros(3) if t is None else np.asarray(t)
+            size = (int(width), int(height)) if width and height else None
             distortion = _first(values, DISTORTION_NAMES)
             fisheye = bool(values.get("fisheye"))
             lens = None if distortion is None else opencv_lens(distortion, fisheye)
             camera = ImportedCamera(shifted_to_centers(K), rigid(R, t), size, lens)
-        except ValueError as error:
+        except CONTENT_ERRORS as error:
             raise InputError(f"{path}: {error}; export the calibration again") from error
         cameras[path.stem] = checked(camera, path.stem, path)
     return ImportedRig(cameras, f"OpenCV {paths[0] if len(paths) == 1 else paths[0].parent}")

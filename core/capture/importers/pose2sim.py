@@ -14,6 +14,7 @@ from core.capture.importers.rig import (
     rotation_from_vector,
     shifted_to_centers,
 )
+from smpl_renderer.bounded_files import CONTENT_ERRORS, MAX_TEXT_BYTES, check_file, load_text
 from smpl_renderer.errors import InputError
 
 Z_UP = (0.0, 0.0, 1.0)
@@ -21,7 +22,10 @@ Z_UP = (0.0, 0.0, 1.0)
 
 def is_pose2sim(path: Path) -> bool:
     """True if a TOML file describes cameras."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = load_text(path)
+    except InputError:
+        return False
     return all(word in text for word in ("matrix", "rotation", "translation"))
 
 
@@ -31,14 +35,15 @@ def read_pose2sim(path: Path) -> ImportedRig:
         import tomllib
     except ImportError as error:  # Python 3.10
         raise InputError(f"{path}: reading TOML files needs Python 3.11 or newer; this is 3.10") from error
+    text = load_text(path, kind="a calibration")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(text)
         cameras = {
             str(table.get("name", key)): _camera(table)
             for key, table in content.items()
             if isinstance(table, dict) and "matrix" in table
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except CONTENT_ERRORS as error:
         raise InputError(f"{path}: cannot be read as pose2sim's calibration ({error!r}); export it again") from error
     if not cameras:
         raise InputError(f"{path}: describes no cameras (tables with `matrix`); name the calibration's file")
@@ -59,6 +64,7 @@ def read_qualisys(path: Path) -> ImportedRig:
     Only cameras of a video model (or of model `none`) are taken. Its distortion coefficients are left out: they have
     another normalisation than OpenCV's.
     """
+    check_file(path, MAX_TEXT_BYTES, "a calibration")
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
         if "<!ENTITY" in text or "<!DOCTYPE" in text:
@@ -69,7 +75,7 @@ def read_qualisys(path: Path) -> ImportedRig:
             if not any(word in tag.get("model", "").lower() for word in ("video", "none")):
                 continue
             cameras[tag.get("serial")] = _qualisys_camera(tag)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, ElementTree.ParseError) as error:
+    except (OSError, ElementTree.ParseError, *CONTENT_ERRORS) as error:
         raise InputError(f"{path}: cannot be read as Qualisys' calibration ({error!r}); export it again") from error
     if not cameras:
         raise InputError(f"{path}: describes no video cameras; export the calibration again")

@@ -9,6 +9,9 @@ from jaxtyping import Float
 from core.data.lens import Lens
 from smpl_renderer.errors import InputError
 
+MAX_SIDE = 2**16
+"""Largest side of images that a calibration may state, in pixels."""
+
 
 @dataclass(frozen=True)
 class ImportedCamera:
@@ -55,14 +58,21 @@ def checked(camera: ImportedCamera, name: str, path: Path) -> ImportedCamera:
     """The camera itself, if it is one.
 
     Raises:
-        InputError: If K is no camera matrix or the rotation none.
+        InputError: If K is no camera matrix, the rotation none, or the size or the lens out of range.
     """
-    R = camera.T_cam_world[:3, :3]
-    finite = np.isfinite(camera.K).all() and np.isfinite(camera.T_cam_world).all()
-    if not finite or camera.K[0, 0] <= 0 or camera.K[1, 1] <= 0 or abs(camera.K[2] - [0, 0, 1]).max() > 1e-6:
+    R, size = camera.T_cam_world[:3, :3], camera.size
+    finite = all(np.isfinite(x).all() for x in (camera.K, camera.T_cam_world))
+    if camera.K.shape != (3, 3) or not finite:
+        raise InputError(f"{path}: camera {name} has no finite matrices; calibrate again or correct the file")
+    if camera.K[0, 0] <= 0 or camera.K[1, 1] <= 0 or abs(camera.K[2] - [0, 0, 1]).max() > 1e-6:
         raise InputError(f"{path}: camera {name} has no valid matrix K; calibrate again or correct the file")
-    if abs(R @ R.T - np.eye(3)).max() > 1e-3 or np.linalg.det(R) < 0:
+    # A rotation's elements are at most 1; products of larger ones can overflow.
+    if abs(R).max() > 2 or abs(R @ R.T - np.eye(3)).max() > 1e-3 or np.linalg.det(R) < 0:
         raise InputError(f"{path}: camera {name} has no valid rotation; calibrate again or correct the file")
+    if size is not None and not all(0 < side <= MAX_SIDE for side in size):
+        raise InputError(f"{path}: camera {name} has images of {size[0]} x {size[1]} pixels; correct the size")
+    if camera.lens is not None and not np.isfinite(camera.lens.coefficients).all():
+        raise InputError(f"{path}: camera {name} has distortion coefficients that are not finite; correct them")
     return camera
 
 
