@@ -1,6 +1,7 @@
 """Make or refine the body fits of captures in MVHumanNet's layout: python scripts/fit_body.py mvhuman_24
 
 Each frame's body is written to optimized_smpl_points/ of its subject. An interrupted run resumes.
+With --standin the shipped body is fitted to the vertices of SMPL's fits, in a copy beside ROOT, without SMPL's file.
 """
 
 import sys
@@ -21,6 +22,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from core.capture.other_body import CopyReport, copy_to_standin, default_copy, link_lists
 from core.capture.refit import RefitOptions, RefitReport, refit_subject
 from core.data.human_list import find_subjects
 from core.utils.cli import run
@@ -32,24 +34,37 @@ logger = logging.getLogger("fit_body")
 
 
 def main(
-    root: tyro.conf.Positional[Path], options: tyro.conf.OmitArgPrefixes[RefitOptions], workers: Workers = -1
+    root: tyro.conf.Positional[Path],
+    options: tyro.conf.OmitArgPrefixes[RefitOptions],
+    workers: Workers = -1,
+    standin: bool = False,
+    out: Path | None = None,
 ) -> None:
     """Fit a body to every frame of the subjects in a folder.
 
     Args:
         root: A capture, or a folder of captures.
         workers: Processes, each with one subject at a time; 0 uses this one, -1 one per two processors without a GPU.
+        standin: Fit the shipped stand-in body to the posed vertices that the fits of another body (SMPL) store, and
+            write captures of the stand-in, with links to images and cameras. The captures in ROOT stay as they are.
+        out: Folder of those captures; by default `<ROOT>_standin`.
     """
+    if standin and options.body is not None:
+        raise InputError("--standin and --body name two bodies; give one of them")
+    if out is not None and not standin:
+        raise InputError("--out belongs to --standin; other fits are written into the captures")
     paths = [entry.path for entry in find_subjects(root)]
     if workers < 0:
         on_gpu = pick_device(options.device).type == "cuda"
         workers = 0 if on_gpu else min((os.cpu_count() or 1) // 2, len(paths))
+    copies = _copies(root, paths, out) if standin else [None] * len(paths)
+    jobs = list(zip(paths, copies))
     work = partial(_subject, options=options, threads=0 if workers <= 1 else 1)
     if workers <= 1:
-        results = [work(path) for path in tqdm(paths, desc="fit", unit="subject")]
+        results = [work(job) for job in tqdm(jobs, desc="fit", unit="subject")]
     else:
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            results = list(tqdm(pool.imap(work, paths), total=len(paths), desc="fit", unit="subject"))
+            results = list(tqdm(pool.imap(work, jobs), total=len(paths), desc="fit", unit="subject"))
     broken = 0
     for path, result in zip(paths, results):
         if isinstance(result, str):
@@ -57,23 +72,41 @@ def main(
             logger.error("%s", result)
         else:
             logger.info("%s: %s", path, _summary(result))
+    if standin and broken < len(paths):
+        logger.info("captures of the stand-in body: %s", default_copy(root) if out is None else out)
     if broken:
         raise InputError(f"{root}: {broken} of {len(paths)} captures could not be fitted; the reasons are stated above")
 
 
-def _subject(path: Path, options: RefitOptions, threads: int) -> RefitReport | str:
+def _copies(root: Path, paths: list[Path], out: Path | None) -> list[Path]:
+    """Folders of the copies; a folder of captures becomes a folder of captures, with its lists."""
+    out = default_copy(root) if out is None else out
+    if out.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{out}: is {root} or lies in it; give another folder by --out")
+    if [path.resolve() for path in paths] == [root.resolve()]:
+        return [out]
+    link_lists(root, out)
+    return [out / path.name for path in paths]
+
+
+def _subject(job: tuple[Path, Path | None], options: RefitOptions, threads: int) -> RefitReport | CopyReport | str:
     """Report of one subject, or what is wrong with it: the others go on."""
     if threads:
         torch.set_num_threads(threads)
+    path, copy = job
     try:
-        return refit_subject(path, options)
+        return refit_subject(path, options) if copy is None else copy_to_standin(path, copy, options)
     except InputError as error:
         return str(error)
 
 
-def _summary(report: RefitReport) -> str:
+def _summary(report: RefitReport | CopyReport) -> str:
     text = f"{len(report.written)} frames fitted, {len(report.skipped)} were there"
-    if report.ious:
+    if isinstance(report, CopyReport):
+        if report.errors:
+            mean = sum(report.errors) / len(report.errors)
+            text += f", the body is {1000 * mean:.1f} mm away from the vertices on average"
+    elif report.ious:
         text += f", bodies and masks overlap by {sum(report.ious) / len(report.ious):.0%}"
     for frame, reason in list(report.failed.items())[:5]:
         text += f"; frame {frame:04d} has no usable fit ({reason})"

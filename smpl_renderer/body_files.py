@@ -60,7 +60,8 @@ def find_body(fingerprint: str | None, override: Path | None = None) -> BodyMode
         if not present:
             raise InputError(
                 f"SMPL is needed and not installed: put SMPL_NEUTRAL.pkl (or .npz) into {SMPL_FOLDER}, "
-                "or give its path with --body (main.py: --data.body)"
+                "or give its path with --body (main.py: --data.body). Without SMPL, `python scripts/fit_body.py ROOT "
+                "--standin` makes captures of the shipped body from the vertices of the fits"
             )
         return load_body(present[0])
     for path in (STANDIN_BODY, *present):

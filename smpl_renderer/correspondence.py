@@ -14,6 +14,7 @@ from torch import Tensor
 
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.normals import vertex_normals
+from smpl_renderer.tensor_structure import TensorStructure
 
 CANDIDATES = 48
 """Faces by the distance of their centres that are compared for each vertex."""
@@ -26,7 +27,7 @@ Points = Float[np.ndarray, "*batch 3"]
 
 
 @dataclass(frozen=True)
-class Correspondence:
+class Correspondence(TensorStructure):
     """For each of the V vertices of a body, a point on the surface of another."""
 
     corners: Int[Tensor, "V 3"]

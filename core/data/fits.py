@@ -7,13 +7,14 @@ is refused.
 
 import logging
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from plyfile import PlyData
 from torch import Tensor
 
@@ -87,6 +88,52 @@ def parse_fit(values: Any, where: Path, body: BodyModel) -> BodyParams:
     if vertices is not None:
         _check_vertices(where, params, vertices, body)
     return params
+
+
+@dataclass(frozen=True)
+class PosedRecord:
+    """Posed vertices of a fit, with what is stored beside them; no body model is needed to read these."""
+
+    vertices: Float[Tensor, "W 3"]
+    """In the raw world, in the order of the body that was fitted."""
+    pose: Float[Tensor, "24 3"]
+    """Rotation vectors of root and joints."""
+    joints: Float[Tensor, "24 3"] | None
+    faces: Int[Tensor, "T 3"] | None
+
+
+def read_posed_record(frame_files: list[Path]) -> PosedRecord:
+    """Read the vertices of a frame's fit, float64: of the first of its files (`fit_files`) that has any.
+
+    Raises:
+        InputError: If none has, or a file is broken.
+    """
+    for path in frame_files:
+        values = _single_record(_read_values(path), path)
+        if values.get("vertices") is not None:
+            vertices = _points(values, "vertices", path)
+        elif (vertices := _read_refit_vertices(path.with_suffix(".ply"))) is None:
+            continue
+        root, joints = _pose(values, path)
+        places = None if values.get("joints") is None else _points(values, "joints", path)
+        return PosedRecord(
+            vertices=vertices,
+            pose=torch.cat([root, joints]).view(24, 3),
+            joints=None if places is None or len(places) < 24 else places[:24],
+            faces=_faces(values.get("faces"), len(vertices)),
+        )
+    names = " and ".join(str(path) for path in frame_files)
+    raise InputError(
+        f"{names}: no posed `vertices` are stored with the fit; name a body file that re-poses it (--body)"
+    )
+
+
+def fit_files(folder: Path) -> dict[int, list[Path]]:
+    """All fit files of a subject by frame, in the order of `find_fits`."""
+    originals = {5 * (index + 1): path for index, path in numbered_files(folder / FIT_FOLDER, FIT_NAME).items()}
+    refits = numbered_files(folder / REFIT_FOLDER, FIT_NAME)
+    frames = sorted(originals.keys() | refits.keys())
+    return {frame: [files[frame] for files in (refits, originals) if frame in files] for frame in frames}
 
 
 def rest_pelvis(body: BodyModel, betas: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch 3"]:
@@ -256,6 +303,16 @@ def _points(values: dict[str, Any], key: str, path: Path) -> Float[Tensor, "n 3"
     if len(numbers) % 3:
         raise InputError(f"{path}: `{key}` of the fit must be points, got {len(numbers)} numbers; {_REMEDY}")
     return numbers.view(-1, 3)
+
+
+def _faces(values: Any, num_vertices: int) -> Int[Tensor, "T 3"] | None:
+    """Triangles that a file stores; None if there are none, or they do not fit the vertices."""
+    faces = np.asarray([] if values is None else values)
+    if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype.kind not in "iu":
+        return None
+    if faces.min() < 0 or faces.max() >= num_vertices:
+        return None
+    return torch.from_numpy(faces.astype(np.int64))
 
 
 def _numbers(values: dict[str, Any], key: str, counts: tuple[int, ...] | None, path: Path) -> Float[Tensor, " n"]:

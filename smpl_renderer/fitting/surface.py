@@ -40,8 +40,12 @@ def sole_vertices(body: BodyModel) -> Int[Tensor, " M"]:
 
 
 def spread_vertices(body: BodyModel, count: int) -> Int[Tensor, " N"]:
-    """Vertices spread evenly over the body: each next one is farthest from those before."""
-    points = body.v_template
+    """Vertices spread evenly over the body."""
+    return spread_points(body.v_template, count)
+
+
+def spread_points(points: Float[Tensor, "V 3"], count: int) -> Int[Tensor, " N"]:
+    """Indices of points spread evenly: each next one is farthest from those before."""
     chosen = torch.zeros(min(count, len(points)), dtype=torch.int64, device=points.device)
     nearest = (points - points[0]).square().sum(-1)
     for i in range(1, len(chosen)):
