@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from core.model.body_transfer import transfer_parameters
@@ -25,6 +24,7 @@ from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
+from smpl_renderer.tensor_files import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def save_checkpoint(
         "trainings": json.dumps([asdict(run) for run in trainings]) if trainings else "",
     }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_tensors(temporary, tensors, metadata)
 
 
 def read_metadata(path: Path) -> Metadata:

@@ -20,13 +20,13 @@ import tempfile
 
 import torch
 import tyro
-from safetensors.torch import save_file
 
 from core.losses.lpips import LPIPS, WEIGHTS_FOLDER, Net
 from core.utils.cli import run
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.pickles import read_array_tree
+from smpl_renderer.tensor_files import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def main(archive: Path | None = None, out: Path = WEIGHTS_FOLDER) -> None:
             path = out / f"{net}.safetensors"
             with atomic_path(path) as temporary:
                 # Half precision changes distances by less than 0.1 %.
-                save_file({name: tensor.half() for name, tensor in state.items()}, temporary)
+                save_tensors(temporary, {name: tensor.half() for name, tensor in state.items()}, {})
             logger.info("wrote %s (%.0f MB)", path, path.stat().st_size / 1e6)
 
 

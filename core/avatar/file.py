@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from core.avatar.avatar import TENSOR_FIELDS, Avatar
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
+from smpl_renderer.tensor_files import save_tensors
 
 FORMAT = "hgg-avatar"
 VERSION = "1"
@@ -30,7 +30,7 @@ def save_avatar(path: Path, avatar: Avatar) -> None:
     tensors = {name: getattr(avatar, name).detach().cpu().contiguous() for name in TENSOR_FIELDS}
     metadata = {"format": FORMAT, "version": VERSION, "body": avatar.body}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_tensors(temporary, tensors, metadata)
 
 
 def load_avatar(path: Path, device: torch.device | str = "cpu") -> Avatar:

@@ -1,6 +1,8 @@
 """Body fits of a capture: the truth, noise like that of an optimiser, and their files."""
 
+import io
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +115,27 @@ def write_fits(
         if smpl_param:
             path = fit_file(folder, frame)
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(pickle.dumps(_smpl_record(body, one, posed[position]), protocol=4))
+            path.write_bytes(repeatable_pickle(_smpl_record(body, one, posed[position])))
+
+
+class _RepeatablePickler(pickle.Pickler):
+    """Writes tensors as `pickle` does, but without the addresses of their storages."""
+
+    def reducer_override(self, value: object) -> object:
+        if not isinstance(value, torch.storage.TypedStorage):
+            return NotImplemented
+        load, (stream,) = value.__reduce__()
+        address = str(value._untyped_storage._cdata).encode()
+        key = b"X" + struct.pack("<I", len(address)) + address
+        # The key of a storage stands in its reference and in the list of keys, both before the numbers.
+        return load, (stream.replace(key, b"X\x01\x00\x00\x000", 2),)
+
+
+def repeatable_pickle(content: object) -> bytes:
+    """Pickle of nested containers with tensors; equal content gives equal bytes in every process."""
+    buffer = io.BytesIO()
+    _RepeatablePickler(buffer, protocol=4).dump(content)
+    return buffer.getvalue()
 
 
 def _smpl_record(body: BodyModel, params: BodyParams, posed: BodyOutput) -> dict:
