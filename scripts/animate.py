@@ -5,7 +5,6 @@ dance, sit, squat), or a motion file: BVH, AMASS, SMPL results, GVHMR, WHAM, ...
 """
 
 import logging
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from core.avatar.file import load_avatar
 from core.avatar.rendering import supersampling
 from core.inference.animation import CameraPath, camera_path, render_motion
 from core.inference.camera_file import read_camera_path
-from core.motion.motion import MAX_FPS, Motion, apply_motion, in_place, resample
+from core.motion.motion import MAX_FPS, Motion, apply_motion, in_periods, in_place, resample
 from core.motion.sources import open_motion
 from core.render import Rendering
 from core.utils.cli import run
@@ -125,10 +124,7 @@ def main(
 
 def _of_duration(clip: Motion, fps: int, seconds: float | None) -> Motion:
     """The motion at the frame rate of the video, as long as wanted or as it is."""
-    if seconds is None and clip.loops:
-        period = resample(clip, fps)  # closes exactly, so that whole periods do, too
-        return resample(period, fps, len(period) * math.ceil(MIN_SECONDS / clip.seconds))
-    return resample(clip, fps, None if seconds is None else max(1, round(seconds * fps)))
+    return in_periods(clip, fps, MIN_SECONDS) if seconds is None else resample(clip, fps, max(1, round(seconds * fps)))
 
 
 def _color(name: str) -> tuple[float, float, float]:

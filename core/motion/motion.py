@@ -100,6 +100,12 @@ def resample(motion: Motion, fps: float, count: int | None = None) -> Motion:
     )
 
 
+def in_periods(motion: Motion, fps: float, seconds: float) -> Motion:
+    """The motion at another frame rate; a loop is repeated in whole periods to at least some duration."""
+    clip = resample(motion, fps)
+    return resample(clip, fps, len(clip) * max(1, math.ceil(seconds / clip.seconds))) if motion.loops else clip
+
+
 def in_place(motion: Motion) -> Motion:
     """The motion with the horizontal path of the pelvis removed; heights stay."""
     keep_height = motion.pelvis.new_tensor([0.0, 1.0, 0.0])

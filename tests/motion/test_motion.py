@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.motion.builtin import SEQUENCES, builtin_motion, sole_vertices
-from core.motion.motion import Motion, apply_motion, in_place, resample
+from core.motion.motion import Motion, apply_motion, in_periods, in_place, resample
 from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import axis_angle_to_matrix
 
@@ -64,6 +64,15 @@ def test_a_loop_closes_at_any_rate(fps):
     assert abs(other.seconds - turn.seconds) <= 0.5 / fps
     steps = angle_between(other.global_orient, other.global_orient.roll(-1, 0))
     torch.testing.assert_close(steps, torch.full_like(steps, 2 * torch.pi / len(other)), rtol=0, atol=1e-7)
+
+
+def test_a_loop_is_repeated_in_whole_periods():
+    loop, clip = make_motion(count=11, loops=True), make_motion()
+    long = in_periods(loop, 7.3, 1.0)  # 0.55 s are 4 frames
+    assert len(long) == 8
+    torch.testing.assert_close(long.pelvis[:4], long.pelvis[4:])
+    torch.testing.assert_close(long.pelvis[:4], resample(loop, 7.3).pelvis)
+    assert len(in_periods(clip, clip.fps, 9.0)) == len(clip)
 
 
 def test_frame_rates_out_of_range_are_refused():
