@@ -4,10 +4,12 @@ import errno
 import os
 import re
 import shutil
-import uuid
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from smpl_renderer.leftovers import remove_leftovers, temporary_mark
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """Root folder of the repository, for files that are shipped with it."""
@@ -23,17 +25,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed.
 
     The temporary name keeps the suffix, by which writers choose the format. The `with` block may write a file or a
-    folder; a folder replaces an existing one.
+    folder; a folder replaces an existing one. A file has the mode of a new file, whatever mode its writer has given it,
+    and temporary files that killed processes have left in the folder are removed.
 
     Raises:
         OSError: If the file system refuses it, with the number of the error and `path`, whatever a writer has raised.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unique = uuid.uuid4().hex[:8]
+    remove_leftovers(path.parent.absolute())
+    unique = temporary_mark()
     temporary = path.with_name(_hidden_name(path.stem, f".{unique}{path.suffix}"))
     try:
         yield temporary
+        _set_usual_mode(temporary)
         if temporary.is_dir() and path.is_dir():
             _replace_folder(temporary, path, path.with_name(_hidden_name(path.name, f".{unique}.old")))
         else:
@@ -47,6 +52,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _set_usual_mode(path: Path) -> None:
+    """Give a file that only its owner can read, as writers with temporary files leave it, the mode of a new file."""
+    if path.is_dir() or stat.S_IMODE(path.stat().st_mode) & 0o077:
+        return
+    probe = path.with_name(_hidden_name(path.stem, f".{temporary_mark()}"))
+    # The mask of modes can only be read by setting it, for all threads.
+    number = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        mode = stat.S_IMODE(os.fstat(number).st_mode)
+    finally:
+        os.close(number)
+        probe.unlink()
+    path.chmod(mode)
 
 
 def _hidden_name(name: str, end: str) -> str:

@@ -226,6 +226,7 @@ class Evil:
         ("a.pt", b"not a zip", "cannot be read"),
         ("a.json", b"{", "JSON"),
         ("a.json", b'{"a": 1}', "dictionary of a"),
+        ("a.json", b'{"poses": [' + b"9" * 400 + b"]}", "no motion"),
         ("a.fbx", b"Kaydara", "suffix"),
         ("a.pkl", pickle.dumps({"poses": Evil()}), "refused"),
         ("a.pkl", pickle.dumps({"poses": np.zeros((4, 30))}), "at least 22"),

@@ -1,8 +1,15 @@
 """Files and folders are written completely or not at all, and a failure keeps what they would replace."""
 
+import os
+import signal
+import stat
+import subprocess
+import sys
+
 import pytest
 
-from smpl_renderer.files import atomic_path
+from smpl_renderer.files import REPOSITORY, atomic_path
+from smpl_renderer.leftovers import remove_leftovers, temporary_mark
 
 
 def test_a_file_replaces_another_one(tmp_path):
@@ -43,3 +50,63 @@ def test_a_failure_keeps_the_previous_content(tmp_path, folder):
         assert [p.name for p in path.iterdir()] == ["inside"]
     else:
         assert path.read_text() == ""
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_have_the_mode_of_new_files(tmp_path, umask, mode):
+    """Also those of writers that create files for their owner only."""
+    before = os.umask(umask)
+    try:
+        for name, own in (("a", 0o666), ("b", 0o600)):
+            with atomic_path(tmp_path / name) as temporary:
+                os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, own))
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+    finally:
+        os.umask(before)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from smpl_renderer.files import REPOSITORY, atomic_path
+from smpl_renderer.leftovers import remove_leftovers, temporary_mark
+with atomic_path(Path(sys.argv[1])) as temporary:
+    if sys.argv[2] == "folder":
+        temporary.mkdir()
+        (temporary / "inside").touch()
+    else:
+        temporary.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_leftovers_of_killed_processes_are_removed(tmp_path, kind):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "a.txt"), kind]
+    assert subprocess.run(command, check=False, cwd=REPOSITORY).returncode == -signal.SIGKILL
+    assert len([*tmp_path.iterdir()]) == 1
+    with atomic_path(tmp_path / "b.txt") as temporary:
+        temporary.touch()
+    assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_other_hidden_files_are_kept(tmp_path):
+    """Those of running processes, of other machines, and of other programs."""
+    mark = temporary_mark()
+    _, host, process, digits = mark.split("-")
+    other_host = f"tmp-{'000000' if host != '000000' else '111111'}-{2**22 + 1:x}-{digits}"
+    kept = [
+        f".a.{mark}.txt",
+        f".b.{other_host}.txt",
+        ".tmpAB12cd",
+        ".c.12345678.txt",
+        f"d.tmp-{host}-{2**22 + 1:x}-{digits}",
+    ]
+    gone = [f".e.tmp-{host}-{2**22 + 1:x}-{digits}.txt", f".f.tmp-{host}-{process}-{digits}.txt", f".g.{other_host}"]
+    for name in kept + gone:
+        (tmp_path / name).touch()
+    for name in gone[1:]:  # older than the process of that number; of another machine, of long ago
+        os.utime(tmp_path / name, (1e9, 1e9))
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)

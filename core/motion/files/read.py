@@ -18,6 +18,7 @@ from core.motion.files.track import Space, Track, check_track, chosen_track, fil
 from core.motion.files.upright import turned_upright, up_axis
 from core.motion.motion import MAX_FPS, Motion, leg_length
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.bounded_files import CONTENT_ERRORS
 from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import matrix_to_axis_angle
 
@@ -82,7 +83,7 @@ def read_track(
         track = _read(path, body, person, space, fps)
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except CONTENT_ERRORS as error:
         raise InputError(f"{path}: holds no motion of a known kind ({error!r}); {KNOWN}") from error
     check_track(track, path)
     return track
