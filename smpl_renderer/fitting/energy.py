@@ -175,9 +175,7 @@ class Energy:
             "upright": w.upright * terms.upright_term(trunk, up, w.upright_sigma),
         }
         if self.free_gravity:
-            in_camera = up @ self.targets.viewmats[0, :3, :3].T
-            out["roll"] = 0.5 * (in_camera[:, 0] / w.roll_sigma).square()
-            out["roll"] = out["roll"] + 0.5 * (in_camera[:, 2] / (10 * w.roll_sigma)).square()
+            out["roll"] = terms.roll_term(up, self.targets.viewmats[:, :3, :3], w.roll_sigma)
         return out
 
     def _shape_term(self, x: Variables, bodies: Pose) -> Float[Tensor, " F"]:

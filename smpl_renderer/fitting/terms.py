@@ -187,6 +187,20 @@ def upright_term(trunk: Float[Tensor, "F 3"], up: Float[Tensor, "F 3"], sigma: f
     return geman_mcclure(2 * (1 - cosine) / sigma**2, 2.0)
 
 
+def roll_term(up: Float[Tensor, "F 3"], rotations: Float[Tensor, "C 3 3"], sigma: float) -> Float[Tensor, " F"]:
+    """Roll of the cameras, as sines with standard deviation `sigma`, and their pitch, which is ten times as free.
+
+    Robust for each camera where there are several, because some may be mounted askew.
+
+    Args:
+        up: Unit vectors against gravity, in the world.
+        rotations: From the world to the cameras (OpenCV axes).
+    """
+    x, _, z = torch.einsum("cij,fj->fci", rotations, up).unbind(-1)
+    squared = (x / sigma).square() + (z / (10 * sigma)).square()
+    return (0.5 * squared if len(rotations) == 1 else geman_mcclure(squared, 3.0)).sum(-1)
+
+
 def pose_term(
     rotations: Float[Tensor, "F J 3 3"], expected: Float[Tensor, "*F J 3 3"], sigma: float, width: float
 ) -> Float[Tensor, " F"]:

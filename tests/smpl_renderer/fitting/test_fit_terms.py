@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from smpl_renderer.fitting import terms
 from smpl_renderer.fitting.robust import geman_mcclure, huber
+from smpl_renderer.rotations import axis_angle_to_matrix
 
 F, C, L = 3, 2, 5
 
@@ -219,3 +220,17 @@ def test_smooth_term_is_zero_for_constant_speed(rng):
     apart = terms.smooth_term(fallen, 10 * times, 4.0, 0.25)
     assert (apart == 0).all() and (terms.smooth_term(fallen[:2], times[:2], 4.0, 0.25) == 0).all()
     gradcheck(lambda x: terms.smooth_term(x, times, 4.0, 0.25), 0.1 * randn(4, 2, 3, rng=rng))
+
+
+def test_gravity_follows_the_cameras_that_are_not_rolled():
+    """One of three level cameras is rolled by half a radian: the minimum stays near what the other two agree on."""
+    angles = torch.linspace(-0.6, 0.6, 241)
+    up = torch.stack([angles.sin(), -angles.cos(), 0 * angles], -1)
+
+    def rolled(angle: float) -> torch.Tensor:
+        return axis_angle_to_matrix(torch.tensor([0.0, 0.0, angle]))
+
+    cameras = torch.stack([rolled(0.5), rolled(0.01), rolled(-0.01)])
+    assert angles[terms.roll_term(up, cameras, 0.05).argmin()].abs() < 0.03
+    single = angles[terms.roll_term(up, cameras[:1], 0.05).argmin()]
+    assert single.abs() > 0.45
