@@ -12,26 +12,73 @@ from core.utils.environment import require
 
 require()
 
+import argparse
+import contextlib
 import logging
 import signal
 import subprocess
+from typing import NoReturn
 
+import psutil
 from accelerate.commands import launch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from smpl_renderer.errors import InputError
 
 
 def main() -> None:
     """Start the processes and wait for them."""
     # After a failure this logger writes many lines about stopping the other processes.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    for number in (signal.SIGTERM, signal.SIGINT):  # the launcher of several processes has handlers of its own
+        signal.signal(number, _stop_process)
+    start_one, launch.simple_launcher = launch.simple_launcher, lambda args: start_one(_of_one_process(args))
     try:
         launch.main()
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+    except SignalException as error:  # of several processes, which have been stopped
+        _exit_by_signal(error.sigval)
     except ChildFailedError as error:
         rank, failure = min(error.failures.items(), key=lambda item: _order(item[1]))
         sys.stderr.write(f"\nerror: {_reason(failure)} (process {rank}; the others were stopped)\n")
         raise SystemExit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode) from None
     except subprocess.CalledProcessError as error:  # of a single process
         raise SystemExit(error.returncode) from None
+
+
+def _of_one_process(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments, for the launcher that starts one process, or several by MPI.
+
+    Raises:
+        InputError: If several processes are to be started without MPI.
+    """
+    if (args.num_processes or 1) > 1 and args.mpirun_hostfile is None:
+        raise InputError(
+            f"the configuration is for {args.num_processes} processes, of which one would start; set num_processes: 1. "
+            "For several on CPUs, set distributed_type: MULTI_GPU, and ACCELERATE_USE_CPU=true in the environment"
+        )
+    return args
+
+
+def _stop_process(number: int, _frame: object) -> NoReturn:
+    """Handle a signal while a single process runs: end that process, then this one."""
+    children = psutil.Process().children()
+    if number == signal.SIGINT:  # a terminal sends it to all processes
+        _, children = psutil.wait_procs(children, 2)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
+    psutil.wait_procs(children, 10)
+    _exit_by_signal(number)
+
+
+def _exit_by_signal(number: int) -> NoReturn:
+    name = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    sys.stderr.write(f"{name}\n")
+    raise SystemExit(128 + number) from None
 
 
 def _order(failure: ProcessFailure) -> tuple[bool, bool, bool, int]:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -16,6 +17,11 @@ from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+SEVERAL_CPU_PROCESSES = (
+    "for several on CPUs, set distributed_type: MULTI_GPU in the configuration and ACCELERATE_USE_CPU=true in the "
+    "environment"
+)
+"""Remedy for configurations whose processes are not started."""
 OPTIONAL_PARTS = ("color_sampling.", "feedback.")
 """Prefixes of the parameters that an `--init` checkpoint may lack."""
 
@@ -27,6 +33,7 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
         InputError: If CUDA is requested and not available.
     """
     on_cuda = pick_device(options.device).type == "cuda"
+    _warn_of_single_process()
     precision = options.mixed_precision
     if precision == "auto":
         precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
@@ -38,6 +45,16 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
         cpu=not on_cuda,
         kwargs_handlers=[ddp],
     )
+
+
+def _warn_of_single_process() -> None:
+    """Log a warning if `accelerate launch` was to start several processes, and has started one.
+
+    Its configurations of the type MULTI_CPU start processes by MPI only.
+    """
+    is_launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if is_launched and not any(name.endswith("WORLD_SIZE") or name == "PMI_SIZE" for name in os.environ):
+        logger.warning("trains as one process, though the launcher was given several; %s", SEVERAL_CPU_PROCESSES)
 
 
 def configure_process(accelerator: Accelerator) -> None:

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import psutil
 import torch
@@ -19,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from core.checkpoint import Training, save_checkpoint
+from core.checkpoint import Training, read_metadata, save_checkpoint
 from core.data.dataset import HumanDataset
 from core.losses.lpips import load_lpips
 from core.options import TrainOptions
@@ -48,10 +49,12 @@ from core.training.run_state import (
 from core.training.setup import configure_process, make_accelerator, make_model
 from core.training.step import InputSubset, TrainingStep, sample_input_subset
 from core.training.validation import preview, score, validation_data
+from core.training.workspace_lock import lock_workspace
 from core.types.frames import Sample
 from core.utils.aliases import current_parameters
 from core.utils.options_json import options_to_json
 from core.utils.ranges import check_ranges
+from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +94,8 @@ class Trainer:
         if state is not None:
             self._restore(state)
         check_agreement(gather_object([(self.step, [entry.subject for entry in training])]))
+        # Only now, because wrong options must not create the folder.
+        self._lock = lock_workspace(options.workspace) if self.accelerator.is_main_process else None
         self._start = time.monotonic()
         self.log = RunLog(options.workspace, self.step) if self.accelerator.is_main_process else None
         self.collapse_monitor = CollapseMonitor(options)
@@ -110,6 +115,8 @@ class Trainer:
         if self.step == 0:
             self._evaluate()
         done = self._progress()
+        if done >= 1 and self.log is not None and not self._has_checkpoint():
+            self._save_checkpoint()  # the run was killed between its last state and the checkpoint
         total = options.steps if options.max_minutes is None else None
         bar = tqdm(total=total, initial=self.step, desc="train", unit="step", disable=self.log is None)
         with bar, logging_redirect_tqdm():
@@ -255,14 +262,10 @@ class Trainer:
         rng = gather_object([rng_state(self.accelerator.device)])
         if self.log is None:
             return
-        options, seconds = self.options, self.run_seconds()
-        text = options_to_json(options)
-        subjects = options.batch_size * options.accumulate * self.accelerator.num_processes
-        this_training = Training(options.stage, self.step, subjects, options.data.image_size, seconds / 60)
         state = RunState(
             step=self.step,
-            seconds=seconds,
-            options=text,
+            seconds=self.run_seconds(),
+            options=options_to_json(self.options),
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             rng=rng,
@@ -270,13 +273,32 @@ class Trainer:
             bad_steps=self.records.skipped,
             earlier=[asdict(training) for training in self._earlier_trainings],
         )
-        save_run_state(options.workspace, state, options.keep)
+        save_run_state(self.options.workspace, state, self.options.keep)
+        self._save_checkpoint()
+
+    @property
+    def checkpoint(self) -> Path:
+        """Path of the checkpoint that this run writes."""
+        return self.options.workspace / "model.safetensors"
+
+    def _has_checkpoint(self) -> bool:
+        """True if the checkpoint of the current step is there."""
+        try:
+            return read_metadata(self.checkpoint).get("step") == str(self.step)
+        except InputError:
+            return False
+
+    def _save_checkpoint(self) -> None:
+        options = self.options
+        subjects = options.batch_size * options.accumulate * self.accelerator.num_processes
+        minutes = self.run_seconds() / 60
+        this_training = Training(options.stage, self.step, subjects, options.data.image_size, minutes)
         save_checkpoint(
-            options.workspace / "model.safetensors",
+            self.checkpoint,
             self.model,
             step=self.step,
             data=self.stamp,
-            training=text,
+            training=options_to_json(options),
             trainings=[*self._earlier_trainings, this_training],
             dtype=getattr(torch, options.checkpoint_dtype),
         )
