@@ -32,13 +32,13 @@ def assert_same(rig, cameras, *, lens=True, prefix="", units=1.0):
     assert {name.removeprefix(prefix) for name in rig.cameras} == set(cameras)
     for name, (K, R, t, size, distortion) in cameras.items():
         read = rig.cameras[prefix + name]
-        np.testing.assert_allclose(read.K, K, atol=TOLERANCE * 1e3)
-        np.testing.assert_allclose(read.T_cam_world[:3, :3], R, atol=TOLERANCE)
-        np.testing.assert_allclose(read.T_cam_world[:3, 3], t * units, atol=TOLERANCE)
+        np.testing.assert_allclose(read.K, K, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(read.T_cam_world[:3, :3], R, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(read.T_cam_world[:3, 3], t * units, rtol=0, atol=TOLERANCE)
         assert read.size in (size, None)
         if lens:
             count = len(read.lens.coefficients)
-            np.testing.assert_allclose(read.lens.coefficients, distortion[:count], atol=TOLERANCE)
+            np.testing.assert_allclose(read.lens.coefficients, distortion[:count], rtol=0, atol=TOLERANCE)
 
 
 def opencv_matrix(name, values):
