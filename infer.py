@@ -11,7 +11,7 @@ from core.utils.cli import command_line, run
 from core.utils.ranges import check_ranges
 
 
-def main(options: InferenceOptions) -> None:
+def main(options):  # type: (InferenceOptions) -> None
     """Write avatar, videos and sheet of every subject and, with --evaluate, the metrics of all."""
     check_ranges(options)
     from core.inference.run import run_inference  # imports PyTorch, for which neither --help nor a wrong option waits

@@ -9,7 +9,7 @@ import shlex
 
 import tyro
 
-from core.options import PRESETS, TrainOptions
+from core.options import PRESETS, TrainOptions  # noqa: F401 - in a comment with types, which Python 2.7 can parse
 from core.training.rank_monitor import run_distributed
 from core.training.trainer import Trainer
 from core.utils.cli import command_line
@@ -17,7 +17,7 @@ from core.utils.cli import command_line
 logger = logging.getLogger("main")
 
 
-def main(options: TrainOptions) -> None:
+def main(options):  # type: (TrainOptions) -> None
     """Train, and log the path of the checkpoint."""
     trainer = Trainer(options)
     trainer.run()

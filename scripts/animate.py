@@ -4,17 +4,18 @@ AVATAR is an `avatar.safetensors` that infer.py wrote, MOTION the name of a buil
 dance, sit, squat), or a motion file: BVH, AMASS, SMPL results, GVHMR, WHAM, ... (docs/motion.md).
 """
 
-import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from core.utils.environment import require
 
 require()
+
+import logging
+from collections.abc import Iterator
+from typing import Annotated, get_args
 
 import torch
 import tyro

@@ -7,7 +7,6 @@ Cameras, names, fits and the body are kept; images are copied. docs/data.md desc
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -16,6 +15,7 @@ from core.utils.environment import require
 require()
 
 import logging
+from typing import Annotated
 
 import tyro
 from tqdm import tqdm

@@ -3,17 +3,18 @@
 Several avatars of one person are merged first. Then parts are kept or hidden, recoloured, and Gaussians pruned.
 """
 
-import logging
-import math
 import sys
 from pathlib import Path
-from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from core.utils.environment import require
 
 require()
+
+import logging
+import math
+from typing import Annotated
 
 import torch
 import tyro

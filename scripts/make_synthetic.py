@@ -5,7 +5,6 @@ The same seed gives the same people. An interrupted run resumes: complete captur
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -14,6 +13,7 @@ from core.utils.environment import require
 require()
 
 import os
+from typing import Annotated, Literal
 
 import torch
 import tyro

@@ -7,7 +7,6 @@ Without, it holds captures with smaller images (capture.json), for any crop and 
 
 import sys
 from pathlib import Path
-from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -17,6 +16,7 @@ require()
 
 import logging
 import os
+from typing import Literal
 
 import tyro
 

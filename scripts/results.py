@@ -1,7 +1,6 @@
 """Measure the rows of docs/results.md: python scripts/results.py --root benchmark --checkpoint model.safetensors"""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -11,6 +10,7 @@ from core.utils.environment import require
 require()
 
 import logging
+from dataclasses import replace
 
 import tyro
 

@@ -3,18 +3,19 @@
 Opens a page on this machine: orbit, motions with a timeline, joints and shape by sliders, body mesh and skeleton.
 """
 
-import logging
 import sys
-import time
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from core.utils.environment import require
 
 require()
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import numpy as np
 import torch

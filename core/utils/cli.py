@@ -5,9 +5,12 @@ import errno
 import logging
 import os
 import re
+import select
+import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 from core.utils.aliases import current_flags
 from smpl_renderer.errors import InputError
@@ -66,10 +69,16 @@ def run(main: Callable[[], object]) -> None:
     before, threading.excepthook = threading.excepthook, _report_thread_error
     try:
         main()
+        _flush()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         raise SystemExit(130) from None
+    except SystemExit:  # of --help, for example
+        _flush()
+        raise
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _has_no_reader():
+            _exit_without_reader()
         message = user_message(error)
         if message is None:
             raise
@@ -77,6 +86,30 @@ def run(main: Callable[[], object]) -> None:
         raise SystemExit(2) from None
     finally:
         threading.excepthook = before
+
+
+def _flush() -> None:
+    """Write what is buffered for stdout. If its reader has ended (`| head`), exit with the status of SIGPIPE."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _exit_without_reader()
+
+
+def _has_no_reader() -> bool:
+    """True if stdout is a pipe whose reader has ended."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError):  # not a file
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _exit_without_reader() -> NoReturn:
+    # Python would write the rest at its exit, and report the error.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def command_line() -> list[str]:
