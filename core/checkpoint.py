@@ -20,6 +20,7 @@ from core.model.hgg import HumanGaussianGraph
 from core.options import ModelOptions
 from core.utils.aliases import current_options, current_parameters
 from core.utils.options_json import options_from_json, options_to_json
+from core.utils.ranges import check_ranges
 from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "human-gaussian-graph"
 VERSION = "2"
+MAX_BLOCKS = 32
 
 Metadata = dict[str, str]
 """`format`, `version`, `options` (ModelOptions, JSON), `body` (fingerprint), `body_name`, `step`, `data` (stamp of the
@@ -146,12 +148,24 @@ def load_checkpoint(
         InputError: If the file is not a usable checkpoint, or the body of its training is needed and not found.
     """
     metadata = read_metadata(path)
-    options = options_from_json(ModelOptions, metadata["options"], str(path))
+    options = _model_options(metadata, path)
     if body is None:
         body = find_body(metadata["body"])
     model = HumanGaussianGraph(options, body)
     load_weights(model, path)
     return model.to(device).eval(), metadata
+
+
+def _model_options(metadata: Metadata, path: Path) -> ModelOptions:
+    """Options of the network, checked before anything of their sizes is allocated."""
+    options = options_from_json(ModelOptions, metadata["options"], str(path))
+    try:
+        check_ranges(options)
+    except InputError as error:
+        raise InputError(f"{path}: states options out of range ({error}); use another checkpoint") from error
+    if max(len(options.unet.down_channels), len(options.unet.up_channels)) > MAX_BLOCKS:
+        raise InputError(f"{path}: states more than {MAX_BLOCKS} blocks of a U-Net; use another checkpoint")
+    return options
 
 
 def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", optional: Sequence[str] = ()) -> list[str]:

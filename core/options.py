@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from core.utils.ranges import (
     Count,
@@ -11,10 +11,16 @@ from core.utils.ranges import (
     ImageSize,
     Positive,
     PositiveOrZero,
+    Range,
     Seed,
     Share,
 )
 from smpl_renderer.errors import InputError
+
+Width = Annotated[int, Range(1, 2**14)]
+"""Channels, and counts of alike parts; bounded, because checkpoints state them, and networks are built from that."""
+Layers = Annotated[int, Range(1, 256)]
+LayersOrZero = Annotated[int, Range(0, 256)]
 
 
 @dataclass(frozen=True)
@@ -25,27 +31,27 @@ class UNetOptions:
     """Side of the square input images, in pixels."""
     splat_size: ImageSize = 128
     """Side of the square splat maps, in pixels. Every pixel becomes a Gaussian."""
-    down_channels: tuple[Count, ...] = (64, 128, 256, 512, 1024, 1024)
+    down_channels: tuple[Width, ...] = (64, 128, 256, 512, 1024, 1024)
     down_attention: tuple[bool, ...] = (False, False, False, True, True, True)
     mid_attention: bool = True
-    up_channels: tuple[Count, ...] = (1024, 1024, 512, 256, 128)
+    up_channels: tuple[Width, ...] = (1024, 1024, 512, 256, 128)
     up_attention: tuple[bool, ...] = (True, True, True, False, False)
-    layers_per_block: Count = 2
+    layers_per_block: Layers = 2
 
 
 @dataclass(frozen=True)
 class GraphOptions:
     """The graph over the body's vertices (HGG, Sec. 3.3)."""
 
-    features: Count = 128
+    features: Width = 128
     """Channels of a query; a multiple of `heads`."""
-    queries: Count = 4
+    queries: Width = 4
     """Queries per vertex. With the `vertex` head also the number of avatar Gaussians per vertex."""
-    layers: CountOrZero = 6
+    layers: LayersOrZero = 6
     """Number of layers, each with intra-node and inter-node attention."""
-    heads: Count = 4
+    heads: Width = 4
     """Attention heads."""
-    ffn_factor: Count = 4
+    ffn_factor: Layers = 4
     """Width of the feed-forward layers, relative to `features`."""
     neighbors: Count = 18
     """Vertices in the neighbourhood of inter-node attention, the vertex itself included."""
@@ -67,7 +73,7 @@ class ModelOptions:
     graph: GraphOptions = GraphOptions()
     color_sampling: bool = True
     """Sample the colours of avatar Gaussians from the input images in which they are visible."""
-    feedback: CountOrZero = 0
+    feedback: LayersOrZero = 0
     """Rounds of rendering feedback: the avatar is rendered, compared with the input images and updated."""
 
 

@@ -176,3 +176,16 @@ def test_parts_outside_the_prefix_are_not_reported_as_missing(model, body, tmp_p
     path = tmp_path / "m.safetensors"
     save_checkpoint(path, model)
     assert load_weights(HumanGaussianGraph(OPTIONS, body), path, "unet.", optional=("color_sampling.",)) == []
+
+
+@pytest.mark.parametrize("part", [{"layers": 10**6}, {"features": 10**9}, {"queries": 10**7}, {"layers": -1}])
+def test_options_out_of_range_are_refused_before_a_network_is_built(model, body, tmp_path, part, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, model)
+    metadata = read_metadata(path)
+    options = json.loads(metadata["options"])
+    options["graph"] |= part
+    save_file(load_file(path), path, metadata | {"options": json.dumps(options)})
+    monkeypatch.setattr("core.checkpoint.HumanGaussianGraph", None)
+    with pytest.raises(InputError, match=r"m\.safetensors: states options out of range .*graph"):
+        load_checkpoint(path, body)

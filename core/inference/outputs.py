@@ -22,11 +22,12 @@ from core.inference.result_page import NOVEL_POSE, PLAYER, SHEET, TURNTABLE, wri
 from core.inference.session import Session
 from core.inference.sheet import Tile, make_sheet
 from core.inference.subject import Subject
-from core.inference.trajectories import interpolate_poses, loop_times, novel_pose_keys, turntable
+from core.inference.trajectories import cameras_around, interpolate_poses, loop_times, novel_pose_keys, turntable
 from core.motion.builtin import builtin_motion
 from core.motion.motion import Motion, apply_motion, resample
 from core.utils.images import save_image
 from core.utils.video import write_video
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.types import BodyParams
@@ -108,10 +109,24 @@ def novel_pose_images(subject: Subject) -> Iterator[Float[Tensor, "3 H W"]]:
     if follows:
         cameras = camera_path(session.body, poses, session.video_size, "follow")[:, None]
     else:
-        camera = turntable(session.body(poses).vertices, 1, session.video_size)
+        camera = cameras_around(*_sphere_around(session.body, poses), 1, session.video_size)
         cameras = camera[torch.zeros(len(poses.scale), 1, dtype=torch.int64)]
     for portion in _portions(len(poses.scale), f"{subject.name}: novel poses"):
         yield from session.render(subject.avatar, poses[portion], cameras[portion])[:, 0]
+
+
+@torch.no_grad()
+def _sphere_around(body: BodyModel, poses: BodyParams) -> tuple[Float[Tensor, "3"], Float[Tensor, ""]]:
+    """Centre and radius of a sphere around bodies in all poses [T], of which a few are posed at once."""
+    portions = [poses[first : first + FRAMES_PER_CALL] for first in range(0, len(poses.scale), FRAMES_PER_CALL)]
+    ends = []
+    for portion in portions:
+        points = body(portion).vertices.reshape(-1, 3)
+        ends.append(torch.stack([points.amin(0), points.amax(0)]))
+    low, high = torch.stack(ends).unbind(1)
+    center = (low.amin(0) + high.amax(0)) / 2
+    radii = [(body(portion).vertices.reshape(-1, 3) - center).norm(dim=-1).max() for portion in portions]
+    return center, torch.stack(radii).max()
 
 
 def novel_poses(subject: Subject) -> tuple[BodyParams, bool]:

@@ -27,7 +27,12 @@ def turntable(vertices: Float[Tensor, "*batch V 3"], count: int, size: int) -> C
     """
     points = vertices.reshape(-1, 3)
     center = (points.amin(0) + points.amax(0)) / 2
-    radius = (points - center).norm(dim=-1).max() * MARGIN
+    return cameras_around(center, (points - center).norm(dim=-1).max(), count, size)
+
+
+def cameras_around(center: Float[Tensor, "3"], radius: Float[Tensor, ""], count: int, size: int) -> Cameras:
+    """Cameras [count] on a circle around a sphere, as `turntable`."""
+    radius = radius * MARGIN
     distance = radius / math.sin(FIELD_OF_VIEW / 2)
     angles = torch.arange(count, device=points.device, dtype=points.dtype) * (2 * math.pi / count)
     directions = torch.stack(

@@ -1,10 +1,12 @@
 """Parts of inference: baselines, trajectories, sheets, tables."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from core.inference import outputs
 from core.inference.baselines import baseline_colors, render_baselines
 from core.inference.report import format_table, mean_metrics, summarise
 from core.inference.sheet import Tile, make_sheet
@@ -147,3 +149,23 @@ def test_means_and_tables():
         "a       20.13  0.9100",
         "longer      -  0.1235",
     ]
+
+
+def test_the_camera_of_many_poses_is_found_a_few_poses_at_a_time(body):
+    """The same sphere as around all vertices at once, with at most `FRAMES_PER_CALL` bodies in memory."""
+    count = 2 * outputs.FRAMES_PER_CALL + 3
+    generator = torch.Generator().manual_seed(0)
+    poses = BodyParams.zeros(count, num_betas=body.num_betas)
+    poses = replace(poses, body_pose=0.3 * torch.randn(poses.body_pose.shape, generator=generator))
+    points = body(poses).vertices.reshape(-1, 3)
+    middle = (points.amin(0) + points.amax(0)) / 2
+    counts = []
+
+    def counted(portion: BodyParams):
+        counts.append(len(portion.scale))
+        return body(portion)
+
+    center, radius = outputs._sphere_around(counted, poses)
+    torch.testing.assert_close(center, middle)
+    torch.testing.assert_close(radius, (points - middle).norm(dim=-1).max())
+    assert max(counts) <= outputs.FRAMES_PER_CALL
