@@ -34,7 +34,7 @@ def cameras_around(center: Float[Tensor, "3"], radius: Float[Tensor, ""], count:
     """Cameras [count] on a circle around a sphere, as `turntable`."""
     radius = radius * MARGIN
     distance = radius / math.sin(FIELD_OF_VIEW / 2)
-    angles = torch.arange(count, device=points.device, dtype=points.dtype) * (2 * math.pi / count)
+    angles = torch.arange(count, device=center.device, dtype=center.dtype) * (2 * math.pi / count)
     directions = torch.stack(
         [
             angles.sin() * math.cos(ELEVATION),
