@@ -63,7 +63,7 @@ def test_pruning_keeps_the_largest_weights(avatar):
 
 
 def test_weights_are_those_of_renderings(avatar, body):
-    """They sum to the alpha of the renderings. Large Gaussians inside the body have almost none."""
+    """They sum to the alpha of the renderings; Gaussians inside the body, though larger, have almost none."""
     inside = in_parts(avatar, body, ("torso",)) & (avatar.vertex_ids % 4 == 0)
     vertices = body.v_template[avatar.vertex_ids]
     axis = vertices[inside] * torch.tensor([0.0, 1.0, 0.0])
