@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int8, UInt8, UInt16
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from core.avatar.avatar import Avatar
 from core.avatar.file import load_avatar
 from core.render.projection import ALPHA_MIN
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
+from smpl_renderer.tensor_files import save_tensors
 
 FORMAT = "hgg-avatar-8bit"
 VERSION = "1"
@@ -121,7 +121,7 @@ def save_quantized(path: Path, packed: QuantizedAvatar) -> None:
     metadata = {"format": FORMAT, "version": VERSION, "body": packed.body}
     metadata["limits"] = json.dumps({"offset": packed.offset_limit, "log_scales": packed.log_scales})
     with atomic_path(path) as temporary:
-        save_file({name: np.ascontiguousarray(getattr(packed, name)) for name in ARRAYS}, temporary, metadata)
+        save_tensors(temporary, {name: getattr(packed, name) for name in ARRAYS}, metadata)
 
 
 def load_quantized(path: Path) -> QuantizedAvatar:
