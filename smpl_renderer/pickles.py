@@ -192,7 +192,7 @@ def _check_instructions(stream: io.BufferedIOBase) -> None:
 
 
 _BUDGET: ContextVar[list[int]] = ContextVar("budget")
-"""Bytes that arrays of the pickle at hand may still take."""
+"""Bytes that the arrays of the pickle that is being read may still take."""
 
 
 def _spend(count: int) -> None:

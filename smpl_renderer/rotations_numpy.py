@@ -18,3 +18,11 @@ def rotation_between(a: Float[np.ndarray, "3"], b: Float[np.ndarray, "3"]) -> Fl
         return 2 * np.outer(axis, axis) - np.eye(3)
     K = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
     return np.eye(3) + K + K @ K / (1 + c)
+
+
+def nearest_rotation(matrix: Float[np.ndarray, "*batch 3 3"]) -> Float[np.ndarray, "*batch 3 3"]:
+    """The nearest rotation. For sum_i w_i q_i p_i^T it minimises sum_i w_i |q_i - R p_i|^2 (Kabsch, 1976)."""
+    U, _, Vt = np.linalg.svd(matrix)
+    U = U.copy()
+    U[..., :, 2] *= np.sign(np.linalg.det(U @ Vt))[..., None]
+    return U @ Vt

@@ -31,3 +31,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def body() -> BodyModel:
     """The shipped stand-in. Do not change it: `copy.deepcopy` it first to move it to another device or dtype."""
     return load_body(STANDIN_BODY)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread: on several, small tensors are slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def poisoned_memory():
+    """New memory filled with NaN, so that values that a kernel does not write are visible."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])

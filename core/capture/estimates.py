@@ -17,6 +17,7 @@ from core.motion.files.read import read_track
 from core.motion.files.track import MissingPerson, Track
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.rotations import matrix_to_axis_angle
+from smpl_renderer.rotations_numpy import nearest_rotation
 from smpl_renderer.types import BodyParams
 
 logger = logging.getLogger(__name__)
@@ -106,8 +107,7 @@ def _aligned_root(R: Float[np.ndarray, "24 3 3"], landmarks: Landmarks, body: Bo
     joints = body(params.to(body.v_template)).joints.double().cpu().numpy()
     a = np.stack([joints[JOINTS[i]] for i in TORSO])
     b = landmarks.world[list(TORSO)]
-    U, _, Vt = np.linalg.svd((b - b.mean(0)).T @ (a - a.mean(0)))
-    return U @ np.diag([1, 1, np.sign(np.linalg.det(U @ Vt))]) @ Vt
+    return nearest_rotation((b - b.mean(0)).T @ (a - a.mean(0)))
 
 
 def _place(

@@ -34,6 +34,7 @@ from core.utils.device import pick_device
 from core.utils.ranges import check_ranges
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.bounded_files import load_json
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.fitting import FitOptions, FitResult, fit_bodies
@@ -131,8 +132,8 @@ def _find_rig(path: Path, options: PrepareOptions) -> ImportedRig | None:
 
 def _is_current(out: Path, stamp: str) -> bool:
     try:
-        return json.loads((out / STAMP).read_text())["stamp"] == stamp and (out / "capture.json").is_file()
-    except (OSError, ValueError, KeyError, TypeError):
+        return load_json(out / STAMP)["stamp"] == stamp and (out / "capture.json").is_file()
+    except (InputError, KeyError, TypeError):
         return False
 
 

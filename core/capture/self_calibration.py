@@ -14,6 +14,7 @@ from core.capture.bundle_adjustment import Sightings, adjust
 from core.capture.cameras import CameraSet, StoredCamera, triangulate
 from core.capture.landmarks import SEEN, Landmarks
 from smpl_renderer.errors import InputError
+from smpl_renderer.rotations_numpy import nearest_rotation
 
 USED = [0, *range(11, 17), *range(23, 33)]
 """Landmarks that show the same point of the body from all sides: not the eyes, ears and fingers."""
@@ -106,8 +107,7 @@ def _rotation_between(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Float
 
 def _kabsch(p: np.ndarray, q: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "3 3"]:
     """The rotation R that minimises the weighted squares of q - R p."""
-    U, _, Vt = np.linalg.svd((weights[:, None] * q).T @ p)
-    return U @ np.diag([1, 1, np.sign(np.linalg.det(U @ Vt))]) @ Vt
+    return nearest_rotation((weights[:, None] * q).T @ p)
 
 
 def _translations(

@@ -1,6 +1,5 @@
 """`index.html` of a subject and of a run: player, inputs, fits, renderings, videos, metrics, and further commands."""
 
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -9,6 +8,8 @@ from urllib.parse import quote
 from core.data.input_files import CAPTURE_FOLDER
 from core.inference.report import Metrics, metrics_table
 from core.utils.html_page import figure, findings, sentence, write_html_page
+from smpl_renderer.bounded_files import load_json
+from smpl_renderer.errors import InputError
 
 PLAYER, TURNTABLE, NOVEL_POSE, SHEET = "player.html", "turntable.mp4", "novel_pose.mp4", "comparison.png"
 FILES = {
@@ -78,8 +79,8 @@ def write_index_page(path: Path, subjects: Sequence[str], metrics: Metrics | Non
 
 def _capture_findings(capture: Path) -> list[str]:
     try:
-        quality = json.loads((capture / "quality.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        quality = load_json(capture / "quality.json")
+    except InputError:
         quality = {}
     parts = ["<h2>Findings</h2>", *findings(quality.get("warnings", ()))]
     if (coverage := quality.get("surface_seen")) is not None:

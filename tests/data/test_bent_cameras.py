@@ -20,7 +20,6 @@ from bent_captures import (
     move_world,
     read,
     warp,
-    write_sound,
 )
 from PIL import Image
 from scipy.spatial.transform import Rotation
@@ -366,12 +365,6 @@ def fits_of_two_people(folder):
 @refused(r"has no `transl` or `translation` or `trans` or `Th`")
 def fits_without_translation(folder):
     each_fit(folder, lambda fit: {name: value for name, value in fit.items() if name != "transl"})
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory, body):
-    folder = write_sound(tmp_path_factory.mktemp("sound") / "209001", body)
-    return folder, read(folder, body)
 
 
 @pytest.mark.parametrize("name", same)

@@ -5,20 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bent_captures import TINY, Bends, assert_same, images, masks, pairs, person, pixels, read, write_sound
+from bent_captures import TINY, Bends, assert_same, images, masks, pairs, person, pixels, read
+from exif_orientations import STORED
 from PIL import Image
 
 same = Bends()
-STORED = {
-    2: lambda x: x[:, ::-1],
-    3: lambda x: x[::-1, ::-1],
-    4: lambda x: x[::-1],
-    5: lambda x: x.swapaxes(0, 1),
-    6: lambda x: x.swapaxes(0, 1)[::-1],
-    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
-    8: lambda x: x.swapaxes(0, 1)[:, ::-1],
-}
-"""How a camera stores an upright image under each EXIF orientation."""
 
 
 def with_orientation(path: Path, orientation: int) -> None:
@@ -202,12 +193,6 @@ def jpeg_masks(folder):
     for path in masks(folder):
         Image.open(path).save(path.with_suffix(".jpg"), quality=95)
         path.unlink()
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory, body):
-    folder = write_sound(tmp_path_factory.mktemp("sound") / "209001", body)
-    return folder, read(folder, body)
 
 
 @pytest.mark.parametrize("name", same)

@@ -6,22 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
+from exif_orientations import STORED
 from PIL import Image
 
 from core.data.images import MAX_PIXELS, image_size, open_image, to_rgb
 from smpl_renderer.errors import InputError
-
-# How a camera stores an upright image under each EXIF orientation, written as operations on arrays.
-STORED = {
-    1: lambda x: x,
-    2: lambda x: x[:, ::-1],
-    3: lambda x: x[::-1, ::-1],
-    4: lambda x: x[::-1],
-    5: lambda x: x.swapaxes(0, 1),
-    6: lambda x: x.swapaxes(0, 1)[::-1],
-    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
-    8: lambda x: x.swapaxes(0, 1)[:, ::-1],
-}
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,14 @@ from PIL import Image
 
 from core.avatar.avatar import pose_avatar
 from core.avatar.rendering import render_gaussians
-from core.export.html import FIELD_OF_VIEW, save_html, view_of
+from core.export.html import FIELD_OF_VIEW, PLAYER, SCRIPTS, save_html, view_of
 from core.export.quantized import dequantize, quantize
 from core.export.skeleton import bake, low_rank_correctives
 from core.inference.animation import camera_path
 from core.motion.builtin import builtin_motion
 from core.motion.motion import apply_motion
 from smpl_renderer.errors import InputError
+from smpl_renderer.files import REPOSITORY
 
 NAMES = ("wave", "walk", "squat")
 needs_browser = pytest.mark.skipif(find_chromium() is None, reason="needs Chromium or Chrome")
@@ -163,3 +164,9 @@ def test_a_transparent_background_has_straight_edges(browser):
     image = show(browser, background="transparent", shadow=False, size=128, ui=False, paused=True)
     assert image[0, 0, 3] == 0 and image[..., 3].max() > 0.95
     assert browser.evaluate("document.getElementById('message').textContent") == ""
+
+
+@pytest.mark.parametrize("name", ["style.css", *SCRIPTS])
+def test_the_page_in_the_documents_has_the_present_player(name):
+    """Otherwise write it again with `scripts/export.py --to html`."""
+    assert (PLAYER / name).read_text() in (REPOSITORY / "docs/demo.html").read_text()

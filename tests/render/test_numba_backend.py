@@ -24,16 +24,9 @@ from core.render.numba_common import CUT, TILE_HEIGHT, TILE_WIDTH, compiled
 from core.types.gaussians import Gaussians
 from smpl_renderer.files import REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
 LARGE = {"width": 150, "height": 110, "count": 1500, "size": 0.03, "views": 2}  # several tiles in both directions
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    """Fill new memory with NaN, so that values that a kernel does not write are visible."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def single(scene: Scene) -> Scene:

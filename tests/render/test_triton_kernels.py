@@ -22,16 +22,9 @@ from core.render.projection_kernel import project, project_backward
 from core.render.splat_table import DepthOrder, depth_keys_reference, splat_table_reference
 from smpl_renderer.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    """Fill new memory with NaN, so that values that a kernel does not write are visible."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def single(scene: Scene) -> Scene:

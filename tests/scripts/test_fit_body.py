@@ -23,6 +23,8 @@ from smpl_renderer.fitting.landmarks import landmark_table
 from smpl_renderer.fitting.point_model import PointModel, Pose
 from smpl_renderer.types import BodyParams
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHIPPED = REPOSITORY / "test_dataset/209903"
 OPTIONS = RefitOptions(frames=(155, 305), cameras=3, steps=0.2, device="cpu")
 
@@ -38,15 +40,6 @@ def subject(tmp_path) -> Path:
         elif path.name in ("images_lr", "fmask_lr"):
             (folder / path.name).symlink_to(path)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors are slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def give_fits(folder: Path, frames, noise: float = 0.0) -> None:

@@ -24,17 +24,10 @@ from smpl_renderer.fitting.posed_vertices import VertexTargets, fit_poses, fit_s
 from smpl_renderer.rotations import axis_angle_to_matrix
 from smpl_renderer.types import BodyParams
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHIPPED = REPOSITORY / "test_dataset/209903"
 FRAMES = (55, 155, 305)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small tensors are slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

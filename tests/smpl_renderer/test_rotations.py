@@ -14,7 +14,7 @@ from smpl_renderer.rotations import (
     quat_multiply,
     quat_to_matrix,
 )
-from smpl_renderer.rotations_numpy import rotation_between
+from smpl_renderer.rotations_numpy import nearest_rotation, rotation_between
 
 HALF = math.sqrt(0.5)
 
@@ -90,3 +90,10 @@ def test_rotation_between_directions_turns_by_the_angle_between_them(angle):
     np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-9)
     assert np.linalg.det(R) == pytest.approx(1)
     assert np.trace(R) == pytest.approx(1 + 2 * math.cos(angle), abs=1e-9)
+
+
+def test_nearest_rotations_are_those_of_roma_also_for_reflections():
+    matrices = np.random.default_rng(0).normal(size=(50, 3, 3))
+    assert (np.linalg.det(matrices) < 0).any()
+    expected = roma.special_procrustes(torch.from_numpy(matrices)).numpy()
+    np.testing.assert_allclose(nearest_rotation(matrices), expected, atol=1e-9)

@@ -19,7 +19,7 @@ from core.motion.files.bvh import BvhClip
 from core.motion.files.joint_names import JointMap
 from core.motion.files.track import NUM_JOINTS
 from smpl_renderer.body_model import JOINT_NAMES, SMPL_PARENTS
-from smpl_renderer.rotations_numpy import rotation_between
+from smpl_renderer.rotations_numpy import nearest_rotation, rotation_between
 
 SNAP = np.cos(np.radians(20))
 """Cosine of the angle within which the axes of a skeleton count as those of the coordinate system."""
@@ -150,7 +150,7 @@ class _Calibration:
             rest_bone = self.rest[child] - self.rest[name] if child else self._rest_forearm(name)
             if bends:
                 axis = np.einsum("tji,tj->i", W, hinge)
-                self.O[name] = _two_axes(primary, axis) @ _two_axes(rest_bone, np.array(_HINGES[middle], float)).T
+                self.O[name] = _frame(primary, axis) @ _frame(rest_bone, np.array(_HINGES[middle], float)).T
             else:
                 parent = self._parent_orientations(name)
                 mean = np.einsum("tji,tjk->ik", W, parent)
@@ -170,7 +170,7 @@ class _Calibration:
         primary = np.einsum("tji,tj->i", W, bone)
         rest_bone = self.rest[f"{side}_foot"] - self.rest[ankle]
         usable = toe != index and np.linalg.norm(primary) > 1e-6
-        self.O[ankle] = _twist_nearest(mean, rest_bone, primary) if usable else _nearest_rotation(mean)
+        self.O[ankle] = _twist_nearest(mean, rest_bone, primary) if usable else nearest_rotation(mean)
         if len(chain) > 3:
             self.O[chain[3]] = self._following(toe, index, self.O[ankle])
 
@@ -185,8 +185,8 @@ class _Calibration:
         """Axes of a joint, from those of its parent: the same if both agree in the zero pose, else such that the mean
         rotation between them is none."""
         relative = np.einsum("tji,tjk->ik", self._world(parent), self._world(index)) / len(self.clip.orientations)
-        angle = np.arccos(np.clip((np.trace(_nearest_rotation(relative)) - 1) / 2, -1, 1))
-        return axes if angle < MAX_ZERO_ROTATION else _nearest_rotation(relative.T @ axes)
+        angle = np.arccos(np.clip((np.trace(nearest_rotation(relative)) - 1) / 2, -1, 1))
+        return axes if angle < MAX_ZERO_ROTATION else nearest_rotation(relative.T @ axes)
 
     def _world(self, index: int) -> Float[np.ndarray, "T 3 3"]:
         return self.clip.orientations[:, index]
@@ -258,27 +258,14 @@ def _between(chain: list[np.ndarray], position: float) -> Float[np.ndarray, "T 3
     if share < 1e-9 or left == right:
         return chain[left]
     blended = (1 - share) * chain[left] + share * chain[right]
-    return _nearest_rotation(blended)
-
-
-def _nearest_rotation(matrix: Float[np.ndarray, "*batch 3 3"]) -> Float[np.ndarray, "*batch 3 3"]:
-    U, _, Vt = np.linalg.svd(matrix)
-    sign = np.sign(np.linalg.det(U @ Vt))
-    U = U.copy()
-    U[..., :, 2] *= sign[..., None]
-    return U @ Vt
+    return nearest_rotation(blended)
 
 
 def _frame(left: np.ndarray, up: np.ndarray) -> Matrix:
-    """Rotation from the body's axes (x left, y up, z forward) to a frame with this left and, as far as possible, up."""
+    """Rotation whose first axis (the body's left) has this direction, and its second (up) as far as possible."""
     x = _unit(left)
     y = _unit(up - x * (x @ up))
     return np.stack([x, y, np.cross(x, y)], 1)
-
-
-def _two_axes(primary: np.ndarray, secondary: np.ndarray) -> Matrix:
-    """Rotation whose first axis is `primary`, and whose second lies towards `secondary`."""
-    return _frame(primary, secondary)
 
 
 def _snapped(frame: Matrix) -> Matrix:
@@ -290,8 +277,8 @@ def _snapped(frame: Matrix) -> Matrix:
 
 def _twist_nearest(mean: Matrix, rest_bone: np.ndarray, bone: np.ndarray) -> Matrix:
     """The rotation that takes `rest_bone` to the direction of `bone` and is nearest to `mean` in its twist."""
-    swing = rotation_between(_nearest_rotation(mean) @ rest_bone, bone)
-    return swing @ _nearest_rotation(mean)
+    nearest = nearest_rotation(mean)
+    return rotation_between(nearest @ rest_bone, bone) @ nearest
 
 
 def _unit(vectors: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:

@@ -15,18 +15,11 @@ from smpl_renderer.fitting.surface import height_rows
 from smpl_renderer.fitting.weights import Weights
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = FitOptions(steps=0.5)
 NAKED = Weights(clearance=0.0)
 """Drawn masks are those of the body itself, without clothes."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors are slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rotation_degrees(a, b):
