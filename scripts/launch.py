@@ -39,7 +39,8 @@ def main() -> None:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
-    except SignalException as error:  # of several processes, which have been stopped
+    except SignalException as error:
+        _end_children(error.sigval)  # those that were started just before the signal are not known to the launcher
         _exit_by_signal(error.sigval)
     except ChildFailedError as error:
         rank, failure = min(error.failures.items(), key=lambda item: _order(item[1]))
@@ -65,14 +66,23 @@ def _of_one_process(args: argparse.Namespace) -> argparse.Namespace:
 
 def _stop_process(number: int, _frame: object) -> NoReturn:
     """Handle a signal while a single process runs: end that process, then this one."""
+    _end_children(number)
+    _exit_by_signal(number)
+
+
+def _end_children(number: int) -> None:
+    """Send a signal to the processes that this one has started and wait for them; after 10 s they are killed."""
     children = psutil.Process().children()
     if number == signal.SIGINT:  # a terminal sends it to all processes
         _, children = psutil.wait_procs(children, 2)
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.send_signal(number)
+    _, children = psutil.wait_procs(children, 10)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     psutil.wait_procs(children, 10)
-    _exit_by_signal(number)
 
 
 def _exit_by_signal(number: int) -> NoReturn:

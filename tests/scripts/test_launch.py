@@ -27,7 +27,7 @@ mixed_precision: "no"
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_in_one_line(tmp_path, processes, number):
     program = tmp_path / "program.py"
-    program.write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(100)\n")
+    program.write_text("import os, time\nos.write(1, b'%d\\n' % os.getpid())\ntime.sleep(100)\n")
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     command = [*LAUNCH, *processes, *FIXED, str(program)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as done:
@@ -39,6 +39,29 @@ def test_signals_end_in_one_line(tmp_path, processes, number):
     assert errors.splitlines()[-1] == expected and "SignalException" not in errors
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+STARTING = """
+import signal, subprocess, sys
+from scripts import launch
+
+def interrupted():  # after the first of several processes was started, before the launcher knows of it
+    print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]).pid, flush=True)
+    raise launch.SignalException("stopped", sigval=signal.SIGTERM)
+
+launch.launch.main = interrupted
+launch.main()
+"""
+
+
+def test_a_signal_during_the_start_leaves_no_process(tmp_path):
+    with (tmp_path / "errors").open("w") as errors:
+        command = [sys.executable, "-c", STARTING]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=REPOSITORY, timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert (tmp_path / "errors").read_text() == "stopped by SIGTERM\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
 
 
 def test_several_processes_that_would_not_start_are_refused(tmp_path):
