@@ -92,17 +92,19 @@ def test_pose2sim_in_its_calibration_folder(tmp_path, cameras):
 
 def test_qualisys(tmp_path, cameras):
     text = "<?xml version='1.0'?>\n<calibration><cameras>"
-    for name, (K, R, t, (width, height), _) in cameras.items():
+    names = ("radialDistortion1", "radialDistortion2", "tangentalDistortion1", "tangentalDistortion2")
+    for name, (K, R, t, (width, height), distortion) in cameras.items():
         K, center, rows = on_integers(K), -R.T @ t * 1000, np.diag([1, -1, -1]) @ R
+        lens = " ".join(f'{key}="{float(value)!r}"' for key, value in zip((*names, "radialDistortion3"), distortion))
         turn = " ".join(f'r{i + 1}{j + 1}="{float(rows[i, j])!r}"' for i in range(3) for j in range(3))
         text += f'<camera model="none" serial="{name}">'
         text += f'<fov_video left="0" top="0" right="{width - 1}" bottom="{height - 1}"/>'
         text += f'<transform {turn} x="{center[0]}" y="{center[1]}" z="{center[2]}"/>'
         text += f'<intrinsic focalLengthU="{K[0, 0] * 64}" focalLengthV="{K[1, 1] * 64}" '
-        text += f'centerPointU="{K[0, 2] * 64}" centerPointV="{K[1, 2] * 64}"/></camera>'
+        text += f'centerPointU="{K[0, 2] * 64}" centerPointV="{K[1, 2] * 64}" {lens}/></camera>'
     text += '<camera model="Miqus" serial="marker camera"/></cameras></calibration>'
     (tmp_path / "Calib.qca.txt").write_text(text)
-    assert_same(find_calibration(tmp_path), cameras, lens=False)
+    assert_same(find_calibration(tmp_path), cameras)
 
 
 def test_opencv_one_file_per_camera(tmp_path, cameras):
