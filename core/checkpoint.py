@@ -6,32 +6,35 @@ identified by its fingerprint and must be available where the checkpoint is used
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from core.model.body_transfer import transfer_parameters
+from core.model.body_transfer import EMBEDDING, OFFSETS, transfer_parameters
 from core.model.hgg import HumanGaussianGraph
 from core.options import ModelOptions
 from core.utils.aliases import current_options, current_parameters
 from core.utils.options_json import options_from_json, options_to_json
-from core.utils.ranges import check_ranges
+from core.utils.ranges import MAX_IMAGE_SIZE, check_ranges
 from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.bounded_files import CONTENT_ERRORS
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
-from smpl_renderer.tensor_files import save_tensors
+from smpl_renderer.tensor_files import open_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "human-gaussian-graph"
 VERSION = "2"
-MAX_BLOCKS = 32
+MAX_CHECKPOINT_BYTES = 2**33
+"""Largest checkpoint; that of the preset `big` has 1.7 GB."""
 
 Metadata = dict[str, str]
 """`format`, `version`, `options` (ModelOptions, JSON), `body` (fingerprint), `body_name`, `step`, `data` (stamp of the
@@ -56,6 +59,14 @@ class Training:
     def from_dict(cls, values: dict[str, Any]) -> "Training":
         """Build from the fields that `asdict` gave, in this or an earlier version."""
         return cls(**current_options(values, [f.name for f in fields(cls)]))
+
+    def check(self) -> None:
+        """Raise ValueError for values of other types, or out of range."""
+        counts = [self.steps, *(count for count in (self.subjects, self.image_size) if count is not None)]
+        if not isinstance(self.stage, str) or not all(type(count) is int and 0 <= count < 2**63 for count in counts):
+            raise ValueError("a training has a stage and counts")
+        if self.minutes is not None and not (type(self.minutes) in (int, float) and 0 <= self.minutes < math.inf):
+            raise ValueError(f"a training of {self.minutes} minutes")
 
 
 def save_checkpoint(
@@ -109,11 +120,8 @@ def read_metadata(path: Path) -> Metadata:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; pass a .safetensors file that training wrote")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a readable safetensors file ({error}); copy it again") from error
+    with _open(path) as file:
+        metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
         raise InputError(
             f"{path} is not a checkpoint of this project: its metadata lacks format {FORMAT}; "
@@ -124,16 +132,42 @@ def read_metadata(path: Path) -> Metadata:
         raise InputError(
             f"{path} has checkpoint version {found}, expected {VERSION}; use the version of this program that wrote it"
         )
+    if missing := sorted({"options", "body", "body_name"} - metadata.keys()):
+        raise InputError(f"{path}: its metadata lacks {missing[0]}; copy it again, or use another checkpoint")
+    try:
+        read_training_options(metadata), read_trainings(metadata)
+    except CONTENT_ERRORS as error:
+        raise InputError(
+            f"{path}: its metadata do not describe trainings ({error}); copy it again, or use another checkpoint"
+        ) from error
     return metadata
+
+
+def read_training_options(metadata: Metadata) -> dict[str, Any]:
+    """Options of the last training run of a checkpoint, as nested dictionaries; empty if not recorded.
+
+    Raises:
+        Exception: One of `CONTENT_ERRORS`, if they are no such dictionaries.
+    """
+    options = json.loads(metadata.get("training") or "{}")
+    data = options.get("data", {})
+    size, crop = data.get("image_size", 1), data.get("crop", "center")
+    if type(size) is not int or not 1 <= size <= MAX_IMAGE_SIZE or crop not in ("center", "person"):
+        raise ValueError(f"training on images of {size} pixels, cropped by {crop}")
+    return options
 
 
 def read_trainings(metadata: Metadata) -> list[Training]:
     """Training runs that led to a checkpoint, the oldest first. If not recorded, what is known of the last one."""
     if metadata.get("trainings"):
-        return [Training.from_dict(values) for values in json.loads(metadata["trainings"])]
-    options = json.loads(metadata.get("training") or "{}")
-    size = options.get("data", {}).get("image_size")
-    return [Training(options.get("stage", ""), int(metadata.get("step") or 0), None, size, None)]
+        trainings = [Training.from_dict(values) for values in json.loads(metadata["trainings"])]
+    else:
+        options = read_training_options(metadata)
+        size = options.get("data", {}).get("image_size")
+        trainings = [Training(options.get("stage", ""), int(metadata.get("step") or 0), None, size, None)]
+    for training in trainings:
+        training.check()
+    return trainings
 
 
 def load_checkpoint(
@@ -151,9 +185,14 @@ def load_checkpoint(
     options = _model_options(metadata, path)
     if body is None:
         body = find_body(metadata["body"])
+    _check_shapes(path, metadata, options, body)
     model = HumanGaussianGraph(options, body)
     load_weights(model, path)
     return model.to(device).eval(), metadata
+
+
+def _open(path: Path) -> AbstractContextManager[Any]:
+    return open_tensors(path, MAX_CHECKPOINT_BYTES, "a checkpoint", "copy it again, or use another one")
 
 
 def _model_options(metadata: Metadata, path: Path) -> ModelOptions:
@@ -163,9 +202,41 @@ def _model_options(metadata: Metadata, path: Path) -> ModelOptions:
         check_ranges(options)
     except InputError as error:
         raise InputError(f"{path}: states options out of range ({error}); use another checkpoint") from error
-    if max(len(options.unet.down_channels), len(options.unet.up_channels)) > MAX_BLOCKS:
-        raise InputError(f"{path}: states more than {MAX_BLOCKS} blocks of a U-Net; use another checkpoint")
     return options
+
+
+def _check_shapes(path: Path, metadata: Metadata, options: ModelOptions, body: BodyModel) -> None:
+    """Compare what the options demand with the shapes that the file holds, before a network of any size is allocated.
+
+    Raises:
+        InputError: If they differ, other than by the number of vertices of another body.
+    """
+    is_transferred = metadata["body"] != body.fingerprint
+    with _open(path) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    shapes = current_parameters(shapes)
+    remedy = "use another checkpoint, or copy it again"
+    queries, layers = (options.graph.queries, options.graph.features), _count_layers(options)
+    if shapes.get("graph.query_embedding") != queries or layers > len(shapes):
+        raise InputError(f"{path}: states options of another network than that of its parameters; {remedy}")
+    try:
+        with torch.device("meta"):  # shapes without memory
+            network = HumanGaussianGraph(options, body)
+    except (ArithmeticError, InputError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: states options of no network ({error}); {remedy}") from error
+    demanded = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in sorted(demanded.keys() | shapes.keys()):
+        needed, found = demanded.get(name), shapes.get(name)
+        is_of_other_vertices = is_transferred and name in (EMBEDDING, OFFSETS) and needed and found
+        if needed[1:] != found[1:] if is_of_other_vertices else needed != found:
+            raise InputError(f"{path}: states options that give {name} the shape {needed}, it has {found}; {remedy}")
+
+
+def _count_layers(options: ModelOptions) -> int:
+    """Number of layers, each of which has parameters of its own."""
+    unet, graph = options.unet, options.graph
+    levels = len(unet.down_channels) + len(unet.up_channels)
+    return levels * unet.layers_per_block + graph.layers * (graph.intra + graph.inter) + options.feedback
 
 
 def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", optional: Sequence[str] = ()) -> list[str]:
@@ -182,7 +253,7 @@ def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", option
             and not found.
     """
     metadata = read_metadata(path)
-    with safe_open(path, "pt") as file:
+    with _open(path) as file:
         tensors = current_parameters({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     for name, tensor in tensors.items():
@@ -217,7 +288,12 @@ def _transferred(tensors: dict[str, Tensor], metadata: Metadata, body: BodyModel
             f"it to {body.name} ({body.fingerprint}): {error}"
         ) from error
     logger.info("%s: trained on the body %s, transferred to %s", path, metadata["body_name"], body.name)
-    return transfer_parameters(tensors, source, body)
+    try:
+        return transfer_parameters(tensors, source, body)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: its parameters are not those of {source.num_vertices} vertices ({error}); use another checkpoint"
+        ) from error
 
 
 def _has_prefix(names: Iterable[str], prefix: str) -> bool:

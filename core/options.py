@@ -21,6 +21,14 @@ Width = Annotated[int, Range(1, 2**14)]
 """Channels, and counts of alike parts; bounded, because checkpoints state them, and networks are built from that."""
 Layers = Annotated[int, Range(1, 256)]
 LayersOrZero = Annotated[int, Range(0, 256)]
+MAX_LEVELS = 32
+"""Levels of a U-Net."""
+MAX_MAP_VALUES = 2**26
+"""Values of the largest map of a U-Net for one image; 64 channels at 1024 x 1024 pixels."""
+MAX_ATTENTION_SIZE = 128
+"""Side of the largest map with attention, in pixels; its time grows with the fourth power."""
+MAX_VERTEX_VALUES = 2**15
+"""Values of the widest layer of the graph at one vertex, over its queries."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,26 @@ class UNetOptions:
     up_attention: tuple[bool, ...] = (True, True, True, False, False)
     layers_per_block: Layers = 2
 
+    def check_combination(self, prefix: str = "model.unet.") -> None:
+        """Check what channels, sizes and attention demand together (`core.utils.ranges.check_ranges`)."""
+        for name, channels in (("down", self.down_channels), ("up", self.up_channels)):
+            if not 1 <= len(channels) <= MAX_LEVELS:
+                raise InputError(f"--{prefix}{name}-channels must have 1 to {MAX_LEVELS} values, got {len(channels)}")
+        down = [(self.input_size >> level, width) for level, width in enumerate(self.down_channels)]
+        up = [(self.splat_size >> level, width) for level, width in enumerate(reversed(self.up_channels))]
+        attention = [*self.down_attention, self.mid_attention, *reversed(self.up_attention)]
+        for (side, width), attends in zip([*down, down[-1], *up], attention):
+            if width * side**2 > MAX_MAP_VALUES:
+                raise InputError(
+                    f"--{prefix}input-size and the channels give a map of {width} x {side} x {side} values, at most "
+                    f"{MAX_MAP_VALUES} are possible; lower them"
+                )
+            if attends and side > MAX_ATTENTION_SIZE:
+                raise InputError(
+                    f"--{prefix}input-size and the levels give attention on a map of {side} x {side} pixels, at most "
+                    f"{MAX_ATTENTION_SIZE} x {MAX_ATTENTION_SIZE} are possible; lower it, or choose levels without"
+                )
+
 
 @dataclass(frozen=True)
 class GraphOptions:
@@ -53,7 +81,7 @@ class GraphOptions:
     """Attention heads."""
     ffn_factor: Layers = 4
     """Width of the feed-forward layers, relative to `features`."""
-    neighbors: Count = 18
+    neighbors: Layers = 18
     """Vertices in the neighbourhood of inter-node attention, the vertex itself included."""
     intra: bool = True
     """Intra-node attention: to the Gaussians whose nearest vertex this is."""
@@ -63,6 +91,15 @@ class GraphOptions:
     """`vertex`: each query is decoded to one Gaussian of its vertex. `residual` (as in the paper): refine the Gaussians
     of a reference frame."""
     dropout: Decay = 0.0
+
+    def check_combination(self, prefix: str = "model.graph.") -> None:
+        """Check what the sizes demand together (`core.utils.ranges.check_ranges`)."""
+        values = self.queries * self.features * max(self.ffn_factor, 3)
+        if values > MAX_VERTEX_VALUES:
+            raise InputError(
+                f"--{prefix}queries, --{prefix}features and --{prefix}ffn-factor give {values} values at a vertex, at "
+                f"most {MAX_VERTEX_VALUES} are possible; lower them"
+            )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from core.avatar.file import load_avatar
+from core.avatar.file import find_avatar_body, load_avatar
 from core.avatar.rendering import supersampling
 from core.inference.animation import CameraPath, camera_path, render_motion
 from core.inference.camera_file import read_camera_path
@@ -33,7 +33,6 @@ from core.utils.device import DeviceName, pick_device
 from core.utils.images import save_rgba
 from core.utils.ranges import Range, checked
 from core.utils.video import ALPHA_SUFFIX, write_alpha_video, write_video
-from smpl_renderer.body_files import find_body
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
@@ -97,7 +96,7 @@ def main(
         )
     chosen = pick_device(device)
     loaded = load_avatar(avatar, chosen)
-    model = find_body(loaded.body, body).to(chosen)
+    model = find_avatar_body(loaded, body).to(chosen)
     clip = _of_duration(open_motion(motion, model, up, fps_in, person), fps, seconds)
     poses = apply_motion(clip if root else in_place(clip), model, loaded.betas)
     if camera in get_args(CameraPath):

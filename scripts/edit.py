@@ -21,7 +21,7 @@ import tyro
 
 from core.avatar.avatar import Avatar
 from core.avatar.editing import in_parts, merged, pruned, recolored, rendered_weights, selected
-from core.avatar.file import save_avatar
+from core.avatar.file import find_avatar_body, save_avatar
 from core.avatar.rendering import render_avatar
 from core.export.quantized import load_any_avatar
 from core.inference.animation import camera_path
@@ -30,7 +30,6 @@ from core.motion.builtin import builtin_motion
 from core.motion.motion import apply_motion
 from core.utils.cli import run
 from core.utils.ranges import Count, Share, checked
-from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 
@@ -69,7 +68,7 @@ def main(
     if not avatars:
         raise InputError("no avatar is named; give an avatar.safetensors")
     avatar = merged([load_any_avatar(path) for path in avatars])
-    model = find_body(avatar.body, body)
+    model = find_avatar_body(avatar, body)
     if keep:
         avatar = selected(avatar, in_parts(avatar, model, keep))
     if hide:

@@ -19,6 +19,7 @@ import tyro
 from tqdm import tqdm
 
 from core.avatar.avatar import Avatar, canonical_gaussians, pose_avatar
+from core.avatar.file import find_avatar_body
 from core.export.glb import save_mesh_glb, save_splats_glb
 from core.export.html import save_html
 from core.export.ply import save_ply
@@ -32,7 +33,6 @@ from core.motion.sources import open_motion
 from core.types.gaussians import Gaussians
 from core.utils.cli import run
 from core.utils.ranges import PositiveOrZero, Range, checked
-from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
@@ -74,7 +74,7 @@ def main(
         body: A body model file; by default the avatar's own is found by its fingerprint.
     """
     loaded = load_any_avatar(avatar)
-    model = find_body(loaded.body, body)
+    model = find_avatar_body(loaded, body)
     names = motion or (tuple(SEQUENCES) if to == "html" else ())
     clips = [open_motion(name, model) for name in names]
     clips = [clip if fps is None else resample(clip, fps) for clip in clips]

@@ -22,13 +22,13 @@ import torch
 import tyro
 
 from core.avatar.avatar import Avatar, pose_avatar
+from core.avatar.file import find_avatar_body
 from core.export.quantized import load_any_avatar
 from core.motion.builtin import SEQUENCES
 from core.motion.motion import Motion, apply_motion, leg_length
 from core.motion.sources import open_motion
 from core.utils.cli import run
 from core.utils.ranges import Range, checked
-from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import JOINT_NAMES, BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle, quat_to_matrix
@@ -235,7 +235,7 @@ def open_viewer(
     loaded = {}
     for path in avatars:
         avatar = load_any_avatar(path)
-        loaded[str(path)] = (avatar, find_body(avatar.body, body))
+        loaded[str(path)] = (avatar, find_avatar_body(avatar, body))
     first_body = next(iter(loaded.values()))[1]
     motions = {name: open_motion(name, first_body) for name in motion}
     server = viser.ViserServer(host="0.0.0.0" if share else "127.0.0.1", port=port, verbose=False)

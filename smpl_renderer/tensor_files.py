@@ -6,13 +6,21 @@ temporary files of its own. Source: the format's description in the README of hu
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from smpl_renderer.bounded_files import CONTENT_ERRORS, check_file
+from smpl_renderer.errors import InputError
+
+MAX_HEADER_BYTES = 2**23
+"""Longest description of the tensors of a file, with its metadata; a network of 600 tensors has 0.1 MB."""
 _ALIGNMENT = 8
 _NAMES = {
     torch.float64: "F64",
@@ -27,6 +35,35 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+@contextmanager
+def open_tensors(
+    path: Path, limit: int, kind: str, remedy: str = "copy it again", framework: str = "pt"
+) -> Iterator[Any]:
+    """Open a file of tensors for reading; the value is that of `safetensors.safe_open`, on the CPU.
+
+    Args:
+        path: The file.
+        limit: Largest size in bytes.
+        kind: What it is read as, for messages: `a checkpoint`.
+        remedy: What to do if it cannot be read.
+        framework: `pt` or `np`.
+    Raises:
+        InputError: If it is missing, too large, or damaged, also while tensors are read in the `with` block.
+    """
+    check_file(path, limit, kind)
+    try:
+        with Path(path).open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {length} bytes, at most {MAX_HEADER_BYTES} are read")
+        with safe_open(path, framework) as file:
+            yield file
+    except InputError:
+        raise
+    except (OSError, SafetensorError, *CONTENT_ERRORS) as error:
+        raise InputError(f"{path}: cannot be read as {kind} ({error}); {remedy}") from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor | np.ndarray], metadata: Mapping[str, str]) -> None:

@@ -21,6 +21,8 @@ from core.checkpoint import (
 )
 from core.model.hgg import HumanGaussianGraph
 from core.options import GraphOptions, ModelOptions, UNetOptions
+from core.utils.options_json import options_to_json
+from core.utils.ranges import check_ranges
 from smpl_renderer.errors import InputError
 
 OPTIONS = ModelOptions(
@@ -104,7 +106,7 @@ def test_files_that_are_not_checkpoints_are_refused(tmp_path):
     with pytest.raises(InputError, match="no checkpoint at"):
         read_metadata(path)
     path.write_bytes(b"\x80\x02not safetensors")
-    with pytest.raises(InputError, match="not a readable safetensors file"):
+    with pytest.raises(InputError, match=r"cannot be read as a checkpoint .* copy it again"):
         read_metadata(path)
     save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(InputError, match="not a checkpoint of this project"):
@@ -176,6 +178,89 @@ def test_parts_outside_the_prefix_are_not_reported_as_missing(model, body, tmp_p
     path = tmp_path / "m.safetensors"
     save_checkpoint(path, model)
     assert load_weights(HumanGaussianGraph(OPTIONS, body), path, "unet.", optional=("color_sampling.",)) == []
+
+
+def with_metadata(path, model, **changes):
+    """A checkpoint whose metadata are changed; None leaves an entry out."""
+    save_checkpoint(path, model)
+    metadata = read_metadata(path) | changes
+    save_file(load_file(path), path, {key: value for key, value in metadata.items() if value is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("unet", {"down_channels": [8, 16384]}),
+        ("unet", {"layers_per_block": 200}),
+        ("unet", {"down_channels": [8, 16, 16], "down_attention": [False, False, True]}),
+        ("unet", {"mid_attention": False}),
+        ("graph", {"features": 4096}),
+        ("graph", {"features": 12, "heads": 5}),
+        ("graph", {"queries": 2048}),
+        ("graph", {"ffn_factor": 200}),
+        ("graph", {"layers": 256}),
+        ("graph", {"head": "residual"}),
+        ("", {"feedback": 200}),
+        ("", {"color_sampling": False}),
+    ],
+)  # fmt: skip
+def test_options_of_another_network_are_refused_before_one_is_built(model, body, tmp_path, part, values, monkeypatch):
+    """Each is in its range; together they could demand terabytes."""
+    options = json.loads(options_to_json(OPTIONS))
+    (options[part] if part else options).update(values)
+    path = with_metadata(tmp_path / "m.safetensors", model, options=json.dumps(options))
+    build = HumanGaussianGraph
+
+    def build_without_memory(*arguments):
+        assert torch.empty(0).is_meta, "the network is built before its shapes are compared"
+        return build(*arguments)
+
+    monkeypatch.setattr("core.checkpoint.HumanGaussianGraph", build_without_memory)
+    with pytest.raises(InputError, match=r"m\.safetensors: states options"):
+        load_checkpoint(path, body)
+
+
+@pytest.mark.parametrize(
+    "unet",
+    [
+        {"input_size": 16384, "splat_size": 16384},
+        {"down_channels": (16384,), "input_size": 128},
+        {"down_attention": (True,) * 6},
+        {"up_attention": (True,) * 5, "input_size": 512, "splat_size": 256},
+        {"up_channels": ()},
+        {"down_channels": (8,), "down_attention": (False,)},
+    ],
+)
+def test_options_that_demand_too_much_together_are_refused(unet):
+    with pytest.raises(InputError, match=r"--unet\.(up-channels must have 1|input-size and .* (attention on )?a map)"):
+        check_ranges(replace(ModelOptions(), unet=replace(UNetOptions(), **unet)))
+    with pytest.raises(InputError, match=r"--graph\.queries, .* at most 32768"):
+        check_ranges(replace(ModelOptions(), graph=GraphOptions(queries=4096)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"body": None},
+        {"options": None},
+        {"options": "[" * 100_000},
+        {"options": '{"graph": {"dropout": 1' + "0" * 400 + "}}"},
+        {"training": "[]"},
+        {"training": '{"data": {"image_size": "large"}}'},
+        {"training": '{"data": {"image_size": 1' + "0" * 4400 + "}}"},
+        {"training": '{"stage": 1}'},
+        {"trainings": "[1]"},
+        {"trainings": '[{"stage": "joint", "steps": -1, "subjects": 1, "image_size": 1, "minutes": 1}]'},
+        {"trainings": '[{"stage": "joint", "steps": 1, "subjects": 1, "image_size": 1, "minutes": NaN}]'},
+        {"step": "x"},
+        {"step": "1" * 5000},
+    ],
+)
+def test_metadata_of_other_kinds_are_refused(model, body, tmp_path, changes):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(InputError, match=r"m\.safetensors: "):
+        load_checkpoint(with_metadata(path, model, **changes), body)
 
 
 @pytest.mark.parametrize("part", [{"layers": 10**6}, {"features": 10**9}, {"queries": 10**7}, {"layers": -1}])

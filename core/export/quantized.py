@@ -19,17 +19,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int8, UInt8, UInt16
-from safetensors import SafetensorError, safe_open
 
 from core.avatar.avatar import Avatar
-from core.avatar.file import load_avatar
+from core.avatar.file import MAX_AVATAR_BYTES, check_tensors, load_avatar
 from core.render.projection import ALPHA_MIN
+from smpl_renderer.bounded_files import CONTENT_ERRORS
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
-from smpl_renderer.tensor_files import save_tensors
+from smpl_renderer.tensor_files import open_tensors, save_tensors
 
 FORMAT = "hgg-avatar-8bit"
 VERSION = "1"
+REMEDY = "give a file written by scripts/export.py --to avatar8"
 OFFSET_KNEE = 0.004
 """Metres below which steps of the offsets are nearly even. 2 to 8 mm give the same loss on the shipped avatars."""
 MIN_SCALE = 1e-6
@@ -130,12 +131,9 @@ def load_quantized(path: Path) -> QuantizedAvatar:
     Raises:
         InputError: If the file is no such avatar, or of another version.
     """
-    try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a safetensors file ({error}); give one written by scripts/export.py") from error
+    with open_tensors(path, MAX_AVATAR_BYTES, "an 8-bit avatar", REMEDY, "np") as file:
+        metadata = file.metadata() or {}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if metadata.get("format") != FORMAT or set(arrays) != set(ARRAYS):
         raise InputError(f"{path}: holds no 8-bit avatar; give a file written by scripts/export.py --to avatar8")
     if metadata.get("version") != VERSION:
@@ -143,10 +141,39 @@ def load_quantized(path: Path) -> QuantizedAvatar:
             f"{path}: has version {metadata.get('version')} of the 8-bit avatar, expected {VERSION}; write it again "
             "with scripts/export.py of this version"
         )
-    limits = json.loads(metadata["limits"])
-    return QuantizedAvatar(
-        **arrays, body=metadata["body"], offset_limit=limits["offset"], log_scales=tuple(limits["log_scales"])
-    )
+    try:
+        limits = json.loads(metadata["limits"])
+        low, high = limits["log_scales"]
+        packed = QuantizedAvatar(
+            **arrays, body=metadata["body"], offset_limit=float(limits["offset"]), log_scales=(float(low), float(high))
+        )
+        _check(packed)
+    except CONTENT_ERRORS as error:
+        raise InputError(f"{path}: holds no 8-bit avatar ({error}); {REMEDY}") from error
+    return packed
+
+
+def _check(packed: QuantizedAvatar) -> None:
+    """Raise ValueError or another error of content for arrays and limits that are not those of an avatar."""
+    count = len(packed.offsets)
+    expected = {
+        "counts": (len(packed.counts),),
+        "betas": (len(packed.betas),),
+        "opacities": (count,),
+        "quats": (count, 4),
+    }
+    types = {"counts": np.uint16, "betas": np.float32, "offsets": np.int8, "quats": np.int8}
+    for name in ARRAYS:
+        array, shape, dtype = getattr(packed, name), expected.get(name, (count, 3)), types.get(name, np.uint8)
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(
+                f"`{name}` is {list(array.shape)} of {array.dtype}, expected {list(shape)} of {dtype.__name__}"
+            )
+    if not packed.body or int(packed.counts.sum(dtype=np.int64)) != count or not packed.quats.any(-1).all():
+        raise ValueError("its body, its numbers of Gaussians, or rotations are missing")
+    with np.errstate(all="ignore"):
+        avatar = dequantize(packed)
+    check_tensors({f.name: getattr(avatar, f.name) for f in fields(avatar) if f.name != "body"})
 
 
 def load_any_avatar(path: Path) -> Avatar:
@@ -158,11 +185,8 @@ def load_any_avatar(path: Path) -> Avatar:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such avatar file; infer.py writes one for each subject")
-    try:
-        with safe_open(path, "np") as file:
-            is_quantized = (file.metadata() or {}).get("format") == FORMAT
-    except SafetensorError:
-        is_quantized = False  # `load_avatar` names what is wrong
+    with open_tensors(path, MAX_AVATAR_BYTES, "an avatar", "give a file written by infer.py", "np") as file:
+        is_quantized = (file.metadata() or {}).get("format") == FORMAT
     return dequantize(load_quantized(path)) if is_quantized else load_avatar(path)
 
 

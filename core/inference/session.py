@@ -1,7 +1,6 @@
 """A session: the network, protocol and device that all subjects of a run share."""
 
 import hashlib
-import json
 import platform
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from core.avatar.avatar import Avatar
 from core.avatar.rendering import render_avatar, supersampling
-from core.checkpoint import Metadata, load_checkpoint
+from core.checkpoint import Metadata, load_checkpoint, read_training_options
 from core.data.human_list import find_subjects
 from core.data.protocol import PROTOCOLS, Protocol, select_subjects
 from core.data.readers import open_capture
@@ -112,7 +111,7 @@ def open_session(options: InferenceOptions) -> Session:
     model.set_backend(options.backend)
     model.set_nearest_search(options.nearest)
     model.unet.use_attention(options.attention)
-    trained = json.loads(metadata.get("training") or "{}").get("data", {})
+    trained = read_training_options(metadata).get("data", {})
     trained_size = trained.get("image_size")
     input_size = options.input_size or trained.get("image_size", protocol.image_size)
     steps = REFINE_STEPS[device.type] if options.refine is None else options.refine

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from core.utils.aliases import current_options
+from smpl_renderer.bounded_files import CONTENT_ERRORS
 from smpl_renderer.errors import InputError
 
 T = TypeVar("T")
@@ -32,10 +33,10 @@ def options_from_json(cls: type[T], text: str, source: str) -> T:
     """
     try:
         return _parse(cls, json.loads(text), cls.__name__)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{source}: its options are not JSON ({error}); the file is damaged") from error
     except _Misfit as error:
         raise InputError(f"{source}: {error}; it was written by another version of this program") from error
+    except CONTENT_ERRORS as error:  # deep JSON, and numbers that are too large
+        raise InputError(f"{source}: its options are not JSON ({error}); copy the file again") from error
 
 
 class _Misfit(ValueError):

@@ -41,7 +41,8 @@ class Range:
 MAX_COUNT = 2**31 - 1
 Count = Annotated[int, Range(1, MAX_COUNT)]
 CountOrZero = Annotated[int, Range(0, MAX_COUNT)]
-ImageSize = Annotated[int, Range(1, 16384)]
+MAX_IMAGE_SIZE = 2**14
+ImageSize = Annotated[int, Range(1, MAX_IMAGE_SIZE)]
 """Pixels of an image's side."""
 Workers = Annotated[int, Range(-1, 1024)]
 """Number of processes; 0 for none besides this one, -1 for a number that suits the machine."""

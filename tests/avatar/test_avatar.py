@@ -17,7 +17,7 @@ from core.avatar.avatar import (
     skin_gaussians,
     skin_gaussians_reference,
 )
-from core.avatar.file import load_avatar, save_avatar
+from core.avatar.file import find_avatar_body, load_avatar, save_avatar
 from core.avatar.rendering import render_avatar, supersampling
 from core.types.cameras import Cameras, look_at
 from smpl_renderer import body_model, posing_kernel, rotations
@@ -292,3 +292,11 @@ def test_tampered_files_are_refused(avatars, tmp_path, name, change):
     save_file(tensors, path, {"format": "hgg-avatar", "version": "1", "body": avatars.body})
     with pytest.raises(InputError, match=r"avatar\.safetensors: holds no avatar"):
         load_avatar(path)
+
+
+def test_avatars_that_refer_to_other_bodies_are_refused(avatars, body):
+    assert find_avatar_body(avatars[0]).fingerprint == body.fingerprint
+    beyond = replace(avatars[0], vertex_ids=avatars[0].vertex_ids + body.num_vertices)
+    for avatar in (beyond, replace(avatars[0], betas=torch.zeros(body.num_betas + 1))):
+        with pytest.raises(InputError, match="the avatar has Gaussians at vertex"):
+            find_avatar_body(avatar)

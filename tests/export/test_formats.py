@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from scipy.spatial.transform import Rotation
 
 from core.avatar.avatar import Avatar, canonical_gaussians, pose_avatar
@@ -313,6 +315,38 @@ def test_8_bit_avatars(avatar, body, tmp_path):
     assert dequantize(quantize(faint, body.num_vertices)).count == 1500
     with pytest.raises(InputError, match="no visible"):
         quantize(replace(avatar, opacities=0 * avatar.opacities), body.num_vertices)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("counts", lambda x: x[:-1000]),
+        ("counts", lambda x: x.astype(np.int64)),
+        ("offsets", lambda x: x[:, :2]),
+        ("quats", lambda x: 0 * x),
+        ("colors", lambda x: x.astype(np.float32)),
+        ("opacities", lambda x: x[1:]),
+        ("betas", lambda x: x + np.float32("nan")),
+        ("limits", None),
+        ("limits", "{}"),
+        ("limits", '{"offset": 1e308, "log_scales": [-5, 1]}'),
+        ("limits", '{"offset": NaN, "log_scales": [-5, 1]}'),
+        ("limits", '{"offset": 1, "log_scales": [-5, 1' + "0" * 400 + "]}"),
+        ("body", None),
+    ],
+)
+def test_tampered_8_bit_avatars_are_refused(avatar, body, tmp_path, name, value):
+    path = tmp_path / "a.safetensors"
+    save_quantized(path, quantize(avatar, body.num_vertices))
+    with safe_open(path, "np") as file:
+        metadata, arrays = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if name in arrays:
+        arrays[name] = np.ascontiguousarray(value(arrays[name]))
+    else:
+        metadata[name] = value
+    save_file(arrays, path, {key: text for key, text in metadata.items() if text is not None})
+    with pytest.raises(InputError, match=r"a\.safetensors: holds no 8-bit avatar"):
+        load_any_avatar(path)
 
 
 def test_script_writes_poses_and_sequences(avatar, body, tmp_path):
