@@ -21,9 +21,10 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from core.avatar.file import find_avatar_body, load_avatar
+from core.avatar.file import find_avatar_body
 from core.avatar.rendering import supersampling
-from core.inference.animation import CameraPath, camera_path, render_motion
+from core.export.quantized import load_any_avatar
+from core.inference.animation import RENDERED_SIZE, CameraPath, camera_path, render_motion
 from core.inference.camera_file import read_camera_path
 from core.motion.motion import MAX_FPS, Motion, apply_motion, in_periods, in_place, resample
 from core.motion.sources import open_motion
@@ -43,8 +44,6 @@ MIN_SECONDS = 4.0
 """Duration to which a loop is repeated by default."""
 COLORS = {"white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5), "black": (0.0, 0.0, 0.0)}
 MAX_SIZE, MAX_SECONDS = 4096, 3600.0
-RENDERED_SIZE = 512
-"""Pixels at which the shipped network was trained; smaller images are averages of larger ones."""
 
 
 def main(
@@ -68,7 +67,7 @@ def main(
     """Render an avatar in a motion to a video, or to a folder of PNG images.
 
     Args:
-        avatar: An `avatar.safetensors`.
+        avatar: An `avatar.safetensors`, or an 8-bit one.
         motion: Name of a built-in motion (idle, walk, wave, turn, dance, sit, squat), or a motion file or folder.
         out: A video (.mp4, .mov, .mkv; .webm with alpha), or a folder, which gets one PNG per frame.
         size: Side of the square images in pixels.
@@ -95,7 +94,7 @@ def main(
             f"--background transparent: {out.suffix} has no alpha; give {ALPHA_SUFFIX}, or a folder as --out"
         )
     chosen = pick_device(device)
-    loaded = load_avatar(avatar, chosen)
+    loaded = load_any_avatar(avatar).to(chosen)
     model = find_avatar_body(loaded, body).to(chosen)
     clip = _of_duration(open_motion(motion, model, up, fps_in, person), fps, seconds)
     poses = apply_motion(clip if root else in_place(clip), model, loaded.betas)

@@ -21,7 +21,7 @@ import tyro
 
 from core.avatar.avatar import Avatar
 from core.avatar.editing import in_parts, merged, pruned, recolored, rendered_weights, selected
-from core.avatar.file import find_avatar_body, save_avatar
+from core.avatar.file import find_avatar_body, load_views_seen, save_avatar
 from core.avatar.rendering import render_avatar
 from core.export.quantized import load_any_avatar
 from core.inference.animation import camera_path
@@ -81,7 +81,9 @@ def main(
             "%d of %d Gaussians: renderings equal to %.1f dB", small.count, avatar.count, psnr(avatar, small, model)
         )
         avatar = small
-    save_avatar(out, avatar)
+    seen = [load_views_seen(path, model.num_vertices) for path in avatars]
+    is_known = all(views is not None for views in seen)
+    save_avatar(out, avatar, torch.stack(seen).sum(0).clamp(max=255).to(torch.uint8) if is_known else None)
     logger.info("wrote %s (%d Gaussians)", out, avatar.count)
 
 

@@ -30,7 +30,7 @@ from smpl_renderer.tensor_files import open_tensors, save_tensors
 
 FORMAT = "hgg-avatar-8bit"
 VERSION = "1"
-REMEDY = "give a file written by scripts/export.py --to avatar8"
+REMEDY = "give a file written by scripts/export.py --to 8bit"
 OFFSET_KNEE = 0.004
 """Metres below which steps of the offsets are nearly even. 2 to 8 mm give the same loss on the shipped avatars."""
 MIN_SCALE = 1e-6
@@ -135,7 +135,7 @@ def load_quantized(path: Path) -> QuantizedAvatar:
         metadata = file.metadata() or {}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if metadata.get("format") != FORMAT or set(arrays) != set(ARRAYS):
-        raise InputError(f"{path}: holds no 8-bit avatar; give a file written by scripts/export.py --to avatar8")
+        raise InputError(f"{path}: holds no 8-bit avatar; give a file written by scripts/export.py --to 8bit")
     if metadata.get("version") != VERSION:
         raise InputError(
             f"{path}: has version {metadata.get('version')} of the 8-bit avatar, expected {VERSION}; write it again "

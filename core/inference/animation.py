@@ -17,6 +17,8 @@ from smpl_renderer.body_model import BodyModel
 from smpl_renderer.types import BodyParams
 
 CameraPath = Literal["fixed", "follow", "orbit"]
+RENDERED_SIZE = 512
+"""Pixels at which the shipped network was trained; smaller images are averages of larger ones."""
 FRAMES_PER_CALL = 16
 """Frames that are posed and rendered at once: they keep a GPU busy, and take about 150 MB at 512 px."""
 MEASURED_FRAMES = 64

@@ -6,17 +6,20 @@ The world is that of animations: the floor at height 0, metres, the motion begin
 several are passed at even intervals from the beginning of the animation to its end.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.spatial.transform import Rotation, Slerp
 
 from core.data.up_axis import UP_AXES, raw_from_world
 from core.types.cameras import Cameras
 from smpl_renderer.bounded_files import CONTENT_ERRORS, load_json
 from smpl_renderer.errors import InputError
+from smpl_renderer.files import atomic_path
 
 MAX_SIDE = 4096
 MAX_CAMERAS = 100_000
@@ -48,23 +51,15 @@ def read_camera_path(path: Path, count: int) -> Cameras:
         reason = f"it lacks `{error.args[0]}`" if isinstance(error, KeyError) else error
         raise InputError(f"{path}: holds no camera path ({reason}); docs/motion.md describes the file") from error
     to_y_up = (raw_from_world("+y").T @ raw_from_world(up)).numpy()
-    viewmats, Ks = _spread(viewmats @ to_y_up.T, Ks, count)
+    viewmats, Ks = interpolate_cameras(viewmats @ to_y_up.T, Ks, count)
     width, height = sizes.pop()
     return Cameras(torch.from_numpy(viewmats).float(), torch.from_numpy(Ks).float(), width, height)
 
 
-def _matrix(record: Any, key: str, size: int) -> np.ndarray:
-    matrix = np.array(record[key], np.float64)
-    if matrix.shape != (size, size) or not (np.abs(matrix) <= MAX_ELEMENT).all():
-        raise ValueError(f"`{key}` must be {size} x {size} numbers")
-    R = matrix[:3, :3]
-    if size == 4 and (np.abs(R @ R.T - np.eye(3)).max() > 1e-3 or np.linalg.det(R) < 0):
-        raise ValueError(f"`{key}` is no rigid transform")
-    return matrix
-
-
-def _spread(viewmats: np.ndarray, Ks: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cameras at even intervals: centres and K linearly, rotations along arcs."""
+def interpolate_cameras(
+    viewmats: Float[np.ndarray, "K 4 4"], Ks: Float[np.ndarray, "K 3 3"], count: int
+) -> tuple[Float[np.ndarray, "T 4 4"], Float[np.ndarray, "T 3 3"]]:
+    """Cameras at `count` (T) even intervals between key cameras: centres and Ks linearly, rotations along arcs."""
     if len(viewmats) == 1 or count == 1:
         return np.repeat(viewmats[:1], count, 0), np.repeat(Ks[:1], count, 0)
     if len(viewmats) == count:
@@ -81,3 +76,23 @@ def _spread(viewmats: np.ndarray, Ks: np.ndarray, count: int) -> tuple[np.ndarra
     result[:, :3, :3] = Slerp(known, Rotation.from_matrix(R))(wanted).as_matrix()
     result[:, :3, 3] = -np.einsum("tij,tj->ti", result[:, :3, :3], linear(centers))
     return result, linear(Ks)
+
+
+def write_camera_path(path: Path, cameras: Cameras) -> None:
+    """Write cameras [C] of a y-up world as a file for `read_camera_path`, atomically."""
+    records = [
+        {"K": K.tolist(), "width": cameras.width, "height": cameras.height, "T_cam_world": viewmat.tolist()}
+        for viewmat, K in zip(cameras.viewmats, cameras.Ks)
+    ]
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps({"up": "+y", "cameras": records}, indent=1), encoding="utf-8")
+
+
+def _matrix(record: Any, key: str, size: int) -> np.ndarray:
+    matrix = np.array(record[key], np.float64)
+    if matrix.shape != (size, size) or not (np.abs(matrix) <= MAX_ELEMENT).all():
+        raise ValueError(f"`{key}` must be {size} x {size} numbers")
+    R = matrix[:3, :3]
+    if size == 4 and (np.abs(R @ R.T - np.eye(3)).max() > 1e-3 or np.linalg.det(R) < 0):
+        raise ValueError(f"`{key}` is no rigid transform")
+    return matrix

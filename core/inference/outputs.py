@@ -18,6 +18,7 @@ from core.data.subject_frame import move_body, posed_pelvis, subject_frame
 from core.export.html import save_html
 from core.export.ply import save_ply
 from core.inference.animation import camera_path
+from core.inference.coverage import count_views_seen
 from core.inference.result_page import NOVEL_POSE, PLAYER, SHEET, TURNTABLE, write_result_page
 from core.inference.session import Session
 from core.inference.sheet import Tile, make_sheet
@@ -72,7 +73,8 @@ def write_outputs(subject: Subject, folder: Path) -> None:
     session = subject.session
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        save_avatar(temporary / AVATAR, subject.avatar)
+        views_seen = count_views_seen(subject.avatar, session.body, subject.inputs)
+        save_avatar(temporary / AVATAR, subject.avatar, views_seen)
         gaussians = canonical_gaussians(subject.avatar, session.body)
         save_ply(temporary / PLY, gaussians, session.options.ply_degree)
         write_video(temporary / TURNTABLE, turntable_images(subject), FPS)

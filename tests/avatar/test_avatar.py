@@ -17,7 +17,7 @@ from core.avatar.avatar import (
     skin_gaussians,
     skin_gaussians_reference,
 )
-from core.avatar.file import find_avatar_body, load_avatar, save_avatar
+from core.avatar.file import find_avatar_body, load_avatar, load_views_seen, save_avatar
 from core.avatar.rendering import render_avatar, supersampling
 from core.types.cameras import Cameras, look_at
 from smpl_renderer import body_model, posing_kernel, rotations
@@ -292,6 +292,20 @@ def test_tampered_files_are_refused(avatars, tmp_path, name, change):
     save_file(tensors, path, {"format": "hgg-avatar", "version": "1", "body": avatars.body})
     with pytest.raises(InputError, match=r"avatar\.safetensors: holds no avatar"):
         load_avatar(path)
+
+
+def test_files_hold_the_number_of_images_that_show_each_vertex(avatars, tmp_path):
+    path = tmp_path / "avatar.safetensors"
+    save_avatar(path, avatars[0])
+    assert load_views_seen(path, 4) is None
+    seen = torch.tensor([0, 3, 255, 1], dtype=torch.uint8)
+    save_avatar(path, avatars[0], seen)
+    assert torch.equal(load_views_seen(path, 4), seen) and torch.equal(load_avatar(path).colors, avatars[0].colors)
+    with pytest.raises(InputError, match="5 bytes"):
+        load_views_seen(path, 5)
+    save_avatar(path, avatars[0], seen.float())
+    with pytest.raises(InputError, match=r"torch\.float32"):
+        load_views_seen(path, 4)
 
 
 def test_avatars_that_refer_to_other_bodies_are_refused(avatars, body):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.avatar.editing import PARTS, PLURALS, in_parts, merged, pruned, recolored, rendered_weights, selected
-from core.avatar.file import load_avatar, save_avatar
+from core.avatar.file import load_avatar, load_views_seen, save_avatar
 from core.avatar.rendering import render_avatar
 from core.inference.trajectories import turntable
 from core.motion.builtin import builtin_motion
@@ -93,9 +93,10 @@ def test_merging_is_an_average_that_opacity_weights(avatar):
 
 def test_script(avatar, body, tmp_path):
     source, out = tmp_path / "avatar.safetensors", tmp_path / "edited.safetensors"
-    save_avatar(source, avatar)
+    save_avatar(source, avatar, torch.full((body.num_vertices,), 200, dtype=torch.uint8))
     main((source, source), out, hide=("head",), recolor=(("legs", "#ff0000"),), prune=4000)
     edited = load_avatar(out)
+    assert (load_views_seen(out, body.num_vertices) == 255).all()
     assert edited.count == 4000 and not in_parts(edited, body, ("head",)).any()
     legs = edited.colors[in_parts(edited, body, ("legs",))]
     assert legs[:, 0].mean() > 0.7 and legs[:, 1:].max() < 0.01

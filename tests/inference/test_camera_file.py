@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from core.inference.camera_file import read_camera_path
+from core.inference.camera_file import read_camera_path, write_camera_path
 from core.types.cameras import look_at
 from smpl_renderer.errors import InputError
 
@@ -74,3 +74,11 @@ def test_turns_go_along_arcs(tmp_path):
     relative = cameras.viewmats[1:, :3, :3] @ cameras.viewmats[:-1, :3, :3].mT
     angles = np.degrees(Rotation.from_matrix(relative.numpy()).magnitude())
     np.testing.assert_allclose(angles, 30, atol=1e-3)
+
+
+def test_written_paths_are_read_again(tmp_path):
+    cameras = read_camera_path(write(tmp_path / "a.json", [record((0, 1, 3)), record((3, 1, 0))]), 3)
+    write_camera_path(tmp_path / "b.json", cameras)
+    again = read_camera_path(tmp_path / "b.json", 3)
+    assert torch.equal(again.viewmats, cameras.viewmats) and torch.equal(again.Ks, cameras.Ks)
+    assert (again.width, again.height) == (320, 240)
