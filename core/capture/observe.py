@@ -64,7 +64,8 @@ def image_name(camera: str, frame: ChosenFrame) -> str:
 
 def load_stored(folder: Path, name: str) -> RGB:
     """A stored image."""
-    return np.asarray(Image.open(folder / name).convert("RGB"))
+    with Image.open(folder / name, formats=("JPEG",)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _read_images(files, frames, cameras, reader, options, folder) -> list[list[list[Person]]]:

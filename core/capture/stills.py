@@ -1,6 +1,7 @@
 """Image files of one camera: orientation and focal length from EXIF, all brought to one canvas."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,11 +9,15 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from core.capture.image_source import Candidate
+from core.data.images import FORMATS, MAX_IMAGE_BYTES, MAX_PIXELS
+from smpl_renderer.bounded_files import check_file
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif")
+IMAGE_FORMATS = (*FORMATS, "HEIF", "AVIF")
+"""Decoders in use; some of Pillow's others start programs."""
 FILM_DIAGONAL = float(np.hypot(36, 24))
 """Millimetres; focal lengths "in 35 mm film" refer to it."""
 
@@ -60,10 +65,21 @@ def open_image(path: Path) -> Image.Image:
             raise InputError(
                 f"{path}: HEIC images need the package pillow-heif (pip install pillow-heif); or export it as JPEG"
             ) from error
+    check_file(path, MAX_IMAGE_BYTES, "an image")
     try:
-        return Image.open(path)
+        Image.init()  # formats without a decoder are an error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is MAX_PIXELS
+            image = Image.open(path, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error}); export it again, as JPEG or PNG") from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise InputError(
+            f"{path}: {image.width} x {image.height} pixels are too many (at most {MAX_PIXELS // 10**6} million are "
+            "decoded); reduce the image"
+        )
+    return image
 
 
 def read_upright(path: Path, long_side: int | None = None) -> np.ndarray:

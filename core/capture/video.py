@@ -10,11 +10,17 @@ import numpy as np
 from core.capture.hdr import hdr_curve, to_sdr
 from core.capture.image_source import Candidate
 from core.capture.stills import FILM_DIAGONAL, reduced_size
+from core.data.images import MAX_PIXELS
+from smpl_renderer.bounded_files import check_file
 from smpl_renderer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".3gp", ".gif")
+CONTAINERS = ("mov", "matroska", "avi", "mpeg", "mpegts", "mpegvideo", "gif")
+"""FFmpeg's readers in use; others, such as playlists, open further files."""
+MAX_VIDEO_BYTES = 2**38
+"""Largest video; it is decoded in parts, so that only its pixels matter."""
 KEY_FRAMES_ONLY = 3000
 """Number of frames from which a video's candidates are its key frames: decoding all would take minutes."""
 FOCAL_KEY = "com.apple.quicktime.camera.focal_length.35mm_equivalent"
@@ -104,14 +110,25 @@ class VideoSource:
         return f"{self.path.name}:{stat.st_size}:{stat.st_mtime_ns}"
 
     def _open(self):
+        check_file(self.path, MAX_VIDEO_BYTES, "a video")
         try:
-            container = av.open(str(self.path))
+            # FFmpeg takes what stands before a colon for a protocol, but not in an absolute path; and other formats
+            # name further files or addresses to read.
+            options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+            container = av.open(str(self.path.absolute()), options=options)
         except (av.FFmpegError, OSError) as error:
             raise InputError(f"{self.path}: cannot be read as a video ({error}); convert it to H.264 in MP4") from error
         if not container.streams.video:
             container.close()
             raise InputError(f"{self.path}: holds no video stream; name a video or a folder of images")
-        container.streams.video[0].thread_type = "AUTO"
+        stream = container.streams.video[0]
+        if stream.width * stream.height > MAX_PIXELS:
+            container.close()
+            raise InputError(
+                f"{self.path}: {stream.width} x {stream.height} pixels are too many (at most {MAX_PIXELS // 10**6} "
+                "million are decoded); reduce the video"
+            )
+        stream.thread_type = "AUTO"
         return container
 
     def _frames(self, key_frames: bool = False) -> Iterator[av.VideoFrame]:

@@ -11,9 +11,11 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from smpl_renderer.bounded_files import CONTENT_ERRORS, check_file
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
@@ -21,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parents[2] / "pretrained" / "pose"
 PACKAGE = "mediapipe==0.10.14"
+MAX_PACKAGE_BYTES = 2**29
+"""Largest package, and largest file in it; MediaPipe's wheel has 36 MB."""
 HEAVY_PACKAGE = "@mediapipe/pose@0.5.1675469404"
 LICENSE_NAME = "LICENSE.txt"
 _LICENSE_MEMBER = "mediapipe-0.10.14.dist-info/LICENSE"
@@ -84,11 +88,12 @@ def fetch_models(folder: Path = WEIGHTS_FOLDER, archive: Path | None = None) -> 
     """
     with tempfile.TemporaryDirectory() as temporary:
         archive = archive or _download(Path(temporary))
+        check_file(archive, MAX_PACKAGE_BYTES, "a wheel")
         try:
             with zipfile.ZipFile(archive) as wheel:
-                contents = {name: wheel.read(model.member) for name, model in MODELS.items()}
-                license_text = wheel.read(_LICENSE_MEMBER).decode()
-        except (OSError, zipfile.BadZipFile, KeyError) as error:
+                contents = {name: _read(wheel, model.member) for name, model in MODELS.items()}
+                license_text = _read(wheel, _LICENSE_MEMBER).decode()
+        except (OSError, RuntimeError, zlib.error, zipfile.BadZipFile, *CONTENT_ERRORS) as error:
             raise InputError(f"{archive}: not a wheel of {PACKAGE} ({error}); pass one with --archive") from error
     for name, content in contents.items():
         _check_digest(content, MODELS[name], archive)
@@ -105,13 +110,20 @@ def fetch_heavy(folder: Path = WEIGHTS_FOLDER, archive: Path | None = None) -> P
     """
     with tempfile.TemporaryDirectory() as temporary:
         archive = archive or _npm_pack(Path(temporary))
+        check_file(archive, MAX_PACKAGE_BYTES, "a package")
         try:
             with tarfile.open(archive) as package:
-                content = package.extractfile(HEAVY.member).read()
-        except (OSError, tarfile.TarError, KeyError) as error:
+                content = package.extractfile(HEAVY.member).read(MAX_PACKAGE_BYTES)
+        except (OSError, EOFError, zlib.error, tarfile.TarError, AttributeError, KeyError) as error:
             raise InputError(f"{archive}: not the npm package {HEAVY_PACKAGE} ({error}); download it again") from error
     _check_digest(content, HEAVY, archive)
     return _write("pose_landmark_heavy", content, folder)
+
+
+def _read(wheel: zipfile.ZipFile, member: str) -> bytes:
+    if wheel.getinfo(member).file_size > MAX_PACKAGE_BYTES:
+        raise ValueError(f"{member} would have {wheel.getinfo(member).file_size} bytes")
+    return wheel.read(member)
 
 
 def _download(folder: Path) -> Path:

@@ -19,6 +19,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 """Decoders in use. Pillow's others are not needed, and some start programs (EPS: Ghostscript)."""
 SUFFIX = r"\.(?:jpe?g|png|webp|tiff?|bmp)"
 """Pattern of the suffixes of image files; matched in any case."""
+MAX_IMAGE_BYTES = 2**30
 MAX_PIXELS = 2**27
 """Largest number of pixels that is decoded: 400 MB as RGB."""
 FULL_RANGES = (255, 1023, 4095, 16383, 65535)
@@ -104,8 +105,11 @@ def open_image(path: Path) -> Iterator[SourceImage]:
     """
     stream = None
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path}: cannot be read as an image (it is no regular file); name an image file")
+        if status.st_size > MAX_IMAGE_BYTES:
+            raise InputError(f"{path}: has {status.st_size >> 20} MiB, too much for an image; export it again")
         # A stream, because Pillow maps files that it opens by name, and turned TIFF wrongly.
         stream = path.open("rb")
         with warnings.catch_warnings():

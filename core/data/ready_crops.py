@@ -19,11 +19,14 @@ from jaxtyping import Bool, Float, UInt8
 
 from core.data.crops import PERSON_MARGIN, Window
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.bounded_files import CONTENT_ERRORS, check_archive, check_file
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.types import BodyParams
 
 CROPS_FOLDER = "crops"
+MAX_INDEX_BYTES, MAX_CROPS_BYTES = 2**28, 2**42
+"""Largest index of ready crops, and largest file of their images; of the latter only the needed parts are read."""
 VERSION = 1
 """Version of the files, and of how images are cropped and resampled (`crops.read_window`)."""
 
@@ -117,6 +120,7 @@ class ReadyCrops:
     @cached_property
     def _offset(self) -> int:
         """Offset of the first image in the file, in bytes."""
+        check_file(self.path, MAX_CROPS_BYTES, "ready crops")
         return np.load(self.path, mmap_mode="r").offset
 
 
@@ -147,6 +151,8 @@ def find_ready_crops(folder: Path, crop: str, size: int) -> ReadyCrops | None:
     record = path.with_suffix(".npz")
     if not record.is_file():
         return None
+    check_archive(record, MAX_INDEX_BYTES, "an index of ready crops")
+    check_file(path, MAX_CROPS_BYTES, "ready crops")
     try:
         with np.load(record, allow_pickle=False) as archive:
             values = {name: archive[name] for name in archive.files}
@@ -161,8 +167,9 @@ def find_ready_crops(folder: Path, crop: str, size: int) -> ReadyCrops | None:
             fits=BodyParams(**fits),
             body=str(values["body"]),
         )
+        _check(crops)
         images = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, *CONTENT_ERRORS) as error:
         raise InputError(f"{record}: cannot be read ({error}); pack the capture into a new folder") from error
     if made != (VERSION, _margin(crop)):
         raise InputError(
@@ -172,6 +179,19 @@ def find_ready_crops(folder: Path, crop: str, size: int) -> ReadyCrops | None:
     if images.shape != (*crops.present.shape, 4, size, size) or images.dtype != np.uint8:
         raise InputError(f"{path}: does not belong to {record.name}; pack the capture into a new folder")
     return crops
+
+
+def _check(crops: ReadyCrops) -> None:
+    """Raise ValueError if the parts of an index contradict each other."""
+    shape, count = (len(crops.frames), len(crops.cameras)), len(crops.frames)
+    if crops.present.shape != shape or crops.present.dtype != bool or crops.windows.shape != (*shape, 3):
+        raise ValueError(f"`present` and `windows` are not of {shape[0]} frames and {shape[1]} cameras")
+    if not np.isfinite(crops.windows[crops.present]).all() or len({*crops.frames}) != count:
+        raise ValueError("windows or frames are missing")
+    for field in fields(BodyParams):
+        values = getattr(crops.fits, field.name)
+        if len(values) != count or not values.is_floating_point() or not bool(values.isfinite().all()):
+            raise ValueError(f"`{field.name}` does not hold the fits of {count} frames")
 
 
 def write_ready_crops(

@@ -7,22 +7,26 @@ The weights are not part of this repository: `scripts/get_lpips.py` downloads th
 import importlib.util
 import logging
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smpl_renderer.bounded_files import CONTENT_ERRORS, load_torch
 from smpl_renderer.dispatch import can_use_kernels
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY
+from smpl_renderer.tensor_files import open_tensors
 
 logger = logging.getLogger(__name__)
 
 Net = Literal["vgg", "alex"]
 WEIGHTS_FOLDER = REPOSITORY / "pretrained" / "lpips"
+MAX_WEIGHTS_BYTES = 2**30
+"""Largest file of weights; torchvision's of VGG-16 has 0.55 GB."""
 REMEDY = "run python scripts/get_lpips.py, whose weights replace these"
 
 # Layers up to the last tap: ("conv", outputs, kernel, stride, padding), followed by a ReLU; ("pool", kernel, stride).
@@ -146,10 +150,8 @@ def load_lpips(net: Net = "vgg", folder: Path = WEIGHTS_FOLDER) -> LPIPS | None:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     """Weights that `scripts/get_lpips.py` wrote, in float32."""
-    try:
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
-    except Exception as error:  # the error types of safetensors have no common public base
-        raise InputError(f"{path} is not a readable safetensors file; {REMEDY}") from error
+    with open_tensors(path, MAX_WEIGHTS_BYTES, "weights of LPIPS", REMEDY) as file:
+        return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def _read_caches(net: Net) -> dict[str, Tensor] | None:
@@ -161,11 +163,15 @@ def _read_caches(net: Net) -> dict[str, Tensor] | None:
     heads_path = Path(package.origin).parent / "weights" / "v0.1" / f"{net}.pth"
     if not heads_path.is_file():
         return None
-    layers = torch.load(backbone, map_location="cpu", weights_only=True)
-    heads = torch.load(heads_path, map_location="cpu", weights_only=True)
-    positions = sorted({int(name.split(".")[1]) for name in layers if name.startswith("features.")})
-    state = {f"heads.{k}": heads[f"lin{k}.model.1.weight"].flatten() for k in range(len(_TAPS[net]))}
-    for index, position in enumerate(positions):
-        for part in ("weight", "bias"):
-            state[f"convs.{index}.{part}"] = layers[f"features.{position}.{part}"]
+    try:
+        layers, heads = (load_torch(path, MAX_WEIGHTS_BYTES, "weights of LPIPS") for path in (backbone, heads_path))
+        positions = sorted({int(name.split(".")[1]) for name in layers if name.startswith("features.")})
+        state = {f"heads.{k}": heads[f"lin{k}.model.1.weight"].flatten() for k in range(len(_TAPS[net]))}
+        for index, position in enumerate(positions):
+            for part in ("weight", "bias"):
+                state[f"convs.{index}.{part}"] = layers[f"features.{position}.{part}"]
+    except InputError:
+        raise
+    except (OSError, RuntimeError, UnpicklingError, *CONTENT_ERRORS) as error:
+        raise InputError(f"{backbone} or {heads_path}: no weights of LPIPS ({error}); {REMEDY}") from error
     return state

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from core.inference.report import format_table
+from smpl_renderer.bounded_files import load_json
+from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
 WARM_UP = 3  # untimed calls: compilation, caches, the allocator
@@ -132,7 +134,9 @@ def report(
     """
     rows = [[str(x) if isinstance(x, int) else x for x in asdict(t).values()] for t in timings]
     if out is not None:
-        results = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+        results = load_json(out) if out.is_file() else {}
+        if not isinstance(results, dict):
+            raise InputError(f"{out}: holds no timings of this script; name another file with --out")
         results |= {"machine": machine(device), name: [asdict(timing) for timing in timings]}
         with atomic_path(out) as temporary:
             temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

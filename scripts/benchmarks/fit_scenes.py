@@ -18,6 +18,7 @@ from scripts.synthetic.options import CaptureOptions, default_frames
 from scripts.synthetic.people import sample_person
 from scripts.synthetic.staging import Staged, draw_images, stage
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.bounded_files import check_file
 from smpl_renderer.files import atomic_path
 from smpl_renderer.fitting import Observations, Silhouettes
 from smpl_renderer.types import BodyParams
@@ -25,6 +26,7 @@ from smpl_renderer.types import BodyParams
 KINDS = ("phone", "poses", "rig4", "rig16")
 """One still camera and a subject that turns around, or one in unlike poses; 4 cameras of a ring; 16 of three rings."""
 SPLIT = "fits"
+MAX_SCENE_BYTES = 2**28
 VERSION = 1
 """Version of the cached files."""
 UP = (0.0, 0.0, -1.0)
@@ -64,6 +66,7 @@ def load_scene(
         arrays = _make(kind, index, body, seed, variant)
         with atomic_path(path) as temporary:
             np.savez_compressed(temporary, **arrays)
+    check_file(path, MAX_SCENE_BYTES, "a scene")
     with np.load(path) as stored:
         arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
     network, true = (_silhouettes(arrays, name) for name in ("network", "true"))

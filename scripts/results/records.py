@@ -13,6 +13,7 @@ import torch
 from core.utils.aliases import OPTIONS, current_options
 from scripts.benchmarks.common import PACKAGES, package_version
 from scripts.results.bench import Measured
+from smpl_renderer.bounded_files import load_json
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY, atomic_path
 
@@ -39,10 +40,10 @@ def read_record(folder: Path, row: str) -> Record | None:
         return None
     remedy = "move it elsewhere, and the row is measured again"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON file ({error}); {remedy}") from error
-    if not isinstance(record, dict):
+        record = load_json(path)
+    except InputError as error:
+        raise InputError(f"{error}, or {remedy}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("settings", {}), dict):
         raise InputError(f"{path}: not a record of results; {remedy}")
     if missing := [name for name in FIELDS if name not in record]:
         raise InputError(f"{path}: lacks {', '.join(missing)}; {remedy}")

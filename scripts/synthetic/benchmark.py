@@ -21,6 +21,7 @@ from scripts.synthetic.seeding import digest
 from scripts.synthetic.sets import CaptureSet
 from scripts.synthetic.staging import capture_rig, draw_images, stage
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.bounded_files import CONTENT_ERRORS, load_json
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
@@ -88,13 +89,15 @@ def read_benchmark(path: Path) -> Benchmark:
         InputError: If it cannot be read, or contains unknown options.
     """
     try:
-        content = json.loads(path.read_text())
+        content = load_json(path)
         splits = {}
         for name, split in content["splits"].items():
             images = {key: Means(tuple(m["color"]), m["coverage"]) for key, m in split.get("images", {}).items()}
             splits[name] = Split(**{**split, "images": images})
         return Benchmark(content["generator"], content["body"], CaptureOptions.from_record(content["capture"]), splits)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except CONTENT_ERRORS as error:
         raise InputError(f"{path}: not a benchmark of this version ({error}); use configs/benchmark.json") from error
 
 
@@ -167,7 +170,7 @@ def check_images(benchmark: Benchmark, splits: list[str], root: Path) -> int:
 
 
 def _pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    with Image.open(path, formats=("JPEG", "PNG")) as image:
         return np.asarray(image)
 
 

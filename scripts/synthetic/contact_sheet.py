@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from core.data.images import FORMATS
 from scripts.synthetic.layout import image_pairs
 from scripts.synthetic.stamp import read_stamp
 from smpl_renderer.errors import InputError
@@ -74,8 +75,8 @@ def _spread(items: list, count: int) -> list:
 
 def _tile(image: Path, mask_file: Path, height: int) -> Image.Image:
     """The middle of an image on white, without its background."""
-    color = Image.open(image).convert("RGB")
-    mask = Image.open(mask_file).convert("L").resize(color.size)
+    color = Image.open(image, formats=FORMATS).convert("RGB")
+    mask = Image.open(mask_file, formats=FORMATS).convert("L").resize(color.size)
     cut_out = Image.composite(color, Image.new("RGB", color.size, "white"), mask)
     margin = cut_out.width // 5
     cut_out = cut_out.crop((margin, 0, cut_out.width - margin, cut_out.height))

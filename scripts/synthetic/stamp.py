@@ -1,12 +1,13 @@
 """Record of how a capture was made, by which complete and compatible captures are recognised."""
 
-import json
 from pathlib import Path
 
 from core.data.capture_json import CAPTURE_FILE
 from scripts.synthetic.layout import STAMP
 from scripts.synthetic.options import GENERATOR_VERSION, CaptureOptions
 from smpl_renderer.body_model import BodyModel
+from smpl_renderer.bounded_files import load_json
+from smpl_renderer.errors import InputError
 
 
 def make_stamp(index: int, options: CaptureOptions, body: BodyModel) -> dict:
@@ -24,9 +25,9 @@ def read_stamp(folder: Path) -> dict:
     """The stamp of the capture in a folder; empty if the capture is missing or incomplete."""
     for name, key in ((STAMP, None), (CAPTURE_FILE, "source")):
         try:
-            content = json.loads((folder / name).read_text())
+            content = load_json(folder / name)
             stamp = content if key is None else content[key]
-        except (OSError, ValueError, LookupError, TypeError):
+        except (LookupError, TypeError, InputError):
             continue
         if isinstance(stamp, dict):
             return stamp

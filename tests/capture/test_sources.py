@@ -180,3 +180,37 @@ def test_what_an_input_is(tmp_path):
     assert flat.one_frame and flat.sources[0].name == "a"
     with pytest.raises(InputError, match="no such file"):
         open_input(tmp_path / "nothing")
+
+
+def test_formats_that_need_programs_are_not_decoded(tmp_path):
+    """Pillow reads EPS with Ghostscript, whatever the name of the file."""
+    path = tmp_path / "a.jpg"
+    Image.fromarray(gradient()).save(path, format="EPS")
+    with pytest.raises(InputError, match=r"a\.jpg: cannot be read as an image"):
+        read_upright(path)
+
+
+@pytest.mark.parametrize(
+    "header", ["#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n", "ffconcat version 1.0\nfile {}\n"]
+)
+def test_playlists_are_no_videos(tmp_path, header):
+    """FFmpeg would open what they name."""
+    with av.open(str(tmp_path / "other.ts"), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 64, 48
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(gradient(64, 48))))
+        container.mux(stream.encode())
+    VideoSource(tmp_path / "other.ts")
+    (tmp_path / "list.mp4").write_text(header.format("other.ts"))
+    with pytest.raises(InputError, match=r"list\.mp4: cannot be read as a video"):
+        VideoSource(tmp_path / "list.mp4")
+
+
+def test_devices_and_bombs_are_no_images(tmp_path):
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    Image.new("1", (12_000, 12_000)).save(tmp_path / "bomb.png")
+    for read, name in ((read_upright, "zero.jpg"), (VideoSource, "zero.mp4"), (read_upright, "bomb.png")):
+        with pytest.raises(InputError, match=r"no regular file|12000 x 12000 pixels are too many"):
+            read(tmp_path / name)

@@ -9,6 +9,7 @@ from core.capture.importers.nerfstudio import read_transforms
 from core.capture.importers.opencv_yaml import is_opencv_calibration, read_easymocap, read_opencv
 from core.capture.importers.pose2sim import is_pose2sim, read_pose2sim, read_qualisys
 from core.capture.importers.rig import ImportedCamera, ImportedRig
+from smpl_renderer.bounded_files import MAX_JSON_BYTES, load_text
 from smpl_renderer.errors import InputError
 
 __all__ = ["ImportedCamera", "ImportedRig", "find_calibration", "read_calibration_file"]
@@ -62,7 +63,7 @@ def _file_reader(path: Path) -> Callable[[], ImportedRig] | None:
 
 
 def _read_json(path: Path) -> ImportedRig:
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = load_text(path, MAX_JSON_BYTES, "JSON")
     return read_transforms(path) if '"transform_matrix"' in text else read_capture_cameras(path)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from core.motion.files.track import MAX_FRAMES
+from smpl_renderer.bounded_files import check_file
 from smpl_renderer.errors import InputError
 
 MAX_JOINTS = 512
@@ -56,9 +57,8 @@ def read_bvh(path: Path) -> BvhClip:
     Raises:
         InputError: If it is missing, broken or too large.
     """
+    check_file(path, MAX_BYTES, "BVH")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"it is larger than {MAX_BYTES >> 30} GB")
         with path.open(encoding="utf-8", errors="replace") as stream:
             lines = (line.strip() for line in stream)
             lines = (line for line in lines if line)

@@ -207,7 +207,7 @@ def test_settings_of_earlier_versions_are_read_under_present_names():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not a JSON file"), ("[]", "not a record"), ('{"row": "views-1"}', "lacks commit, data,")],
+    [("{", "cannot be read as JSON"), ("[]", "not a record"), ('{"row": "views-1"}', "lacks commit, data,")],
 )
 def test_a_broken_record_is_named_before_anything_is_measured(options, content, message):
     options = replace(options, rows=("mean-color",))
