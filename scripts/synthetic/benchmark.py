@@ -95,9 +95,7 @@ def read_benchmark(path: Path) -> Benchmark:
             images = {key: Means(tuple(m["color"]), m["coverage"]) for key, m in split.get("images", {}).items()}
             splits[name] = Split(**{**split, "images": images})
         return Benchmark(content["generator"], content["body"], CaptureOptions.from_record(content["capture"]), splits)
-    except InputError:
-        raise
-    except CONTENT_ERRORS as error:
+    except CONTENT_ERRORS as error:  # InputError included
         raise InputError(f"{path}: not a benchmark of this version ({error}); use configs/benchmark.json") from error
 
 
