@@ -52,10 +52,14 @@ def _resize(plane: np.ndarray, size: tuple[int, int], method: int) -> np.ndarray
 
 
 def _solve_symmetric(S: dict[tuple[int, int], np.ndarray], rhs: list[np.ndarray]) -> list[np.ndarray]:
-    """Solve one symmetric 3 x 3 system per pixel by cofactors."""
-    a, b, c, d, e, f = (S[k] for k in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
+    """Solve one symmetric 3 x 3 system per pixel by cofactors.
+
+    In float64: where two channels are proportional, cofactors cancel, and a determinant of 0 would make the result
+    infinite, which sums over windows then spread through rows and columns.
+    """
+    a, b, c, d, e, f = (S[k].astype(np.float64) for k in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
     A, B, C = d * f - e * e, c * e - b * f, b * e - c * d
     D, E, F = a * f - c * c, b * c - a * e, a * d - b * b
     determinant = a * A + b * B + c * C
     inverse = [[A, B, C], [B, D, E], [C, E, F]]
-    return [sum(row[i] * rhs[i] for i in range(3)) / determinant for row in inverse]
+    return [(sum(row[i] * rhs[i] for i in range(3)) / determinant).astype(np.float32) for row in inverse]

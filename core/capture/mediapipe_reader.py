@@ -12,6 +12,9 @@ from core.capture.networks import RGB, Person, PoseDetector, PoseLandmarker, Squ
 from core.capture.weights import WEIGHTS_FOLDER, missing_models
 from smpl_renderer.errors import InputError
 
+GROWTH = 1.1
+"""Size of a body in a larger square, relative to that in the first, from which on the first square cut the body."""
+
 
 def same_person(a: Landmarks, b: Landmarks) -> bool:
     """True if two readings are of one person: their torsos and heads nearly coincide."""
@@ -49,6 +52,7 @@ class MediaPipeReader:
         self, image: RGB, searched: RGB, people: list[Person], details: bool, covered: np.ndarray | None = None
     ) -> None:
         for square, score in self._detector(searched):
+            square = self._whole_body(searched, square)
             person = self._landmarker(searched, square, passes=2, details=details)
             confident = person.landmarks.score >= 0.4 or score >= 0.6
             if covered is not None:  # a painted silhouette must not be taken for another person
@@ -56,6 +60,25 @@ class MediaPipeReader:
                 confident = person.landmarks.score >= 0.7 and score >= 0.5 and known < 0.4
             if confident and not any(same_person(person.landmarks, other.landmarks) for other in people):
                 people.append(person)
+
+    def _whole_body(self, image: RGB, square: Square) -> Square:
+        """The square itself, or a larger, upright one in which the network finds a larger body around the same part.
+
+        In a square that cuts the body, or is turned upside down, the network takes a part for the whole. Wide clothes
+        and unusual poses bring the detector to such squares.
+        """
+        found = self._landmarker(image, square, passes=2, details=False).landmarks
+        for _ in range(3):
+            small = found.size < 0.2 * max(image.shape[:2])
+            for factor in (1.6, 4.0, 10.0) if small else (1.6,):
+                larger = Square(square.center, factor * square.side, 0.0)
+                other = self._landmarker(image, larger, passes=2, details=False).landmarks
+                if other.score >= 0.9 and other.size > GROWTH * found.size and _share_in_box(found, other) > 0.9:
+                    break
+            else:
+                return square
+            square, found = larger, other
+        return square
 
     def follow(self, image: RGB, previous: Landmarks, *, details: bool = False) -> Person | None:
         image = brightened(image)
@@ -68,6 +91,15 @@ class MediaPipeReader:
         if details and self._hands is not None:
             person = Person(self._hands.add_hands(image, person.landmarks), person.mask)
         return person
+
+
+def _share_in_box(landmarks: Landmarks, other: Landmarks) -> float:
+    """Share of the landmarks that are seen within another's box, widened by a tenth."""
+    left, top, right, bottom = other.box
+    margin = 0.1 * other.size
+    points = landmarks.points[landmarks.seen] if landmarks.seen.any() else landmarks.points
+    within = (points > [left - margin, top - margin]) & (points < [right + margin, bottom + margin])
+    return float(within.all(1).mean())
 
 
 def _covered(people: list[Person]) -> np.ndarray:

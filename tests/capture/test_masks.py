@@ -6,7 +6,7 @@ from drawn_person import HEIGHT, WIDTH, draw, standing
 from PIL import Image
 from scipy import ndimage
 
-from core.capture.guided_filter import guided_filter
+from core.capture.guided_filter import _solve_symmetric, guided_filter
 from core.capture.landmarks import Landmarks
 from core.capture.masks import MaskFolder, near_person, person_mask, sharpen_mask
 from core.capture.networks import Person
@@ -34,6 +34,16 @@ def test_guided_filter_is_the_published_one():
     mean_b = b[y - r : y + r + 1, x - r : x + r + 1].mean()
     filtered = guided_filter(image, p, r, eps)
     assert filtered[y, x] == pytest.approx(mean_a @ image[y, x] + mean_b, abs=1e-4)
+
+
+def test_colours_on_a_line_are_solved():
+    """A window between white and a dark colour, whose cofactors cancel to a determinant of 0 in float32."""
+    entries = (0.17733599, 0.18935946, 0.18629029, 0.20224731, 0.19894731, 0.19575021)
+    S = {(i, j): np.full((1, 1), x, np.float32) for (i, j), x in zip(zip(*np.triu_indices(3)), entries)}
+    rhs = [np.full((1, 1), x, np.float32) for x in (0.02, 0.021, 0.0207)]
+    full = np.array([[S[min(i, j), max(i, j)].item() for j in range(3)] for i in range(3)])
+    expected = np.linalg.solve(full, [x.item() for x in rhs])
+    np.testing.assert_allclose(np.ravel(_solve_symmetric(S, rhs)), expected, rtol=1e-6)
 
 
 def test_a_coarse_mask_moves_to_the_edges(body):

@@ -144,6 +144,20 @@ def test_landmarks_move_with_the_image(reader, shipped):
 
 
 @needs_weights
+@pytest.mark.parametrize("side, angle", [(0.35, 0.0), (0.8, np.pi)])
+def test_a_square_that_cuts_the_body_grows(reader, shipped, monkeypatch, side, angle):
+    """Squares of the chest alone, and upside down."""
+    image, _ = shipped
+    (person,) = reader.people(image, details=False)
+    chest = person.landmarks.points[[11, 12, 23, 24]].mean(0)
+    cut = Square(chest, side * person.landmarks.size, angle)
+    monkeypatch.setattr(reader, "_detector", lambda image: [(cut, 0.9)])
+    (again,) = reader.people(image, details=False)
+    error = np.linalg.norm(again.landmarks.points - person.landmarks.points, axis=1)
+    assert np.median(error) < 0.02 * person.landmarks.size
+
+
+@needs_weights
 def test_two_people_are_found_and_an_empty_room_is_empty(reader, shipped, body):
     image, _ = shipped
     both = np.concatenate([image, image[:, ::-1]], 1)
