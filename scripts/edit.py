@@ -58,7 +58,7 @@ def main(
     Args:
         avatars: An `avatar.safetensors`, or several of one person, which are merged.
         out: Output file.
-        keep: Parts of the body to keep: head, torso, arms, hands, legs, feet, or left_arm, right_foot, ...
+        keep: Parts of the body to keep: head, torso, hips, arms, hands, legs, feet, or left_arm, right_foot, ...
         hide: Parts to leave out.
         recolor: Pairs of a part and a colour #rrggbb.
         strength: Share of the new colours.

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
+from scipy.spatial import cKDTree
 from torch import Tensor
 
-from core.avatar.avatar import TENSOR_FIELDS, Avatar, pose_avatar
+from core.avatar.avatar import TENSOR_FIELDS, Avatar, canonical_gaussians, pose_avatar
 from core.avatar.rendering import render_gaussians
 from core.types.cameras import Cameras
 from smpl_renderer.body_model import JOINT_NAMES, BodyModel
@@ -16,7 +17,8 @@ from smpl_renderer.types import BodyParams
 
 _JOINTS = {
     "head": ("neck", "head"),
-    "torso": ("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar"),
+    "torso": ("spine1", "spine2", "spine3", "left_collar", "right_collar"),
+    "hips": ("pelvis",),
     "arm": ("shoulder", "elbow"),
     "hand": ("wrist", "hand"),
     "leg": ("hip", "knee"),
@@ -24,29 +26,51 @@ _JOINTS = {
 }
 _SIDED = ("arm", "hand", "leg", "foot")
 PARTS: dict[str, tuple[str, ...]] = {
-    **{name: _JOINTS[name] for name in ("head", "torso")},
+    **{name: _JOINTS[name] for name in ("head", "torso", "hips")},
     **{f"{side}_{name}": tuple(f"{side}_{j}" for j in _JOINTS[name]) for name in _SIDED for side in ("left", "right")},
 }
 """Joints of each part of the body."""
+NEIGHBORS, BLUR = 16, 0.01
+"""Vertices whose weights are averaged at a Gaussian's centre; those nearer than this distance in metres count alike."""
 PLURALS = {"arms": "arm", "hands": "hand", "legs": "leg", "feet": "foot"}
 
 
 def in_parts(avatar: Avatar, body: BodyModel, names: Sequence[str]) -> Bool[Tensor, " N"]:
-    """True for the Gaussians of some parts of the body: those of vertices that a joint of a part moves most.
+    """True for the Gaussians in some parts of the body: where joints of these parts have the largest influence.
+
+    The influence is interpolated to the centres of the Gaussians from the vertices around them, which gives smooth
+    borders. The vertices that Gaussians are attached to would not do: some are ten centimetres away, so that Gaussians
+    of the torso would remain in the place of a hidden head.
 
     Args:
+        avatar: An avatar without batch axes.
+        body: Its body.
         names: Names among `PARTS`, or `arms`, `hands`, `legs`, `feet` for both sides.
     Raises:
         InputError: If there is no such part.
     """
-    joints: set[int] = set()
+    chosen: set[str] = set()
     for name in names:
         sides = [f"{side}_{PLURALS[name]}" for side in ("left", "right")] if name in PLURALS else [name]
         if any(side not in PARTS for side in sides):
             raise InputError(f"no part of the body is called {name!r}; there are {', '.join((*PARTS, *PLURALS))}")
-        joints |= {JOINT_NAMES.index(joint) for side in sides for joint in PARTS[side]}
-    strongest = body.lbs_weights.argmax(1).to(avatar.vertex_ids.device)
-    return torch.isin(strongest, torch.tensor(sorted(joints), device=strongest.device))[avatar.vertex_ids]
+        chosen |= set(sides)
+    strongest = _part_weights(avatar, body).argmax(1)
+    wanted = torch.tensor([i for i, part in enumerate(PARTS) if part in chosen])
+    return torch.isin(strongest, wanted).to(avatar.offsets.device)
+
+
+def _part_weights(avatar: Avatar, body: BodyModel) -> Float[Tensor, "N parts"]:
+    """Sums of the skinning weights of each part's joints, at the centres of Gaussians, on the CPU."""
+    joints = [[JOINT_NAMES.index(joint) for joint in part] for part in PARTS.values()]
+    lbs_weights = body.lbs_weights.cpu()
+    at_vertices = torch.stack([lbs_weights[:, some].sum(1) for some in joints], 1)
+    shaped = body.shape_vertices(avatar.betas.to(body.v_template)).detach().cpu()
+    centers = canonical_gaussians(avatar, body).means.detach().cpu()
+    distances, nearest = cKDTree(shaped.numpy()).query(centers.numpy(), k=min(NEIGHBORS, len(shaped)))
+    weights = torch.from_numpy(1 / (distances**2 + BLUR**2)).to(lbs_weights)
+    weights = weights / weights.sum(1, keepdim=True)
+    return torch.einsum("nk,nkp->np", weights, at_vertices[torch.from_numpy(nearest)])
 
 
 def selected(avatar: Avatar, mask: Bool[Tensor, " N"]) -> Avatar:

@@ -12,6 +12,7 @@ from core.inference.trajectories import turntable
 from core.motion.builtin import builtin_motion
 from core.motion.motion import apply_motion
 from scripts.edit import main, psnr
+from smpl_renderer.body_model import JOINT_NAMES
 from smpl_renderer.errors import InputError
 
 
@@ -32,6 +33,24 @@ def test_parts_divide_the_body(avatar, body):
     assert (body.v_template[avatar.vertex_ids, 0][in_parts(avatar, body, ("left_hand",))] > 0.3).all()
     with pytest.raises(InputError, match="left_arm"):
         in_parts(avatar, body, ("tail",))
+
+
+def test_centres_decide_about_parts(avatar, body):
+    """Gaussians that are moved to the hand belong to it, whatever vertex they follow; to either side of a border."""
+    chest = in_parts(avatar, body, ("torso",))
+    hand = body.v_template[body.lbs_weights[:, JOINT_NAMES.index("left_wrist")] > 0.99].mean(0)
+    offsets = torch.where(chest[:, None], hand - body.v_template[avatar.vertex_ids], avatar.offsets)
+    moved = replace(avatar, offsets=offsets)
+    assert in_parts(moved, body, ("left_hand",))[chest].all() and not in_parts(moved, body, ("torso",)).any()
+    # A line of points along the arm changes from arm to hand once.
+    elbow = body.rest_joints(body.v_template)[JOINT_NAMES.index("left_elbow")]
+    line = torch.lerp(elbow, hand, torch.linspace(0, 1, 200)[:, None])
+    some = torch.zeros(avatar.count, dtype=torch.bool)
+    some[:200] = True
+    points = selected(avatar, some)
+    points = replace(points, offsets=line - body.v_template[points.vertex_ids])
+    steps = in_parts(points, body, ("left_hand",)).int().diff()
+    assert steps.sum() == 1 and steps.abs().sum() == 1
 
 
 def test_selection_keeps_the_rest_unchanged(avatar, body):
