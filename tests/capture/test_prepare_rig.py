@@ -5,8 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from drawn_captures import draw_rig, prepare, read, rig_cameras, stored_bodies, world_person
+from drawn_captures import (
+    draw_rig,
+    prepare,
+    read,
+    rig_cameras,
+    silhouettes,
+    stored_bodies,
+    stored_cameras,
+    world_person,
+)
 from drawn_person import FOCAL, TrueFit
+from PIL import Image
 
 from core.capture.bodies import turned_bodies
 from core.capture.options import PrepareOptions
@@ -18,6 +28,21 @@ def test_four_calibrated_cameras(tmp_path, body):
     assert capture["up"] == "+z" and list(capture["cameras"]) == ["cam1", "cam2", "cam3", "cam4"]
     assert len(capture["frames"]) == 3 and all(len(frame["images"]) == 4 for frame in capture["frames"])
     assert all(frame["mask_iou"] > 0.93 for frame in quality["frames"])
+
+
+def test_48_cameras(tmp_path, body):
+    """All are matched, read and stored; the overlay sheet shows some of them."""
+    frames = draw_rig(body, tmp_path / "rig", lambda frame: [world_person(0.5)], num_frames=1, count=48)
+    out = prepare(frames, tmp_path / "rig", tmp_path / "out", PrepareOptions(frames=1, device="cpu"))
+    capture, quality = read(out)
+    assert list(capture["cameras"]) == [f"cam{i + 1}" for i in range(48)]
+    assert len(capture["frames"]) == 1 and len(capture["frames"][0]["images"]) == 48
+    assert quality["frames"][0]["mask_iou"] > 0.93
+    drawn = silhouettes(stored_bodies(out, capture), body, stored_cameras(capture))[0]
+    masks = capture["frames"][0]["masks"]
+    for name, silhouette in zip(capture["cameras"], drawn):
+        mask = np.asarray(Image.open(out / masks[name])) > 127
+        assert (mask & silhouette).sum() / (mask | silhouette).sum() > 0.9, name
 
 
 def test_the_same_person_is_taken_in_all_cameras(tmp_path, body):

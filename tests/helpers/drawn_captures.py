@@ -80,9 +80,9 @@ def world_person(azimuth, x=0.0, y=0.0):
     return replace(params, global_orient=matrix_to_axis_angle(turn @ upright), transl=torch.tensor([x, y, 0.2]))
 
 
-def draw_rig(body, folder, people_of, num_frames=3, units=1.0):
+def draw_rig(body, folder, people_of, num_frames=3, units=1.0, count=4):
     """Images of all cameras, a calibration beside them, and frames in the order of the stub's numbers."""
-    frames, cameras = [], rig_cameras()
+    frames, cameras = [], rig_cameras(count)
     for name, T in cameras.items():
         for frame in range(num_frames):
             frames.append(draw(body, len(frames), people_of(frame), T_cam_world=T))

@@ -1,7 +1,12 @@
 """Bodies fitted to the shipped captures, whose own fits are exact, and to people drawn in MVHumanNet's layout."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,6 +170,34 @@ def test_the_script_goes_on_after_a_broken_subject(tmp_path, subject, body):
     with pytest.raises(InputError, match="1 of 2 captures"):
         main(tmp_path, replace(OPTIONS, frames=(), every=5, steps=0.05, redo=True), workers=0)
     assert refit_path(subject, 55).is_file() and refit_path(subject, 705).is_file()
+
+
+def test_a_killed_run_of_two_processes_is_resumed(tmp_path, subject, body):
+    """Killed once the first fit is there; the next run keeps what is complete and makes the rest."""
+    root = tmp_path / "captures"
+    subjects = [root / name for name in ("1", "2")]
+    for path in subjects:
+        shutil.copytree(subject, path, symlinks=True)
+        give_fits(path, [155])
+    frames = (55, 155, 305)
+    options = f"--workers 2 --frames {' '.join(map(str, frames))} --cameras 2 --batch 1 --steps 0.05 --device cpu"
+    command = [sys.executable, str(REPOSITORY / "scripts/fit_body.py"), str(root), *options.split()]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    made = []
+    while not made and process.poll() is None:
+        time.sleep(0.05)
+        made = [refit_path(path, frame) for path in subjects for frame in (55, 305) if refit_path(path, frame).exists()]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert made
+    kept = {path: path.read_bytes() for each in subjects for path in (each / "optimized_smpl_points").glob("*.json")}
+    assert all(set(json.loads(content)) == {"pose", "betas", "translation", "scale"} for content in kept.values())
+    again = RefitOptions(frames=frames, cameras=2, batch=1, steps=0.05, device="cpu")
+    main(root, again, workers=0)
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    for path in subjects:
+        assert sorted(open_capture(path).fits) == list(frames)
+        assert max(errors(path, body, [155])) < 1e-3  # its fit was there
 
 
 def test_frames_that_are_not_there_are_refused(subject):
