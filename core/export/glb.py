@@ -19,8 +19,9 @@ import torch
 
 from core.avatar.avatar import Avatar, canonical_gaussians
 from core.export.ply import SH_C0
-from core.export.rig import GlbWriter, skinning_table, unit_normals, vertex_colors
+from core.export.rig import GlbWriter, skinning_table, unit_normals
 from core.export.skeleton import Clip, bake
+from core.export.vertex_colors import vertex_colors
 from core.motion.motion import Motion
 from smpl_renderer.body_model import JOINT_NAMES, BodyModel
 
@@ -41,7 +42,7 @@ def save_mesh_glb(path: Path, avatar: Avatar, body: BodyModel, motions: Sequence
     vertices = _shaped(avatar, body)
     faces = body.faces.cpu().numpy()
     joints, weights = skinning_table(body)
-    display = vertex_colors(avatar, vertices)
+    display = vertex_colors(avatar, body)
     linear = np.where(display <= 0.04045, display / 12.92, ((display + 0.055) / 1.055) ** 2.4)  # sRGB, IEC 61966-2-1
     primitive = {
         "attributes": {

@@ -1,4 +1,4 @@
-"""Common parts of rigged exports: influences of joints, colours of vertices, and the binary part of a glTF file."""
+"""Common parts of rigged exports: influences of joints, normals, and the binary part of a glTF file."""
 
 import json
 import struct
@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
 
-from core.avatar.avatar import Avatar
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.files import atomic_path
 from smpl_renderer.normals import vertex_normals
@@ -26,28 +24,6 @@ def skinning_table(body: BodyModel) -> tuple[np.ndarray, np.ndarray]:
     values, joints = body.lbs_weights.cpu().topk(INFLUENCES, dim=1)
     weights = values / values.sum(1, keepdim=True)
     return np.where(weights.numpy() > 0, joints.numpy(), 0), weights.numpy()
-
-
-@torch.no_grad()
-def vertex_colors(avatar: Avatar, vertices: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
-    """Colours of the body's vertices: means of their Gaussians, weighted by opacity times area; display colours.
-
-    A vertex without visible Gaussians has the colour of the nearest one with some.
-
-    Args:
-        avatar: An avatar without batch axes.
-        vertices: Vertices of its shape in the rest pose.
-    """
-    scales = avatar.scales.double().cpu().sort(-1).values
-    weights = avatar.opacities.double().cpu() * scales[:, 1] * scales[:, 2]
-    ids = avatar.vertex_ids.cpu()
-    total = torch.zeros(len(vertices), dtype=torch.float64).index_add_(0, ids, weights)
-    sums = torch.zeros(len(vertices), 3, dtype=torch.float64)
-    sums.index_add_(0, ids, weights[:, None] * avatar.colors.double().cpu())
-    known = torch.nonzero(total > 0.01 * total.mean())[:, 0].numpy()
-    colors = (sums[known] / total[known, None]).numpy()
-    _, nearest = cKDTree(vertices[known]).query(vertices)
-    return colors[nearest].clip(0, 1)
 
 
 def unit_normals(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "V 3"]:

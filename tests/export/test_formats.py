@@ -13,21 +13,23 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.spatial.transform import Rotation
 
-from core.avatar.avatar import Avatar, canonical_gaussians, pose_avatar
+from core.avatar.avatar import TENSOR_FIELDS, Avatar, canonical_gaussians, pose_avatar
 from core.avatar.file import save_avatar
 from core.export.glb import save_mesh_glb, save_splats_glb
 from core.export.ply import SH_C0, load_ply, save_ply
 from core.export.quantized import dequantize, load_any_avatar, load_quantized, quantize, save_quantized
-from core.export.rig import skinning_table, vertex_colors
+from core.export.rig import skinning_table
 from core.export.splats import save_converted, save_splat
 from core.export.splattie import save_splattie
 from core.export.usd import save_usd
+from core.export.vertex_colors import vertex_colors
 from core.motion.builtin import builtin_motion
 from core.motion.motion import apply_motion, resample
 from core.types.gaussians import Gaussians
 from scripts.export import main
 from smpl_renderer.body_model import JOINT_NAMES
 from smpl_renderer.errors import InputError
+from smpl_renderer.normals import vertex_normals
 
 
 @pytest.fixture(scope="module")
@@ -201,25 +203,54 @@ def test_glb_bones_move_the_mesh_as_the_body_moves(avatar, body, tmp_path):
     np.testing.assert_allclose(mesh.bounds[1] - mesh.bounds[0], np.ptp(points, axis=0), atol=1e-5)
     linear = read_accessor(gltf, attributes.COLOR_0)
     display = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    np.testing.assert_allclose(display, vertex_colors(avatar, points), atol=1e-5)
+    np.testing.assert_allclose(display, vertex_colors(avatar, body), atol=1e-5)
 
 
-def test_vertex_colors_are_means_of_gaussians_and_reach_all_vertices(body):
-    count = body.num_vertices
-    ids = torch.cat([torch.arange(1000), torch.arange(1000)])
-    avatar = Avatar(
-        offsets=torch.zeros(2000, 3),
-        quats=torch.tensor([1.0, 0, 0, 0]).expand(2000, 4),
-        scales=torch.full((2000, 3), 0.01),
-        opacities=torch.cat([torch.full((1000,), 0.9), torch.full((1000,), 0.3)]),
-        colors=torch.cat([torch.ones(1000, 3), torch.zeros(1000, 3)]),
+def layer(body, height: float, colors: torch.Tensor, opacity: float, ids: torch.Tensor) -> Avatar:
+    """A Gaussian of 8 mm at a height above each of some vertices."""
+    normals = vertex_normals(body.v_template, body.faces)[ids]
+    count = len(ids)
+    return Avatar(
+        offsets=height * normals,
+        quats=torch.tensor([1.0, 0, 0, 0]).expand(count, 4),
+        scales=torch.full((count, 3), 0.008),
+        opacities=torch.full((count,), opacity),
+        colors=colors.expand(count, 3),
         vertex_ids=ids,
         betas=torch.zeros(body.num_betas),
         body=body.fingerprint,
     )
-    colors = vertex_colors(avatar, body.v_template.numpy())
-    assert colors.shape == (count, 3)
-    np.testing.assert_allclose(colors, 0.75, atol=1e-6)  # 0.9 / (0.9 + 0.3)
+
+
+def joined(*avatars: Avatar) -> Avatar:
+    names = [name for name in TENSOR_FIELDS if name != "betas"]
+    return replace(avatars[0], **{name: torch.cat([getattr(a, name) for a in avatars]) for name in names})
+
+
+def test_vertex_colors_are_those_of_the_outer_layer(body):
+    """Skin under cloth; where the cloth ends there is skin, and where there is nothing, the nearest colour."""
+    red, blue = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
+    heights = body.v_template[:, 1]
+    covered = torch.nonzero(heights < -0.3)[:, 0]
+    skin = layer(body, 0.0, red, 0.9, torch.nonzero(heights < 0.2)[:, 0])
+    colors = vertex_colors(joined(skin, layer(body, 0.03, blue, 0.98, covered)), body)
+    assert colors.shape == (body.num_vertices, 3)
+    # Rays at the border, and in folds where layers cross, see both.
+    assert np.abs(colors[(heights < -0.35).numpy()] - blue.numpy()).mean(0).max() < 0.06
+    np.testing.assert_allclose(colors[(heights > -0.2).numpy()], red.expand(int((heights > -0.2).sum()), 3), atol=1e-5)
+
+
+def test_surfaces_that_face_the_other_way_do_not_count(body):
+    """Gaussians in front of the chest that follow the back, as those of an arm are in front of the armpit."""
+    red, blue = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
+    normals = vertex_normals(body.v_template, body.faces)
+    trunk = body.lbs_weights[:, JOINT_NAMES.index("spine2")] > 0.5
+    chest, back = (torch.nonzero(trunk & (sign * normals[:, 2] > 0.7))[:, 0] for sign in (1, -1))
+    skin, outer = layer(body, 0.0, red, 0.9, torch.arange(body.num_vertices)), layer(body, 0.03, blue, 0.98, chest)
+    assert np.abs(vertex_colors(joined(skin, outer), body)[chest] - blue.numpy()).mean() < 0.1
+    other = back[torch.arange(len(chest)) % len(back)]
+    moved = replace(outer, vertex_ids=other, offsets=outer.offsets + body.v_template[chest] - body.v_template[other])
+    np.testing.assert_allclose(vertex_colors(joined(skin, moved), body)[chest], red.expand(len(chest), 3), atol=1e-5)
 
 
 def test_splats_glb_follows_the_extension_and_moves_as_the_avatar(avatar, gaussians, body, tmp_path):
