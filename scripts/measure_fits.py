@@ -1,6 +1,8 @@
 """Measure body fits on synthetic people whose bodies are known: python scripts/measure_fits.py --subjects 20
 
-Images are drawn, read by the landmark network and stored at first use; masks and true bodies are withheld.
+Images are drawn, read by the landmark network and stored at first use; masks and true bodies are withheld. With
+--rig FOLDER, fits of a real rig from one camera and from some are compared with those from all; the demo of the package
+pose2sim is such a folder, once its videos and its calibration/ lie in one.
 """
 
 import sys
@@ -30,10 +32,31 @@ from core.utils.device import DeviceName, pick_device
 from core.utils.ranges import Count, CountOrZero, Seed, checked
 from scripts.benchmarks.fit_metrics import METRICS, fit_errors
 from scripts.benchmarks.fit_scenes import FitScene, load_scene, perturbed
+from scripts.benchmarks.rig_fits import RIG_METRICS, measure_rig, read_rig
+from scripts.results.markdown import table as markdown_table
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.files import atomic_path
 from smpl_renderer.fitting import FitOptions, fit_bodies
 from smpl_renderer.fitting.weights import Weights
+
+CAPTURES = {
+    "phone": "one still camera, the subject turns once, 8 frames (`phone`)",
+    "poses": "one still camera, unlike poses, 8 frames (`poses`)",
+    "rig4": "4 calibrated cameras, 4 frames (`rig4`)",
+    "refine4": "bodies 40 mm off, masks of 4 cameras only (`refine4`)",
+    "refine16": "bodies 40 mm off, masks of 16 cameras only (`refine16`)",
+}
+DOCUMENTED = {
+    "raw": "vertices, mm",
+    "depth": "after one depth factor",
+    "PA": "Procrustes",
+    "elbow": "elbow, degrees",
+    "knee": "knee",
+    "body IoU": "body IoU",
+    "gravity": "gravity, degrees",
+    "s/frame": "s a frame",
+}
+"""Metrics of the table in Markdown, and their headings."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +79,14 @@ class Options:
     scenes: Path = Path("workspace/fit_scenes")
     """Folder of drawn and read scenes."""
     seed: Seed = 0
+    rig: Path | None = None
+    """Folder of a real, calibrated rig, as scripts/prepare_capture.py takes it: measured instead of the kinds."""
+    rig_frames: Count = 8
+    """Number of frames of that rig."""
     out: Path | None = None
     """Also write all numbers as JSON."""
+    markdown: Path | None = None
+    """Also write the table of docs/own_capture.md."""
     each: bool = False
     """Print a row per subject."""
     fit: FitOptions = field(default_factory=FitOptions)
@@ -66,6 +95,28 @@ class Options:
 
 def main(options: Options) -> None:
     """Print the table of errors; means over subjects."""
+    rows = _measure_rig(options) if options.rig is not None else _measure_subjects(options)
+    if options.out is not None:
+        with atomic_path(options.out) as path:
+            path.write_text(json.dumps(rows, indent=1))
+
+
+def _measure_rig(options: Options) -> list[dict]:
+    """Rows of `RIG_METRICS`, printed too."""
+    scene = read_rig(options.rig, options.rig_frames, str(pick_device(options.device)), options.weights)
+    count = 2 * scene.observations.num_cameras - 1
+    measured = measure_rig(scene, options.fit, options.weights)
+    rows = list(tqdm(measured, total=count, desc="fits", unit="fit"))
+    cells = [[_text(name, row[name]) for name in RIG_METRICS] for row in rows]
+    print(format_table(list(RIG_METRICS), cells))
+    if options.markdown is not None:
+        with atomic_path(options.markdown) as path:
+            path.write_text(markdown_table(list(RIG_METRICS), cells))
+    return rows
+
+
+def _measure_subjects(options: Options) -> list[dict]:
+    """Errors of each subject of each kind; means are printed."""
     device = pick_device(options.device)
     workers = options.workers or (1 if device.type == "cuda" else max(1, (os.cpu_count() or 2) // 2))
     jobs = [(kind, options.first + i) for kind in options.kinds for i in range(options.subjects)]
@@ -76,10 +127,10 @@ def main(options: Options) -> None:
     else:
         results = [measure(job) for job in tqdm(jobs, desc="fits", unit="subject")]
     print(_table(jobs, results, options))
-    if options.out is not None:
-        rows = [{"kind": kind, "subject": index, **result} for (kind, index), result in zip(jobs, results)]
-        with atomic_path(options.out) as path:
-            path.write_text(json.dumps(rows, indent=1))
+    if options.markdown is not None:
+        with atomic_path(options.markdown) as path:
+            path.write_text(_markdown(jobs, results, options))
+    return [{"kind": kind, "subject": index, **result} for (kind, index), result in zip(jobs, results)]
 
 
 def _measure(job: tuple[str, int], options: Options, device: str, threads: int) -> dict[str, float | None]:
@@ -116,16 +167,28 @@ def _table(jobs: list[tuple[str, int]], results: list[dict], options: Options) -
         own = [(index, result) for (k, index), result in zip(jobs, results) if k == kind]
         if options.each:
             rows += [[f"{kind} {index}", *(_text(name, result[name]) for name in names)] for index, result in own]
-        means = []
-        for name in names:
-            values = [result[name] for _, result in own if result[name] is not None]
-            means.append(_text(name, sum(values) / len(values) if values else None))
-        rows.append([f"{kind} ({len(own)})", *means])
+        rows.append([f"{kind} ({len(own)})", *_means([result for _, result in own], names)])
     return format_table(["", *names], rows)
 
 
-def _text(name: str, value: float | None) -> str:
-    return "-" if value is None else f"{value:.{3 if 'IoU' in name else 2 if name == 's/frame' else 1}f}"
+def _markdown(jobs: list[tuple[str, int]], results: list[dict], options: Options) -> str:
+    rows = []
+    for kind in options.kinds:
+        own = [result for (k, _), result in zip(jobs, results) if k == kind]
+        what = CAPTURES[kind] + (", the network's masks" if options.masks == "network" else "")
+        rows.append([what, str(len(own)), *_means(own, list(DOCUMENTED))])
+    return markdown_table(["capture", "subjects", *DOCUMENTED.values()], rows)
+
+
+def _means(results: list[dict], names: list[str]) -> list[str]:
+    columns = [[result[name] for result in results if result[name] is not None] for name in names]
+    return [_text(name, sum(v) / len(v) if v else None) for name, v in zip(names, columns)]
+
+
+def _text(name: str, value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return f"{value:.{3 if 'IoU' in name else 2 if name == 's/frame' else 1}f}"
 
 
 if __name__ == "__main__":

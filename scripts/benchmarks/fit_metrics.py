@@ -46,9 +46,9 @@ def fit_errors(result: FitResult, scene: FitScene, body: BodyModel) -> dict[str,
     both, either = (bodies[0] & bodies[1]).sum((-1, -2)), (bodies[0] | bodies[1]).sum((-1, -2))
     masked = [mask_ious(p, body, replace(observations, silhouettes=scene.true_masks)).nanmean() for p in (fit, true)]
     values = {
-        "raw": 1000 * _distance(posed.vertices, truth.vertices),
-        "depth": 1000 * _scaled_distance(posed.vertices, truth.vertices) if one_camera else None,
-        "PA": 1000 * _aligned_distance(posed.vertices, truth.vertices),
+        "raw": 1000 * distance(posed.vertices, truth.vertices),
+        "depth": 1000 * scaled_distance(posed.vertices, truth.vertices) if one_camera else None,
+        "PA": 1000 * aligned_distance(posed.vertices, truth.vertices),
         "elbow": _mean_of(rotations, "elbow"),
         "knee": _mean_of(rotations, "knee"),
         "upper arm": _bone_error(posed.joints, truth.joints, ("shoulder", "elbow")),
@@ -67,21 +67,21 @@ def fit_errors(result: FitResult, scene: FitScene, body: BodyModel) -> dict[str,
     return {name: None if value is None else float(value) for name, value in values.items()}
 
 
-def _distance(a: Float[Tensor, "F V 3"], b: Float[Tensor, "F V 3"]) -> Tensor:
+def distance(a: Float[Tensor, "F V 3"], b: Float[Tensor, "F V 3"]) -> Tensor:
     return (a - b).norm(dim=-1).mean()
 
 
-def _scaled_distance(a: Float[Tensor, "F V 3"], b: Float[Tensor, "F V 3"]) -> Tensor:
+def scaled_distance(a: Float[Tensor, "F V 3"], b: Float[Tensor, "F V 3"]) -> Tensor:
     """Distance after scaling about the camera, a factor that one camera cannot observe."""
-    return _distance((a * b).sum() / (a * a).sum() * a, b)
+    return distance((a * b).sum() / (a * a).sum() * a, b)
 
 
-def _aligned_distance(a: Float[Tensor, "F V 3"], b: Float[Tensor, "F V 3"]) -> Tensor:
+def aligned_distance(a: Float[Tensor, "F V 3"], b: Float[Tensor, "F V 3"]) -> Tensor:
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     covariance = b.mT @ a
     rotation = roma.special_procrustes(covariance)
     scale = (rotation * covariance).sum((1, 2)) / a.square().sum((1, 2))
-    return _distance(scale[:, None, None] * (a @ rotation.mT), b)
+    return distance(scale[:, None, None] * (a @ rotation.mT), b)
 
 
 def _degrees(a: Float[Tensor, "*batch 3 3"], b: Float[Tensor, "*batch 3 3"]) -> Tensor:

@@ -27,7 +27,7 @@ KINDS = ("phone", "poses", "rig4", "rig16")
 """One still camera and a subject that turns around, or one in unlike poses; 4 cameras of a ring; 16 of three rings."""
 SPLIT = "fits"
 MAX_SCENE_BYTES = 2**28
-VERSION = 1
+VERSION = 2
 """Version of the cached files."""
 UP = (0.0, 0.0, -1.0)
 """Unit vector against gravity in the world of synthetic captures."""
