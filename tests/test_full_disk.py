@@ -3,51 +3,40 @@
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
+from forked_script import mount_small_disk, run_script
 from tiny_capture import TinyCapture
+from tiny_network import TINY_UNET
 
-from smpl_renderer.files import REPOSITORY
+from core.checkpoint import save_checkpoint
+from core.model.hgg import HumanGaussianGraph
+from core.options import GraphOptions, ModelOptions
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def in_small_disk(tmp_path):
-    """Run a command with a folder on a disk of given size, or with shared memory of given size."""
+def on_small_disk(size: str, disk: Path, *command: str | Path) -> tuple[int, list[str], list[str]]:
+    """Exit status, lines of stderr and names of files left, of a script with a disk of given size at a folder."""
+    disk.mkdir(exist_ok=True)
+    listing = disk.parent / "listing"  # of the disk, which ends with the process
+    listing.unlink(missing_ok=True)
 
-    def call(size: str, mount_point: Path, *command: str) -> tuple[int, list[str], list[str]]:
-        mount_point.mkdir(exist_ok=True)
-        script = 'mount -t tmpfs -o "size=$0" none "$1" || exit 77; "${@:2}"; status=$?; ls -AR "$1"; exit $status'
-        done = subprocess.run(
-            ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script, size, str(mount_point), *command],
-            cwd=REPOSITORY,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode == 77 or "unshare: " in done.stderr:
-            pytest.skip("no mounts in a namespace of its own are allowed here")
-        return done.returncode, done.stderr.splitlines(), done.stdout.splitlines()
+    def prepare() -> None:
+        try:
+            mount_small_disk(disk, size)
+        except PermissionError:
+            os._exit(77)
 
-    if shutil.which("unshare") is None:
-        pytest.skip("needs unshare")
-    return call
+    def finish() -> None:
+        listing.write_text("\n".join(path.name for path in disk.rglob("*")))
 
-
-INFER = ("infer.py", "--device", "cpu", "--refine", "0", "--video-size", "48", "--video-frames", "2")
-
-
-@pytest.mark.parametrize("size", ["8k", "600k", "1200k"])  # ends in the first file, in the video or in the sheet
-def test_infer_on_a_full_disk(in_small_disk, tmp_path, size):
-    disk = tmp_path / "disk"
-    status, errors, files = in_small_disk(size, disk, sys.executable, *INFER, "--workspace", str(disk / "out"))
-    assert status == 2 and errors[-1].startswith(f"error: {disk / 'out'}") and "No space left" in errors[-1]
-    assert "Traceback" not in "".join(errors)
-    assert [line for line in files if line and not line.endswith(":")] == ["out"]
+    done = run_script(*command, prepare=prepare, finish=finish)
+    if done.returncode == 77:
+        pytest.skip("no mounts in a namespace of its own are allowed here")
+    return done.returncode, done.stderr.splitlines(), listing.read_text().splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +47,52 @@ def captures(tmp_path_factory, body) -> Path:
     return root
 
 
-def train(captures: Path, workspace: Path, *further: str) -> list[str]:
-    options = [
-        "--data.root",
-        str(captures),
-        "--steps",
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, body) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    model = ModelOptions(unet=TINY_UNET, graph=GraphOptions(features=8, queries=1, layers=1, heads=2))
+    save_checkpoint(path, HumanGaussianGraph(model, body), step=3)
+    return path
+
+
+INFER = (
+    "infer.py",
+    "--device",
+    "cpu",
+    "--backend",
+    "torch",
+    "--refine",
+    "0",
+    "--video-size",
+    "48",
+    "--video-frames",
+    "2",
+)
+
+
+@pytest.mark.parametrize("size", ["8k", "600k", "1200k"])  # ends in the first file, in the video or in the sheet
+def test_infer_on_a_full_disk(captures, checkpoint, tmp_path, size):
+    disk = tmp_path / "disk"
+    command = (
+        *INFER,
+        "--video-frames",
         "2",
-        "--save-every",
-        "1",
-        "--validation",
-        "0",
-        "--log-every",
-        "1",
-    ]
-    return [sys.executable, "main.py", "demo", "--device", "cpu", *options, "--workspace", str(workspace), *further]
+        captures / "200100",
+        "--checkpoint",
+        checkpoint,
+        "--workspace",
+        disk / "out",
+    )
+    status, errors, left = on_small_disk(size, disk, *command)
+    assert status == 2 and errors[-1].startswith(f"error: {disk / 'out'}") and "No space left" in errors[-1]
+    assert "Traceback" not in "".join(errors)
+    assert left == ["out"]
+
+
+def train(captures: Path, workspace: Path, *further: str) -> tuple[str | Path, ...]:
+    options = ["--steps", "2", "--save-every", "1", "--validation", "0", "--log-every", "1"]
+    return "main.py", "demo", "--device", "cpu", "--data.root", captures, *options, "--workspace", workspace, *further
 
 
 @pytest.mark.parametrize(
@@ -84,30 +105,30 @@ def train(captures: Path, workspace: Path, *further: str) -> list[str]:
     ],
     ids=lambda command: " ".join(command[:2]),
 )
-def test_writers_of_captures_on_a_full_disk(in_small_disk, captures, tmp_path, command):
+def test_writers_of_captures_on_a_full_disk(captures, tmp_path, command):
     """They name the subject that has no room; of it nothing is left."""
     disk = tmp_path / "disk"
     script, *options = command
-    source = [] if script == "make_synthetic.py" else [str(captures)]
-    call = [sys.executable, f"scripts/{script}", *options, *source, "--out", str(disk / "out")]
-    status, errors, files = in_small_disk("8k", disk, *call)
+    source = [] if script == "make_synthetic.py" else [captures]
+    call = [f"scripts/{script}", *options, *source, "--out", disk / "out"]
+    status, errors, files = on_small_disk("8k", disk, *call)
     assert status == 2 and errors[-1].startswith(f"error: {disk / 'out'}/2") and "No space left" in errors[-1]
     assert "Traceback" not in "".join(errors)
     assert not [name for name in files if name.endswith((".jpg", ".png", ".json", ".pkl")) and "packing" not in name]
 
 
 @pytest.mark.parametrize("size", ["8k", "5m"])  # ends in the logs, and in the first run state
-def test_training_on_a_full_disk(in_small_disk, captures, tmp_path, size):
+def test_training_on_a_full_disk(captures, tmp_path, size):
     disk = tmp_path / "disk"
-    status, errors, files = in_small_disk(size, disk, *train(captures, disk / "run"))
+    status, errors, files = on_small_disk(size, disk, *train(captures, disk / "run"))
     assert status == 2 and errors[-1].startswith("error: ") and "No space left" in errors[-1]
     assert "Traceback" not in "".join(errors)
     assert not [name for name in files if "state_" in name or name.endswith(".safetensors")]
 
 
-def test_training_with_little_shared_memory(in_small_disk, captures, tmp_path):
+def test_training_with_little_shared_memory(captures, tmp_path):
     command = train(captures, tmp_path / "run", "--data.num-workers", "1")
-    status, errors, _ = in_small_disk("100k", Path("/dev/shm"), *command)
+    status, errors, _ = on_small_disk("100k", Path("/dev/shm"), *command)
     assert status == 2 and errors[-1].startswith("error: the shared memory of the workers (/dev/shm) is exhausted")
     assert "Traceback" not in "".join(errors)
 
@@ -119,7 +140,7 @@ def test_training_with_a_limited_file_size(captures, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 
     command = train(captures, tmp_path / "run", "--data.num-workers", "0")
-    done = subprocess.run(command, cwd=REPOSITORY, preexec_fn=limit, capture_output=True, text=True)
+    done = run_script(*command, prepare=limit)
     line = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and line.startswith(f"error: {tmp_path / 'run' / 'state_00000001.pt'}: ")
     left = {path.name for path in (tmp_path / "run").iterdir() if path.name.startswith((".", "state"))}
@@ -132,6 +153,6 @@ def test_any_path_can_be_trained_on_and_into(captures, tmp_path):
     shutil.copytree(captures, root)
     for resume in ("none", "auto"):
         steps = ("--steps", "2" if resume == "none" else "3", "--resume", resume, "--data.num-workers", "0")
-        done = subprocess.run(train(root, workspace, *steps), cwd=REPOSITORY, capture_output=True, text=True)
+        done = run_script(*train(root, workspace, *steps))
         assert done.returncode == 0, done.stderr[-3000:]
     assert (workspace / "state_00000003.pt").is_file() and (workspace / "model.safetensors").is_file()
