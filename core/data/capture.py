@@ -7,13 +7,15 @@ camera is first used, and opened when they are read. Cameras and fits are return
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from core.data.calibration import CalibratedCamera, stack_cameras
 from core.data.crops import ImageFiles, Window, center_window, person_window, read_alpha, read_image
@@ -250,6 +252,18 @@ class Capture(ABC):
             params = self._read_fit(frame, body)
             self._fits[key] = params if self.up == RAW_UP else move_body(params, raw_from_world(self.up), body)
         return self._fits[key]
+
+    def correct(self, fits: Mapping[int, BodyParams], viewmats: Mapping[str, Float[Tensor, "4 4"]], body: str) -> None:
+        """Use other fits and camera poses than the files', in the raw world, as long as this capture is open.
+
+        Args:
+            fits: Fits without batch axes by frame.
+            viewmats: World to camera by name.
+            body: Fingerprint of the body of the fits.
+        """
+        self._fits |= {(frame, body): fit.to(torch.float64) for frame, fit in fits.items()}
+        for name, viewmat in viewmats.items():
+            self._cameras[name] = replace(self.camera(name), viewmat=viewmat.to(torch.float64))
 
     def windows(self, frame: int, names: list[str], crop: str, body: BodyModel) -> list[Window]:
         """Windows that a crop (`center` or `person`) takes from the images of a frame in these cameras.

@@ -40,6 +40,10 @@ class InferenceOptions:
     refine: CountOrZero | None = None
     """Gradient steps of the refinement on the input images; 0: none. By default 24 on a GPU, 12 without. A step takes
     about 3 ms on a GPU, and a quarter of a second without."""
+    align: CountOrZero | None = None
+    """Gradient steps that correct the body fits of the inputs (and, with several cameras, their poses) and the colour
+    gains of the images by renderings of a first avatar, before the avatar is made again; 0: none. By default 40 for a
+    capture that was made of one's own images or video, none for others."""
     backend: str = "auto"
     """Rasterizer: auto (triton on CUDA, else numba), torch, numba, triton, gsplat, diff_gaussian_rasterization."""
     nearest: Literal["auto", "torch_cluster", "pytorch3d"] = "auto"

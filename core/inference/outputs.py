@@ -17,6 +17,7 @@ from core.data.input_files import CAPTURE_FOLDER
 from core.data.subject_frame import move_body, posed_pelvis, subject_frame
 from core.export.html import save_html
 from core.export.ply import save_ply
+from core.inference.aligned_inputs import ALIGNMENT_FILE, describe_alignment, write_alignment
 from core.inference.animation import camera_path
 from core.inference.coverage import count_views_seen
 from core.inference.result_page import NOVEL_POSE, PLAYER, SHEET, TURNTABLE, write_result_page
@@ -37,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 AVATAR, PLY, PAGE = "avatar.safetensors", "avatar.ply", "index.html"
 FILES = (AVATAR, PLY, TURNTABLE, NOVEL_POSE, SHEET, PLAYER, PAGE)
-"""Beside them, a capture that was made of one's own images is in `CAPTURE_FOLDER`."""
+"""Beside them, a capture that was made of one's own images is in `CAPTURE_FOLDER`, and aligned inputs have an
+`ALIGNMENT_FILE`."""
 PLAYER_MOTIONS = ("dance", "walk", "wave", "idle", "turn", "sit", "squat")
 """Built-in motions of the player, after the one of the options."""
 TILE_SIZE = 300
@@ -61,7 +63,7 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    known = (*FILES, CAPTURE_FOLDER)
+    known = (*FILES, ALIGNMENT_FILE, CAPTURE_FOLDER)
     others = sorted(p.name for p in folder.iterdir() if p.name not in known) if folder.is_dir() else [folder.name]
     if others:
         raise InputError(f"{folder}: holds other things than results ({others[0]}); choose another --workspace")
@@ -83,7 +85,11 @@ def write_outputs(subject: Subject, folder: Path) -> None:
         save_html(temporary / PLAYER, subject.avatar, session.body, player_motions(session), subject.name)
         capture = folder / CAPTURE_FOLDER
         has_capture = capture.is_dir()
-        write_result_page(temporary / PAGE, subject.name, folder, capture if has_capture else None)
+        alignment = subject.alignment
+        if alignment is not None:
+            write_alignment(temporary / ALIGNMENT_FILE, alignment, subject.capture, subject.plan, session.body)
+        moved = None if alignment is None else describe_alignment(alignment)
+        write_result_page(temporary / PAGE, subject.name, folder, capture if has_capture else None, moved)
         if has_capture:
             capture.rename(temporary / CAPTURE_FOLDER)  # the folder is replaced as a whole
 

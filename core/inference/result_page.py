@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from core.data.input_files import CAPTURE_FOLDER
+from core.inference.aligned_inputs import ALIGNMENT_FILE
 from core.inference.report import Metrics, metrics_table
 from core.utils.html_page import figure, findings, sentence, write_html_page
 from smpl_renderer.bounded_files import load_json
@@ -19,7 +20,7 @@ FILES = {
 }
 
 
-def write_result_page(path: Path, name: str, folder: Path, capture: Path | None) -> None:
+def write_result_page(path: Path, name: str, folder: Path, capture: Path | None, alignment: str | None = None) -> None:
     """Write the page of a subject.
 
     Args:
@@ -28,10 +29,13 @@ def write_result_page(path: Path, name: str, folder: Path, capture: Path | None)
         folder: Where the results will be, for the commands.
         capture: Where the capture is now, if it was made of one's own images; it will be in `CAPTURE_FOLDER` beside the
             page. Its `quality.json` may be missing.
+        alignment: What the alignment of the inputs moved, as a sentence.
     """
     parts = [f'<iframe src="{PLAYER}" title="The avatar in motion"></iframe>']
     if capture is not None:
         parts += _capture_findings(capture)
+    if alignment is not None:
+        parts.append(f'<p>{escape(sentence(alignment))} (<a href="{ALIGNMENT_FILE}">{ALIGNMENT_FILE}</a>)</p>')
     parts.append("<h2>Renderings and images</h2><div class=card>")
     parts.append(f'<img src="{SHEET}" alt="Inputs, and renderings beside images"></div>')
     parts.append("<h2>Videos</h2><div class=row>")

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
@@ -43,7 +43,7 @@ def run_inference(options: InferenceOptions) -> None:
         check_folder(options.workspace / subject_name(path))
     metric_suite = MetricSuite(session.device) if options.evaluate else None
 
-    scores, records = {}, {}
+    scores, records, alignments = {}, {}, {}
     for path in session.subjects:
         subject = open_subject(session, path)
         write_outputs(subject, options.workspace / subject.name)
@@ -51,19 +51,24 @@ def run_inference(options: InferenceOptions) -> None:
         if metric_suite is not None:
             scores[subject.name] = evaluate(subject, metric_suite)
             records[subject.name] = protocol_record(subject)
+            if subject.alignment is not None:
+                alignments[subject.name] = subject.alignment.report
 
-    metrics = _write_metrics(session, scores, records) if metric_suite is not None else None
+    metrics = _write_metrics(session, scores, records, alignments) if metric_suite is not None else None
     page = options.workspace / "index.html"
     write_index_page(page, [subject_name(path) for path in session.subjects], metrics)
     logger.info("open %s", page)
 
 
-def _write_metrics(session: Session, scores: dict[str, dict], records: dict[str, dict]) -> Metrics:
+def _write_metrics(
+    session: Session, scores: dict[str, dict], records: dict[str, dict], alignments: dict[str, dict]
+) -> Metrics:
     """Write `metrics.json` and print its table; the metrics.
 
     Args:
         scores: For each subject, the measurements of each method.
         records: For each subject, the frames and cameras that were used.
+        alignments: For each subject whose inputs were aligned, what was moved.
     """
     by_method = {
         method: summarise({name: methods[method] for name, methods in scores.items()})
@@ -74,6 +79,8 @@ def _write_metrics(session: Session, scores: dict[str, dict], records: dict[str,
     metrics = by_method.pop(OURS)
     metrics["baselines"] = by_method
     metrics["settings"] = {"protocol": size_and_crop | {"subjects": records}, **session_settings(session)}
+    if alignments:
+        metrics["settings"]["alignment"] = asdict(session.aligner.options) | {"subjects": alignments}
     path = session.options.workspace / "metrics.json"
     write_metrics(path, metrics)
     sys.stdout.write(metrics_table(metrics) + "\n")

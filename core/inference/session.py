@@ -15,6 +15,7 @@ from core.checkpoint import Metadata, load_checkpoint, read_training_options
 from core.data.human_list import find_subjects
 from core.data.protocol import PROTOCOLS, Protocol, select_subjects
 from core.data.readers import open_capture
+from core.inference.alignment import Aligner, AlignOptions
 from core.inference.options import InferenceOptions
 from core.inference.refinement import RefineOptions, Refiner
 from core.model.hgg import HumanGaussianGraph
@@ -54,6 +55,8 @@ class Session:
     video_frames: int
     refiner: Refiner
     """Refinement of the network's avatars; it has no effect if its options have no steps."""
+    aligner: Aligner
+    """Correction of fits, cameras and gains, for the subjects that have one (`alignment_steps`)."""
     subjects: list[Path]
     """Folders of the captures."""
     motion: Motion | None = None
@@ -129,6 +132,7 @@ def open_session(options: InferenceOptions) -> Session:
         video_size=options.video_size or size,
         video_frames=options.video_frames or frames,
         refiner=Refiner(model.body, RefineOptions(steps=steps), options.backend, supersample),
+        aligner=Aligner(model.body, AlignOptions(steps=options.align or AlignOptions.steps), options.backend),
         subjects=subjects,
         motion=None if options.motion is None else open_motion(options.motion, model.body),
     )

@@ -16,6 +16,8 @@ from core.data.dataset import load_frames
 from core.data.protocol import ResolvedProtocol, resolve
 from core.data.readers import open_capture
 from core.data.verification import verify
+from core.inference.aligned_inputs import apply_alignment, describe_alignment
+from core.inference.alignment import Alignment
 from core.inference.options import InferenceOptions
 from core.inference.session import Session
 from core.types.cameras import Cameras
@@ -39,6 +41,8 @@ class Subject:
     """Input frames [F, C] of the network, on the session's device."""
     avatar: Avatar
     """The subject's avatar, without batch axes."""
+    alignment: Alignment | None = None
+    """Corrections that `inputs` and `capture` contain."""
 
     @property
     def name(self) -> str:
@@ -77,9 +81,36 @@ def open_subject(session: Session, path: Path) -> Subject:
         arguments = (plan.input_views, plan.input_views[0], session.input_size, session.input_crop)
         frames.append(load_frames(capture, session.body, [frame], *arguments)[0])
     inputs = Frames.stack(frames).to(session.device)
+    steps, alignment = alignment_steps(session, path), None
+    if steps:
+        with tqdm(total=1 + steps, desc=f"{capture.subject}: align inputs", unit="step") as bar:
+            alignment = align_inputs(session, inputs, bar.update)
+        inputs = apply_alignment(alignment, inputs, capture, plan, session.body)
+        logger.info("%s: %s", capture.subject, describe_alignment(alignment))
     with tqdm(total=1 + session.refiner.options.steps, desc=f"{capture.subject}: make avatar", unit="step") as bar:
         avatar = make_avatar(session, inputs, bar.update)
-    return Subject(session, capture, plan, inputs, avatar)
+    return Subject(session, capture, plan, inputs, avatar, alignment)
+
+
+def alignment_steps(session: Session, path: Path) -> int:
+    """Steps of the alignment of a capture: by default only those made of one's own images or video have any."""
+    from core.capture.prepare import STAMP  # needs the packages that read videos
+
+    if session.options.align is not None:
+        return session.options.align
+    return session.aligner.options.steps if (path / STAMP).is_file() else 0
+
+
+def align_inputs(session: Session, inputs: Frames, on_step: Callable[[], object] = lambda: None) -> Alignment:
+    """Correct input frames [F, C] by a first avatar that the network makes of them.
+
+    Args:
+        on_step: Called after the network and after each step of the alignment.
+    """
+    with session.autocast():
+        avatar = session.model(Frames.stack([inputs])).avatar[0]
+    on_step()
+    return session.aligner(avatar, inputs, on_step)
 
 
 def make_avatar(session: Session, inputs: Frames, on_step: Callable[[], object] = lambda: None) -> Avatar:

@@ -13,6 +13,8 @@ import infer
 from core.capture import prepare
 from core.capture.options import PrepareOptions
 from core.checkpoint import save_checkpoint
+from core.inference.aligned_inputs import ALIGNMENT_FILE
+from core.inference.alignment import AlignOptions
 from core.inference.options import InferenceOptions
 from core.inference.outputs import FILES
 from core.model.hgg import HumanGaussianGraph
@@ -44,6 +46,7 @@ def options(tmp_path, body, monkeypatch):
         video_frames=2,
         prepare=PrepareOptions(frames=3, focal=FOCAL, device="cpu"),
     )
+    monkeypatch.setattr(AlignOptions, "steps", 2)
     monkeypatch.setattr("core.inference.outputs.PLAYER_MOTIONS", ("idle",))  # the fastest to make
     return options, fit
 
@@ -52,11 +55,12 @@ def test_images_become_an_avatar(options):
     options, fit = options
     infer.main(options)
     folder = options.workspace / "me"
-    assert sorted(p.name for p in folder.iterdir()) == sorted([*FILES, "capture"])
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*FILES, ALIGNMENT_FILE, "capture"])
     capture = json.loads((folder / "capture" / "capture.json").read_text())
     assert len(capture["frames"]) == 3
     page = (folder / "index.html").read_text()
     assert "turntable.mp4" in page and "capture/overlay.png" in page and "of the body's surface" in page
+    assert "The alignment moved the body by" in page  # by default for fits of the own front end
 
     infer.main(replace(options, video_frames=3))  # the capture is kept, and not made again
     assert len(fit.calls) == 1 and (folder / "capture" / "capture.json").is_file()
