@@ -92,7 +92,7 @@ def load_scene(
 
 
 def _make(kind: str, index: int, body: BodyModel, seed: int, variant: str) -> dict[str, np.ndarray]:
-    options = _options(kind, seed)
+    options = scene_options(kind, seed)
     staged = stage(index, options, body)
     if kind == "poses":
         staged = _in_unlike_poses(staged, index, options, body)
@@ -119,7 +119,8 @@ def _make(kind: str, index: int, body: BodyModel, seed: int, variant: str) -> di
     return arrays | {f"body_{name}": value.numpy() for name, value in vars(staged.params).items()}
 
 
-def _options(kind: str, seed: int) -> CaptureOptions:
+def scene_options(kind: str, seed: int) -> CaptureOptions:
+    """Options of the synthetic captures of a kind."""
     if kind in ("phone", "poses"):
         frames = default_frames(8, "phone") if kind == "phone" else default_frames(10)[:8]
         background = "clutter" if kind == "phone" else "plain"
