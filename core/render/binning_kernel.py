@@ -13,32 +13,17 @@ device only. If they do not fit, every tile uses all splats of its view instead:
 next call gets a larger capacity.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from core.render import projection
-from core.render.capacity import MAX_SLOTS, CapacityEstimator, capacity_estimator
+from core.render.capacity import MAX_SLOTS, NOT_MEASURED, CapacityEstimator, capacity_estimator
+from core.render.depth_ranks_kernel import CROWDED, ranks_by_sorting
 from core.render.launch import Launcher
-from core.render.splat_table import (
-    LOG2_OPACITY,
-    MEAN_X,
-    MEAN_Y,
-    NOT_DRAWN,
-    OCTAVES,
-    STRIDE,
-    DepthOrder,
-    P,
-    Q,
-    R,
-    bucket_of,
-    octave_bits,
-)
+from core.render.splat_table import NOT_DRAWN, OCTAVES, DepthOrder, bucket_of, octave_bits
+from core.render.tile_lists import TileLists, columns_in_row, count_bits, ellipse, load_splat, load_words
 from smpl_renderer.errors import InputError
 
 MARK_BLOCK = 64  # splats per program; the largest splat determines its duration
@@ -46,77 +31,6 @@ WORD_BLOCK = 256  # 32-bit words of a bit set that a program of `_list_kernel` r
 LIST_BLOCK = 32  # splats at a time; more would need registers that other programs use
 MAX_BITS_BYTES = 2**27  # size of the bit sets of all cells above which cells are enlarged
 MAX_COUNT = 65535 * MARK_BLOCK  # splats per view: limit of a grid's second axis
-
-CROWDED = tl.constexpr(512)  # size of a bucket above which sorting is faster than traversing its list for each splat
-LOG2_ALPHA_MIN = tl.constexpr(math.log2(projection.ALPHA_MIN))
-
-
-@dataclass(frozen=True)
-class TileLists:
-    """Depth-sorted splats of each tile of each view, near to far; tiles are in row-major order."""
-
-    slots: Int[Tensor, " V*N+capacity"]
-    """Indices into the splat table: first all splats of each view from near to far, then the tiles' lists, with gaps
-    between them."""
-    ranges: Int[Tensor, "V*tiles 2"]
-    """First slot of each tile's list, and the slot after its last."""
-    used: Int[Tensor, " 1"]
-    """Slots that all lists need. If more than `capacity`, `ranges` is invalid, and each tile uses all splats of its
-    view."""
-    capacity: int
-    """Slots available for the tiles' lists."""
-    tile: int
-    """Side of a tile in pixels."""
-    overflow: Int[Tensor, " 1"] | None = None
-    """Host memory to which `composite` copies `used` if it exceeds `capacity`."""
-
-
-@triton.jit
-def _columns_in_row(mean_x, mean_y, p, q, r, level, tile_y, columns, TILE: tl.constexpr):
-    """First and last tile that the ellipse |W d|^2 = level reaches in a row of tiles; none if first > last.
-
-    Its right edge at height y is (sqrt(level - r^2 y^2) - q y) / p, a concave function with its maximum at -q
-    sqrt(level) / (r s) where s^2 = q^2 + r^2; its left edge is the point reflection of it. A small margin ensures that
-    rounding drops no pixel.
-    """
-    root = tl.sqrt(level)
-    half_height = root / r
-    low = tl.maximum(tile_y * TILE + 0.5 - mean_y, -half_height)
-    high = tl.minimum(tile_y * TILE + (TILE - 0.5) - mean_y, half_height)
-    top = q * root / (r * tl.sqrt(q * q + r * r))
-    right_y = tl.minimum(tl.maximum(-top, low), high)
-    left_y = tl.minimum(tl.maximum(top, low), high)
-    right = (tl.sqrt(tl.maximum(level - r * r * right_y * right_y, 0.0)) - q * right_y) / p
-    left = (tl.sqrt(tl.maximum(level - r * r * left_y * left_y, 0.0)) + q * left_y) / p
-    right = mean_x + right + 0.0001 * tl.abs(right) + 0.01
-    left = mean_x - left - 0.0001 * tl.abs(left) - 0.01
-    # Clamp before the conversion: values far outside, and NaN, would overflow.
-    first = tl.ceil(tl.minimum(tl.maximum((left + 0.5) / TILE, 0.0), columns + 1.0)).to(tl.int32) - 1
-    last = tl.floor(tl.minimum(tl.maximum((right - 0.5) / TILE, -1.0), columns - 1.0)).to(tl.int32)
-    return tl.maximum(first, 0), tl.where(low <= high + 0.01, last, -1)
-
-
-@triton.jit
-def _load_splat(table, i, mask):
-    """Centre, whitener and log2 opacity of splats."""
-    splat = table + i.to(tl.int64) * STRIDE
-    mean_x, mean_y = tl.load(splat + MEAN_X, mask, 0.0), tl.load(splat + MEAN_Y, mask, 0.0)
-    p, q, r = tl.load(splat + P, mask, 1.0), tl.load(splat + Q, mask, 0.0), tl.load(splat + R, mask, 1.0)
-    return mean_x, mean_y, p, q, r, tl.load(splat + LOG2_OPACITY, mask, float("-inf"))
-
-
-@triton.jit
-def _ellipse(splat, rows, TILE: tl.constexpr):
-    """Centre, whitener and level of splats, and the first and last row of tiles that each reaches."""
-    mean_x, mean_y, p, q, r, log2_opacity = splat
-    level = log2_opacity - LOG2_ALPHA_MIN
-    drawn = level >= 0
-    # Slightly larger: the margin of `_columns_in_row`, for the height.
-    level = tl.where(drawn, level * 1.0002 + 0.0001, 1.0)
-    half_height = tl.sqrt(level) / r + 0.01
-    first = tl.ceil(tl.minimum(tl.maximum((mean_y - half_height + 0.5) / TILE, 0.0), rows + 1.0)).to(tl.int32) - 1
-    last = tl.floor(tl.minimum(tl.maximum((mean_y + half_height - 0.5) / TILE, -1.0), rows - 1.0)).to(tl.int32)
-    return mean_x, mean_y, p, q, r, level, tl.maximum(first, 0), tl.where(drawn, last, -1)
 
 
 @triton.jit(do_not_specialize=["count", "words", "columns", "rows"])
@@ -146,10 +60,10 @@ def _mark_kernel(
             other = tl.load(nexts + first + other, other >= 0, 0) - 1
     tl.store(slots + first + rank, (first + n).to(tl.int32), mask)
 
-    splat = _load_splat(table, first + n, mask)
-    mean_x, mean_y, p, q, r, level, row, last_row = _ellipse(splat, rows, CELL)
+    splat = load_splat(table, first + n, mask)
+    mean_x, mean_y, p, q, r, level, row, last_row = ellipse(splat, rows, CELL)
     bit = (tl.full([BLOCK], 1, tl.uint32) << (rank % 32).to(tl.uint32)).to(tl.int32, bitcast=True)
-    column, last = _columns_in_row(mean_x, mean_y, p, q, r, level, row, columns, CELL)
+    column, last = columns_in_row(mean_x, mean_y, p, q, r, level, row, columns, CELL)
     # Each iteration sets one bit or moves to the next row of cells.
     live = mask & (row <= last_row)
     while tl.max(live.to(tl.int32), 0) > 0:
@@ -157,31 +71,18 @@ def _mark_kernel(
         word = (view * (columns * rows) + row * columns + column) * words + rank // 32
         tl.atomic_or(bits + word, bit, live & inside, sem="relaxed")
         row = tl.where(inside, row, row + 1)
-        next_first, next_last = _columns_in_row(mean_x, mean_y, p, q, r, level, row, columns, CELL)
+        next_first, next_last = columns_in_row(mean_x, mean_y, p, q, r, level, row, columns, CELL)
         column = tl.where(inside, column + 1, next_first)
         last = tl.where(inside, last, next_last)
         live = live & (row <= last_row)
 
 
 @triton.jit
-def _count_bits(word):
-    word = word - ((word >> 1) & 0x55555555)
-    word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
-    return (((word + (word >> 4) & 0x0F0F0F0F) * 0x01010101) >> 24).to(tl.int32)
-
-
-@triton.jit
-def _load_words(bits, first, words, BLOCK: tl.constexpr):
-    at = first + tl.arange(0, BLOCK)
-    return tl.load(bits + at, at < words, 0).to(tl.uint32, bitcast=True)
-
-
-@triton.jit
 def _reached_tiles(splat, mask, row, column, columns, rows, TILE: tl.constexpr, SIDE: tl.constexpr):
     """1 where a splat reaches a tile of the cell, else 0: [BLOCK, SIDE * SIDE]."""
-    mean_x, mean_y, p, q, r, level, first_row, last_row = _ellipse(splat, rows, TILE)
+    mean_x, mean_y, p, q, r, level, first_row, last_row = ellipse(splat, rows, TILE)
     own_row = (row + tl.arange(0, SIDE))[None, :]
-    first_column, last_column = _columns_in_row(
+    first_column, last_column = columns_in_row(
         mean_x[:, None], mean_y[:, None], p[:, None], q[:, None], r[:, None], level[:, None], own_row, columns, TILE
     )
     in_height = (own_row >= first_row[:, None]) & (own_row <= last_row[:, None]) & mask[:, None]
@@ -207,7 +108,7 @@ def _list_kernel(
 
     length, word = 0, 0
     while word < words:
-        length += tl.sum(_count_bits(_load_words(bits, word, words, WORD_BLOCK)), 0)
+        length += tl.sum(count_bits(load_words(bits, word, words, WORD_BLOCK)), 0)
         word += WORD_BLOCK
     place = tl.atomic_add(used, length.to(tl.int64) * (SIDE * SIDE), length > 0, sem="relaxed")
     length = tl.where(place + length.to(tl.int64) * (SIDE * SIDE) <= capacity, length, 0)
@@ -215,8 +116,8 @@ def _list_kernel(
     splats = slots + first + (SIDE * SIDE - 1) * length
     written, word = 0, 0
     while written < length:
-        own = _load_words(bits, word, words, WORD_BLOCK)
-        each = _count_bits(own)
+        own = load_words(bits, word, words, WORD_BLOCK)
+        each = count_bits(own)
         at = written + tl.cumsum(each, 0) - each
         rank = view * count + (word + tl.arange(0, WORD_BLOCK)) * 32
         while tl.max((own != 0).to(tl.int32), 0) > 0:
@@ -234,10 +135,10 @@ def _list_kernel(
     k = tl.arange(0, BLOCK)
     # Software pipeline: splats are loaded one iteration ahead, their indices two ahead.
     i = tl.load(splats + k, k < length, 0)
-    splat = _load_splat(table, i, k < length)
+    splat = load_splat(table, i, k < length)
     next_i = tl.load(splats + k + BLOCK, k + BLOCK < length, 0)
     while tl.min(k, 0) < length:
-        next_splat = _load_splat(table, next_i, k + BLOCK < length)
+        next_splat = load_splat(table, next_i, k + BLOCK < length)
         i_after = tl.load(splats + k + 2 * BLOCK, k + 2 * BLOCK < length, 0)
         reached = _reached_tiles(splat, k < length, row, column, columns, rows, TILE, SIDE)
         at = list_end[None, :] + tl.cumsum(reached, 0) - reached
@@ -253,7 +154,7 @@ def _list_kernel(
     tl.store(ranges + tile * 2 + 1, list_end, inside)
 
 
-_launch_mark, _launch_list = (Launcher(kernel, num_warps=1) for kernel in (_mark_kernel, _list_kernel))
+launch_mark, _launch_list = (Launcher(kernel, num_warps=1) for kernel in (_mark_kernel, _list_kernel))
 
 
 def bin_tiles(
@@ -280,12 +181,12 @@ def bin_tiles(
         estimator.read_reports()
         return _list_tiles(table, order, width, height, tile, estimator)
     if table.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise InputError("backend triton measures its list sizes in a first call; render once before capturing a graph")
+        raise InputError(NOT_MEASURED)
     lists = _list_tiles(table, order, width, height, tile, estimator)
     return lists if estimator.update(int(lists.used)) else _list_tiles(table, order, width, height, tile, estimator)
 
 
-def _cell_side(num_views: int, count: int, num_tiles: int) -> int:
+def cell_side(num_views: int, count: int, num_tiles: int) -> int:
     """Side of a cell in tiles: 2, or more where the bit sets of all cells would exceed `MAX_BITS_BYTES`.
 
     Larger cells need fewer bits, but reserve more slots for each splat; the second condition stops where the slots
@@ -302,7 +203,7 @@ def _list_tiles(
 ) -> TileLists:
     num_views, count, capacity = table.shape[:-2].numel(), table.shape[-2], estimator.capacity
     columns, rows, num_splats, words = -(-width // tile), -(-height // tile), num_views * count, -(-count // 32)
-    side = _cell_side(num_views, count, columns * rows)
+    side = cell_side(num_views, count, columns * rows)
     cell_columns, cell_rows = -(-columns // side), -(-rows // side)
     num_cells, num_tiles = num_views * cell_columns * cell_rows, num_views * columns * rows
     if max(num_splats + capacity, num_tiles, 3 * width * height) > MAX_SLOTS or count > MAX_COUNT:
@@ -316,10 +217,10 @@ def _list_tiles(
     ranges = torch.empty(num_tiles, 2, dtype=torch.int32, device=table.device)
     has_ranks = order.sizes is None or estimator.is_crowded
     if has_ranks:
-        chains = slots, slots, slots, slots, _ranks(order.keys)
+        chains = slots, slots, slots, slots, ranks_by_sorting(order.keys)
     else:
         chains = order.sizes.view(-1).cumsum(0, dtype=torch.int32), order.sizes, order.heads, order.nexts, slots
-    _launch_mark(
+    launch_mark(
         (num_views, triton.cdiv(count, MARK_BLOCK)),
         *(table, order.keys, *chains, bits, slots, used, estimator.crowded),
         *(count, words, cell_columns, cell_rows),
@@ -332,10 +233,3 @@ def _list_tiles(
         constants=(tile, side, WORD_BLOCK, LIST_BLOCK if side <= 4 else LIST_BLOCK // 4),
     )
     return TileLists(slots, ranges, used, capacity, tile, estimator.overflow)
-
-
-def _ranks(keys: Int[Tensor, "*views N"]) -> Int[Tensor, "*views N"]:
-    """Depth rank of each splat within its view."""
-    order = keys.argsort(dim=-1, stable=True)
-    places = torch.arange(keys.shape[-1], dtype=torch.int32, device=keys.device).expand_as(keys)
-    return torch.empty(keys.shape, dtype=torch.int32, device=keys.device).scatter_(-1, order, places)

@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+from typing import Literal
 
 import torch
 
@@ -12,6 +13,7 @@ HEADROOM = 1.25  # ratio of the estimated capacity to the number of slots that a
 MIN_ESTIMATE = 4096  # slots
 MAX_ESTIMATE = 2**29  # slots: 2 GB
 MAX_SLOTS = 2**31 - 1024  # lists have 32-bit indices, which run a little past their end
+NOT_MEASURED = "backend triton measures its list sizes in a first call; render once before capturing a graph"
 
 
 class CapacityEstimator:
@@ -33,12 +35,15 @@ class CapacityEstimator:
         """True once `capacity` is based on a call, or was given by the caller."""
         self.is_crowded = False
         """True if a bucket of depth was so large that sorting the splats is faster."""
+        self.is_exceeded = False
+        """True if a call needed more slots than `limit`."""
         self._reported = 0
         self.overflow, self.crowded = (torch.zeros(1, dtype=torch.int64, pin_memory=on_cuda) for _ in range(2))
 
     def update(self, used: int) -> bool:
         """Set the capacity from the slots that a call needed. Returns whether the previous capacity sufficed."""
         sufficed = used <= self.capacity
+        self.is_exceeded = self.is_exceeded or used > self.limit
         self.capacity = min(max(MIN_ESTIMATE, math.ceil(used * HEADROOM / 1024) * 1024), self.limit)
         self.is_measured = True
         return sufficed
@@ -54,13 +59,20 @@ class CapacityEstimator:
             message = "lists of %d entries exceeded the capacity of %d; the image is complete, but the call was slow"
             logger.warning(message, used, self.capacity)
             self._reported = used
-        if self.capacity < min(used, self.limit):
+        if self.capacity < used:
             self.update(used)
 
 
 @functools.cache  # never evicted: a CUDA graph may write to its host memory at any time
 def capacity_estimator(
-    device: torch.device, num_views: int, count: int, width: int, height: int, tile: int, capacity: int | None
+    device: torch.device,
+    num_views: int,
+    count: int,
+    width: int,
+    height: int,
+    tile: int,
+    capacity: int | None,
+    kind: Literal["cells", "entries", "pairs"] = "cells",
 ) -> CapacityEstimator:
     """The estimator that all renderings of these sizes share.
 
@@ -68,11 +80,14 @@ def capacity_estimator(
         count: Splats per view.
         tile: Side of a tile in pixels.
         capacity: A fixed number of slots, or None to estimate it.
+        kind: Lists of which binning: `binning_kernel.py`, or entries or pairs of `pair_binning_kernel.py`, which
+            counts them before it writes the first.
     """
     on_cuda, num_splats = device.type == "cuda", num_views * count
     if capacity is None:
         limit = max(MIN_ESTIMATE, min(MAX_ESTIMATE, MAX_SLOTS - num_splats))
-        return CapacityEstimator(min(MIN_ESTIMATE + 16 * num_splats, limit), limit, on_cuda)
+        first = min(MIN_ESTIMATE + 16 * num_splats, limit) if kind == "cells" else 0
+        return CapacityEstimator(first, limit, on_cuda)
     estimator = CapacityEstimator(capacity, capacity, on_cuda)
     estimator.is_measured = True
     return estimator

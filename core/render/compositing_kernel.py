@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.render import projection
-from core.render.binning_kernel import TileLists
 from core.render.launch import Launcher, aligned
 from core.render.splat_table import BLUE, GREEN, LN_2, RED, STRIDE
+from core.render.tile_lists import TileLists
 
 ALPHA_MIN = tl.constexpr(projection.ALPHA_MIN)
 ALPHA_MAX = tl.constexpr(projection.ALPHA_MAX)

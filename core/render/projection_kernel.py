@@ -130,12 +130,21 @@ def _covariance(u0, u1, u2, v0, v1, v2):
 @triton.jit(do_not_specialize=["count", "num_cameras", "width", "height"])
 def _fwd_kernel(
     means, quats, scales, opacities, colors, viewmats, Ks, table, keys, sizes, heads, nexts,
-    count, num_cameras, width, height, OCTAVE_BITS: tl.constexpr, BLOCK: tl.constexpr,
+    count, num_cameras, width, height, LINKED: tl.constexpr, OCTAVE_BITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Project a block of Gaussians to one view. LINKED: also build the lists of `DepthOrder.heads`."""
     view = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = n < count
     i = view // num_cameras * count + n
+    opacity = tl.load(opacities + i, mask, 0.0)
+    if not LINKED:  # noqa: SIM102  constant: the other condition is not compiled then
+        if tl.max((opacity >= ALPHA_MIN).to(tl.int32), 0) == 0:  # padding: nothing but the opacities is read
+            tl.store(table + (view * count + n) * STRIDE + LOG2_OPACITY, float("-inf"), mask)
+            tl.store(keys + view * count + n, NOT_DRAWN, mask)
+            base = tl.atomic_add(_last_bucket(sizes, view, OCTAVE_BITS), tl.sum(mask.to(tl.int32), 0), sem="relaxed")
+            tl.store(nexts + view * count + n, base + tl.arange(0, BLOCK), mask)
+            return
     camera = _load_camera(viewmats, Ks, view)
     rotation, _, intrinsics = camera
     fx, fy, cx, cy = intrinsics
@@ -149,7 +158,6 @@ def _fwd_kernel(
     _, u2, v2 = _project_axis(rotation, m[2], m[5], m[8], s2, fx / z, fy / z, clamped_x, clamped_y)
     _, uv, _, area, sigma_y = _covariance(u0, u1, u2, v0, v1, v2)
 
-    opacity = tl.load(opacities + i, mask, 0.0)
     drawn = in_front & (opacity >= ALPHA_MIN)
     red, green, blue = load3(colors + i * 3, mask)
     splat = table + (view * count + n) * STRIDE
@@ -175,9 +183,22 @@ def _fwd_kernel(
     key = tl.where(drawn, depth.to(tl.int64, bitcast=True), NOT_DRAWN)
     tl.store(keys + view * count + n, key, mask)
     bucket = view * (OCTAVES << OCTAVE_BITS) + bucket_of(key, OCTAVE_BITS)
-    arrival = tl.atomic_add(sizes + bucket, 1, mask, sem="relaxed")
-    head = tl.atomic_xchg(heads + bucket, n + 1, mask & drawn, sem="relaxed")
-    tl.store(nexts + view * count + n, tl.where(drawn, head, arrival), mask)
+    if LINKED:
+        arrival = tl.atomic_add(sizes + bucket, 1, mask, sem="relaxed")
+        head = tl.atomic_xchg(heads + bucket, n + 1, mask & drawn, sem="relaxed")
+        tl.store(nexts + view * count + n, tl.where(drawn, head, arrival), mask)
+    else:
+        # One addition for all splats that are not drawn: thousands to one address would follow each other.
+        tl.atomic_add(sizes + bucket, 1, mask & drawn, sem="relaxed")
+        others = (mask & (key == NOT_DRAWN)).to(tl.int32)
+        base = tl.atomic_add(_last_bucket(sizes, view, OCTAVE_BITS), tl.sum(others, 0), sem="relaxed")
+        tl.store(nexts + view * count + n, base + tl.cumsum(others, 0) - others, others > 0)
+
+
+@triton.jit
+def _last_bucket(sizes, view, OCTAVE_BITS: tl.constexpr):
+    """Where the splats of a view that are not drawn are counted."""
+    return sizes + (view + 1) * (OCTAVES << OCTAVE_BITS) - 1
 
 
 @triton.jit(do_not_specialize=["count", "num_cameras", "width", "height"])
@@ -190,6 +211,16 @@ def _bwd_kernel(
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = n < count
     i = subject * count + n
+    opacity = tl.load(opacities + i, mask, 0.0)
+    if tl.max((opacity >= ALPHA_MIN).to(tl.int32), 0) == 0:  # padding has no gradients, and may have any values
+        zero = tl.zeros([BLOCK], tl.float32)
+        store3(g_means + i * 3, zero, zero, zero, mask)
+        tl.store(g_quats + i * 4, zero, mask)
+        store3(g_quats + i * 4 + 1, zero, zero, zero, mask)
+        store3(g_scales + i * 3, zero, zero, zero, mask)
+        tl.store(g_opacities + i, zero, mask)
+        store3(g_colors + i * 3, zero, zero, zero, mask)
+        return
     mean_x, mean_y, mean_z = load3(means + i * 3, mask)
     quat, length, m = _load_rotation(quats, i, mask)
     s0, s1, s2 = load3(scales + i * 3, mask)
@@ -248,7 +279,7 @@ def _bwd_kernel(
     store3(g_means + i * 3, gm_x, gm_y, gm_z, mask)
     store3(g_colors + i * 3, g_red, g_green, g_blue, mask)
     # Opacities below ALPHA_MIN have gradient 0 in the table; the bound avoids 0 / 0.
-    opacity = tl.maximum(tl.load(opacities + i, mask, 1.0), ALPHA_MIN)
+    opacity = tl.maximum(opacity, ALPHA_MIN)
     tl.store(g_opacities + i, g_log2_opacity / (opacity * LN_2), mask)
     store3(
         g_scales + i * 3,
@@ -288,21 +319,28 @@ def project(
     Ks: Float[Tensor, "*batch C 3 3"],
     width: int,
     height: int,
+    linked: bool = True,
 ) -> tuple[Float[Tensor, "*batch C N 12"], DepthOrder]:
-    """Splat table and depth order of every view. All tensors are `aligned` float32."""
+    """Splat table and depth order of every view. All tensors are `aligned` float32.
+
+    Args:
+        linked: Fill in `DepthOrder.heads`. Without, entries of Gaussians that are not drawn hold no more than their
+            opacity.
+    """
     views, count = viewmats.shape[:-2], gaussians.count
     num_views, num_cameras = views.numel(), views[-1]
     table = viewmats.new_empty(*views, count, STRIDE.value)
     keys = torch.empty(*views, count, dtype=torch.int64, device=viewmats.device)
     nexts = torch.empty(*views, count, dtype=torch.int32, device=viewmats.device)
     bits = octave_bits(count)
-    sizes, heads = torch.zeros(2, num_views, OCTAVES.value << bits, dtype=torch.int32, device=viewmats.device)
+    sizes, *heads = torch.zeros(1 + linked, num_views, OCTAVES.value << bits, dtype=torch.int32, device=keys.device)
+    heads = heads[0] if linked else None
     g = gaussians
     _launch_fwd(
         (num_views, triton.cdiv(count, BLOCK)),
-        *(g.means, g.quats, g.scales, g.opacities, g.colors, viewmats, Ks, table, keys, sizes, heads, nexts),
-        *(count, num_cameras, width, height),
-        constants=(bits, BLOCK),
+        *(g.means, g.quats, g.scales, g.opacities, g.colors, viewmats, Ks, table, keys, sizes),
+        *(heads if linked else sizes, nexts, count, num_cameras, width, height),
+        constants=(linked, bits, BLOCK),
     )
     return table, DepthOrder(keys, sizes, heads, nexts)
 

@@ -46,10 +46,11 @@ WHITENER_UNIT = math.sqrt(math.log2(math.e) / 2)
 class DepthOrder:
     """Sort keys of the splats in each of V views, and optionally a hash table by depth that replaces sorting.
 
-    `keys` alone determines the order. With the other fields, splats of similar depth form a bucket, and each bucket is
-    a linked list: the rank of a splat is the number of splats in earlier buckets plus the number of smaller keys in
-    its own, which are few. Where buckets are large (a scene in millimetres, for example, lies beyond the last octave),
-    sorting is faster; `CapacityEstimator` (capacity.py) switches to it after the first rendering.
+    `keys` alone determines the order. With the other fields, splats of similar depth form a bucket. With `heads`, each
+    bucket is a linked list: the rank of a splat is the number of splats in earlier buckets plus the number of smaller
+    keys in its own, which are few. Where buckets are large (a scene in millimetres, for example, lies beyond the last
+    octave), sorting is faster; `CapacityEstimator` (capacity.py) switches to it after the first rendering. Without
+    `heads`, depth_ranks_kernel.py divides the buckets further.
     """
 
     keys: Int[Tensor, "*views N"]
@@ -59,8 +60,8 @@ class DepthOrder:
     heads: Int[Tensor, "V buckets"] | None = None
     """First splat of each bucket's list, counted from 1; 0 for an empty bucket."""
     nexts: Int[Tensor, "*views N"] | None = None
-    """Next splat in the list, counted from 1. For splats that are not drawn, which have no list: their rank among
-    these."""
+    """With `heads`: next splat in the list, counted from 1. For splats that are not drawn, which have no list: their
+    rank among these."""
 
 
 def depth_keys_reference(
@@ -91,6 +92,19 @@ def bucket_of(keys, OCTAVE_BITS: tl.constexpr):
     bucket = (depth.to(tl.int32, bitcast=True) >> (23 - OCTAVE_BITS)) - (FIRST_OCTAVE << OCTAVE_BITS)
     last: tl.constexpr = (OCTAVES << OCTAVE_BITS) - 1
     return tl.where(keys == NOT_DRAWN, last, tl.minimum(tl.maximum(bucket, 0), last - 1))
+
+
+@triton.jit
+def position_in_bucket(keys, OCTAVE_BITS: tl.constexpr):
+    """Position of a drawn key within its bucket, among 2^(23 - OCTAVE_BITS): the bits that `bucket_of` discards.
+
+    Keys that join the outermost buckets from outside are at their ends, so that positions ascend with keys.
+    """
+    bits = keys.to(tl.float64, bitcast=True).to(tl.float32).to(tl.int32, bitcast=True)
+    bucket = (bits >> (23 - OCTAVE_BITS)) - (FIRST_OCTAVE << OCTAVE_BITS)
+    last: tl.constexpr = (1 << (23 - OCTAVE_BITS)) - 1
+    position = tl.where(bucket < 0, 0, bits & last)
+    return tl.where(bucket > (OCTAVES << OCTAVE_BITS) - 2, last, position)
 
 
 def splat_table_reference(

@@ -1,8 +1,9 @@
 """Backend `triton`: the definition of `core/render/torch_backend.py` as GPU kernels that need no build step.
 
-Three stages: `projection_kernel.py` projects Gaussians to a table of splats, `binning_kernel.py` lists the splats of
-each tile, `compositing_kernel.py` composites the tiles. All sets and cameras share one set of launches. Only the first
-call with given sizes synchronises with the device; see `binning_kernel.py` for what happens if lists overflow later.
+Three stages: `projection_kernel.py` projects Gaussians to a table of splats, `binning_kernel.py` or
+`pair_binning_kernel.py` lists the splats of each tile (`binning.py` chooses), `compositing_kernel.py` composites the
+tiles. All sets and cameras share one set of launches. Only the first call with given sizes synchronises with the
+device; see the binnings for what happens if lists overflow later.
 
 Difference from the definition: a tile stops once its transmittance is below 1e-4 at all pixels. Images are
 deterministic as long as no list overflows. Gradients vary in their last bits, since the order of atomic additions does.
@@ -14,12 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.render.binning_kernel import TileLists, bin_tiles
+from core.render import binning_kernel, pair_binning_kernel
+from core.render.binning import Binning, choose_binning
 from core.render.compositing_kernel import composite, composite_backward
 from core.render.launch import aligned
 from core.render.projection_kernel import project, project_backward
 from core.render.rendering import Rendering
 from core.render.splat_table import DepthOrder, depth_keys_reference, splat_table_reference
+from core.render.tile_lists import TileLists
 from core.render.torch_backend import rasterize as rasterize_reference
 from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
@@ -37,6 +40,7 @@ def rasterize(
     background: Float[Tensor, "3"],
     return_depth: bool,
     capacity: int | None = None,
+    binning: str | None = None,
 ) -> Rendering:
     """Render sets of Gaussians `[*batch]`; the result has the dtype of the inputs.
 
@@ -44,6 +48,7 @@ def rasterize(
 
     Args:
         capacity: Slots for the tiles' lists; by default estimated from earlier calls of the same sizes.
+        binning: As for `choose_binning`.
     """
     if not viewmats.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError(f"backend triton renders CUDA tensors, got tensors on {viewmats.device}; choose backend torch")
@@ -57,7 +62,9 @@ def rasterize(
             Ks.float(),
             background.float(),
         )
-    size = width, height, return_depth, capacity
+    num_views = viewmats.shape[:-2].numel()
+    binning = choose_binning(viewmats.device, num_views, gaussians.count, width, height, TILE, capacity, binning)
+    size = width, height, return_depth, capacity, binning
     if torch.is_grad_enabled() and (viewmats.requires_grad or Ks.requires_grad):
         table = splat_table_reference(gaussians, viewmats, Ks, width, height)
         keys = depth_keys_reference(table.detach(), gaussians.means.detach(), viewmats.detach())
@@ -73,12 +80,14 @@ class _Rasterize(torch.autograd.Function):
     """Rendering of Gaussians to images in one autograd node: each node costs more host time than these kernels."""
 
     @staticmethod
-    def forward(ctx, means, quats, scales, opacities, colors, background, viewmats, Ks, width, height, depth, capacity):
+    def forward(ctx, means, quats, scales, opacities, colors, background, viewmats, Ks, *options):
+        width, height, depth, capacity, binning = options
         gaussians = Gaussians(*(aligned(x) for x in (means, quats, scales, opacities, colors)))
         viewmats, Ks = aligned(viewmats), aligned(Ks)
         with torch.cuda.device_of(means):
-            table, order = project(gaussians, viewmats, Ks, width, height)
-            lists = bin_tiles(table, order, width, height, TILE, capacity)
+            table, order = project(gaussians, viewmats, Ks, width, height, linked=binning == "cells")
+            lists = _bin_tiles(table, order, width, height, capacity, binning)
+            del order  # its memory is free for the backward pass of another rendering, and for the images
             images = composite(table, aligned(background), lists, width, height, depth)
         ctx.save_for_backward(*vars(gaussians).values(), viewmats, Ks, *_saved(table, lists, images))
         ctx.size = width, height, lists.capacity
@@ -97,17 +106,17 @@ class _Rasterize(torch.autograd.Function):
                 grad_table = _table_gradient(saved, capacity, grad_images)
                 grads = vars(project_backward(gaussians, viewmats, Ks, width, height, grad_table)).values()
         grad_background = _background_gradient(saved, grad_images) if ctx.needs_input_grad[5] else None
-        return *grads, grad_background, *[None] * 6
+        return *grads, grad_background, *[None] * 7
 
 
 class _Composite(torch.autograd.Function):
     """Compositing of a splat table to images."""
 
     @staticmethod
-    def forward(ctx, table, background, keys, width, height, depth, capacity):
+    def forward(ctx, table, background, keys, width, height, depth, capacity, binning):
         table = aligned(table)
         with torch.cuda.device_of(table):
-            lists = bin_tiles(table, DepthOrder(keys), width, height, TILE, capacity)
+            lists = _bin_tiles(table, DepthOrder(keys), width, height, capacity, binning)
             images = composite(table, aligned(background), lists, width, height, depth)
         ctx.save_for_backward(*_saved(table, lists, images))
         ctx.capacity = lists.capacity
@@ -121,7 +130,14 @@ class _Composite(torch.autograd.Function):
         with torch.cuda.device_of(saved[0]):
             grad_table = _table_gradient(saved, ctx.capacity, grad_images)
         grad_background = _background_gradient(saved, grad_images) if ctx.needs_input_grad[1] else None
-        return grad_table, grad_background, *[None] * 5
+        return grad_table, grad_background, *[None] * 6
+
+
+def _bin_tiles(
+    table: Tensor, order: DepthOrder, width: int, height: int, capacity: int | None, binning: Binning
+) -> TileLists:
+    bin_tiles = (binning_kernel if binning == "cells" else pair_binning_kernel).bin_tiles
+    return bin_tiles(table, order, width, height, TILE, capacity)
 
 
 def _saved(table: Tensor, lists: TileLists, images: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

@@ -132,7 +132,7 @@ def test_cells_of_any_size_give_the_same_lists(side, monkeypatch):
     """Many splats on a large image use larger cells, to limit the memory of the bit sets."""
     scene = single(hard_scene(seed=7, count=70, views=2, width=75, height=58))
     _, expected = listed(scene, 8)
-    monkeypatch.setattr(binning_kernel, "_cell_side", lambda *_: side)
+    monkeypatch.setattr(binning_kernel, "cell_side", lambda *_: side)
     capacity_estimator.cache_clear()  # larger cells need more slots
     _, lists = listed(scene, 8)
     assert lists == expected
@@ -166,10 +166,10 @@ def test_a_crowded_bucket_is_sorted_from_the_next_call_on():
 
 
 def test_cells_grow_with_the_memory_of_their_bit_sets_up_to_a_bound():
-    assert binning_kernel._cell_side(8, 28_000, 64 * 64) == 2
-    assert binning_kernel._cell_side(64, 100_000, 128 * 128) == 4
-    assert binning_kernel._cell_side(1, 10_000_000, 480 * 270) == 8
-    assert binning_kernel._cell_side(1000, 100_000, 8 * 8) == 2
+    assert binning_kernel.cell_side(8, 28_000, 64 * 64) == 2
+    assert binning_kernel.cell_side(64, 100_000, 128 * 128) == 4
+    assert binning_kernel.cell_side(1, 10_000_000, 480 * 270) == 8
+    assert binning_kernel.cell_side(1000, 100_000, 8 * 8) == 2
 
 
 def test_the_estimated_capacity_has_a_limit():

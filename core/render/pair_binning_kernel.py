@@ -1,0 +1,413 @@
+"""Lists of the splats of each tile at a cost per pair of a visible splat and a tile, for many splats.
+
+`binning_kernel.py` reads one bit per splat in each small cell. Here, the image is divided twice, and splats stay in the
+order of depth without a sort:
+
+    rank    the depth rank of each splat within its view (`depth_ranks_kernel.py`)
+    mark    each *bin*, a square of SIDE x SIDE tiles, has a bit set with one bit per rank; each splat sets its bit in
+            the bins that its ellipse reaches
+    enter   the bits of a bin, in order, become its list of entries; each bin has parts of PART entries
+    reach   each part tests which tiles of its bin each entry reaches: per tile, a word of bits for 32 entries
+    list    the bits of a tile, in order, become its list
+
+All positions are prefix sums of counts, so that lists have no gaps and are deterministic. Per splat, the bins' bits
+take 1/8 byte for each bin of the image (8 bytes at 512 px, 32 at 1024 px, less than the splat's table entry); each
+entry takes 4 bytes and the bits of its tiles 8; each pair takes 4. A radix sort of pairs by tile would move 100 bytes
+per pair and hold 36.
+
+The entries and the tiles' lists share a buffer whose capacities are fixed before the launch (`capacity.py`). If the
+lists of a bin do not fit, its tiles use the entries of the bin instead; if these do not fit either, all drawn splats of
+the view: slow, but the image is the same. The next call gets larger capacities.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from core.render.binning_kernel import MARK_BLOCK, MAX_COUNT, launch_mark
+from core.render.capacity import MAX_SLOTS, NOT_MEASURED, CapacityEstimator, capacity_estimator
+from core.render.depth_ranks_kernel import depth_ranks, ranks_by_sorting
+from core.render.launch import Launcher
+from core.render.splat_table import NOT_DRAWN, DepthOrder, octave_bits
+from core.render.tile_lists import TileLists, columns_in_row, count_bits, ellipse, load_splat, load_words
+from smpl_renderer.errors import InputError
+
+SIDE = tl.constexpr(8)  # tiles along the side of a bin
+TILES = tl.constexpr(SIDE.value * SIDE.value)
+PART = tl.constexpr(256)  # entries of a part; a multiple of 32
+WORD_BLOCK = 256  # words of a bin's bits that a program reads
+
+
+@triton.jit(do_not_specialize=["words", "blocks"])
+def _count_kernel(bits, counts, words, blocks, WORD_BLOCK: tl.constexpr):
+    """Number of bits in each block of words of each bin."""
+    square, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    own = load_words(bits + square * words, block * WORD_BLOCK, words, WORD_BLOCK)
+    tl.store(counts + square * blocks + block, tl.sum(count_bits(own), 0))
+
+
+@triton.jit
+def _find_parts(part_ends, lengths, square, capacity):
+    """First part of a bin, the number of its parts, its length, and whether its entries fit in `capacity`."""
+    length = tl.load(lengths + square)
+    num_parts = tl.cdiv(length, PART)
+    end = tl.load(part_ends + square)
+    return end - num_parts, num_parts, length, end * PART <= capacity
+
+
+@triton.jit(do_not_specialize=["count", "words", "blocks", "squares", "num_splats", "capacity"])
+def _enter_kernel(
+    bits, counts, lengths, part_ends, slots, owners, count, words, blocks, squares, num_splats, capacity,
+    WORD_BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write the entries of one block of words of one of the bins, of which each view has `squares`, behind the slots
+    of all splats; and, in the first block, the bin that owns each part: -1 where its entries do not fit."""
+    square, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    first_part, num_parts, _, fits = _find_parts(part_ends, lengths, square, capacity)
+    lane = tl.arange(0, WORD_BLOCK)
+    part = first_part + lane
+    while (block == 0) & (tl.min(part, 0) < first_part + num_parts):
+        owner = tl.where(fits, square, -1).to(tl.int32)
+        tl.store(owners + part, owner + 0 * lane, (part < first_part + num_parts) & (part * PART < capacity))
+        part += WORD_BLOCK
+
+    own_count = tl.load(counts + square * blocks + block)
+    if fits & (own_count > 0):
+        before, other = 0, 0
+        while other < block:
+            before += tl.sum(tl.load(counts + square * blocks + other + lane, other + lane < block, 0), 0)
+            other += WORD_BLOCK
+        own = load_words(bits + square * words, block * WORD_BLOCK, words, WORD_BLOCK)
+        each = count_bits(own)
+        at = num_splats + first_part * PART + before + tl.cumsum(each, 0) - each
+        rank = square // squares * count + (block * WORD_BLOCK + lane) * 32
+        while tl.max((own != 0).to(tl.int32), 0) > 0:
+            others = own & (own - 1)
+            tl.store(slots + at, tl.load(slots + rank + _lowest_bit(own, others), own != 0, 0), own != 0)
+            at += (own != 0).to(tl.int32)
+            own = others
+
+
+@triton.jit
+def _lowest_bit(word, others):
+    """Index of the lowest bit of a word, given the word without it; -127 if there is none."""
+    return ((word ^ others).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+
+
+@triton.jit
+def _owned_part(owners, part_ends, lengths, num_squares, capacity):
+    """Bin of a program's part (-1: none), its first part, the number of its parts, and its entries from here on."""
+    part = tl.program_id(0).to(tl.int64)
+    used = part < tl.load(part_ends + num_squares - 1)
+    owner = tl.load(owners + part, used, -1).to(tl.int64)
+    first_part, num_parts, length, _ = _find_parts(part_ends, lengths, tl.maximum(owner, 0), capacity)
+    return part, owner, first_part, num_parts, length - (part - first_part).to(tl.int32) * PART
+
+
+@triton.jit(
+    do_not_specialize=["num_squares", "square_columns", "square_rows", "num_splats", "capacity", "columns", "rows"]
+)
+def _reach_kernel(
+    table, slots, owners, part_ends, lengths, masks, counts,
+    num_squares, square_columns, square_rows, num_splats, capacity, columns, rows, TILE: tl.constexpr,
+):  # fmt: skip
+    """Set the bits of each tile of a part, one per entry, and count them.
+
+    `masks` is [parts, PART / 32, TILES]. `counts` is [parts of a bin, TILES], transposed for each bin: its prefix sums
+    are positions in an order by bin, then tile, then part.
+    """
+    part, owner, first_part, num_parts, length = _owned_part(owners, part_ends, lengths, num_squares, capacity)
+    tile = tl.arange(0, TILES)
+    if owner < 0:
+        tl.store(counts + part * TILES + tile, tl.zeros_like(tile))
+    else:
+        square = (owner % (square_columns * square_rows)).to(tl.int32)
+        row_0, column_0 = square // square_columns * SIDE, square % square_columns * SIDE
+        half = tl.arange(0, 32)
+        upper_count, lower_count = tl.zeros_like(half), tl.zeros_like(half)
+        entry = tl.arange(0, 32)
+        bit = (tl.full([32], 1, tl.int32) << entry)[:, None]
+        word = 0
+        while word * 32 < tl.minimum(length, PART):
+            at = word * 32 + entry
+            i = tl.load(slots + num_splats + part * PART + at, at < length, 0)
+            upper, lower = _reached_tiles(table, i, at < length, row_0, column_0, columns, rows, TILE)
+            upper_word = tl.sum(tl.where(((upper[:, None] >> half[None, :]) & 1) != 0, bit, 0), 0)
+            lower_word = tl.sum(tl.where(((lower[:, None] >> half[None, :]) & 1) != 0, bit, 0), 0)
+            own_masks = masks + (part * (PART // 32) + word) * TILES
+            tl.store(own_masks + half, upper_word)
+            tl.store(own_masks + 32 + half, lower_word)
+            upper_count += count_bits(upper_word.to(tl.uint32, bitcast=True))
+            lower_count += count_bits(lower_word.to(tl.uint32, bitcast=True))
+            word += 1
+        own_counts = counts + first_part * TILES + (part - first_part)
+        tl.store(own_counts + half * num_parts, upper_count)
+        tl.store(own_counts + (32 + half) * num_parts, lower_count)
+
+
+@triton.jit
+def _reached_tiles(table, i, mask, row_0, column_0, columns, rows, TILE: tl.constexpr):
+    """One bit for each tile of a bin, set where a splat reaches it: of its upper four rows, and of its lower four."""
+    mean_x, mean_y, p, q, r, level, row, last_row = ellipse(load_splat(table, i, mask), rows, TILE)
+    row = tl.maximum(row, row_0)
+    last_row = tl.where(mask, tl.minimum(last_row, row_0 + (SIDE - 1)), -1)
+    upper, lower = tl.zeros_like(i), tl.zeros_like(i)
+    while tl.max((row <= last_row).to(tl.int32), 0) > 0:
+        first, last = columns_in_row(mean_x, mean_y, p, q, r, level, row, columns, TILE)
+        first, last = tl.maximum(first - column_0, 0), tl.minimum(last - column_0, SIDE - 1)
+        reached = (row <= last_row) & (first <= last)
+        first, last = tl.where(reached, first, 0), tl.where(reached, last, 0)  # valid amounts for shifts
+        run = tl.where(reached, (2 << last) - (1 << first), 0)
+        own_row = tl.where(reached, row - row_0, 0)
+        run = run << (own_row % 4 * SIDE)
+        upper = tl.where(own_row < 4, upper | run, upper)
+        lower = tl.where(own_row < 4, lower, lower | run)
+        row += 1
+    return upper, lower
+
+
+@triton.jit(do_not_specialize=["num_squares", "num_splats", "entry_capacity", "capacity"])
+def _list_kernel(
+    masks, owners, part_ends, lengths, counts, ends, slots, num_squares, num_splats, entry_capacity, capacity,
+):  # fmt: skip
+    """Write the entries of a part to the lists of the tiles that they reach."""
+    part, owner, first_part, num_parts, length = _owned_part(owners, part_ends, lengths, num_squares, entry_capacity)
+    if owner >= 0:
+        fits = tl.load(ends + (first_part + num_parts) * TILES - 1) <= capacity
+        tile = tl.arange(0, TILES)
+        own = first_part * TILES + tile * num_parts + (part - first_part)
+        at = num_splats + entry_capacity + tl.load(ends + own) - tl.load(counts + own)
+        entries = slots + num_splats + part * PART
+        word = 0
+        while fits & (word * 32 < tl.minimum(length, PART)):
+            bits = tl.load(masks + (part * (PART // 32) + word) * TILES + tile).to(tl.uint32, bitcast=True)
+            while tl.max((bits != 0).to(tl.int32), 0) > 0:
+                others = bits & (bits - 1)
+                entry = tl.load(entries + word * 32 + _lowest_bit(bits, others), bits != 0, 0)
+                tl.store(slots + at, entry, bits != 0)
+                at += (bits != 0).to(tl.int32)
+                bits = others
+            word += 1
+
+
+@triton.jit(
+    do_not_specialize=[
+        "count", "num_squares", "square_columns", "square_rows", "num_splats", "entry_capacity", "capacity",
+        "num_parts_of_all", "columns", "rows",
+    ]
+)  # fmt: skip
+def _ranges_kernel(
+    part_ends, lengths, counts, ends, drawn, ranges, entry_overflow, overflow,
+    count, num_squares, square_columns, square_rows, num_splats, entry_capacity, capacity, num_parts_of_all,
+    columns, rows,
+):  # fmt: skip
+    """Write the ranges of one bin's tiles, with the fallbacks where its lists do not fit; report overflows."""
+    owner = tl.program_id(0).to(tl.int64)
+    first_part, num_parts, length, entries_fit = _find_parts(part_ends, lengths, owner, entry_capacity)
+    used_entries = tl.load(part_ends + num_squares - 1) * PART
+    used = tl.load(ends + num_parts_of_all * TILES - 1)
+    tl.store(entry_overflow, used_entries, (owner == 0) & (used_entries > entry_capacity))
+    tl.store(overflow, used, (owner == 0) & (used > capacity))
+
+    view = owner // (square_columns * square_rows)
+    square = (owner % (square_columns * square_rows)).to(tl.int32)
+    tile = tl.arange(0, TILES)
+    row = square // square_columns * SIDE + tile // SIDE
+    column = square % square_columns * SIDE + tile % SIDE
+    listed = 0 * tile + tl.where(entries_fit, num_parts, 0) > 0
+    at = first_part * TILES + tile * num_parts
+    own_first = tl.load(ends + at, listed, 0) - tl.load(counts + at, listed, 0)
+    own_last = tl.load(ends + at + num_parts - 1, listed, 0)
+    lists_fit = tl.max(own_last, 0) <= capacity
+    lists = num_splats + entry_capacity
+    entries = num_splats + first_part * PART
+    first = tl.where(lists_fit, lists + own_first, entries)
+    last = tl.where(lists_fit, lists + own_last, entries + length)
+    first = tl.where(entries_fit, first, view * count)
+    last = tl.where(entries_fit, last, view * count + tl.load(drawn + view))
+    to = view * (columns * rows) + row * columns + column
+    inside = (row < rows) & (column < columns)
+    tl.store(ranges + to * 2, tl.where(num_parts > 0, first, 0).to(tl.int32), inside)
+    tl.store(ranges + to * 2 + 1, tl.where(num_parts > 0, last, 0).to(tl.int32), inside)
+
+
+_launch_count, _launch_enter, _launch_reach, _launch_list, _launch_ranges = (
+    Launcher(kernel, num_warps=1)
+    for kernel in (_count_kernel, _enter_kernel, _reach_kernel, _list_kernel, _ranges_kernel)
+)
+
+
+def bin_tiles(
+    table: Float[Tensor, "*views N 12"],
+    order: DepthOrder,
+    width: int,
+    height: int,
+    tile: int,
+    capacity: int | None = None,
+) -> TileLists:
+    """Lists for compositing images of `width` x `height` in tiles of `tile` x `tile` pixels.
+
+    Args:
+        order: Without `heads`.
+        capacity: Slots for the tiles' lists; by default estimated from earlier calls of the same sizes.
+    Raises:
+        ValueError: If `capacity` is negative.
+        InputError: If the first call of these sizes is part of a CUDA graph, or the lists exceed 32-bit indices.
+    """
+    sizes = _Sizes(table.shape[:-2].numel(), table.shape[-2], width, height, tile)
+    same = table.device, sizes.views, sizes.count, width, height
+    pairs = capacity_estimator(*same, tile, capacity, "pairs")
+    entries = capacity_estimator(*same, tile, None, "entries")
+    sizes.check(entries.capacity + pairs.capacity)
+    is_measured = pairs.is_measured and entries.is_measured
+    if is_measured:
+        pairs.read_reports()
+        entries.read_reports()
+    elif table.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise InputError(NOT_MEASURED)
+    ranks, drawn = _ranks(order, pairs)
+    if not entries.is_measured:
+        slots = torch.empty(sizes.splats, dtype=torch.int32, device=table.device)
+        entries.update(int(_mark(table, ranks, slots, pairs, sizes).part_ends[-1]) * PART.value)
+    lists, used = _list_tiles(table, ranks, drawn, sizes, entries, pairs)
+    if not pairs.is_measured:
+        pairs.update(int(used))
+        pairs.overflow.zero_()  # of the call above, which had no slots
+        lists, _ = _list_tiles(table, ranks, drawn, sizes, entries, pairs)
+    return lists
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Numbers of views, splats per view, pixels, tiles, and bins."""
+
+    views: int
+    count: int
+    width: int
+    height: int
+    tile: int
+
+    @property
+    def splats(self) -> int:
+        return self.views * self.count
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Columns and rows of tiles."""
+        return -(-self.width // self.tile), -(-self.height // self.tile)
+
+    @property
+    def bins(self) -> tuple[int, int]:
+        """Columns and rows of bins."""
+        columns, rows = self.tiles
+        return -(-columns // SIDE.value), -(-rows // SIDE.value)
+
+    @property
+    def all_bins(self) -> int:
+        return self.views * self.bins[0] * self.bins[1]
+
+    def check(self, slots: int) -> None:
+        """Raise InputError if indices would exceed 32 bits, or a grid its limits."""
+        if max(self.splats + slots, 3 * self.width * self.height) > MAX_SLOTS or self.count > MAX_COUNT:
+            raise InputError(
+                f"{self.views} views of {self.count} Gaussians at {self.width} x {self.height} are too many for one "
+                "call; render fewer views at once"
+            )
+
+
+def _ranks(order: DepthOrder, estimator: CapacityEstimator) -> tuple[Int[Tensor, "V N"], Int[Tensor, " V"]]:
+    """Depth ranks, and the number of splats of each view that are drawn."""
+    if order.sizes is None:
+        keys = order.keys.flatten(0, -2)
+        return ranks_by_sorting(keys), (keys != NOT_DRAWN.value).sum(-1, dtype=torch.int32)
+    drawn = order.keys.shape[-1] - order.sizes[:, -1]
+    if estimator.is_crowded:
+        return ranks_by_sorting(order.keys.flatten(0, -2)), drawn
+    return depth_ranks(order, estimator.crowded), drawn
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """Bits of the bins, and the parts that their entries need."""
+
+    bits: Int[Tensor, "bins words"]
+    counts: Int[Tensor, "bins blocks"]
+    """Bits in each block of WORD_BLOCK words."""
+    lengths: Int[Tensor, " bins"]
+    part_ends: Int[Tensor, " bins"]
+    """Parts of all bins up to this one."""
+    used: Int[Tensor, " 1"]
+    """Zero."""
+
+
+def _mark(
+    table: Tensor, ranks: Int[Tensor, "V N"], slots: Int[Tensor, " *"], estimator: CapacityEstimator, sizes: _Sizes
+) -> _Marks:
+    """Write all splats of each view to its first slots, near to far, and mark the bins that they reach."""
+    words = -(-sizes.count // 32)
+    blocks = -(-words // WORD_BLOCK)
+    bits = torch.zeros(sizes.all_bins, words, dtype=torch.int32, device=table.device)
+    counts = torch.empty(sizes.all_bins, blocks, dtype=torch.int32, device=table.device)
+    used = torch.empty(1, dtype=torch.int64, device=table.device)
+    launch_mark(
+        (sizes.views, triton.cdiv(sizes.count, MARK_BLOCK)),
+        *(table, used, slots, slots, slots, slots, ranks, bits, slots, used, estimator.crowded),
+        *(sizes.count, words, *sizes.bins),
+        constants=(True, octave_bits(sizes.count), sizes.tile * SIDE.value, MARK_BLOCK),
+    )
+    _launch_count((sizes.all_bins, blocks), bits, counts, words, blocks, constants=(WORD_BLOCK,))
+    lengths = counts.sum(1, dtype=torch.int32)
+    part_ends = ((lengths + (PART.value - 1)) // PART.value).cumsum(0, dtype=torch.int64)
+    return _Marks(bits, counts, lengths, part_ends, used)
+
+
+def _list_tiles(
+    table: Tensor,
+    ranks: Int[Tensor, "V N"],
+    drawn: Int[Tensor, " V"],
+    sizes: _Sizes,
+    entries: CapacityEstimator,
+    pairs: CapacityEstimator,
+) -> tuple[TileLists, Int[Tensor, ""]]:
+    """Lists of the tiles, and the number of slots that they need."""
+
+    def new(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.int32, device=table.device)
+
+    num_parts = entries.capacity // PART.value
+    room = num_parts * PART.value  # for entries
+    slots = new(sizes.splats + room + pairs.capacity)
+    marks = _mark(table, ranks, slots, pairs, sizes)
+    owners, masks = new(num_parts), new(num_parts, PART.value // 32, TILES.value)
+    words, blocks = marks.bits.shape[1], marks.counts.shape[1]
+    bins = marks.part_ends, marks.lengths
+    _launch_enter(
+        (sizes.all_bins, blocks),
+        *(marks.bits, marks.counts, marks.lengths, marks.part_ends, slots, owners),
+        *(sizes.count, words, blocks, sizes.bins[0] * sizes.bins[1], sizes.splats, room),
+        constants=(WORD_BLOCK,),
+    )
+    counts = new(num_parts * TILES.value)
+    _launch_reach(
+        (num_parts,),
+        *(table, slots, owners, *bins, masks, counts),
+        *(sizes.all_bins, *sizes.bins, sizes.splats, room, *sizes.tiles),
+        constants=(sizes.tile,),
+    )
+    ends = counts.cumsum(0, dtype=torch.int64)
+    _launch_list(
+        (num_parts,),
+        *(masks, owners, *bins, counts, ends, slots, sizes.all_bins, sizes.splats, room, pairs.capacity),
+    )
+    columns, rows = sizes.tiles
+    ranges = new(sizes.views * columns * rows, 2)
+    _launch_ranges(
+        (sizes.all_bins,),
+        *(*bins, counts, ends, drawn, ranges, entries.overflow, pairs.overflow),
+        *(sizes.count, sizes.all_bins, *sizes.bins, sizes.splats, room, pairs.capacity, num_parts, columns, rows),
+    )
+    return TileLists(slots, ranges, marks.used, pairs.capacity, sizes.tile, pairs.overflow), ends[-1]

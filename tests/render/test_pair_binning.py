@@ -1,0 +1,213 @@
+"""Binning by pairs of splats and tiles: equal lists to those of the cells' binning, its fallbacks, and its choice."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from render_scenes import Scene, gradients, hard_scene, make_scene, stacked
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+import triton.language as tl
+
+from core.render import binning, binning_kernel, depth_ranks_kernel, pair_binning_kernel, triton_backend
+from core.render.binning import choose_binning
+from core.render.capacity import CapacityEstimator, capacity_estimator
+from core.render.depth_ranks_kernel import depth_ranks, ranks_by_sorting
+from core.render.pair_binning_kernel import PART
+from core.render.projection_kernel import project
+from core.render.splat_table import NOT_DRAWN, OCTAVES, DepthOrder, octave_bits
+from smpl_renderer.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def unmeasured():
+    """Capacities that no earlier test has estimated."""
+    capacity_estimator.cache_clear()
+
+
+def single(scene: Scene) -> Scene:
+    return scene.to(torch.float32).to(DEVICE)
+
+
+def listed(scene: Scene, by_pairs: bool, by_sorting: bool = False) -> list[list[int]]:
+    """Splats listed for each tile of 8 x 8 pixels."""
+    g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
+    table, order = project(g, c.viewmats[None].contiguous(), c.Ks[None].contiguous(), c.width, c.height, not by_pairs)
+    order = DepthOrder(order.keys) if by_sorting else order
+    module = pair_binning_kernel if by_pairs else binning_kernel
+    lists = module.bin_tiles(table, order, c.width, c.height, 8)
+    slots = lists.slots.tolist()
+    return [slots[first:last] for first, last in lists.ranges.tolist()]
+
+
+def render(scene: Scene, **options):
+    c = scene.cameras
+    white = torch.ones(3, device=DEVICE)
+    return triton_backend.rasterize(
+        scene.gaussians, c.viewmats, c.Ks, c.width, c.height, white, True, binning="pairs", **options
+    )
+
+
+def estimator_of(scene: Scene, kind: str) -> CapacityEstimator:
+    c = scene.cameras
+    views = c.batch_shape.numel()
+    return capacity_estimator(c.Ks.device, views, scene.gaussians.count, c.width, c.height, 8, None, kind)
+
+
+@pytest.mark.parametrize("by_sorting", [False, True])
+@pytest.mark.parametrize("count, views, width, height", [(50, 2, 75, 18), (40, 1, 140, 70), (9, 3, 8, 7)])
+def test_lists_are_those_of_the_other_binning(count, views, width, height, by_sorting):
+    scene = single(hard_scene(seed=count, count=count, views=views, width=width, height=height))
+    assert listed(scene, True, by_sorting) == listed(scene, False)
+
+
+def test_lists_of_several_parts_and_blocks_of_words(monkeypatch):
+    """More entries per bin than a part holds, and more ranks than a block of words."""
+    scene = single(make_scene(seed=1, count=600, width=30, height=20, size=0.02))
+    expected = listed(scene, False)
+    monkeypatch.setattr(pair_binning_kernel, "WORD_BLOCK", 4)
+    lists = listed(scene, True)
+    assert len({splat for splats in lists for splat in splats}) > 2 * PART.value
+    assert lists == expected
+
+
+def order_of(depths: Tensor, drawn: Tensor) -> DepthOrder:
+    """What the projection writes without lists, from depths [V, N] in double precision."""
+    keys = torch.where(drawn, depths.view(torch.int64), NOT_DRAWN.value)
+    bits = octave_bits(keys.shape[-1])
+    buckets = (depths.float().view(torch.int32) >> (23 - bits)) - ((127 - 4) << bits)
+    last = (OCTAVES.value << bits) - 1
+    buckets = torch.where(drawn, buckets.clamp(0, last - 1), last).long()
+    sizes = torch.zeros(len(keys), last + 1, dtype=torch.int64).scatter_add_(1, buckets, torch.ones_like(buckets))
+    arrivals = ((~drawn).cumsum(1) - 1).int()
+    return DepthOrder(keys.to(DEVICE), sizes.int().to(DEVICE), None, arrivals.to(DEVICE))
+
+
+def distributions() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    random = torch.rand(3, 150, generator=generator, dtype=torch.float64)
+    return {
+        "a body at 2 m": 2 + 0.5 * random,
+        "a tenth of a millimetre": 2 + 1e-4 * random,
+        "closer than single precision": 2 + 1e-7 * random,
+        "equal": torch.full_like(random, 1.7),
+        "all octaves and beyond": torch.exp(16 * random - 6),
+        "millimetres": 1e6 * (1 + random),
+        "a far one": torch.where(torch.arange(150) == 3, 1e30, 2 + random),
+    }
+
+
+@pytest.mark.parametrize("name", distributions())
+def test_ranks_are_those_of_a_stable_sort(name):
+    depths = distributions()[name]
+    drawn = torch.rand(depths.shape, generator=torch.Generator().manual_seed(1)) < 0.8
+    order = order_of(depths, drawn)
+    ranks = depth_ranks(order, torch.zeros(1, dtype=torch.int64, device=DEVICE)).cpu()
+    expected = ranks_by_sorting(order.keys).cpu()
+    assert torch.equal(ranks[drawn], expected[drawn])
+    assert torch.equal(ranks.sort(-1).values, torch.arange(150, dtype=torch.int32).expand(3, -1))
+
+
+def test_a_crowded_part_is_reported_and_sorted_from_the_next_call_on(monkeypatch):
+    monkeypatch.setattr(depth_ranks_kernel, "CROWDED", tl.constexpr(9))
+    estimator = CapacityEstimator(0, 10, on_cuda=DEVICE == "cuda")
+    depths = torch.full((1, 20), 2.0, dtype=torch.float64)
+    for _ in range(2):
+        ranks, counts = pair_binning_kernel._ranks(order_of(depths, depths > 0), estimator)
+        assert ranks.tolist() == [list(range(20))] and counts.tolist() == [20]  # equal depths keep their order
+        monkeypatch.setattr(pair_binning_kernel, "depth_ranks", None)
+        estimator.read_reports()
+        assert estimator.is_crowded
+
+
+def test_images_and_gradients_of_two_sets():
+    size = {"count": 40, "width": 21, "height": 18}
+    scene = single(stacked(hard_scene(seed=3, **size), hard_scene(seed=4, **size)))
+    double = scene.to(torch.float64)
+    actual, expected = render(scene), double.render(backend="torch", return_depth=True)
+    assert (actual.colors.double() - expected.colors).abs().max() < 1e-4
+    assert (actual.alphas.double() - expected.alphas).abs().max() < 1e-4
+    for of_cameras in (False, True):
+
+        def images(s: Scene, of_cameras=of_cameras):
+            own = s if of_cameras else Scene(s.gaussians, scene.cameras.to(s.cameras.Ks.dtype))
+            return own.render(backend="torch", return_depth=True) if s.cameras.Ks.dtype.itemsize == 8 else render(own)
+
+        reference = gradients(images, double)
+        for name, value in gradients(images, scene).items():
+            assert (value.double() - reference[name]).norm() < 1e-3 * reference[name].norm(), name
+
+
+@pytest.mark.parametrize("kind", ["pairs", "entries"])
+def test_lists_that_overflow_render_the_same_image_and_are_reported(kind, caplog):
+    scene = single(hard_scene(seed=6, count=24, views=2, width=70, height=9))
+    expected = render(scene)
+    estimator = estimator_of(scene, kind)
+    enough, estimator.capacity = estimator.capacity, {"pairs": 20, "entries": PART.value}[kind]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):  # the second call has the capacity that the first one reported
+            rendering = render(scene)
+            if scene.cameras.Ks.is_cuda:
+                torch.cuda.synchronize()
+            for a, e in zip(vars(rendering).values(), vars(expected).values()):
+                assert a is e is None or (a - e).abs().max() < 2e-6
+    assert estimator.capacity == enough
+    assert sum("exceeded the capacity" in message for message in caplog.messages) == 1
+
+
+def test_a_given_capacity_is_kept():
+    scene = single(hard_scene(seed=7, count=30, views=2, width=20, height=11))
+    expected = render(scene)
+    for _ in range(2):
+        assert (render(scene, capacity=5).colors - expected.colors).abs().max() < 2e-6
+
+
+def test_padding_changes_neither_images_nor_gradients():
+    """Sets of unequal size are padded with Gaussians of opacity 0, of which blocks are skipped."""
+    small, large = (single(make_scene(seed=seed, count=n, width=11, height=9)) for seed, n in ((1, 30), (2, 70)))
+    padded = small.gaussians.map(lambda x: torch.cat([x, x.new_full((40, *x.shape[1:]), float("nan"))]))
+    padded.opacities[30:] = 0
+    both = stacked(replace(small, gaussians=padded), large)
+    rendering = render(both)
+    for index, scene in enumerate((small, large)):
+        for name in ("colors", "alphas", "depths"):
+            assert torch.equal(getattr(rendering, name)[index], getattr(render(scene), name))
+    grads = gradients(lambda s: render(Scene(s.gaussians, both.cameras)), both)
+    for name in vars(both.gaussians):
+        assert (grads[name][0, 64:] == 0).all(), name  # blocks of padding alone
+
+
+def choice(views: int, count: int, size: int, binning: str | None = "auto") -> str:
+    return choose_binning(torch.device("cpu"), views, count, size, size, 8, None, binning)
+
+
+def test_auto_chooses_pairs_beyond_the_sizes_at_which_cells_were_measured_to_be_faster():
+    assert [choice(v, n, 512) for v, n in ((8, 13_000), (32, 28_000), (8, 80_000), (1, 80_000))] == ["cells"] * 4
+    assert [choice(v, n, 512) for v, n in ((32, 80_000), (8, 160_000), (1, 160_000))] == ["pairs"] * 3
+    assert choice(32, 28_000, 1024) == "pairs"
+
+
+def test_the_default_is_cells_unless_they_cannot_work(monkeypatch):
+    monkeypatch.delenv("HGG_BINNING", raising=False)
+    assert binning.DEFAULT_BINNING == "cells"
+    assert choice(32, 200_000, 512, None) == "cells"
+    assert choice(32, 1_000_000, 1024, None) == "pairs"  # 4 GB of bits
+    monkeypatch.setenv("HGG_BINNING", "pairs")
+    assert choice(1, 100, 64, None) == "pairs"
+    monkeypatch.setenv("HGG_BINNING", "squares")
+    with pytest.raises(InputError, match="auto, cells or pairs"):
+        choice(1, 100, 64, None)
+
+
+def test_lists_beyond_the_largest_capacity_choose_pairs(monkeypatch):
+    monkeypatch.delenv("HGG_BINNING", raising=False)
+    estimator = capacity_estimator(torch.device("cpu"), 1, 100, 64, 64, 8, None)
+    estimator.update(estimator.limit + 1)
+    assert choice(1, 100, 64, None) == "pairs"
