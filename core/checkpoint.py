@@ -25,6 +25,7 @@ from core.utils.ranges import MAX_IMAGE_SIZE, check_ranges
 from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.bounded_files import CONTENT_ERRORS
+from smpl_renderer.connectivity import Connectivity, build_connectivity
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 from smpl_renderer.tensor_files import open_tensors, save_tensors
@@ -185,8 +186,9 @@ def load_checkpoint(
     options = _model_options(metadata, path)
     if body is None:
         body = find_body(metadata["body"])
-    _check_shapes(path, metadata, options, body)
-    model = HumanGaussianGraph(options, body)
+    connectivity = build_connectivity(body, options.graph.neighbors)
+    _check_shapes(path, metadata, options, body, connectivity)
+    model = HumanGaussianGraph(options, body, connectivity)
     load_weights(model, path)
     return model.to(device).eval(), metadata
 
@@ -205,7 +207,9 @@ def _model_options(metadata: Metadata, path: Path) -> ModelOptions:
     return options
 
 
-def _check_shapes(path: Path, metadata: Metadata, options: ModelOptions, body: BodyModel) -> None:
+def _check_shapes(
+    path: Path, metadata: Metadata, options: ModelOptions, body: BodyModel, connectivity: Connectivity
+) -> None:
     """Compare what the options demand with the shapes that the file holds, before a network of any size is allocated.
 
     Raises:
@@ -221,7 +225,7 @@ def _check_shapes(path: Path, metadata: Metadata, options: ModelOptions, body: B
         raise InputError(f"{path}: states options of another network than that of its parameters; {remedy}")
     try:
         with torch.device("meta"):  # shapes without memory
-            network = HumanGaussianGraph(options, body)
+            network = HumanGaussianGraph(options, body, connectivity)
     except (ArithmeticError, InputError, RuntimeError, ValueError) as error:
         raise InputError(f"{path}: states options of no network ({error}); {remedy}") from error
     demanded = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

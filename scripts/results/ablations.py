@@ -70,8 +70,8 @@ class Ablation:
         trainer.run()
         steps, minutes = trainer.step, trainer.run_seconds() / 60
         del trainer  # frees its workers and CUDA graphs
-        gc.collect()
         if bench.device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
         session = bench.open(training.workspace / "model.safetensors")
         avatars = bench.avatars(session, InputSubset(), self.make)

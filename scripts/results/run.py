@@ -73,6 +73,6 @@ def _summary(mean: dict[str, dict[str, float]]) -> str:
 
 def _release_memory() -> None:
     """Free the GPU memory of a row, for the next row and for other processes."""
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
