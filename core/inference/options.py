@@ -44,6 +44,9 @@ class InferenceOptions:
     """Gradient steps that correct the body fits of the inputs (and, with several cameras, their poses) and the colour
     gains of the images by renderings of a first avatar, before the avatar is made again; 0: none. By default 40 for a
     capture that was made of one's own images or video, none for others."""
+    complete: bool = True
+    """Take the colours of what no input image shows from what was seen: the other side, around a limb, hair. Of use
+    with one image or few; with images from all around it has almost no effect."""
     backend: str = "auto"
     """Rasterizer: auto (triton on CUDA, else numba), torch, numba, triton, gsplat, diff_gaussian_rasterization."""
     nearest: Literal["auto", "torch_cluster", "pytorch3d"] = "auto"

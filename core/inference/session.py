@@ -177,6 +177,7 @@ def session_settings(session: Session) -> dict:
         "device": torch.cuda.get_device_name() if session.device.type == "cuda" else "cpu",
         "precision": session.precision,
         "refinement": asdict(session.refiner.options) if session.refiner.options.steps else None,
+        "completion": session.options.complete,
         "backend": backend_name(session.backend, session.device),
         "supersampling": session.supersampling(session.protocol.image_size),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

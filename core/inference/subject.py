@@ -20,6 +20,7 @@ from core.inference.aligned_inputs import apply_alignment, describe_alignment
 from core.inference.alignment import Alignment
 from core.inference.options import InferenceOptions
 from core.inference.session import Session
+from core.model.completion import complete_colors
 from core.types.cameras import Cameras
 from core.types.frames import Frames
 from smpl_renderer.body_files import STANDIN_BODY, load_body
@@ -114,7 +115,7 @@ def align_inputs(session: Session, inputs: Frames, on_step: Callable[[], object]
 
 
 def make_avatar(session: Session, inputs: Frames, on_step: Callable[[], object] = lambda: None) -> Avatar:
-    """Make the avatar of one subject from its input frames [F, C]; refined, unless refinement is off.
+    """Make the avatar of one subject from its input frames [F, C]; completed and refined, unless these are off.
 
     Args:
         on_step: Called after the network and after each step of the refinement.
@@ -122,6 +123,8 @@ def make_avatar(session: Session, inputs: Frames, on_step: Callable[[], object] 
     with session.autocast():
         avatar = session.model(Frames.stack([inputs])).avatar[0]
     on_step()
+    if session.options.complete:
+        avatar = complete_colors(avatar, session.body, inputs, session.backend)
     return session.refiner(avatar, inputs, on_step)
 
 

@@ -110,7 +110,7 @@ class Bench:
     def open(self, checkpoint: Path) -> Session:
         """Load a network as `infer.py` does, without refinement."""
         options = self.options
-        how = {"protocol": "full", "device": options.device, "backend": options.backend, "refine": 0}
+        how = {"protocol": "full", "device": options.device, "backend": options.backend, "refine": 0, "complete": False}
         return open_session(InferenceOptions(self.test, checkpoint=checkpoint, **how))
 
     def target_settings(self, size: int) -> dict:
