@@ -1,8 +1,9 @@
 """Gaussians without a skeleton in the formats of web viewers and engines: `.splat`, compressed `.ply`, SPZ and SOG.
 
-All of them use the axes of 3DGS (y down, see `ply.py`). `.splat` is written here: for each Gaussian, in order of
-decreasing size times opacity, 32 bytes: centre and scale as float32, colour and opacity, and the quaternion
-(w, x, y, z) as 128 + 128 q. The others are converted from `.ply` by the package gaussforge, which is optional.
+All of them use the axes of 3DGS (y down, see `ply.py`), except SPZ, whose axes are right, up and back. `.splat` is
+written here: for each Gaussian, in order of decreasing size times opacity, 32 bytes: centre and scale as float32,
+colour and opacity, and the quaternion (w, x, y, z) as 128 + 128 q. The others are converted from `.ply` by the package
+gaussforge, which is optional.
 """
 
 import tempfile
@@ -48,7 +49,8 @@ def save_converted(path: Path, gaussians: Gaussians, file_format: str) -> None:
         raise InputError(f"--to {file_format} needs a package: pip install gaussforge (or use --to ply)") from error
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "gaussians.ply"
-        save_ply(source, gaussians)
+        # Readers of SPZ turn right, up, back to right, down, front; gaussforge copies coordinates as they are.
+        save_ply(source, in_viewer_axes(gaussians) if file_format == "spz" else gaussians)
         result = GaussForge().convert(source.read_bytes(), "ply", file_format)
     if "data" not in result:
         raise InputError(f"{path}: gaussforge cannot write {file_format} ({result.get('error')}); use --to ply")
