@@ -52,8 +52,10 @@ class MediaPipeReader:
         self, image: RGB, searched: RGB, people: list[Person], details: bool, covered: np.ndarray | None = None
     ) -> None:
         for square, score in self._detector(searched):
-            square = self._whole_body(searched, square)
-            person = self._landmarker(searched, square, passes=2, details=details)
+            rough, closer = self._landmarker.locate(searched, square)
+            if covered is None:
+                closer = self._whole_body(searched, square, rough, closer)
+            person = self._landmarker(searched, closer, passes=1, details=details)
             confident = person.landmarks.score >= 0.4 or score >= 0.6
             if covered is not None:  # a painted silhouette must not be taken for another person
                 known = _inside(person.landmarks, covered)
@@ -61,24 +63,30 @@ class MediaPipeReader:
             if confident and not any(same_person(person.landmarks, other.landmarks) for other in people):
                 people.append(person)
 
-    def _whole_body(self, image: RGB, square: Square) -> Square:
-        """The square itself, or a larger, upright one in which the network finds a larger body around the same part.
+    def _whole_body(self, image: RGB, square: Square, found: Landmarks, closer: Square) -> Square:
+        """Square about the body: `closer`, or that of a larger body around the same part.
 
         In a square that cuts the body, or is turned upside down, the network takes a part for the whole. Wide clothes
-        and unusual poses bring the detector to such squares.
+        and unusual poses bring the detector to such squares. Larger, upright ones show whether it did.
+
+        Args:
+            square: The detector's square.
+            found, closer: Landmarks in it, and the square that follows from them.
         """
-        found = self._landmarker(image, square, passes=2, details=False).landmarks
         for _ in range(3):
             small = found.size < 0.2 * max(image.shape[:2])
             for factor in (1.6, 4.0, 10.0) if small else (1.6,):
                 larger = Square(square.center, factor * square.side, 0.0)
-                other = self._landmarker(image, larger, passes=2, details=False).landmarks
+                other, other_closer = self._landmarker.locate(image, larger)
+                if other.size < found.size:
+                    continue
+                other, _ = self._landmarker.locate(image, other_closer)
                 if other.score >= 0.9 and other.size > GROWTH * found.size and _share_in_box(found, other) > 0.9:
                     break
             else:
-                return square
-            square, found = larger, other
-        return square
+                return closer
+            square, found, closer = larger, other, other_closer
+        return closer
 
     def follow(self, image: RGB, previous: Landmarks, *, details: bool = False) -> Person | None:
         image = brightened(image)

@@ -226,24 +226,21 @@ class PoseLandmarker:
         Args:
             details: Also return a mask, and average the results of the crop and of its mirror image.
         """
-        side = self._network.side
-        for _ in range(passes):
-            read_square, crop = square, square.crop(image, side)
-            reading = self._read(crop)
-            A = square.to_image(side)
-            square = body_square(*apply_affine(A, reading.marks[33:35, :2]))
+        for _ in range(passes - 1):
+            square = self.locate(image, square)[1]
+        crop = square.crop(image, self._network.side)
+        reading = self._read(crop)
         if details:
-            reading = reading.averaged(self._read(crop[:, ::-1]).mirrored(side))
-        cos, sin = np.cos(read_square.angle), np.sin(read_square.angle)
-        world = reading.world.copy()
-        world[:, :2] = world[:, :2] @ np.array([[cos, sin], [-sin, cos]])
-        landmarks = Landmarks(
-            points=apply_affine(A, reading.marks[:NUM_LANDMARKS, :2]),
-            visibility=sigmoid(reading.marks[:NUM_LANDMARKS, 3]) * sigmoid(reading.marks[:NUM_LANDMARKS, 4]),
-            world=world,
-            score=reading.score,
-        )
-        return Person(landmarks, unwarp_logits(reading.mask, A, image.shape[:2]) if details else None)
+            reading = reading.averaged(self._read(crop[:, ::-1]).mirrored(self._network.side))
+        A = square.to_image(self._network.side)
+        mask = unwarp_logits(reading.mask, A, image.shape[:2]) if details else None
+        return Person(reading.landmarks(A, square.angle), mask)
+
+    def locate(self, image: RGB, square: Square) -> tuple[Landmarks, Square]:
+        """The landmarks in a square, and the square that follows from them."""
+        A = square.to_image(self._network.side)
+        reading = self._read(square.crop(image, self._network.side))
+        return reading.landmarks(A, square.angle), body_square(*apply_affine(A, reading.marks[33:35, :2]))
 
     def _read(self, crop: Float[np.ndarray, "S S 3"]) -> "_Reading":
         out = self._network(crop)
@@ -261,6 +258,18 @@ class _Reading:
     world: Float[np.ndarray, "33 3"]
     mask: Float[np.ndarray, "S S"]
     score: float
+
+    def landmarks(self, A: Affine, angle: float) -> Landmarks:
+        """Landmarks in the image, for a square turned by `angle` that `A` maps to the image."""
+        cos, sin = np.cos(angle), np.sin(angle)
+        world = self.world.copy()
+        world[:, :2] = world[:, :2] @ np.array([[cos, sin], [-sin, cos]])
+        return Landmarks(
+            points=apply_affine(A, self.marks[:NUM_LANDMARKS, :2]),
+            visibility=sigmoid(self.marks[:NUM_LANDMARKS, 3]) * sigmoid(self.marks[:NUM_LANDMARKS, 4]),
+            world=world,
+            score=self.score,
+        )
 
     def mirrored(self, side: int) -> "_Reading":
         """The reading of the mirror image: x turned round, left and right exchanged."""
