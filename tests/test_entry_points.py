@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from forked_script import run_script
 from safetensors import SafetensorError
 
 from core.utils import environment
@@ -185,13 +186,7 @@ def test_names_of_the_maximum_length_are_written(tmp_path):
 )
 def test_numbers_out_of_range_are_one_line(arguments, tmp_path):
     name, value = arguments[-2:]
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / arguments[0]), *arguments[1:]],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_script(*arguments, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"error: {name} must be ") and f"got {value}" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -82,6 +82,5 @@ def options(benchmark_root, checkpoint, tmp_path, monkeypatch) -> ResultsOptions
         optimum_steps=3,
         refine_steps=2,
         device="cpu",
-        backend="torch",
         commit="abc",
     )

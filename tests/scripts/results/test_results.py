@@ -47,8 +47,8 @@ def test_metrics_equal_those_of_infer(options, tmp_path, monkeypatch):
             evaluate=True,
             protocol="full",
             device="cpu",
-            backend="torch",
             refine=0,
+            complete=False,
             video_size=16,
             video_frames=2,
         )
@@ -334,22 +334,16 @@ def test_ready_crops_are_preferred_for_training(options, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_share_a_folder(options, tmp_path):
-    """Each process measures other rows; the exit status is 1 if a row fails."""
+    """Each process measures other rows."""
     common = [sys.executable, ROOT / "scripts" / "results.py", "--root", options.root, "--out", options.out]
     common += ["--checkpoint", options.checkpoint, "--image-size", 32, "--device", "cpu", "--optimum-steps", 2]
     jobs = [
         subprocess.Popen(list(map(str, [*common, "--rows", *rows])), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for rows in (("views-1", "mean-color"), ("optimum", "frames-1"))
+        for rows in (("views-1",), ("mean-color", "vertex-color"))
     ]
     outputs = [job.communicate() for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], outputs
-    assert sorted(p.name for p in options.out.iterdir()) == [
-        *("frames-1.json", "mean-color.json", "optimum.json", "views-1.json")
-    ]
-    failing = [*common, "--rows", "ours", "views-2", "--checkpoint", "no_such.safetensors"]
-    result = subprocess.run(list(map(str, failing)), capture_output=True, text=True)
-    assert result.returncode == 1 and "no_such.safetensors" in result.stderr
-    assert "failed: ours, views-2" in result.stderr and "Traceback" not in result.stderr
+    assert sorted(p.name for p in options.out.iterdir()) == [*("mean-color.json", "vertex-color.json", "views-1.json")]
 
 
 def test_the_exit_status_is_1_if_a_row_failed(options, monkeypatch):
