@@ -3,13 +3,13 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from bent_captures import TINY, assert_same, each_camera, edit, images, masks, pairs, pixels, read, write_sound
+from forked_script import run_script
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
@@ -17,7 +17,6 @@ from core.data.capture import Capture
 from core.data.conversion import convert_capture
 from core.data.readers import open_capture
 from smpl_renderer.errors import InputError
-from smpl_renderer.files import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +168,7 @@ def move_fit(fit: dict, R: np.ndarray, body) -> None:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/convert_capture.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return run_script("scripts/convert_capture.py", *arguments)
 
 
 def test_the_script_writes_a_folder_per_subject_and_never_twice(folder, tmp_path):

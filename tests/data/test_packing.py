@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from forked_script import run_script
 from PIL import Image
 from tiny_capture import TinyCapture
 
@@ -93,10 +94,8 @@ def test_only_what_the_list_names_and_what_has_a_fit_is_packed(root, body, tmp_p
 
 @pytest.mark.slow
 def test_the_script_goes_on_and_never_touches_the_originals(root, tmp_path):
-    script = [sys.executable, str(REPOSITORY / "scripts" / "prepare_data.py"), "--root", str(root), "--height", "64"]
-    done = subprocess.run(
-        [*script, "--out", str(tmp_path), "--workers", "0"], capture_output=True, text=True, check=False
-    )
+    script = ["scripts/prepare_data.py", "--root", root, "--height", "64"]
+    done = run_script(*script, "--out", tmp_path, "--workers", "0")
     assert done.returncode == 0 and "2 subjects in" in done.stderr, done.stderr
     assert [entry.subject for entry in find_subjects(tmp_path)] == ["209001", "209002"]
     (kept,) = (tmp_path / "209001" / "capture.json",)

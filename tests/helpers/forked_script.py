@@ -45,6 +45,9 @@ def run_script(
     Returns:
         Exit status (negative for a signal), stdout and stderr.
     """
+    for thread in threading.enumerate():  # of a compiler, whose locks would stay closed in the fork
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         process = os.fork()
         if process == 0:

@@ -2,13 +2,13 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from forked_script import run_script
 from motion_files import Truth, write_bvh
 from PIL import Image
 
@@ -68,8 +68,7 @@ def avatar_file(plain: Avatar, tmp_path_factory) -> Path:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--device", "cpu"]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_script(SCRIPT, *arguments, "--device", "cpu")
 
 
 @pytest.mark.slow

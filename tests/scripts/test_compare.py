@@ -2,11 +2,10 @@
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_script import run_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
 
@@ -33,7 +32,7 @@ def compare(folder, a, b):
         (folder / name).mkdir()
         (folder / name / "metrics.json").write_text(json.dumps(metrics))
         paths.append(folder / name / "metrics.json")
-    return subprocess.run([sys.executable, SCRIPT, *paths], capture_output=True, text=True)
+    return run_script(SCRIPT, *paths)
 
 
 def test_both_values_and_their_difference_are_printed(tmp_path, metrics):

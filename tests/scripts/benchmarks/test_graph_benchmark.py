@@ -1,12 +1,11 @@
 """scripts/benchmark.py graph: output, and a realistic distribution of Gaussians over the vertices."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked_script import run_script
 
 from scripts.benchmarks.graph import random_assignment
 
@@ -19,8 +18,7 @@ def test_graph_prints_tables_and_writes_timings(tmp_path):
     job = ["--queries", 1, 2, "--features", 16, "--layers", 1, "--frames", 2, "--gaussians", 20, "--dtypes", "fp32"]
     job += ["--operations", "reference", "kernels", "recorded"]  # the last by its earlier name
     job += ["--repeats", 1, "--device", "cpu", "--out", out]
-    command = [sys.executable, SCRIPT, "graph", *map(str, job)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = run_script(SCRIPT, "graph", *job)
     assert result.returncode == 0, result.stderr
     assert "forward + backward ms" in result.stdout and "nearest vertex" in result.stdout
     results = json.loads(out.read_text())

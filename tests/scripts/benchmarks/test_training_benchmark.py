@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked_script import run_script
 from tiny_capture import TinyCapture
 
 from core.data.dataset import load_frames
@@ -28,8 +27,7 @@ def root(tmp_path_factory, body) -> Path:
 
 
 def benchmark(*arguments) -> str:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = run_script(SCRIPT, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
