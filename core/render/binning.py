@@ -2,7 +2,7 @@
 
 `cells` (`binning_kernel.py`) was measured at up to 200,000 Gaussians in up to 32 views: 1.5 to 2.5 times as fast as
 gsplat as long as the bits of all cells of 2 x 2 tiles fit in `MAX_BITS_BYTES`, slower beyond. `pairs`
-(`pair_binning_kernel.py`) is tested in Triton's interpreter, and its time on a GPU is not measured yet
+(`pair_binning.py`) is tested in Triton's interpreter, and its time on a GPU is not measured yet
 (docs/benchmarks.md has the predictions). Therefore `DEFAULT_BINNING` is `cells`; once `pairs` is measured to be faster
 where `auto` selects it, `auto` becomes the default.
 """

@@ -80,7 +80,7 @@ def capacity_estimator(
         count: Splats per view.
         tile: Side of a tile in pixels.
         capacity: A fixed number of slots, or None to estimate it.
-        kind: Lists of which binning: `binning_kernel.py`, or entries or pairs of `pair_binning_kernel.py`, which
+        kind: Lists of which binning: `binning_kernel.py`, or entries or pairs of `pair_binning.py`, which
             counts them before it writes the first.
     """
     on_cuda, num_splats = device.type == "cuda", num_views * count

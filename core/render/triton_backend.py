@@ -1,7 +1,7 @@
 """Backend `triton`: the definition of `core/render/torch_backend.py` as GPU kernels that need no build step.
 
 Three stages: `projection_kernel.py` projects Gaussians to a table of splats, `binning_kernel.py` or
-`pair_binning_kernel.py` lists the splats of each tile (`binning.py` chooses), `compositing_kernel.py` composites the
+`pair_binning.py` lists the splats of each tile (`binning.py` chooses), `compositing_kernel.py` composites the
 tiles. All sets and cameras share one set of launches. Only the first call with given sizes synchronises with the
 device; see the binnings for what happens if lists overflow later.
 
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.render import binning_kernel, pair_binning_kernel
+from core.render import binning_kernel, pair_binning
 from core.render.binning import Binning, choose_binning
 from core.render.compositing_kernel import composite, composite_backward
 from core.render.launch import aligned
@@ -136,7 +136,7 @@ class _Composite(torch.autograd.Function):
 def _bin_tiles(
     table: Tensor, order: DepthOrder, width: int, height: int, capacity: int | None, binning: Binning
 ) -> TileLists:
-    bin_tiles = (binning_kernel if binning == "cells" else pair_binning_kernel).bin_tiles
+    bin_tiles = (binning_kernel if binning == "cells" else pair_binning).bin_tiles
     return bin_tiles(table, order, width, height, TILE, capacity)
 
 

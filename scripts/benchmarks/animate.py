@@ -15,7 +15,8 @@ from core.types.cameras import Cameras
 from core.utils.device import DeviceName, pick_device
 from core.utils.ranges import Count, ImageSize
 from scripts.benchmarks.common import graph_replay, median_ms, peak_mb, report
-from scripts.benchmarks.render import CAPTURABLE, ring
+from scripts.benchmarks.render_job import CAPTURABLE
+from scripts.benchmarks.splat_scenes import ring
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.body_model import JOINT_NAMES, BodyModel
 from smpl_renderer.types import BodyParams

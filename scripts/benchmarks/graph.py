@@ -17,7 +17,7 @@ from core.runtime.cuda_graphs import AsyncCount
 from core.utils.device import DeviceName, pick_device
 from core.utils.ranges import Count
 from scripts.benchmarks.common import median_ms, peak_mb, report
-from scripts.benchmarks.render import body_cloud
+from scripts.benchmarks.splat_scenes import body_cloud
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.connectivity import build_connectivity
 from smpl_renderer.dispatch import reference_operations

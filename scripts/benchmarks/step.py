@@ -27,7 +27,7 @@ from core.types.frames import Frames, Sample
 from core.utils.device import DeviceName, pick_device
 from core.utils.ranges import Count
 from scripts.benchmarks.common import WARM_UP, median_ms, peak_mb, report
-from scripts.benchmarks.render import ring
+from scripts.benchmarks.splat_scenes import ring
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.dispatch import reference_operations

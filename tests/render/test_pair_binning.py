@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 import triton.language as tl
 
-from core.render import binning, binning_kernel, depth_ranks_kernel, pair_binning_kernel, triton_backend
+from core.render import binning, binning_kernel, depth_ranks_kernel, pair_binning, triton_backend
 from core.render.binning import choose_binning
 from core.render.capacity import CapacityEstimator, capacity_estimator
 from core.render.depth_ranks_kernel import depth_ranks, ranks_by_sorting
@@ -41,7 +41,7 @@ def listed(scene: Scene, by_pairs: bool, by_sorting: bool = False) -> list[list[
     g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
     table, order = project(g, c.viewmats[None].contiguous(), c.Ks[None].contiguous(), c.width, c.height, not by_pairs)
     order = DepthOrder(order.keys) if by_sorting else order
-    module = pair_binning_kernel if by_pairs else binning_kernel
+    module = pair_binning if by_pairs else binning_kernel
     lists = module.bin_tiles(table, order, c.width, c.height, 8)
     slots = lists.slots.tolist()
     return [slots[first:last] for first, last in lists.ranges.tolist()]
@@ -72,7 +72,7 @@ def test_lists_of_several_parts_and_blocks_of_words(monkeypatch):
     """More entries per bin than a part holds, and more ranks than a block of words."""
     scene = single(make_scene(seed=1, count=600, width=30, height=20, size=0.02))
     expected = listed(scene, False)
-    monkeypatch.setattr(pair_binning_kernel, "WORD_BLOCK", 4)
+    monkeypatch.setattr(pair_binning, "WORD_BLOCK", 4)
     lists = listed(scene, True)
     assert len({splat for splats in lists for splat in splats}) > 2 * PART.value
     assert lists == expected
@@ -120,9 +120,9 @@ def test_a_crowded_part_is_reported_and_sorted_from_the_next_call_on(monkeypatch
     estimator = CapacityEstimator(0, 10, on_cuda=DEVICE == "cuda")
     depths = torch.full((1, 20), 2.0, dtype=torch.float64)
     for _ in range(2):
-        ranks, counts = pair_binning_kernel._ranks(order_of(depths, depths > 0), estimator)
+        ranks, counts = pair_binning._ranks(order_of(depths, depths > 0), estimator)
         assert ranks.tolist() == [list(range(20))] and counts.tolist() == [20]  # equal depths keep their order
-        monkeypatch.setattr(pair_binning_kernel, "depth_ranks", None)
+        monkeypatch.setattr(pair_binning, "depth_ranks", None)
         estimator.read_reports()
         assert estimator.is_crowded
 

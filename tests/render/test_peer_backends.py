@@ -8,7 +8,7 @@ from render_scenes import Scene, crop_cameras, gradients, make_scene, take
 
 from core.render import available_backends, rasterize
 from core.types.gaussians import Gaussians
-from scripts.benchmarks.render import body_cloud, ring
+from scripts.benchmarks.splat_scenes import body_cloud, ring
 
 pytestmark = pytest.mark.gpu
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from core.render import rasterize
-from scripts.benchmarks.render import RenderTiming, body_cloud, default_backends, ring, time_render, with_ratios
+from scripts.benchmarks.render import RenderTiming, default_backends, time_render, with_ratios
+from scripts.benchmarks.splat_scenes import body_cloud, ring
 from smpl_renderer.errors import InputError
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark.py"
@@ -69,7 +70,7 @@ def test_cases_that_exceed_the_memory_have_no_timings(monkeypatch):
     def fail(*args, **kwargs):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("scripts.benchmarks.render.rasterize", fail)
+    monkeypatch.setattr("scripts.benchmarks.render_job.rasterize", fail)
     timing = time_render("torch", 10, 1, 16, 1, torch.device("cpu"))
     assert timing == RenderTiming("torch", 10, 1, 16)
     assert with_ratios([timing]) == [timing]
