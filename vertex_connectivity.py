@@ -5,6 +5,8 @@
 Training computes them itself without a file (`--connectivity`). smpl_renderer/connectivity.py defines them.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 from core.utils.environment import require
 
 require()

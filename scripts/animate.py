@@ -4,6 +4,8 @@ AVATAR is an `avatar.safetensors` that infer.py wrote, MOTION the name of a buil
 dance, sit, squat), or a motion file: BVH, AMASS, SMPL results, GVHMR, WHAM, ... (docs/motion.md).
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

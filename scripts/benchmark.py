@@ -1,5 +1,7 @@
 """Time parts of the project on this machine: python scripts/benchmark.py render [options]"""
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

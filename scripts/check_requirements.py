@@ -5,8 +5,15 @@ therefore it parses requirements itself instead of by `packaging`. It supports t
 `name>=1.2`, `name==1.2`, comments and `-r other.txt`.
 """
 
-import re
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036 - the interpreter may be older, and lack what is imported below
+    sys.stdout.write("Python 3.10 or newer (this is {}.{})\n".format(*sys.version_info))
+    sys.exit(1)
+
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -50,9 +57,6 @@ def is_met(requirement: str) -> bool:
 
 def main(paths: list[str]) -> int:
     """Print the unsatisfied requirements on one line; return 0 if there are none, else 1."""
-    if sys.version_info < (3, 10):  # noqa: UP036 - the interpreter may be older
-        print(f"Python >= 3.10 (this is {sys.version.split()[0]})")
-        return 1
     wanted = dict.fromkeys(line for path in paths for line in requirements(Path(path)))
     missing = [line for line in wanted if not is_met(line)]
     if missing:

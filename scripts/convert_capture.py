@@ -5,6 +5,8 @@
 Cameras, names, fits and the body are kept; images are copied. docs/data.md describes both layouts.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

@@ -4,21 +4,26 @@ Reports packages, device, backends, bodies, data, checkpoints and optional packa
 mends it. Exit status 0 if `python infer.py` can run, else 1.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from core.utils.environment import MODULES, enable_fused_multiply_add, require_python, use_passive_waiting
+
+require_python()
+
 import argparse
 import importlib.util
 import json
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from core.utils.environment import MODULES, enable_fused_multiply_add, use_passive_waiting
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 PRESET_MEMORY = {"tiny": 16, "small": 40, "big": 80}
@@ -69,8 +74,6 @@ def main() -> int:
 def examine() -> Iterator[Finding]:
     """All findings; those that need the packages only if they are there."""
     yield Finding("system", OK, f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    if sys.version_info < (3, 10):  # noqa: UP036 - the report is for older versions
-        yield Finding("python", PROBLEM, "Python 3.10 or newer is needed", "bash scripts/setup.sh")
     yield from _resources()
     missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "numpy", "tyro", "av") if name not in missing)

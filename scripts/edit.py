@@ -3,6 +3,8 @@
 Several avatars of one person are merged first. Then parts are kept or hidden, recoloured, and Gaussians pruned.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

@@ -3,16 +3,19 @@
 AVATAR is an `avatar.safetensors` that infer.py wrote, or an 8-bit avatar that this script wrote.
 """
 
-import logging
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from core.utils.environment import require
 
 require()
+
+import logging
+from typing import Annotated, Literal
 
 import torch
 import tyro

@@ -4,6 +4,8 @@ Each frame's body is written to optimized_smpl_points/ of its subject. An interr
 With --standin the shipped body is fitted to the vertices of SMPL's fits, in a copy beside ROOT, without SMPL's file.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

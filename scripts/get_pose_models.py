@@ -4,6 +4,8 @@ They are MediaPipe's person detector and its landmark networks of body and hands
 Nothing of the package is installed or run. `--heavy` adds the largest body network (28 MB) from its npm package.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

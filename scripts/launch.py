@@ -3,18 +3,21 @@
 Takes the arguments of `accelerate launch`, and exits with the status of the process that failed first.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from core.utils.environment import require
+from core.utils.environment import LAUNCHED, require
 
 require()
 
 import argparse
 import contextlib
 import logging
+import os
 import signal
 import subprocess
 from typing import NoReturn
@@ -31,6 +34,7 @@ def main() -> None:
     """Start the processes and wait for them."""
     # After a failure this logger writes many lines about stopping the other processes.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    os.environ[LAUNCHED] = "1"
     for number in (signal.SIGTERM, signal.SIGINT):  # the launcher of several processes has handlers of its own
         signal.signal(number, _stop_process)
     start_one, launch.simple_launcher = launch.simple_launcher, lambda args: start_one(_of_one_process(args))

@@ -4,6 +4,8 @@ configs/benchmark.json defines the people, which are equal on all machines. An i
 captures are kept.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

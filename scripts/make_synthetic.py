@@ -3,6 +3,8 @@
 The same seed gives the same people. An interrupted run resumes: complete captures are kept.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

@@ -5,6 +5,8 @@ Images are drawn, read by the landmark network and stored at first use; masks an
 pose2sim is such a folder, once its videos and its calibration/ lie in one.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

@@ -5,6 +5,8 @@ and a calibration. DIR receives capture.json with images, masks and body fits, a
 are. `python infer.py DIR` makes the avatar. docs/own_capture.md explains how to film.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

@@ -5,6 +5,8 @@ Without, it holds captures with smaller images (capture.json), for any crop and 
 --data.root packed --data.no-verify.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Measure the rows of docs/results.md: python scripts/results.py --root benchmark --checkpoint model.safetensors"""
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 

@@ -4,17 +4,20 @@ For each capture, the input images of one frame on the left and its avatar, in m
 right. The avatars are those that `infer.py CAPTURE` wrote.
 """
 
-import io
-import logging
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
-from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from core.utils.environment import require
 
 require()
+
+import io
+import logging
+from typing import Annotated
 
 import torch
 import tyro

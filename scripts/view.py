@@ -4,6 +4,8 @@ Opens a page on this machine: orbit, motions with a timeline, joints and shape b
 no input image shows, screenshots, and camera paths rendered to videos.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 
@@ -78,7 +80,8 @@ def open_viewer(
         avatar = load_any_avatar(path)
         model = find_avatar_body(avatar, body)
         loaded[str(path)] = (avatar, model)
-        if (seen := load_views_seen(path, model.num_vertices)) is not None:
+        seen = load_views_seen(path, model.num_vertices)
+        if seen is not None:
             views_seen[str(path)] = seen
     first_body = next(iter(loaded.values()))[1]
     motions = {name: open_motion(name, first_body) for name in motion}

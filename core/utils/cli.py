@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from core.utils.aliases import current_flags
+from core.utils.environment import SIGNALS
 from smpl_renderer.errors import InputError
 
 _STORAGE_REMEDIES = {
@@ -64,27 +65,31 @@ _RUNTIME_ERRORS = (
 def run(main: Callable[[], object]) -> None:
     """Run the `main` of a program: log to stderr; errors that a user can mend end in one line and exit status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("torch").setLevel(logging.WARNING)  # as PyTorch does, also if its import is interrupted
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
     before, threading.excepthook = threading.excepthook, _report_thread_error
     try:
+        SIGNALS.is_raised = True
         main()
         _flush()
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        raise SystemExit(130) from None
+        raise SystemExit(SIGNALS.report()) from None
     except SystemExit:  # of --help, for example
         _flush()
         raise
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _has_no_reader():
             _exit_without_reader()
+        if SIGNALS.received:  # an error that the interruption has caused, as of modules that are half imported
+            raise SystemExit(SIGNALS.report()) from None
         message = user_message(error)
         if message is None:
             raise
         sys.stderr.write(f"error: {message}\n")
         raise SystemExit(2) from None
     finally:
+        SIGNALS.is_raised = False
         threading.excepthook = before
 
 
