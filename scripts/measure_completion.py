@@ -56,6 +56,8 @@ class Options:
     """Steps of the refinement of each avatar."""
     novel: Count = 1
     """Held-out frames beside the first observed one, in whose target views avatars are measured."""
+    lpips: bool = False
+    """Also measure LPIPS (VGG), which takes most of the time on a CPU."""
     size: ImageSize = 256
     """Side of the target images."""
     checkpoint: Path = SHIPPED_CHECKPOINT
@@ -73,7 +75,7 @@ def main(options: Options) -> None:
     how = {"checkpoint": options.checkpoint, "device": options.device, "refine": options.refine}
     session = open_session(InferenceOptions(options.captures, protocol="full", evaluate=True, **how))
     paths = session.subjects[: options.subjects or None]
-    metric_suite = MetricSuite(session.device, ("lpips",))
+    metric_suite = MetricSuite(session.device, ("lpips",) if options.lpips else ())
     records = []
     for path, (name, subset) in tqdm([(p, s) for p in paths for s in subsets.items()], unit="avatar"):
         records += _measure(session, path, name, subset, options, metric_suite)
