@@ -8,6 +8,7 @@ gradient flows through them.
 Not in the paper. As in G3R (Chen et al., ECCV 2024), gradients are inputs of a network.
 """
 
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,13 +16,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from core.avatar.avatar import Avatar, skin_gaussians
+from core.avatar.avatar import TENSOR_FIELDS, Avatar, skin_gaussians
 from core.avatar.rendering import render_gaussians
 from core.model.decode import shift_logits
+from core.render.backends import backend_name
+from core.runtime.cuda_graphs import CudaGraphCache
 from core.types.frames import Frames
 from smpl_renderer.rotations import quat_multiply
-from smpl_renderer.types import PosedBody
+from smpl_renderer.types import BodyParams, PosedBody
 
+CAPTURES_FEEDBACK = False
+"""Whether rounds are replayed from CUDA graphs: not before its tests have run on a GPU, and its times are known."""
+CHANGED_FIELDS = ("offsets", "quats", "scales", "opacities", "colors")
+"""Fields of an avatar that corrections change."""
 MAX_IMAGES = 16
 """Maximum number of rendered images per subject and round: some of the frames (at least one), in all views. The next
 round has other frames."""
@@ -69,6 +76,12 @@ class RenderingErrors:
         return torch.asinh(torch.cat(parts, -1))
 
 
+def captures_feedback() -> bool:
+    """True if rounds are replayed from CUDA graphs by default: `CAPTURES_FEEDBACK`, or HGG_FEEDBACK_GRAPHS=0 or 1."""
+    chosen = os.environ.get("HGG_FEEDBACK_GRAPHS", "")
+    return CAPTURES_FEEDBACK if chosen == "" else chosen != "0"
+
+
 class Feedback(nn.Module):
     """Rounds of rendering, comparison and correction.
 
@@ -78,6 +91,7 @@ class Feedback(nn.Module):
         hidden: Width of the MLPs.
     Attributes:
         backend: Rasterizer, by a name as for `core.render.rasterize`.
+        graph_cache: CUDA graphs of all rounds, if the backend can be captured.
     """
 
     def __init__(self, context_channels: int, rounds: int, hidden: int = 64):
@@ -86,6 +100,8 @@ class Feedback(nn.Module):
             Correction(context_channels, hidden, is_last=index == rounds - 1) for index in range(rounds)
         )
         self.backend = "auto"
+        self.graph_cache = CudaGraphCache()
+        self.graph_cache.enabled = captures_feedback()
 
     def forward(
         self,
@@ -104,6 +120,30 @@ class Feedback(nn.Module):
             inputs: F frames of each subject, in C views.
             posed: Posed bodies of these frames.
         """
+        cameras, num_posed = inputs.cameras, len(vars(posed))
+        # A graph may read no other tensors than these and the parameters.
+        tensors = (
+            *(getattr(avatar, name) for name in TENSOR_FIELDS),
+            *(context, axes, inputs.images, inputs.alphas, cameras.viewmats, cameras.Ks),
+            *vars(posed).values(),
+            *vars(inputs.body).values(),
+        )
+
+        def correct(*tensors: Tensor) -> tuple[Tensor, ...]:
+            fields, others = tensors[: len(TENSOR_FIELDS)], tensors[len(TENSOR_FIELDS) :]
+            context, axes, images, alphas, viewmats, Ks = others[:6]
+            own_posed, fits = PosedBody(*others[6 : 6 + num_posed]), BodyParams(*others[6 + num_posed :])
+            frames = Frames(images, alphas, replace(cameras, viewmats=viewmats, Ks=Ks), fits)
+            own = replace(avatar, **dict(zip(TENSOR_FIELDS, fields)))
+            own = self._correct(own, context, axes, frames, own_posed)
+            return tuple(getattr(own, name) for name in CHANGED_FIELDS)
+
+        # Other backends synchronise with the device, which is not allowed during a capture.
+        can_capture = backend_name(self.backend, context.device) == "triton" and self.graph_cache.can_capture(context)
+        changed = self.graph_cache(self, correct, *tensors) if can_capture else correct(*tensors)
+        return replace(avatar, **dict(zip(CHANGED_FIELDS, changed)))
+
+    def _correct(self, avatar: Avatar, context: Tensor, axes: Tensor, inputs: Frames, posed: PosedBody) -> Avatar:
         own_axes = axes[avatar.vertex_ids]
         for index, correction in enumerate(self.corrections):
             errors = rendering_errors(avatar, own_axes, *_frames_of_round(inputs, posed, index), self.backend)

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from core.avatar.avatar import Avatar
 from core.model.color_sampling import ColorSampling
 from core.model.decode import RAW_CHANNELS
-from core.model.feedback import Feedback
+from core.model.feedback import Feedback, captures_feedback
 from core.model.frame_gaussians import FrameGaussians, decode_frames
 from core.model.graph import KEY_GEOMETRY_CHANNELS, BodyGraph, build_edges, describe_gaussians
 from core.model.heads import ResidualHead, VertexHead
@@ -155,7 +155,7 @@ class HumanGaussianGraph(nn.Module):
         return torch.cat([colors.movedim(-3, -1), rays.movedim(-3, -1)], -1).movedim(-1, -3)
 
     def use_cuda_graphs(self, enabled: bool, trains_unet: bool) -> None:
-        """Enable or disable CUDA graphs of the U-Net and of the graph, one for each input signature.
+        """Enable or disable CUDA graphs of the U-Net, the graph and the feedback, one for each input signature.
 
         Without them, the host needs more time to launch these parts than the device needs to run them.
 
@@ -165,6 +165,8 @@ class HumanGaussianGraph(nn.Module):
         self.unet.frozen.graph_cache.enabled = enabled and not trains_unet
         self.unet.graph_cache.enabled = enabled and trains_unet
         self.graph.graph_cache.enabled = enabled
+        if self.feedback is not None:
+            self.feedback.graph_cache.enabled = enabled and captures_feedback()
 
     def set_backend(self, backend: str) -> None:
         """Choose the rasterizer of the feedback, by a name as for `core.render.rasterize`."""

@@ -118,7 +118,7 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     "diff_gaussian_rasterization": _load_diff_gaussian_rasterization,
 }
 """Loaders of the backends by name; they raise `InputError` where a backend cannot run."""
-WITH_WEIGHTS = ("numba",)
+WITH_WEIGHTS = ("numba", "triton")
 """Backends that fill in `Rendering.weights` for float32."""
 
 

@@ -23,6 +23,7 @@ TWO_LN_2 = tl.constexpr(2 * LN_2.value)
 
 # Splats at a time, and registers per thread of the single warp: without a limit, too few warps fit on a multiprocessor.
 FORWARD_CHUNK, FORWARD_REGISTERS = 32, 128
+WEIGHTS_CHUNK = 16  # of a forward pass with weights, which would spill registers with more
 BACKWARD_CHUNK, BACKWARD_REGISTERS = 16, 168
 
 
@@ -103,8 +104,8 @@ def _last_row(values, K: tl.constexpr):
 
 @triton.jit(do_not_specialize=["count", "capacity", "width", "height"])
 def _fwd_kernel(
-    table, slots, ranges, used, overflow, background, colors, alphas, depths, count, capacity, width, height,
-    WITH_DEPTH: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr,
+    table, slots, ranges, used, overflow, background, colors, alphas, depths, weights, count, capacity, width, height,
+    WITH_DEPTH: tl.constexpr, WITH_WEIGHTS: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """Composite one tile per program.
 
@@ -124,7 +125,7 @@ def _fwd_kernel(
     green, blue, depth = red, red, red
     live = first < last
     while live:
-        part_0, part_1, part_2, _, exists = _load_splats(slots, table, first, last, K)
+        part_0, part_1, part_2, offset, exists = _load_splats(slots, table, first, last, K)
         _, _, next_2, _, has_next = _load_splats(slots, table, first + 1, tl.minimum(last, first + K), K)
         x, y, p, q = _split4(part_0, K)
         r, log2_opacity, z, _ = _split4(part_1, K)
@@ -140,6 +141,9 @@ def _fwd_kernel(
         blue += transmittance * tl.load(splat + BLUE) + tl.sum(transmittances * blue_step[:, None], 0)
         if WITH_DEPTH:
             depth += tl.sum(_odds(alpha) * transmittances * z[:, None], 0)
+        if WITH_WEIGHTS:
+            weight = tl.where(inside[None, :], _odds(alpha) * transmittances, 0.0)
+            tl.atomic_add(weights + offset // STRIDE, tl.sum(weight, 1), last - first > tl.arange(0, K), sem="relaxed")
         transmittance = _last_row(transmittances, K)
         first += K
         live = (first < last) & (tl.max(transmittance, 0) > MIN_TRANSMITTANCE)
@@ -283,10 +287,15 @@ def composite(
     width: int,
     height: int,
     with_depth: bool,
+    weights: Float[Tensor, "*views N"] | None = None,
 ) -> tuple[Float[Tensor, "*views 3 H W"], Float[Tensor, "*views 1 H W"], Float[Tensor, "*views 1 H W"] | None]:
     """Colours on the background, alphas and, on request, mean depths.
 
-    Deterministic as long as the lists fit into their buffer.
+    Deterministic as long as the lists fit into their buffer; weights vary in their last bits, since the order of
+    atomic additions does.
+
+    Args:
+        weights: Where to add each splat's weights, summed over the pixels.
     """
     views, count = table.shape[:-2], table.shape[-2]
     colors = table.new_empty(*views, 3, height, width)
@@ -295,9 +304,9 @@ def composite(
     _launch_fwd(
         (len(lists.ranges),),
         *(table, lists.slots, lists.ranges, lists.used, lists.overflow, background),
-        *(colors, alphas, depths if with_depth else alphas),
+        *(colors, alphas, depths if with_depth else alphas, alphas if weights is None else weights),
         *(count, lists.capacity, width, height),
-        constants=(with_depth, lists.tile, FORWARD_CHUNK),
+        constants=(with_depth, weights is not None, lists.tile, FORWARD_CHUNK if weights is None else WEIGHTS_CHUNK),
     )
     return colors, alphas, depths
 

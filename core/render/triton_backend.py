@@ -41,6 +41,7 @@ def rasterize(
     return_depth: bool,
     capacity: int | None = None,
     binning: str | None = None,
+    return_weights: bool = False,
 ) -> Rendering:
     """Render sets of Gaussians `[*batch]`; the result has the dtype of the inputs.
 
@@ -64,7 +65,7 @@ def rasterize(
         )
     num_views = viewmats.shape[:-2].numel()
     binning = choose_binning(viewmats.device, num_views, gaussians.count, width, height, TILE, capacity, binning)
-    size = width, height, return_depth, capacity, binning
+    size = width, height, return_depth, capacity, binning, return_weights
     if torch.is_grad_enabled() and (viewmats.requires_grad or Ks.requires_grad):
         table = splat_table_reference(gaussians, viewmats, Ks, width, height)
         keys = depth_keys_reference(table.detach(), gaussians.means.detach(), viewmats.detach())
@@ -72,7 +73,8 @@ def rasterize(
     else:
         g = gaussians
         images = _Rasterize.apply(g.means, g.quats, g.scales, g.opacities, g.colors, background, viewmats, Ks, *size)
-    rendering = Rendering(*images)
+    *images, weights = images
+    rendering = Rendering(*images, weights if return_weights else None)
     return rendering if dtype == torch.float32 else rendering.map(lambda x: x.to(dtype))
 
 
@@ -81,22 +83,27 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, colors, background, viewmats, Ks, *options):
-        width, height, depth, capacity, binning = options
+        width, height, depth, capacity, binning, with_weights = options
         gaussians = Gaussians(*(aligned(x) for x in (means, quats, scales, opacities, colors)))
         viewmats, Ks = aligned(viewmats), aligned(Ks)
         with torch.cuda.device_of(means):
             table, order = project(gaussians, viewmats, Ks, width, height, linked=binning == "cells")
             lists = _bin_tiles(table, order, width, height, capacity, binning)
             del order  # its memory is free for the backward pass of another rendering, and for the images
-            images = composite(table, aligned(background), lists, width, height, depth)
+            weights = table.new_zeros(table.shape[:-1] if with_weights else 0)
+            images = composite(
+                table, aligned(background), lists, width, height, depth, weights if with_weights else None
+            )
         ctx.save_for_backward(*vars(gaussians).values(), viewmats, Ks, *_saved(table, lists, images))
         ctx.size = width, height, lists.capacity
         ctx.set_materialize_grads(False)
-        return images
+        ctx.mark_non_differentiable(weights)
+        return *images, weights
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grad_images):
+    def backward(ctx, *grads_of_outputs):
+        grad_images = grads_of_outputs[:3]
         means, quats, scales, opacities, colors, viewmats, Ks, *saved = ctx.saved_tensors
         width, height, capacity = ctx.size
         grads = [None] * 5
@@ -106,31 +113,36 @@ class _Rasterize(torch.autograd.Function):
                 grad_table = _table_gradient(saved, capacity, grad_images)
                 grads = vars(project_backward(gaussians, viewmats, Ks, width, height, grad_table)).values()
         grad_background = _background_gradient(saved, grad_images) if ctx.needs_input_grad[5] else None
-        return *grads, grad_background, *[None] * 7
+        return *grads, grad_background, *[None] * 8
 
 
 class _Composite(torch.autograd.Function):
     """Compositing of a splat table to images."""
 
     @staticmethod
-    def forward(ctx, table, background, keys, width, height, depth, capacity, binning):
+    def forward(ctx, table, background, keys, width, height, depth, capacity, binning, with_weights):
         table = aligned(table)
         with torch.cuda.device_of(table):
             lists = _bin_tiles(table, DepthOrder(keys), width, height, capacity, binning)
-            images = composite(table, aligned(background), lists, width, height, depth)
+            weights = table.new_zeros(table.shape[:-1] if with_weights else 0)
+            images = composite(
+                table, aligned(background), lists, width, height, depth, weights if with_weights else None
+            )
         ctx.save_for_backward(*_saved(table, lists, images))
         ctx.capacity = lists.capacity
         ctx.set_materialize_grads(False)
-        return images
+        ctx.mark_non_differentiable(weights)
+        return *images, weights
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grad_images):
+    def backward(ctx, *grads_of_outputs):
+        grad_images = grads_of_outputs[:3]
         saved = ctx.saved_tensors
         with torch.cuda.device_of(saved[0]):
             grad_table = _table_gradient(saved, ctx.capacity, grad_images)
         grad_background = _background_gradient(saved, grad_images) if ctx.needs_input_grad[1] else None
-        return grad_table, grad_background, *[None] * 6
+        return grad_table, grad_background, *[None] * 7
 
 
 def _bin_tiles(

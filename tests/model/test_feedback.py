@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.avatar.avatar import Avatar
+from core.avatar.avatar import TENSOR_FIELDS, Avatar
 from core.avatar.rendering import render_avatar
-from core.model.feedback import GEOMETRY_CHANNELS, Feedback, change_geometry, rendering_errors
+from core.model.feedback import CHANGED_FIELDS, GEOMETRY_CHANNELS, Feedback, change_geometry, rendering_errors
 from core.model.surface import surface_axes
 from core.types.frames import Frames
 from smpl_renderer.rotations import quat_to_matrix
@@ -210,6 +210,46 @@ def test_feedback_runs_in_inference_mode(body, feedback, grey, rendered_frames, 
     torch.testing.assert_close(avatar.colors, expected.colors, rtol=0, atol=1e-5)
 
 
+class Capture:
+    """Stands for `CudaGraphCache`: keeps the function and the tensors of each call."""
+
+    def __init__(self):
+        self.calls = []
+
+    def can_capture(self, x):
+        return True
+
+    def __call__(self, module, function, *tensors):
+        self.calls.append((function, tensors))
+        return function(*tensors)
+
+
+def test_a_captured_function_depends_on_its_tensors_alone(
+    body, feedback, grey, painted, rendered_frames, posed, context, monkeypatch
+):
+    """A CUDA graph of the first call gives the results of the second, if it gets the tensors of the second."""
+    feedback.graph_cache = Capture()
+    monkeypatch.setattr("core.model.feedback.backend_name", lambda name, device: "triton")
+    other = rendered_frames.map(lambda x: x * 0.97)
+    axes = surface_axes(body)[0]
+    with torch.no_grad():
+        feedback(grey, context, axes, rendered_frames, posed)
+        expected = feedback(painted, 2 * context, -axes, other, posed.map(lambda x: x * 1.01))
+        (first, _), (_, tensors) = feedback.graph_cache.calls
+        actual = dict(zip(CHANGED_FIELDS, first(*tensors)))
+    for name, value in actual.items():
+        torch.testing.assert_close(value, getattr(expected, name), rtol=1e-5, atol=1e-6)
+    known = {id(x) for x in tensors}
+    assert all(id(getattr(painted, name)) in known for name in TENSOR_FIELDS)
+
+
+def test_graphs_of_the_rounds_are_off_unless_chosen(monkeypatch):
+    monkeypatch.delenv("HGG_FEEDBACK_GRAPHS", raising=False)
+    assert not Feedback(CONTEXT, rounds=1).graph_cache.enabled
+    monkeypatch.setenv("HGG_FEEDBACK_GRAPHS", "1")
+    assert Feedback(CONTEXT, rounds=1).graph_cache.enabled
+
+
 def test_compiled_kernels_give_the_same_errors_without_a_second_backward_pass(grey, axes, rendered_frames, posed):
     pytest.importorskip("numba")
     blind = replace(rendered_frames, alphas=rendered_frames.alphas.clone())
@@ -231,3 +271,29 @@ def test_kernels_give_the_same_errors(grey, axes, rendered_frames, posed, body):
     for name in ("residuals", "pixels", "descent"):
         own, other = getattr(errors, name).cpu()[seen], getattr(expected, name)[seen]
         assert (own - other).abs().mean() < 0.01 * other.abs().mean(), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["training", "no gradients", "inference mode"])
+def test_replayed_rounds_give_the_results_of_launched_ones(body, grey, painted, rendered_frames, context, mode):
+    body = copy.deepcopy(body).to("cuda")
+    frames, context, axes = rendered_frames.to("cuda"), context.cuda(), surface_axes(body)[0]
+    torch.manual_seed(0)
+    launched = Feedback(CONTEXT, rounds=3).cuda()
+    replayed = copy.deepcopy(launched)
+    launched.graph_cache.enabled, replayed.graph_cache.enabled = False, True
+    for avatar in (grey.to("cuda"), painted.to("cuda")) * 2:  # the second call captures
+        results = []
+        for feedback in (launched, replayed):
+            own = replace(avatar, colors=avatar.colors.clone().requires_grad_(mode == "training"))
+            with torch.inference_mode(mode == "inference mode"), torch.set_grad_enabled(mode == "training"):
+                corrected = feedback(own, context, axes, frames, body.pose(frames.body))
+            values = [getattr(corrected, name) for name in CHANGED_FIELDS]
+            if mode == "training":
+                values += torch.autograd.grad(
+                    sum(x.square().sum() for x in values), [own.colors, *feedback.parameters()]
+                )
+            results.append(values)
+        for one, other in zip(*results):
+            assert (one - other).norm() < 1e-3 * other.norm() + 1e-6  # sums of atomic additions vary
+    assert any(graph is not None for graph in replayed.graph_cache._graphs.values())
