@@ -47,7 +47,6 @@ def options(captures, tmp_path) -> TrainOptions:
         model=MODEL,
         loss=LossOptions(lpips=0.0, ssim=0.1),
         workspace=tmp_path / "run",
-        backend="torch",
         device="cpu",
         steps=4,
         lr=1e-3,

@@ -170,8 +170,10 @@ def test_skipped_steps_do_not_count(logged):
 def test_a_run_with_a_transparent_head_warns_once(options, monkeypatch, caplog, opacity_logit, warnings):
     monkeypatch.setattr(decode, "OPACITY_LOGIT", opacity_logit)
     options = replace(options, steps=3 * WINDOW, log_every=WINDOW, save_every=100, validation=0)
+    small = replace(options.data, input_frames=1, target_frames=1, target_views=1)
     # Image colour sampling would raise opacities to 0.001, where it clamps their logits.
-    Trainer(replace(options, model=replace(options.model, color_sampling=opacity_logit > 0))).run()
+    model = replace(options.model, color_sampling=opacity_logit > 0)
+    Trainer(replace(options, data=small, model=model)).run()
     messages = [record.getMessage() for record in caplog.records if "has collapsed" in record.getMessage()]
     assert len(messages) == warnings
     rows = read_rows(options.workspace / "log.csv")
