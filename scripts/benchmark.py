@@ -18,6 +18,7 @@ from core.utils.ranges import checked
 from scripts.benchmarks.animate import animate
 from scripts.benchmarks.data import data
 from scripts.benchmarks.graph import graph
+from scripts.benchmarks.player import player
 from scripts.benchmarks.render import render
 from scripts.benchmarks.scaling import scaling
 from scripts.benchmarks.step import step
@@ -27,6 +28,7 @@ COMMANDS = {
     "animate": animate,
     "data": data,
     "graph": graph,
+    "player": player,
     "render": render,
     "scaling": scaling,
     "step": step,

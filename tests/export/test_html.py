@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from chromium import Chromium, find_chromium
 from PIL import Image
 
 from core.avatar.avatar import pose_avatar
@@ -19,6 +18,8 @@ from core.export.skeleton import bake, low_rank_correctives
 from core.inference.animation import camera_path
 from core.motion.builtin import builtin_motion
 from core.motion.motion import apply_motion
+from scripts.benchmarks.chromium import Chromium, find_chromium
+from scripts.benchmarks.player import player, time_player
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY
 
@@ -164,6 +165,15 @@ def test_a_transparent_background_has_straight_edges(browser):
     image = show(browser, background="transparent", shadow=False, size=128, ui=False, paused=True)
     assert image[0, 0, 3] == 0 and image[..., 3].max() > 0.95
     assert browser.evaluate("document.getElementById('message').textContent") == ""
+
+
+@needs_browser
+@pytest.mark.slow
+def test_stages_of_a_frame_are_timed(page):
+    timing, graphics = time_player(page, 64, 2)
+    assert timing.size == 64 and timing.gaussians > 5000 and timing.draw_ms > 0 and timing.ratio > 0 and graphics
+    with pytest.raises(InputError, match="no such page"):
+        player(page.with_name("other.html"))
 
 
 @pytest.mark.parametrize("name", ["style.css", *SCRIPTS])

@@ -12,7 +12,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from chromium import Chromium, find_chromium
 from PIL import Image
 
 from core.avatar.file import save_avatar
@@ -21,6 +20,7 @@ from core.inference.animation import RENDERED_SIZE
 from core.inference.camera_file import read_camera_path
 from core.motion.motion import apply_motion
 from core.types.cameras import Cameras, look_at
+from scripts.benchmarks.chromium import Chromium, find_chromium
 from scripts.view import open_viewer
 from scripts.viewer.page import UNSEEN_COLOR
 from scripts.viewer.recording import VIDEO_FPS, View, cameras_of

@@ -153,9 +153,10 @@ async function start() {
     return canvas.toDataURL();
   }
 
-  // Medians in milliseconds of each stage of a frame, the graphics commands included.
+  // Medians in milliseconds of each stage of a frame, the graphics commands included, and of projecting without skinning.
   async function benchmark(frames = 30) {
-    const pixel = new Uint8Array(4), samples = { pose: [], sort: [], skin: [], draw: [] };
+    const pixel = new Uint8Array(4), samples = { pose: [], sort: [], skin: [], project: [], draw: [] };
+    const still = createRenderer(gl, arrays, gaussians, false);
     const timed = work => {
       const begin = performance.now();
       work();
@@ -167,6 +168,7 @@ async function start() {
       timed(() => {});
       samples.pose.push(times.pose);
       samples.sort.push(times.sort);
+      samples.project.push(timed(() => still.skinAll(shown, shown.order)));
       samples.skin.push(timed(() => renderer.skinAll(shown, shown.order)));
       samples.draw.push(timed(() => renderer.composite(shown)));
     }

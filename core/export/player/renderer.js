@@ -1,4 +1,4 @@
-function createRenderer(gl, arrays, gaussians) {
+function createRenderer(gl, arrays, gaussians, skinned = true) {
   function program(vertex, fragment, names, captured) {
     const made = gl.createProgram();
     for (const [type, source] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]]) {
@@ -42,7 +42,7 @@ function createRenderer(gl, arrays, gaussians) {
     correctives: list(gl.RGB8_SNORM, gl.RGB, gl.BYTE, Int8Array, arrays.correctives, 3),
   };
   const shared = ["camera", "eye", "lens"];
-  const skin = program(SKIN, EMPTY, [...Object.keys(textures), "quats", "shifts", "coefficients", ...shared],
+  const skin = program(skinShader(skinned), EMPTY, [...Object.keys(textures), "quats", "shifts", "coefficients", ...shared],
     ["center", "axes", "paint"]);
   const splat = program(SPLAT, BLEND, ["lens"]);
   const compose = program(SCREEN, COMPOSE, ["image", "supersampling", "background", "shadows", ...shared]);

@@ -1,8 +1,28 @@
 // ---- Drawing ------------------------------------------------------------------------------------------------------
 
-// Pass 1, once per Gaussian in the order of depth: skins and projects it. The results become attributes of pass 2.
 // The rotation nearest to the blended matrices is the dominant eigenvector of sum w q q^T over quaternions q.
-const SKIN = `#version 300 es
+const SKINNING = `
+  for (int k = 0; k < ${RANK}; k++)
+    point += coefficients[k] * 127.0 * texelFetch(correctives, place(vertex * ${RANK} + k), 0).xyz;
+  uvec4 influence = texelFetch(influences, place(vertex), 0);
+  uvec4 joint = (uvec4(influence.x) >> uvec4(0, 8, 16, 24)) & 255u;
+  vec4 weight = vec4(influence.y & 65535u, influence.y >> 16, influence.z & 65535u, influence.z >> 16) / 65535.0;
+  vec3 moved = vec3(0);
+  vec4 blend = weight.x * quats[joint.x];
+  for (int k = 0; k < 4; k++) {
+    moved += weight[k] * (turn(quats[joint[k]], point) + shifts[joint[k]].xyz);
+    if (k > 0) blend += weight[k] * quats[joint[k]] * (dot(quats[joint[k]], quats[joint.x]) < 0.0 ? -1.0 : 1.0);
+  }
+  for (int step = 0; step < 3; step++) {
+    vec4 sum = vec4(0);
+    for (int k = 0; k < 4; k++) sum += weight[k] * dot(quats[joint[k]], blend) * quats[joint[k]];
+    blend = normalize(sum);
+  }
+  vec4 quat = product(blend, rest);`;
+
+// Pass 1, once per Gaussian in the order of depth: skins and projects it. The results become attributes of pass 2.
+// Without skinning it only projects the rest pose: what a player of still splats does.
+const skinShader = skinned => `#version 300 es
 precision highp float; precision highp usampler2D; precision highp sampler2D;
 in uint index;
 uniform usampler2D gaussians, influences;
@@ -26,24 +46,7 @@ void main() {
   vec4 rest = uintBitsToFloat(texelFetch(gaussians, place(first + 1), 0));
   vec3 point = uintBitsToFloat(a.xyz), scales = uintBitsToFloat(c.xyz);
   int vertex = int(c.w);
-  for (int k = 0; k < ${RANK}; k++)
-    point += coefficients[k] * 127.0 * texelFetch(correctives, place(vertex * ${RANK} + k), 0).xyz;
-  uvec4 influence = texelFetch(influences, place(vertex), 0);
-  uvec4 joint = (uvec4(influence.x) >> uvec4(0, 8, 16, 24)) & 255u;
-  vec4 weight = vec4(influence.y & 65535u, influence.y >> 16, influence.z & 65535u, influence.z >> 16) / 65535.0;
-  vec3 moved = vec3(0);
-  vec4 blend = weight.x * quats[joint.x];
-  for (int k = 0; k < 4; k++) {
-    moved += weight[k] * (turn(quats[joint[k]], point) + shifts[joint[k]].xyz);
-    if (k > 0) blend += weight[k] * quats[joint[k]] * (dot(quats[joint[k]], quats[joint.x]) < 0.0 ? -1.0 : 1.0);
-  }
-  for (int step = 0; step < 3; step++) {
-    vec4 sum = vec4(0);
-    for (int k = 0; k < 4; k++) sum += weight[k] * dot(quats[joint[k]], blend) * quats[joint[k]];
-    blend = normalize(sum);
-  }
-  vec4 quat = product(blend, rest);
-
+${skinned ? SKINNING : "  vec3 moved = point;\n  vec4 quat = rest;"}
   vec3 seen = camera * (moved - eye);
   float opacity = float(a.w >> 24) / 255.0;
   paint = a.w;
