@@ -14,6 +14,12 @@ from core.render import triton_backend
 pytestmark = pytest.mark.gpu
 
 
+@pytest.fixture(autouse=True, params=["cells", "pairs"])
+def binning(request, monkeypatch):
+    """Every test runs with both binnings."""
+    monkeypatch.setenv("HGG_BINNING", request.param)
+
+
 def on_gpu(scene: Scene) -> Scene:
     return scene.to(torch.float32).to("cuda")
 
@@ -104,6 +110,17 @@ def test_a_captured_cuda_graph_uses_its_current_inputs():
     graph.replay()
     expected = step()
     assert (captured - expected).norm() < 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("count, views, size, scale", [(150_000, 3, 512, 0.003), (3000, 2, 700, 0.3)])
+def test_both_binnings_give_equal_images(count, views, size, scale):
+    """Many splats, and wide ones: many parts of a bin, and many bins of a splat."""
+    scene = on_gpu(make_scene(count=count, width=size, height=size - 9, size=scale, views=views))
+    c = scene.cameras
+    white = torch.ones(3, device="cuda")
+    arguments = scene.gaussians, c.viewmats, c.Ks, c.width, c.height, white, False
+    one, other = (triton_backend.rasterize(*arguments, binning=name).colors for name in ("cells", "pairs"))
+    assert torch.equal(one, other)
 
 
 def test_does_not_synchronise_with_the_device():
