@@ -7,7 +7,7 @@ in closed form from the current rendering; their mean over the images is 1.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +20,7 @@ from core.types.cameras import Cameras
 from core.types.frames import Frames
 from core.utils.resample import resample_area
 from smpl_renderer.body_model import BodyModel
-from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_quat, quat_multiply
+from smpl_renderer.rotations import matrix_to_quat, quat_multiply
 from smpl_renderer.types import BodyParams, PosedBody
 
 BETAS = 0.8, 0.95
@@ -46,7 +46,9 @@ class AlignOptions:
     """Settings of the alignment, which determine its result."""
 
     steps: int = 40
-    """Steps of Adam; 0 keeps fits and cameras as they are."""
+    """Steps of Adam in a round; 0 keeps fits and cameras as they are."""
+    rounds: int = 2
+    """Times that an avatar is made and its inputs are aligned with it."""
     size: int = 192
     """Side of the images that are compared, in pixels."""
     images: int = 8
@@ -75,10 +77,10 @@ class Alignment:
     """Transform from the given to the corrected axes of each camera; the first one's is the identity."""
     gains: Float[Tensor, "F C 3"]
     """Brightness of each channel relative to the mean image."""
-    common: BodyParams
-    """Part of the correction that all frames share: differences of `body_pose` and `betas`, otherwise zeros []."""
-    report: dict[str, float] = field(default_factory=dict)
-    """What was moved (`Aligner._report`)."""
+    error_before: float
+    """Root mean square colour error of all images with the given inputs."""
+    error_after: float
+    """The same with the corrected inputs."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ class Aligner:
     options: AlignOptions = AlignOptions()
     backend: str = "auto"
     """Rasterizer, as for `core.render.rasterize`."""
+    supersample: int = 1
+    """Supersampling factor, as for `core.avatar.rendering.render_gaussians`: bodies are moved away and made thinner
+    where splats are dilated more than in training."""
 
     def __call__(self, avatar: Avatar, inputs: Frames, on_step: Callable[[], object] = lambda: None) -> Alignment:
         """Align the inputs [F, C] of an avatar [] with its renderings.
@@ -108,7 +113,8 @@ class _Alignment:
     """One run of the aligner."""
 
     def __init__(self, aligner: Aligner, avatar: Avatar, inputs: Frames):
-        self.body, self.options, self.backend = aligner.body, aligner.options, aligner.backend
+        self.body, self.options = aligner.body, aligner.options
+        self.backend, self.supersample = aligner.backend, aligner.supersample
         self.avatar, self.fits = avatar, inputs.body
         self.num_frames, self.num_cameras = inputs.cameras.batch_shape
         size = min(self.options.size, *inputs.images.shape[-2:])
@@ -139,8 +145,7 @@ class _Alignment:
             error_after = self._error()
             fits, cameras = corrections.bodies(), corrections.cameras()
             gains = self._relative_gains().unflatten(0, (self.num_frames, self.num_cameras))
-            report = self._report(fits, cameras, gains) | {"error_before": error_before, "error_after": error_after}
-            return Alignment(fits, cameras, gains, self._common(), report)
+            return Alignment(fits, cameras, gains, error_before, error_after)
 
     def _loss(self, index: Int[Tensor, " P"]) -> Float[Tensor, ""]:
         """Mean squared error of some images, and of their silhouettes."""
@@ -190,7 +195,7 @@ class _Alignment:
         )
         identity = torch.eye(4).to(R).expand(len(index), 1, 4, 4)
         cameras = Cameras(identity, self.cameras.Ks[index, None], self.cameras.width, self.cameras.height)
-        rendering = render_gaussians(gaussians, cameras, backend=self.backend)
+        rendering = render_gaussians(gaussians, cameras, backend=self.backend, supersample=self.supersample)
         return rendering.colors[:, 0], rendering.alphas[:, 0]
 
     @torch.no_grad()
@@ -211,38 +216,6 @@ class _Alignment:
         valid = self.is_valid[:, None]
         mean = (self.gains * valid).sum(0) / valid.sum(0).clamp_min(1)
         return torch.where(valid > 0, self.gains / mean, 1.0)
-
-    def _common(self) -> BodyParams:
-        corrections, zero = self.corrections, BodyParams.zeros().to(self.fits.scale)
-        pose, betas = corrections["common_pose"], corrections["betas"]
-        return replace(
-            zero,
-            betas=betas + torch.zeros_like(self.fits.betas[0]),
-            body_pose=pose.flatten() if isinstance(pose, Tensor) else zero.body_pose,
-        )
-
-    def _report(self, fits: BodyParams, cameras: Tensor, gains: Tensor) -> dict[str, float]:
-        """Mean and largest movement of the bodies' vertices (mm), mean turn of root and joints (degrees), largest
-        movement of a camera (degrees, mm), and the range of the gains."""
-        moved = 1000 * (self.body(fits).vertices - self.body(self.fits).vertices).norm(dim=-1)
-
-        def degrees(a: Tensor, b: Tensor) -> Tensor:
-            R = axis_angle_to_matrix(a) @ axis_angle_to_matrix(b).mT
-            cosine = (R.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-            return torch.rad2deg(cosine.clamp(-1, 1).arccos())
-
-        joints = degrees(*(p.body_pose.unflatten(-1, (-1, 3)) for p in (fits, self.fits)))
-        cosine = (cameras[:, :3, :3].diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-        return {
-            "vertices_mm": moved.mean().item(),
-            "vertices_max_mm": moved.mean(-1).max().item(),
-            "root_degrees": degrees(fits.global_orient, self.fits.global_orient).mean().item(),
-            "joints_degrees": joints.mean().item(),
-            "cameras_degrees": torch.rad2deg(cosine.clamp(-1, 1).arccos()).max().item(),
-            "cameras_mm": 1000 * cameras[:, :3, 3].norm(dim=-1).max().item(),
-            "gain_min": gains.min().item(),
-            "gain_max": gains.max().item(),
-        }
 
 
 def balanced_order(frames: int, views: int, images: int, steps: int, seed: int = 0) -> Int[Tensor, "S P"]:

@@ -85,10 +85,11 @@ def write_outputs(subject: Subject, folder: Path) -> None:
         save_html(temporary / PLAYER, subject.avatar, session.body, player_motions(session), subject.name)
         capture = folder / CAPTURE_FOLDER
         has_capture = capture.is_dir()
-        alignment = subject.alignment
-        if alignment is not None:
-            write_alignment(temporary / ALIGNMENT_FILE, alignment, subject.capture, subject.plan, session.body)
-        moved = None if alignment is None else describe_alignment(alignment)
+        moved, aligned = None, subject.aligned
+        if aligned is not None:
+            used = subject.plan.observed_frames, subject.plan.input_views
+            write_alignment(temporary / ALIGNMENT_FILE, aligned, subject.capture, *used, session.body)
+            moved = describe_alignment(aligned.report, len(subject.plan.input_views) > 1)
         write_result_page(temporary / PAGE, subject.name, folder, capture if has_capture else None, moved)
         if has_capture:
             capture.rename(temporary / CAPTURE_FOLDER)  # the folder is replaced as a whole

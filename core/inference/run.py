@@ -51,8 +51,8 @@ def run_inference(options: InferenceOptions) -> None:
         if metric_suite is not None:
             scores[subject.name] = evaluate(subject, metric_suite)
             records[subject.name] = protocol_record(subject)
-            if subject.alignment is not None:
-                alignments[subject.name] = subject.alignment.report
+            if subject.aligned is not None:
+                alignments[subject.name] = subject.aligned.report
 
     metrics = _write_metrics(session, scores, records, alignments) if metric_suite is not None else None
     page = options.workspace / "index.html"

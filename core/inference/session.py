@@ -132,10 +132,15 @@ def open_session(options: InferenceOptions) -> Session:
         video_size=options.video_size or size,
         video_frames=options.video_frames or frames,
         refiner=Refiner(model.body, RefineOptions(steps=steps), options.backend, supersample),
-        aligner=Aligner(model.body, AlignOptions(steps=options.align or AlignOptions.steps), options.backend),
+        aligner=_aligner(options, model.body, trained_size),
         subjects=subjects,
         motion=None if options.motion is None else open_motion(options.motion, model.body),
     )
+
+
+def _aligner(options: InferenceOptions, body: BodyModel, trained_size: int | None) -> Aligner:
+    settings = AlignOptions(steps=options.align or AlignOptions.steps)
+    return Aligner(body, settings, options.backend, supersampling(settings.size, trained_size))
 
 
 def _choose_body(options: InferenceOptions, first: Path) -> BodyModel:

@@ -16,8 +16,7 @@ from core.data.dataset import load_frames
 from core.data.protocol import ResolvedProtocol, resolve
 from core.data.readers import open_capture
 from core.data.verification import verify
-from core.inference.aligned_inputs import apply_alignment, describe_alignment
-from core.inference.alignment import Alignment
+from core.inference.aligned_inputs import AlignedInputs, align_inputs, describe_alignment
 from core.inference.options import InferenceOptions
 from core.inference.session import Session
 from core.model.completion import complete_colors
@@ -42,8 +41,8 @@ class Subject:
     """Input frames [F, C] of the network, on the session's device."""
     avatar: Avatar
     """The subject's avatar, without batch axes."""
-    alignment: Alignment | None = None
-    """Corrections that `inputs` and `capture` contain."""
+    aligned: AlignedInputs | None = None
+    """The alignment, if there was one: `inputs` and `capture` contain its corrections."""
 
     @property
     def name(self) -> str:
@@ -82,36 +81,25 @@ def open_subject(session: Session, path: Path) -> Subject:
         arguments = (plan.input_views, plan.input_views[0], session.input_size, session.input_crop)
         frames.append(load_frames(capture, session.body, [frame], *arguments)[0])
     inputs = Frames.stack(frames).to(session.device)
-    steps, alignment = alignment_steps(session, path), None
-    if steps:
-        with tqdm(total=1 + steps, desc=f"{capture.subject}: align inputs", unit="step") as bar:
-            alignment = align_inputs(session, inputs, bar.update)
-        inputs = apply_alignment(alignment, inputs, capture, plan, session.body)
-        logger.info("%s: %s", capture.subject, describe_alignment(alignment))
+    aligned = None
+    if is_aligned(session.options, path):
+        rounds = session.aligner.options.rounds
+        used = plan.observed_frames, plan.input_views
+        total = rounds * (1 + session.aligner.options.steps)
+        with tqdm(total=total, desc=f"{capture.subject}: align inputs", unit="step") as bar:
+            aligned = align_inputs(session, inputs, capture, *used, bar.update)
+        inputs = aligned.inputs
+        logger.info("%s: %s", capture.subject, describe_alignment(aligned.report, len(plan.input_views) > 1))
     with tqdm(total=1 + session.refiner.options.steps, desc=f"{capture.subject}: make avatar", unit="step") as bar:
         avatar = make_avatar(session, inputs, bar.update)
-    return Subject(session, capture, plan, inputs, avatar, alignment)
+    return Subject(session, capture, plan, inputs, avatar, aligned)
 
 
-def alignment_steps(session: Session, path: Path) -> int:
-    """Steps of the alignment of a capture: by default only those made of one's own images or video have any."""
+def is_aligned(options: InferenceOptions, path: Path) -> bool:
+    """True if the inputs of a capture are aligned: by default only those made of one's own images or video."""
     from core.capture.prepare import STAMP  # needs the packages that read videos
 
-    if session.options.align is not None:
-        return session.options.align
-    return session.aligner.options.steps if (path / STAMP).is_file() else 0
-
-
-def align_inputs(session: Session, inputs: Frames, on_step: Callable[[], object] = lambda: None) -> Alignment:
-    """Correct input frames [F, C] by a first avatar that the network makes of them.
-
-    Args:
-        on_step: Called after the network and after each step of the alignment.
-    """
-    with session.autocast():
-        avatar = session.model(Frames.stack([inputs])).avatar[0]
-    on_step()
-    return session.aligner(avatar, inputs, on_step)
+    return (path / STAMP).is_file() if options.align is None else options.align > 0
 
 
 def make_avatar(session: Session, inputs: Frames, on_step: Callable[[], object] = lambda: None) -> Avatar:
