@@ -221,6 +221,23 @@ def body_height(cameras: tuple[StoredCamera, ...], frames: list[list[Landmarks |
     return float(np.median(heights)) if len(heights) >= 4 else None
 
 
+def disagreement(cameras: tuple[StoredCamera, ...], frames: list[list[Landmarks | None]]) -> float | None:
+    """Reprojection error of triangulated landmarks, relative to the person's size: the median of the worst camera.
+
+    None if no landmark is seen twice.
+    """
+    relative: list[list[np.ndarray]] = [[] for _ in cameras]
+    for row in frames:
+        points = np.stack([np.zeros((33, 2)) if x is None else x.points for x in row])
+        weights = np.stack([np.zeros(33) if x is None else np.where(x.seen, x.visibility, 0) for x in row])
+        X, errors = triangulate(cameras, points, weights)
+        for c, landmarks in enumerate(row):
+            if landmarks is not None:
+                relative[c].append(errors[c][(weights[c] > 0) & np.isfinite(X).all(1)] / landmarks.size)
+    values = [np.concatenate(errors) for errors in relative if errors]
+    return max((float(np.median(v)) for v in values if len(v)), default=None)
+
+
 def to_metres(
     cameras: CameraSet, frames: list[list[Landmarks | None]], height: float | None
 ) -> tuple[CameraSet, float, str | None]:

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.capture.bodies import FitFunction, observations, turned_bodies, turned_cameras, upright_world
-from core.capture.cameras import CameraSet, set_up_cameras, to_metres
+from core.capture.cameras import CameraSet, disagreement, set_up_cameras, to_metres
 from core.capture.estimates import read_estimate, starting_bodies
 from core.capture.frame_choice import NO_PERSON, ChosenFrame, FrameChoice, choose_frames, frame_stem, synchronised_keys
 from core.capture.importers import find_calibration, read_calibration_file
@@ -43,7 +43,9 @@ from smpl_renderer.types import BodyParams
 logger = logging.getLogger(__name__)
 
 STAMP = "prepared.json"
-VERSION = 1
+CONTRADICTION = 0.04
+"""Reprojection error of landmarks, relative to the person's size, from which a calibration is doubted."""
+VERSION = 2
 """Changes whenever the same input gives another capture."""
 
 
@@ -193,6 +195,12 @@ class _Preparation:
         if not any(report.used for report in reports):
             raise InputError(f"{self.files.path}: {_refusal(reports)}")
         warnings, coverage = capture_warnings(views, cameras.cameras, moving)
+        error = disagreement(cameras.cameras, marks) if len(cameras.cameras) > 1 else None
+        if self.rig is not None and error is not None and error > CONTRADICTION:
+            warnings.append(
+                f"the calibrated cameras contradict each other by {error:.0%} of the person's height: "
+                "is the calibration of these images, and are they synchronised?"
+            )
         seen, missing = surface_seen(faces, views, self.body)
         if missing:
             warnings.append(

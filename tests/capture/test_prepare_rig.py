@@ -1,5 +1,6 @@
 """The pipeline on rigs of several cameras, with drawn people; a stub stands in for the networks."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +29,23 @@ def test_four_calibrated_cameras(tmp_path, body):
     assert capture["up"] == "+z" and list(capture["cameras"]) == ["cam1", "cam2", "cam3", "cam4"]
     assert len(capture["frames"]) == 3 and all(len(frame["images"]) == 4 for frame in capture["frames"])
     assert all(frame["mask_iou"] > 0.93 for frame in quality["frames"])
+
+
+@pytest.mark.parametrize("degrees", [0.0, 4.0])
+def test_a_wrong_calibration_is_reported(tmp_path, body, degrees):
+    """One of four cameras turned by some degrees."""
+    frames = draw_rig(body, tmp_path / "rig", lambda frame: [world_person(0.5 * frame)])
+    path = tmp_path / "rig" / "cameras" / "capture.json"
+    content = json.loads(path.read_text())
+    camera = content["cameras"]["cam2"]
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(a := np.deg2rad(degrees)), -np.sin(a)], [np.sin(a), np.cos(a)]]
+    turn[0, 3] = 0.05 * degrees
+    camera["T_cam_world"] = (turn @ camera["T_cam_world"]).tolist()
+    path.write_text(json.dumps(content))
+    options = PrepareOptions(frames=2, device="cpu")
+    _, quality = read(prepare(frames, tmp_path / "rig", tmp_path / "out", options))
+    assert any("contradict each other" in warning for warning in quality["warnings"]) == (degrees > 0)
 
 
 def test_48_cameras(tmp_path, body):
