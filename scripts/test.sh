@@ -14,7 +14,7 @@ if [ "${1:-}" = "--fast" ]; then
 fi
 
 if [ $# -eq 0 ]; then
-    select+=(-n 2 --dist loadfile) # tests of a file share what is expensive to prepare
+    select+=(-n 2 --dist loadfile --no-loadscope-reorder) # tests of a file share what is expensive to prepare
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 fi
 

@@ -20,6 +20,9 @@ pytest_plugins = ["model_fixtures"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Files with slow tests come first, so that two processes that share the files end at about the same time.
+    slow_files = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow_files)
     if torch.cuda.is_available():
         return
     for item in items:
