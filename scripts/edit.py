@@ -50,7 +50,7 @@ def main(
     out: Path = Path("edited.safetensors"),
     keep: tuple[str, ...] = (),
     hide: tuple[str, ...] = (),
-    recolor: tuple[tuple[str, str], ...] = (),
+    recolor: tyro.conf.UseAppendAction[tuple[tuple[str, str], ...]] = (),
     strength: Share = 1.0,
     prune: Count | None = None,
     body: Path | None = None,
@@ -62,7 +62,7 @@ def main(
         out: Output file.
         keep: Parts of the body to keep: head, torso, hips, arms, hands, legs, feet, or left_arm, right_foot, ...
         hide: Parts to leave out.
-        recolor: Pairs of a part and a colour #rrggbb.
+        recolor: A part, or several joined by +, and the colour #rrggbb that their mean becomes; may be repeated.
         strength: Share of the new colours.
         prune: Number of Gaussians to keep; the loss is measured and logged.
         body: A body model file; by default the avatar's own is found by its fingerprint.
@@ -75,8 +75,8 @@ def main(
         avatar = selected(avatar, in_parts(avatar, model, keep))
     if hide:
         avatar = selected(avatar, ~in_parts(avatar, model, hide))
-    for part, color in recolor:
-        avatar = recolored(avatar, in_parts(avatar, model, (part,)), _color(color), strength)
+    for parts, color in recolor:
+        avatar = recolored(avatar, in_parts(avatar, model, parts.split("+")), _color(color), strength)
     if prune is not None and prune < avatar.count:
         small = pruned(avatar, prune, importance(avatar, model))
         logger.info(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import tyro
 
 from core.avatar.editing import PARTS, PLURALS, in_parts, merged, pruned, recolored, rendered_weights, selected
 from core.avatar.file import load_avatar, load_views_seen, save_avatar
@@ -120,5 +121,11 @@ def test_script(avatar, body, tmp_path):
     legs = edited.colors[in_parts(edited, body, ("legs",))]
     assert legs[:, 0].mean() > 0.7 and legs[:, 1:].max() < 0.01
     assert psnr(avatar, avatar, body) > 100 > psnr(avatar, edited, body)
+    arguments = [str(source), "--out", str(out), "--recolor", "legs+feet", "#00ff00", "--recolor", "head", "#0000ff"]
+    tyro.cli(main, args=arguments)
+    edited = load_avatar(out)
+    for parts, channel in ((("legs", "feet"), 1), (("head",), 2)):
+        colors = edited.colors[in_parts(edited, body, parts)]
+        assert colors[:, channel].mean() > 0.7 and colors.mean(0).argmax() == channel
     with pytest.raises(InputError, match="#rrggbb"):
         main((source,), out, recolor=(("legs", "red"),))
