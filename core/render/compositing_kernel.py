@@ -28,11 +28,11 @@ BACKWARD_CHUNK, BACKWARD_REGISTERS = 16, 168
 
 
 @triton.jit
-def _find_tile(ranges, used, count, capacity, width, height, TILE: tl.constexpr):
+def _find_tile(ranges, used, first_view, count, capacity, width, height, TILE: tl.constexpr):
     """Tile of a program: view, first slot, slot after the last, centre; of its pixels: offsets, indices, existence."""
     columns = tl.cdiv(width, TILE)
     tiles = columns * tl.cdiv(height, TILE)
-    program = tl.program_id(0)
+    program = tiles * first_view + tl.program_id(0)
     view = program // tiles
     left = program % tiles % columns * TILE
     top = program % tiles // columns * TILE
@@ -118,7 +118,7 @@ def _fwd_kernel(
     """
     tl.store(overflow, tl.load(used), (tl.program_id(0) == 0) & (tl.load(used) > capacity))
     view, first, last, center_x, center_y, pixel_x, pixel_y, index, inside = _find_tile(
-        ranges, used, count, capacity, width, height, TILE
+        ranges, used, 0, count, capacity, width, height, TILE
     )
     transmittance = tl.full([TILE * TILE], 1.0, tl.float32)
     red = tl.zeros([TILE * TILE], tl.float32)
@@ -181,13 +181,13 @@ def _put(matrix, j, values):
     return tl.where(columns == j + 4, (values - _high(values))[:, None], matrix)
 
 
-@triton.jit(do_not_specialize=["count", "capacity", "width", "height"])
+@triton.jit(do_not_specialize=["first_view", "count", "capacity", "width", "height"])
 def _bwd_kernel(
     table, slots, ranges, used, colors, alphas, depths, g_colors, g_alphas, g_depths, g_table,
-    count, capacity, width, height,
+    first_view, count, capacity, width, height,
     WITH_ALPHA: tl.constexpr, WITH_DEPTH: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the splats of one tile per program, from near to far.
+    """Gradients of the splats of one tile per program, from near to far. `g_table` begins with view `first_view`.
 
     The light from behind a splat is the finished pixel minus the terms in front, so that the forward order suffices.
     With g the gradient of |W d|^2 at each pixel, the gradients of a splat's shape follow from the sums of g, g x, g y,
@@ -196,7 +196,7 @@ def _bwd_kernel(
     splat's centre.
     """
     view, first, last, center_x, center_y, pixel_x, pixel_y, index, inside = _find_tile(
-        ranges, used, count, capacity, width, height, TILE
+        ranges, used, first_view, count, capacity, width, height, TILE
     )
     area = width * height
     inside = inside & (first + 0 * index < last)  # empty tiles, which are most of them, load nothing
@@ -265,7 +265,7 @@ def _bwd_kernel(
         m_u = p * m_x + q * m_y
         high, low = tl.split(_sums(weight, cotangents).reshape([K, 2, 4]).permute([0, 2, 1]))
         g_red_k, g_green_k, g_blue_k, g_z = _split4(high + low, K)
-        g_splat = (g_table + offset)[:, None] + tl.arange(0, 4)[None, :]
+        g_splat = (g_table + (offset - first_view.to(tl.int64) * count * STRIDE))[:, None] + tl.arange(0, 4)[None, :]
         g_x, g_y = p * m_u * -TWO_LN_2, (q * m_u + r * r * m_y) * -TWO_LN_2
         g_p, g_q = (p * m_xx + q * m_xy) * TWO_LN_2, (p * m_xy + q * m_yy) * TWO_LN_2
         tl.atomic_add(g_splat, _join4(g_x, g_y, g_p, g_q, K), exists[:, None], sem="relaxed")
@@ -320,20 +320,26 @@ def composite_backward(
     grad_colors: Float[Tensor, "*views 3 H W"] | None,
     grad_alphas: Float[Tensor, "*views 1 H W"] | None,
     grad_depths: Float[Tensor, "*views 1 H W"] | None,
+    views: range | None = None,
 ) -> Float[Tensor, "*views N 12"]:
     """Gradient of the splat table, given those of the images; None stands for zeros.
 
     Not deterministic in the last bits, since the order of atomic additions varies.
+
+    Args:
+        views: The result is of these consecutive views alone, as [V, N, 12]; by default of all.
     """
-    grad_table = torch.zeros_like(table)
+    grad_table = torch.zeros_like(table) if views is None else table.new_zeros(len(views), *table.shape[-2:])
+    views = range(table.shape[:-2].numel()) if views is None else views
     grad_colors = torch.zeros_like(colors) if grad_colors is None else aligned(grad_colors)
     with_alpha, with_depth = grad_alphas is not None, grad_depths is not None
     height, width = colors.shape[-2:]
+    num_tiles = len(lists.ranges) // table.shape[:-2].numel()
     _launch_bwd(
-        (len(lists.ranges),),
+        (len(views) * num_tiles,),
         *(table, lists.slots, lists.ranges, lists.used, colors, alphas, depths if with_depth else alphas),
         *(grad_colors, aligned(grad_alphas) if with_alpha else alphas, aligned(grad_depths) if with_depth else alphas),
-        *(grad_table, table.shape[-2], lists.capacity, width, height),
+        *(grad_table, views.start, table.shape[-2], lists.capacity, width, height),
         constants=(with_alpha, with_depth, lists.tile, BACKWARD_CHUNK),
     )
     return grad_table

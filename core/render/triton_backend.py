@@ -28,6 +28,8 @@ from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
 
 TILE = 8  # side of a tile in pixels
+MAX_GRAD_BYTES = 2**27
+"""Gradient of splat tables that is held at a time; beyond, it would be as large as everything else together."""
 
 
 @torch.compiler.disable  # nothing to compile, and Dynamo cannot trace the launches
@@ -110,8 +112,8 @@ class _Rasterize(torch.autograd.Function):
         if any(ctx.needs_input_grad[:5]):
             gaussians = Gaussians(means, quats, scales, opacities, colors)
             with torch.cuda.device_of(means):
-                grad_table = _table_gradient(saved, capacity, grad_images)
-                grads = vars(project_backward(gaussians, viewmats, Ks, width, height, grad_table)).values()
+                grads = _gaussian_gradients(gaussians, viewmats, Ks, (width, height), saved, capacity, grad_images)
+                grads = vars(grads).values()
         grad_background = _background_gradient(saved, grad_images) if ctx.needs_input_grad[5] else None
         return *grads, grad_background, *[None] * 8
 
@@ -157,9 +159,44 @@ def _saved(table: Tensor, lists: TileLists, images: tuple[Tensor | None, ...]) -
     return table, lists.slots, lists.ranges, lists.used, *images
 
 
-def _table_gradient(saved: tuple[Tensor, ...], capacity: int, grad_images: tuple[Tensor | None, ...]) -> Tensor:
+def _table_gradient(
+    saved: tuple[Tensor, ...], capacity: int, grad_images: tuple[Tensor | None, ...], views: range | None = None
+) -> Tensor:
     table, slots, ranges, used, *images = saved
-    return composite_backward(table, TileLists(slots, ranges, used, capacity, TILE), *images, *grad_images)
+    return composite_backward(table, TileLists(slots, ranges, used, capacity, TILE), *images, *grad_images, views)
+
+
+def _gaussian_gradients(
+    gaussians: Gaussians,
+    viewmats: Tensor,
+    Ks: Tensor,
+    size: tuple[int, int],
+    saved: tuple[Tensor, ...],
+    capacity: int,
+    grad_images: tuple[Tensor | None, ...],
+) -> Gaussians:
+    """Gradients of sets of Gaussians, in groups of views whose splat tables have at most `MAX_GRAD_BYTES`."""
+    table = saved[0]
+    view_bytes = 4 * table.shape[-2:].numel()
+    if view_bytes * table.shape[:-2].numel() <= MAX_GRAD_BYTES:
+        return project_backward(gaussians, viewmats, Ks, *size, _table_gradient(saved, capacity, grad_images))
+    sets, cameras = gaussians.batch_shape.numel(), viewmats.shape[-3]
+    own = gaussians.map(lambda x: x.reshape(sets, *x.shape[len(gaussians.batch_shape) :]))
+    viewmats, Ks = viewmats.reshape(sets, cameras, 4, 4), Ks.reshape(sets, cameras, 3, 3)
+    grads = own.map(torch.empty_like)
+    some_sets = max(1, MAX_GRAD_BYTES // (cameras * view_bytes))
+    some_cameras = cameras if cameras * view_bytes <= MAX_GRAD_BYTES else max(1, MAX_GRAD_BYTES // view_bytes)
+    for b in range(0, sets, some_sets):
+        for c in range(0, cameras, some_cameras):
+            chosen = slice(b, b + some_sets), slice(c, c + some_cameras)
+            group = own[chosen[0]].map(aligned)
+            views = viewmats[chosen]
+            first = b * cameras + c
+            grad_table = _table_gradient(saved, capacity, grad_images, range(first, first + views.shape[:2].numel()))
+            part = project_backward(group, aligned(views), aligned(Ks[chosen]), *size, grad_table)
+            for total, x in zip(vars(grads[chosen[0]]).values(), vars(part).values()):
+                total.copy_(x) if c == 0 else total.add_(x)
+    return grads.map(lambda x: x.reshape(*gaussians.batch_shape, *x.shape[1:]))
 
 
 def _background_gradient(saved: tuple[Tensor, ...], grad_images: tuple[Tensor | None, ...]) -> Tensor | None:

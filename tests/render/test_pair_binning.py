@@ -145,6 +145,18 @@ def test_images_and_gradients_of_two_sets():
             assert (value.double() - reference[name]).norm() < 1e-3 * reference[name].norm(), name
 
 
+@pytest.mark.parametrize("views_at_a_time", [1, 3, 4])
+def test_gradients_of_some_views_at_a_time_are_those_of_all(views_at_a_time, monkeypatch):
+    """Of two sets with three cameras each: some cameras of a set, one set, and one set although more views fit."""
+    size = {"count": 21, "width": 9, "height": 8, "views": 3}
+    scene = single(stacked(make_scene(seed=1, **size), make_scene(seed=2, **size)))
+    expected = gradients(lambda s: render(Scene(s.gaussians, scene.cameras)), scene)
+    monkeypatch.setattr(triton_backend, "MAX_GRAD_BYTES", views_at_a_time * 21 * 12 * 4)
+    actual = gradients(lambda s: render(Scene(s.gaussians, scene.cameras)), scene)
+    for name, value in actual.items():
+        assert (value - expected[name]).norm() < 1e-5 * expected[name].norm(), name
+
+
 @pytest.mark.parametrize("kind", ["pairs", "entries"])
 def test_lists_that_overflow_render_the_same_image_and_are_reported(kind, caplog):
     scene = single(hard_scene(seed=6, count=24, views=2, width=70, height=9))
@@ -167,6 +179,8 @@ def test_a_given_capacity_is_kept():
     expected = render(scene)
     for _ in range(2):
         assert (render(scene, capacity=5).colors - expected.colors).abs().max() < 2e-6
+    with pytest.raises(ValueError, match="capacity"):
+        render(scene, capacity=-1)
 
 
 def test_padding_changes_neither_images_nor_gradients():
