@@ -31,6 +31,7 @@ from core.utils.cli import run
 from core.utils.device import DeviceName
 from core.utils.ranges import Count, CountOrZero, Seed, checked
 from scripts.benchmarks.fit_avatars import load_avatar_scene, measure_subject
+from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.files import atomic_path
 
 
@@ -64,13 +65,10 @@ class Options:
 def main(options: Options) -> None:
     """Print the table; means over subjects."""
     rows: list[dict] = []
-    session = None
+    session, body = None, load_body(STANDIN_BODY)
     jobs = [(kind, options.first + i) for kind in options.kinds for i in range(options.subjects)]
     for kind, index in tqdm(jobs, desc="avatars", unit="subject"):
-        from smpl_renderer.body_files import STANDIN_BODY, load_body
-
         options.folder.mkdir(parents=True, exist_ok=True)
-        body = load_body(STANDIN_BODY)
         scene = load_avatar_scene(kind, index, body, options.folder, options.scenes, options.seed)
         if session is None:
             session = open_session(

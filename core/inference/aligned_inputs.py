@@ -45,8 +45,8 @@ def align_inputs(
 ) -> AlignedInputs:
     """Correct the inputs of a subject, and the fits and cameras of its capture.
 
-    In each round the network makes an avatar of the inputs, and the inputs are aligned with it. Fits of other frames
-    and cameras of other views keep their values.
+    In each round the network makes an avatar of the inputs, and the inputs are aligned with it, as long as that lowers
+    the error. Fits of other frames and cameras of other views keep their values.
 
     Args:
         inputs: Frames [F, C] of the capture.
@@ -62,9 +62,12 @@ def align_inputs(
             avatar = session.model(Frames.stack([inputs])).avatar[0]
         on_step()
         alignment = session.aligner(avatar, inputs, on_step)
+        errors.append(alignment.error_before)
+        if not alignment.error_after < alignment.error_before:
+            break
         inputs = apply_alignment(alignment, inputs, capture, frame_ids, views, body)
         gains = gains * alignment.gains
-        errors += [alignment.error_before, alignment.error_after]
+        errors.append(alignment.error_after)
     changed = _fits(capture, frame_ids, body)
     turns = capture.cameras(views).viewmats @ torch.linalg.inv(viewmats)
     report = movement(fits, changed, turns, gains, body)

@@ -149,33 +149,29 @@ class _Alignment:
 
     def _loss(self, index: Int[Tensor, " P"]) -> Float[Tensor, ""]:
         """Mean squared error of some images, and of their silhouettes."""
+        colors, alphas = self._rendered_with_gains(index)
+        valid = self.is_valid[index, None, None, None]
+        of_colors = ((colors - self.images[index]).square() * valid).mean()
+        return of_colors + self.options.alpha * ((alphas - self.alphas[index]).square() * valid).mean()
+
+    @torch.no_grad()
+    def _error(self) -> float:
+        """Root mean square colour error of all images, whose gains are updated."""
+        self._update_rotations()
+        total = 0.0
+        for index in torch.arange(len(self.images), device=self.images.device).split(self.options.images):
+            errors = (self._rendered_with_gains(index)[0] - self.images[index]).square().mean((-3, -2, -1))
+            total += (errors * self.is_valid[index]).sum().item()
+        return math.sqrt(total / len(self.images))
+
+    def _rendered_with_gains(self, index: Int[Tensor, " P"]) -> tuple[Tensor, Tensor]:
+        """Colours [P, 3, H, W] with the gains of the images, which are updated, and silhouettes [P, 1, H, W]."""
         colors, alphas = self._render(index)
-        images, masks, valid = self.images[index], self.alphas[index], self.is_valid[index, None, None, None]
         if self.options.gains:
             self._update_gains(index, colors.detach(), alphas.detach())
             gains = self._relative_gains()[index, :, None, None]
             colors = gains * (colors - (1 - alphas)) + (1 - alphas)
-        return ((colors - images).square() * valid).mean() + self.options.alpha * (
-            (alphas - masks).square() * valid
-        ).mean()
-
-    @torch.no_grad()
-    def _error(self) -> float:
-        """Root of the mean squared colour error of all images; their gains are updated."""
-        self._update_rotations()
-        total = 0.0
-        for index in torch.arange(len(self.images), device=self.images.device).split(max(1, self.options.images)):
-            total += self._loss_of_colors(index)
-        return math.sqrt(total / len(self.images))
-
-    def _loss_of_colors(self, index: Int[Tensor, " P"]) -> float:
-        colors, alphas = self._render(index)
-        if self.options.gains:
-            self._update_gains(index, colors, alphas)
-            gains = self._relative_gains()[index, :, None, None]
-            colors = gains * (colors - (1 - alphas)) + (1 - alphas)
-        errors = (colors - self.images[index]).square() * self.is_valid[index, None, None, None]
-        return errors.mean((-3, -2, -1)).sum().item()
+        return colors, alphas
 
     def _render(self, index: Int[Tensor, " P"]) -> tuple[Tensor, Tensor]:
         """Renderings of some images [P]. Gaussians are moved into the axes of their camera, which differentiates the

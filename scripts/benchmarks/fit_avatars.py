@@ -174,7 +174,7 @@ class Made:
     report: dict[str, float]
 
 
-def make_from(session: Session, scene: AvatarScene, fits: BodyParams, up: np.ndarray, align: bool) -> Made:
+def make_from(session: Session, scene: AvatarScene, fits: BodyParams, up: Float[np.ndarray, "3"], align: bool) -> Made:
     """Make an avatar of the scene's images from fits [F], in a world whose up axis is `up`."""
     body = session.body
     capture = open_capture(scene.folder)
@@ -204,7 +204,9 @@ def score(session: Session, scene: AvatarScene, made: Made, suite: MetricSuite) 
     which it does not show.
     """
     body, frames = session.body, scene.target_frames
-    own = made.fits if len(open_capture(scene.folder).camera_names) > 1 else _right_depth(made.fits, scene, body)
+    own, capture = made.fits, open_capture(scene.folder)
+    if len(capture.camera_names) == 1:
+        own = with_right_depth(own, scene.truth, capture.cameras(capture.camera_names).centers[0], body)
     results = {}
     for name, params in (("true", scene.truth), ("own", own)):
         rows = []
@@ -222,10 +224,10 @@ def score(session: Session, scene: AvatarScene, made: Made, suite: MetricSuite) 
     return results
 
 
-def _right_depth(fits: BodyParams, scene: AvatarScene, body: BodyModel) -> BodyParams:
-    """Fits of one camera, scaled about it to the size of the truth."""
-    center = open_capture(scene.folder).cameras(["phone"]).centers[0].to(fits.transl)
-    a, b = (body(p).vertices - center for p in (fits, scene.truth))
+def with_right_depth(fits: BodyParams, truth: BodyParams, center: Float[Tensor, "3"], body: BodyModel) -> BodyParams:
+    """Fits [F] of one camera, scaled by one factor about its centre to be nearest to the truth."""
+    center = center.to(fits.transl)
+    a, b = (body(p).vertices - center for p in (fits, truth))
     factor = (a * b).sum() / (a * a).sum()
     return replace(fits, scale=factor * fits.scale, transl=factor * (fits.transl - center) + center)
 
