@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.model.body_transfer import EMBEDDING, OFFSETS, transfer_parameters
+from core.model.body_transfer import transfer_parameters
 from core.model.hgg import HumanGaussianGraph
 from core.options import ModelOptions
 from core.utils.aliases import current_options, current_parameters
@@ -177,19 +177,20 @@ def load_checkpoint(
     """Load a network in evaluation mode, in float32, and the metadata of its checkpoint.
 
     Args:
-        body: The body model to use; by default that of the training, found by its fingerprint. For another one, the
-            parameters per vertex are transferred along the surface.
+        body: The body of fits and avatars; by default that of the training, found by its fingerprint. The network runs
+            on another one with the mesh of its training (`HumanGaussianGraph.use_body`).
     Raises:
         InputError: If the file is not a usable checkpoint, or the body of its training is needed and not found.
     """
     metadata = read_metadata(path)
     options = _model_options(metadata, path)
-    if body is None:
-        body = find_body(metadata["body"])
-    connectivity = build_connectivity(body, options.graph.neighbors)
-    _check_shapes(path, metadata, options, body, connectivity)
-    model = HumanGaussianGraph(options, body, connectivity)
+    trained = find_body(metadata["body"]) if body is None else _body_of_training(metadata, body, path)
+    connectivity = build_connectivity(trained, options.graph.neighbors)
+    _check_shapes(path, options, trained, connectivity)
+    model = HumanGaussianGraph(options, trained, connectivity)
     load_weights(model, path)
+    if body is not None:
+        model.use_body(body)
     return model.to(device).eval(), metadata
 
 
@@ -207,15 +208,12 @@ def _model_options(metadata: Metadata, path: Path) -> ModelOptions:
     return options
 
 
-def _check_shapes(
-    path: Path, metadata: Metadata, options: ModelOptions, body: BodyModel, connectivity: Connectivity
-) -> None:
+def _check_shapes(path: Path, options: ModelOptions, body: BodyModel, connectivity: Connectivity) -> None:
     """Compare what the options demand with the shapes that the file holds, before a network of any size is allocated.
 
     Raises:
-        InputError: If they differ, other than by the number of vertices of another body.
+        InputError: If they differ.
     """
-    is_transferred = metadata["body"] != body.fingerprint
     with _open(path) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     shapes = current_parameters(shapes)
@@ -231,8 +229,7 @@ def _check_shapes(
     demanded = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name in sorted(demanded.keys() | shapes.keys()):
         needed, found = demanded.get(name), shapes.get(name)
-        is_of_other_vertices = is_transferred and name in (EMBEDDING, OFFSETS) and needed and found
-        if needed[1:] != found[1:] if is_of_other_vertices else needed != found:
+        if needed != found:
             raise InputError(f"{path}: states options that give {name} the shape {needed}, it has {found}; {remedy}")
 
 
@@ -283,15 +280,27 @@ def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", option
     return missing
 
 
-def _transferred(tensors: dict[str, Tensor], metadata: Metadata, body: BodyModel, path: Path) -> dict[str, Tensor]:
+def _body_of_training(metadata: Metadata, body: BodyModel, path: Path) -> BodyModel:
+    """The body that a checkpoint was trained with, to use the checkpoint with `body`.
+
+    Raises:
+        InputError: If it is another one and not found.
+    """
+    if metadata["body"] == body.fingerprint:
+        return body
     try:
-        source = find_body(metadata["body"])
+        trained = find_body(metadata["body"])
     except InputError as error:
         raise InputError(
             f"{path} was trained on the body {metadata['body_name']} ({metadata['body']}), which is needed to transfer "
             f"it to {body.name} ({body.fingerprint}): {error}"
         ) from error
     logger.info("%s: trained on the body %s, transferred to %s", path, metadata["body_name"], body.name)
+    return trained
+
+
+def _transferred(tensors: dict[str, Tensor], metadata: Metadata, body: BodyModel, path: Path) -> dict[str, Tensor]:
+    source = _body_of_training(metadata, body, path)
     try:
         return transfer_parameters(tensors, source, body)
     except RuntimeError as error:

@@ -64,8 +64,8 @@ class Session:
 
     @property
     def body(self) -> BodyModel:
-        """The network's body model, on `device`."""
-        return self.model.body
+        """The body model of fits and avatars, on `device`."""
+        return self.model.output_body
 
     @property
     def backend(self) -> str:
@@ -131,10 +131,10 @@ def open_session(options: InferenceOptions) -> Session:
         trained_size=trained_size,
         video_size=options.video_size or size,
         video_frames=options.video_frames or frames,
-        refiner=Refiner(model.body, RefineOptions(steps=steps), options.backend, supersample),
-        aligner=_aligner(options, model.body, trained_size),
+        refiner=Refiner(model.output_body, RefineOptions(steps=steps), options.backend, supersample),
+        aligner=_aligner(options, model.output_body, trained_size),
         subjects=subjects,
-        motion=None if options.motion is None else open_motion(options.motion, model.body),
+        motion=None if options.motion is None else open_motion(options.motion, model.output_body),
     )
 
 

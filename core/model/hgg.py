@@ -42,6 +42,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.avatar.avatar import Avatar
+from core.model.body_transfer import BodyBridge
 from core.model.color_sampling import ColorSampling
 from core.model.decode import RAW_CHANNELS
 from core.model.feedback import Feedback, captures_feedback
@@ -91,6 +92,7 @@ class HumanGaussianGraph(nn.Module):
         graph = options.graph
         self.options = options
         self.body = body
+        self.bridge: BodyBridge | None = None
         self.nearest_search: NearestSearch = "auto"
         self.unet = UNet(options.unet, RAW_CHANNELS)
         self.graph = BodyGraph(graph, self.unet.feature_channels + KEY_GEOMETRY_CHANNELS, connectivity)
@@ -104,11 +106,25 @@ class HumanGaussianGraph(nn.Module):
         self.register_buffer("color_mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("color_std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
+    @property
+    def posed_body(self) -> BodyModel:
+        """The body that fits are posed with: the mesh of the training, with the surface of `output_body`."""
+        return self.body if self.bridge is None else self.bridge.proxy
+
+    @property
+    def output_body(self) -> BodyModel:
+        """The body of the inputs' fits and of the avatars: that of the training, `body`, unless there is a bridge."""
+        return self.body if self.bridge is None else self.bridge.target
+
+    def use_body(self, body: BodyModel) -> None:
+        """Make avatars of another body, from fits of it (about two seconds). Parameters do not change."""
+        self.bridge = None if body.fingerprint == self.body.fingerprint else BodyBridge(self.body, body)
+
     def forward(self, inputs: Frames) -> ModelOutput:
         """Make the avatars of B subjects from F frames of each, in C views (`inputs` has batch axes B)."""
-        posed = self.body.pose(inputs.body)
+        posed = self.posed_body.pose(inputs.body)
         frame = self._decode_frames(inputs, posed)
-        edges = build_edges(frame.vertex_ids, frame.mask, self.body.num_vertices, frame.num_foreground)
+        edges = build_edges(frame.vertex_ids, frame.mask, self.posed_body.num_vertices, frame.num_foreground)
         queries = self.graph(describe_gaussians(frame, posed, self.axes, edges), edges)
 
         betas = inputs.body.betas.mean(1)
@@ -120,11 +136,13 @@ class HumanGaussianGraph(nn.Module):
             avatar = self.color_sampling(avatar, context, self.axes[..., 2], inputs, posed)
         if self.feedback is not None:
             avatar = self.feedback(avatar, context, self.axes, inputs, posed)
+        if self.bridge is not None:
+            avatar = self.bridge(avatar)
         return ModelOutput(avatar, frame)
 
     def frame_gaussians(self, inputs: Frames) -> FrameGaussians:
-        """The first two boxes only: Gaussians of each frame (stage `frame`)."""
-        return self._decode_frames(inputs, self.body.pose(inputs.body))
+        """The first two boxes only: Gaussians of each frame (stage `frame`), with vertices of `posed_body`."""
+        return self._decode_frames(inputs, self.posed_body.pose(inputs.body))
 
     def _decode_frames(self, inputs: Frames, posed: PosedBody) -> FrameGaussians:
         size = self.options.unet.splat_size
@@ -141,7 +159,7 @@ class HumanGaussianGraph(nn.Module):
                 num_foreground,
                 inputs.cameras.resized(size, size),
                 posed,
-                self.body.faces,
+                self.posed_body.faces,
                 self.nearest_search,
             )
 
