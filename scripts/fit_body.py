@@ -16,7 +16,6 @@ from core.utils.environment import require
 require()
 
 import logging
-import multiprocessing
 import os
 from functools import partial
 
@@ -29,6 +28,7 @@ from core.capture.refit import RefitOptions, RefitReport, refit_subject
 from core.data.human_list import find_subjects
 from core.utils.cli import run
 from core.utils.device import pick_device
+from core.utils.processes import in_processes
 from core.utils.ranges import Workers, checked
 from smpl_renderer.errors import InputError
 
@@ -65,8 +65,9 @@ def main(
     if workers <= 1:
         results = [work(job) for job in tqdm(jobs, desc="fit", unit="subject")]
     else:
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            results = list(tqdm(pool.imap(work, jobs), total=len(paths), desc="fit", unit="subject"))
+        bar = tqdm(in_processes(work, jobs, workers), total=len(paths), desc="fit", unit="subject")
+        done = {path: outcome.result() for (path, _), outcome in bar}
+        results = [done[path] for path in paths]
     broken = 0
     for path, result in zip(paths, results):
         if isinstance(result, str):

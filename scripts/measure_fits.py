@@ -17,7 +17,6 @@ from core.utils.environment import require
 require()
 
 import json
-import multiprocessing
 import os
 import time
 from dataclasses import dataclass, field, replace
@@ -31,6 +30,7 @@ from tqdm import tqdm
 from core.inference.report import format_table
 from core.utils.cli import run
 from core.utils.device import DeviceName, pick_device
+from core.utils.processes import in_processes
 from core.utils.ranges import Count, CountOrZero, Seed, checked
 from scripts.benchmarks.fit_metrics import METRICS, fit_errors
 from scripts.benchmarks.fit_scenes import FitScene, load_scene, perturbed
@@ -124,8 +124,9 @@ def _measure_subjects(options: Options) -> list[dict]:
     jobs = [(kind, options.first + i) for kind in options.kinds for i in range(options.subjects)]
     measure = partial(_measure, options=options, device=str(device), threads=1 if workers > 1 else 2)
     if workers > 1:
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            results = list(tqdm(pool.imap(measure, jobs), total=len(jobs), desc="fits", unit="subject"))
+        bar = tqdm(in_processes(measure, jobs, workers), total=len(jobs), desc="fits", unit="subject")
+        done = {job: outcome.result() for job, outcome in bar}
+        results = [done[job] for job in jobs]
     else:
         results = [measure(job) for job in tqdm(jobs, desc="fits", unit="subject")]
     print(_table(jobs, results, options))

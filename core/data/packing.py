@@ -15,10 +15,8 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +37,7 @@ from core.data.readers import open_capture
 from core.data.ready_crops import CROPS_FOLDER, crops_path, has_ready_crops, write_ready_crops
 from core.data.verification import find_faults, usable_fits
 from core.data.verification import verify as verify_capture
-from core.utils.processes import end_with_parent
+from core.utils.processes import in_processes
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
@@ -160,23 +158,9 @@ def _attempts(
         for entry in todo:
             yield entry, _error_of(partial(pack, entry))
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker) as pool:
-        entries = {pool.submit(pack, entry): entry for entry in todo}
-        try:
-            for future in as_completed(entries):
-                yield entries[future], _error_of(future.result)
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a packing process was stopped, most likely because memory ran out; use fewer --workers (packed "
-                "subjects are kept)"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # waiting ones would find the same full disk
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    end_with_parent()
+    with closing(in_processes(pack, todo, workers, torch.set_num_threads, (1,))) as outcomes:
+        for entry, outcome in outcomes:
+            yield entry, _error_of(outcome.result)
 
 
 def _error_of(call: Callable[[], None]) -> InputError | None:

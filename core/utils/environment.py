@@ -57,6 +57,9 @@ class Signals(object):  # noqa: UP004 - also for Python 2.7
 
     def handle(self):  # type: () -> None
         """Set the handlers, except where a parent process has chosen others."""
+        if _is_worker():  # the parent process ends it
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            return
         for number, default in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
             if signal.getsignal(number) == default:
                 signal.signal(number, signal.SIG_DFL if LAUNCHED in os.environ else self._stop)

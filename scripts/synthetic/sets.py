@@ -5,8 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from core.utils.processes import end_with_parent
+from core.utils.processes import in_processes
 from scripts.synthetic.capture import write_capture
 from scripts.synthetic.options import CaptureOptions
 from scripts.synthetic.rigs import make_rig
@@ -126,26 +125,15 @@ def write_datasets(
 
 
 def _write_in_processes(jobs: list[tuple], workers: int, device: str, bar: tqdm) -> None:
-    context = multiprocessing.get_context("spawn")
-    started = context.Value("i", 0)
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(device, started)) as pool:
-        try:
-            for job in as_completed([pool.submit(_write_one, *arguments) for arguments in jobs]):
-                job.result()
-                bar.update()
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a process that wrote captures was killed, probably because memory ran out; use fewer --workers "
-                "(complete captures are kept)"
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # otherwise all queued captures would be written first
-            raise
+    started = multiprocessing.get_context("spawn").Value("i", 0)
+    with closing(in_processes(_write_one, jobs, workers, _start_worker, (device, started))) as outcomes:
+        for _, outcome in outcomes:
+            outcome.result()
+            bar.update()
 
 
 def _start_worker(device: str, started) -> None:
-    """Initialise a worker process: its GPU, in turn among all, and its end with the parent process."""
-    end_with_parent()
+    """Initialise a worker process, with its GPU in turn among all."""
     torch.set_num_threads(1)
     with started.get_lock():
         number = started.value
@@ -154,10 +142,9 @@ def _start_worker(device: str, started) -> None:
         torch.cuda.set_device(number % torch.cuda.device_count())
 
 
-def _write_one(
-    folder: Path, index: int, options: CaptureOptions, body_file: Path, device: str, mesh_rasterizer: MeshBackend
-) -> None:
+def _write_one(job: tuple[Path, int, CaptureOptions, Path, str, MeshBackend]) -> None:
     """Write one capture in a worker process."""
+    folder, index, options, body_file, device, mesh_rasterizer = job
     body = _worker_body(body_file)
     write_capture(folder, index, options, body=body, device=device, mesh_rasterizer=mesh_rasterizer)
 

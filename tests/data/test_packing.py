@@ -178,7 +178,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
 
 def test_a_worker_that_is_killed_ends_packing_with_a_message(root, tmp_path, monkeypatch):
     monkeypatch.setattr("core.data.packing.pack_subject", _killed)
-    with pytest.raises(InputError, match="was stopped, most likely because memory ran out; use fewer --workers"):
+    with pytest.raises(InputError, match="was killed, probably because memory is exhausted; use fewer --workers"):
         pack_dataset(find_subjects(root), tmp_path / "packed", workers=1)
 
 
