@@ -30,7 +30,8 @@ def rasterize(
 
     The result is float64 if any input is float64, else float32, also under mixed precision; only backend `torch`
     computes in float64. Gradients reach every attribute of the Gaussians, the background and `viewmats`; with the
-    backends `torch` and `triton`, `Ks` as well. Pad sets of unequal size with Gaussians of opacity 0.
+    backends `torch` and `triton`, `Ks` as well. Pad sets of unequal size at their ends with Gaussians of opacity 0:
+    `triton` skips blocks of them.
 
     Args:
         gaussians: In the world frame of the cameras.

@@ -85,7 +85,7 @@ def depth_ranks(order: DepthOrder, crowded: Int[Tensor, " 1"]) -> Int[Tensor, "V
     keys, arrivals = order.keys, order.nexts
     num_views, count = order.sizes.shape[0], keys.shape[-1]
     grid = num_views, triton.cdiv(count, BLOCK)
-    sizes, heads = torch.zeros(2, num_views * count, dtype=torch.int32, device=keys.device)
+    sizes, heads = (torch.zeros(num_views * count, dtype=torch.int32, device=keys.device) for _ in range(2))
     parts = torch.empty(num_views, count, dtype=torch.int32, device=keys.device)
     _launch_link(
         grid,

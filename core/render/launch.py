@@ -38,6 +38,8 @@ class Launcher:
         if compiled is not None:
             compiled[(*grid, 1, 1)[:3]](*arguments, *constants)
             return
+        # Once per variant, and always in the interpreter, where unaligned pointers would have no consequence.
+        assert all(x.data_ptr() % ALIGNMENT == 0 for x in arguments if isinstance(x, torch.Tensor)), self.kernel
         compiled = self.kernel[grid](*arguments, *constants, **self.options)
         if isinstance(compiled, CompiledKernel):
             self._compiled[device, constants] = compiled
