@@ -16,7 +16,7 @@ from smpl_renderer.body_model import JOINT_NAMES, BodyModel
 
 REGIONS = ("torso", "arms", "hands", "legs", "feet", "hair", "face", "neck")
 """Regions by index. `hair` is the head above the hairline, `neck` its remainder without the face: ears, nape, neck."""
-HAIR, FACE, NECK = (REGIONS.index(name) for name in ("hair", "face", "neck"))
+HANDS, HAIR, FACE, NECK = (REGIONS.index(name) for name in ("hands", "hair", "face", "neck"))
 
 HAIRLINE = (
     *((0, 0.84), (35, 0.83), (58, 0.74), (72, 0.56), (84, 0.51), (96, 0.59)),

@@ -8,6 +8,8 @@ Gaussian takes the colours of the seen ones that are nearest on the canonical bo
 - Gaussians of the other side stand at their mirror image, a little farther away,
 - hair is coloured from hair, the neck from skin, and the face keeps the guess of the network.
 
+Some of the network's guess remains in all of them.
+
 Colours of Gaussians that an image shows are kept bitwise, and so is everything but colours. Not in the paper, and
 without parameters to train.
 """
@@ -16,13 +18,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.spatial import KDTree
 from torch import Tensor
 
 from core.avatar.avatar import Avatar, skin_gaussians
 from core.avatar.rendering import render_gaussians
-from core.model.body_regions import FACE, HAIR, NECK, REGIONS, BodyRegions, find_regions
+from core.model.body_regions import FACE, HAIR, HANDS, NECK, REGIONS, BodyRegions, find_regions
 from core.model.surface import surface_axes
 from core.ops.color_observations import observe
 from core.ops.color_sampling_constants import COSINE
@@ -49,8 +51,14 @@ MIRROR_COST, NORMAL_COST, GRAZING_COST = 0.06, 0.06, 0.02
 seen at a grazing angle."""
 HAIR_MARGIN = 0.1
 """Share of the head's height above the hairline where hair is taken from: the forehead is skin."""
-NETWORK_SHARE = 0.15
-"""Share of the network's guess in completed colours. It knows light and shade."""
+LIKE_SKIN = 0.12
+"""Distance of colours below which what lies above the hairline is skin: no hair is seen, and the guess of the network
+is kept."""
+NETWORK_SHARE, NETWORK_LIGHT = 0.15, 0.3
+"""Share of the network's guess in the hue and in the luminance of cloth: it knows light and shade."""
+NETWORK_SKIN = 0.5
+"""Its share in hands, hair and neck, whose colours it knows from other people."""
+LUMINANCE = (0.3, 0.59, 0.11)
 MEDIAN_STEPS, MEDIAN_EPS = 2, 0.05
 """Steps of reweighting from the mean of the donors towards their geometric median, which is less grey, and the
 difference of colours that it does not resolve."""
@@ -136,16 +144,17 @@ def fill_colors(avatar: Avatar, body: BodyModel, support: Support) -> Avatar:
             of_region = of_region | (region == FACE)
         if index == HAIR:
             of_region = of_region & (regions.above_hairline[vertex_ids] > HAIR_MARGIN)
+            of_region = of_region & ~_like_skin(avatar.colors.float().cpu(), (region == FACE) & is_donor)
         donors = (of_region & is_donor).nonzero()[:, 0]
         if not len(targets) or not len(donors):
             continue
         found = _nearest(features, index, vertex_ids[targets], vertex_ids[donors], cosines[donors])
-        filled[targets] = _typical_colors(colors[donors][found[0]], found[1])
+        typical = _typical_colors(colors[donors][found[0]], found[1])
+        filled[targets] = _mixed(typical, colors[targets], is_skin=index in (HANDS, HAIR, NECK))
         changed[targets] = True
     if not changed.any():
         return avatar
-    amount = (1 - NETWORK_SHARE) * unseen * torch.from_numpy(changed)
-    amount = amount.to(avatar.colors)[:, None]
+    amount = (unseen * torch.from_numpy(changed)).to(avatar.colors)[:, None]
     blended = torch.lerp(avatar.colors, torch.from_numpy(filled).to(avatar.colors), amount)
     return replace(avatar, colors=torch.where(amount > 0, blended, avatar.colors))
 
@@ -197,6 +206,21 @@ def _nearest(
     chosen = index[nearest]
     weights = np.exp(-(distances - distances[:, :1]) / DONOR_RANGE) * cosines[chosen]
     return chosen, weights / weights.sum(1, keepdims=True)
+
+
+def _like_skin(colors: Float[Tensor, "N 3"], on_face: Bool[Tensor, " N"]) -> Bool[Tensor, " N"]:
+    """True for colours like that of the face; false for all if no face is seen."""
+    if not on_face.any():
+        return torch.zeros(len(colors), dtype=torch.bool)
+    return (colors - colors[on_face].median(0).values).norm(dim=-1) < LIKE_SKIN
+
+
+def _mixed(colors: Float[Array, "M 3"], guess: Float[Array, "M 3"], is_skin: bool) -> Float[Array, "M 3"]:
+    """Colours of donors mixed with the guess of the network."""
+    light, guessed_light = (x @ np.array(LUMINANCE, np.float32)[:, None] for x in (colors, guess))
+    of_hue, of_light = (NETWORK_SKIN, NETWORK_SKIN) if is_skin else (NETWORK_SHARE, NETWORK_LIGHT)
+    hue = (1 - of_hue) * (colors - light) + of_hue * (guess - guessed_light)
+    return (hue + (1 - of_light) * light + of_light * guessed_light).clip(0, 1)
 
 
 def _typical_colors(colors: Float[Array, "M K 3"], weights: Float[Array, "M K"]) -> Float[Array, "M 3"]:
