@@ -53,7 +53,7 @@ class StandinBody:
 
 
 @dataclass
-class _People:
+class People:
     """P adults in the rest pose with all N vertices of MakeHuman."""
 
     vertices: Float[np.ndarray, "P N 3"]
@@ -69,7 +69,7 @@ class _People:
 
 def build_standin(human: MakeHuman) -> StandinBody:
     """Derive the stand-in body. Equal input gives equal bodies, up to rounding."""
-    people = _sample_people(human, NUM_PEOPLE, np.random.default_rng(PEOPLE_SEED))
+    people = sample_people(human, NUM_PEOPLE, np.random.default_rng(PEOPLE_SEED))
     surface = body_surface(human)
     eyes = _place_eyes(human, surface, people)
     small = decimate(surface, _decimation_task(human, surface, people, list(eyes.values())), NUM_VERTICES)
@@ -107,7 +107,8 @@ def build_standin(human: MakeHuman) -> StandinBody:
     )
 
 
-def _sample_people(human: MakeHuman, count: int, generator: np.random.Generator) -> _People:
+def sample_people(human: MakeHuman, count: int, generator: np.random.Generator) -> People:
+    """Random adults in the rest pose."""
     phenotypes = sample_adults(count, generator)
     vertices = human.people(phenotypes)
     weights = joint_weights(human)
@@ -118,10 +119,10 @@ def _sample_people(human: MakeHuman, count: int, generator: np.random.Generator)
     for person in tqdm(range(count), desc="rest pose", unit="person"):
         own_joints = regressor @ vertices[person, :num_skin]
         vertices[person], joints[person] = to_tpose(vertices[person], own_joints, weights, human)
-    return _People(vertices, joints, weights, phenotypes)
+    return People(vertices, joints, weights, phenotypes)
 
 
-def _place_eyes(human: MakeHuman, surface: Surface, people: _People) -> dict[str, int]:
+def _place_eyes(human: MakeHuman, surface: Surface, people: People) -> dict[str, int]:
     """Move one vertex of each eye's cavity to the front of the eyeball, and return these vertices by side.
 
     The body has no eyeballs; decimation removes the rest of each cavity.
@@ -135,7 +136,7 @@ def _place_eyes(human: MakeHuman, surface: Surface, people: _People) -> dict[str
     return eyes
 
 
-def _decimation_task(human: MakeHuman, surface: Surface, people: _People, eyes: list[int]) -> DecimationTask:
+def _decimation_task(human: MakeHuman, surface: Surface, people: People, eyes: list[int]) -> DecimationTask:
     num_skin = 1 + int(surface.faces.max())
     mean = people.vertices.mean(0)
     traits = people.phenotypes
