@@ -14,7 +14,7 @@ from smpl_renderer.files import atomic_path
 
 FIT_COLOR, MASK_COLOR, LEFT_COLOR, RIGHT_COLOR = (255, 80, 200), (60, 230, 90), (80, 190, 255), (255, 190, 60)
 MIDDLE_COLOR = (250, 250, 250)
-TILE_HEIGHT, MAX_TILES, CAPTION = 480, 32, 34
+TILE_HEIGHT, MAX_TILES, CAPTION, LEGEND = 480, 32, 34, 400
 LEFT_LANDMARKS = {1, 2, 3, 7, 9, *range(11, 32, 2)}
 
 
@@ -37,7 +37,7 @@ def write_overlay_sheet(
     columns = num_cameras if num_cameras > 1 else _columns(len(tiles), tiles[0].width / tiles[0].height)
     width, height = max(t.width for t in tiles), max(t.height for t in tiles)
     rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (columns * (width + 6), rows * (height + 6) + 26), (24, 24, 28))
+    sheet = Image.new("RGB", (max(columns * (width + 6), LEGEND), rows * (height + 6) + 26), (24, 24, 28))
     for index, tile in enumerate(tiles):
         sheet.paste(tile, (index % columns * (width + 6), index // columns * (height + 6)))
     _legend(sheet)

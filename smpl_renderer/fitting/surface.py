@@ -11,7 +11,8 @@ SOLE_HEIGHT = 0.025
 """Vertices of the feet at most so far above the lowest one, in the rest pose, are the soles."""
 # Parts, and the distance in metres by which masks exceed them: medians over synthetic people without skirts.
 _CLOTH_PARTS = (
-    (0.010, ("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar")),
+    (0.010, ("spine1", "spine2", "spine3", "left_collar", "right_collar")),
+    (0.010, ("pelvis",)),  # apart from the trunk: skirts hide it, whatever is worn above
     (0.007, ("neck", "head")),
     (0.006, ("left_shoulder", "right_shoulder")),
     (0.004, ("left_elbow", "right_elbow")),
@@ -25,7 +26,7 @@ NUM_CLOTH_PARTS = len(_CLOTH_PARTS)
 
 
 def cloth_parts(body: BodyModel) -> Int[Tensor, " V"]:
-    """Part of each vertex that cloth covers alike: trunk, head, upper and lower arms, hands, thighs, shanks, feet."""
+    """Part of each vertex that cloth covers alike, as an index into the table above."""
     owner = {name: part for part, (_, names) in enumerate(_CLOTH_PARTS) for name in names}
     table = torch.tensor([owner[name] for name in JOINT_NAMES], device=body.lbs_weights.device)
     return table[body.lbs_weights.argmax(1)]

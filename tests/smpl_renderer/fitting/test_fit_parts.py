@@ -12,6 +12,7 @@ from random_bodies import random_params
 from smpl_renderer.body_model import JOINT_NAMES
 from smpl_renderer.fitting import Silhouettes
 from smpl_renderer.fitting.bones import bone_targets
+from smpl_renderer.fitting.energy import Energy
 from smpl_renderer.fitting.flips import likely_facing, mirror_limb, mirrored_order, swap_sides
 from smpl_renderer.fitting.initial import initial_rotations, place_by_landmarks, relaxed_rotations, triangulate
 from smpl_renderer.fitting.joint_limits import MARGIN, joint_ranges, limit_penalty
@@ -21,9 +22,10 @@ from smpl_renderer.fitting.point_model import PointModel, Pose, tree_levels
 from smpl_renderer.fitting.pose_prior import load_pose_prior
 from smpl_renderer.fitting.projection import pixel_sizes, project
 from smpl_renderer.fitting.silhouettes import silhouette_targets
-from smpl_renderer.fitting.surface import height_rows, sole_vertices, spread_vertices
+from smpl_renderer.fitting.surface import cloth_parts, height_rows, sole_vertices, spread_vertices
 from smpl_renderer.fitting.targets import prepare_targets
 from smpl_renderer.fitting.variables import Variables
+from smpl_renderer.fitting.weights import Weights
 from smpl_renderer.normals import vertex_normals
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
@@ -263,6 +265,32 @@ def test_landmarks_of_a_part_of_the_person_are_not_trusted(body):
     small = replace(seen, landmarks=center + 0.3 * (seen.landmarks - center))
     assert (prepare_targets(seen).landmark_weights > 0).any()
     assert (prepare_targets(small).landmark_weights == 0).all() and prepare_targets(small).seen.all()
+
+
+def test_a_skirt_is_not_trusted_and_the_trunk_above_it_is(body):
+    """Masks that are 10 cm wider from the waist to the knees, around the true body."""
+    params = standing_bodies([0.0, 1.0])
+    seen = observe_bodies(params, body)
+    joints, masks = body(params).joints, seen.silhouettes
+    pixels = (joints @ seen.Ks[0].T)[..., :2] / joints[..., 2:]
+    cells = ((pixels - masks.windows[:, 0, None, :2]) / masks.windows[:, 0, None, 2:] * 256).long()
+    alphas = masks.alphas.clone()
+    for f in range(2):
+        for row in range(
+            int(cells[f, JOINT_NAMES.index("spine1"), 1]), int(cells[f, JOINT_NAMES.index("left_knee"), 1])
+        ):
+            covered = alphas[f, 0, row].nonzero()
+            alphas[f, 0, row, covered.min() - 12 : covered.max() + 13] = 1
+    worn = replace(seen, silhouettes=replace(masks, alphas=alphas))
+    vertices = spread_vertices(body, 600)
+    parts = cloth_parts(body)
+    part = {name: int(parts[body.lbs_weights[:, JOINT_NAMES.index(name)].argmax()]) for name in JOINT_NAMES}
+    for observed, loose in ((seen, ()), (worn, ("pelvis", "left_hip"))):
+        bodies = Pose.from_params(params)
+        energy = Energy(prepare_targets(observed), body, vertices, Weights(), bodies)
+        energy.update_trust(Variables.start(bodies, torch.tensor([[0.0, -1.0, 0.0]]), torch.zeros(1)))
+        for name in ("pelvis", "left_hip", "spine3", "head", "left_ankle"):
+            assert (energy.trust[part[name]] < 0.3) == (name in loose), name
 
 
 @pytest.mark.parametrize(
