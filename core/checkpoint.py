@@ -8,8 +8,8 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from core.utils.options_json import options_from_json, options_to_json
 from core.utils.ranges import MAX_IMAGE_SIZE, check_ranges
 from smpl_renderer.body_files import find_body
 from smpl_renderer.body_model import BodyModel
-from smpl_renderer.bounded_files import CONTENT_ERRORS
+from smpl_renderer.bounded_files import CONTENT_ERRORS, load_json
 from smpl_renderer.connectivity import Connectivity, build_connectivity
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
@@ -54,7 +54,7 @@ class Training:
     image_size: int | None
     """Side of the target images in pixels."""
     minutes: float | None
-    """Wall time, including evaluations."""
+    """Wall time, including evaluations. It is stored beside the checkpoint: equal trainings have equal checkpoints."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Training":
@@ -80,7 +80,7 @@ def save_checkpoint(
     trainings: Sequence[Training] = (),
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write the parameters and metadata of a network atomically.
+    """Write the parameters and metadata of a network atomically, and the times of its trainings beside it.
 
     Args:
         step: Number of training steps so far.
@@ -106,8 +106,12 @@ def save_checkpoint(
         "step": str(step),
         "data": data,
         "training": training,
-        "trainings": json.dumps([asdict(run) for run in trainings]) if trainings else "",
+        "trainings": json.dumps([asdict(replace(run, minutes=None)) for run in trainings]) if trainings else "",
     }
+    if trainings:
+        times = {"steps": [run.steps for run in trainings], "minutes": [run.minutes for run in trainings]}
+        with atomic_path(times_file(path)) as temporary:
+            temporary.write_text(json.dumps(times) + "\n", encoding="utf-8")
     with atomic_path(path) as temporary:
         save_tensors(temporary, tensors, metadata)
 
@@ -136,12 +140,30 @@ def read_metadata(path: Path) -> Metadata:
     if missing := sorted({"options", "body", "body_name"} - metadata.keys()):
         raise InputError(f"{path}: its metadata lacks {missing[0]}; copy it again, or use another checkpoint")
     try:
-        read_training_options(metadata), read_trainings(metadata)
+        read_training_options(metadata)
+        trainings = read_trainings(metadata)
     except CONTENT_ERRORS as error:
         raise InputError(
             f"{path}: its metadata do not describe trainings ({error}); copy it again, or use another checkpoint"
         ) from error
-    return metadata
+    return metadata | _with_times(path, trainings) if metadata.get("trainings") else metadata
+
+
+def times_file(path: Path) -> Path:
+    """File beside a checkpoint with the minutes of its trainings."""
+    return path.with_suffix(".minutes.json")
+
+
+def _with_times(path: Path, trainings: list[Training]) -> Metadata:
+    """The entry `trainings` with the minutes that are stored beside a checkpoint, where these belong to it."""
+    with suppress(*CONTENT_ERRORS):  # of a file that is missing, or another
+        times = load_json(times_file(path))
+        timed = [replace(run, minutes=minutes) for run, minutes in zip(trainings, times["minutes"], strict=True)]
+        for run in timed:
+            run.check()
+        if times["steps"] == [run.steps for run in trainings]:
+            trainings = timed
+    return {"trainings": json.dumps([asdict(run) for run in trainings])}
 
 
 def read_training_options(metadata: Metadata) -> dict[str, Any]:

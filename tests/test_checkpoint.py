@@ -72,6 +72,19 @@ def test_a_checkpoint_records_its_training_runs(model, tmp_path):
     assert read_trainings(read_metadata(path)) == [Training("", 0, None, None, None)]
 
 
+def test_times_are_stored_beside_equal_checkpoints(model, tmp_path):
+    contents = []
+    for minutes in (1.5, 2.5):
+        path = tmp_path / str(minutes) / "m.safetensors"
+        save_checkpoint(path, model, step=5, trainings=[Training("frame", 5, 4, 256, minutes)])
+        assert read_trainings(read_metadata(path))[0].minutes == minutes
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1]
+    for text in ("{", "[]", '{"steps": [6], "minutes": [1]}', '{"steps": [5], "minutes": []}'):
+        path.with_suffix(".minutes.json").write_text(text)
+        assert read_trainings(read_metadata(path)) == [Training("frame", 5, 4, 256, None)]
+
+
 def test_trainings_of_earlier_versions_are_read():
     """They name the subjects of a step `persons`."""
     values = {"stage": "joint", "steps": 7, "persons": 3, "image_size": 512, "minutes": None}

@@ -10,7 +10,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -298,7 +298,7 @@ class Trainer:
             self.model,
             step=self.step,
             data=self.stamp,
-            training=options_to_json(options),
+            training=options_to_json(replace(options, workspace=TrainOptions.workspace, resume=TrainOptions.resume)),
             trainings=[*self._earlier_trainings, this_training],
             dtype=getattr(torch, options.checkpoint_dtype),
         )

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.checkpoint import Training, load_checkpoint, read_metadata, read_trainings, save_checkpoint
+from core.checkpoint import Training, load_checkpoint, read_metadata, read_trainings, save_checkpoint, times_file
 from core.training import setup, trainer
 from core.training.logs import read_rows
 from core.training.step import InputSubset, TrainingStep
@@ -109,6 +109,7 @@ def test_a_checkpoint_lists_the_trainings_behind_it_also_after_resumption(option
     Trainer(replace(options, steps=1, batch_size=2)).run()
     init = tmp_path / "init.safetensors"
     shutil.copy(options.workspace / "model.safetensors", init)
+    shutil.copy(times_file(options.workspace / "model.safetensors"), times_file(init))
     second = replace(options, steps=2, accumulate=3, init=init, workspace=tmp_path / "second")
     Trainer(second).run()
     init.unlink()  # the run state holds the list
