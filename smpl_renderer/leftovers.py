@@ -6,12 +6,17 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
 _MARK = re.compile(r"\.tmp-([0-9a-f]{6})-([0-9a-f]+)-[0-9a-f]{6}(\.|$)")
+_EARLIER = re.compile(r"\.tmp[0-9A-Za-z]{6}")
+"""Temporary files of the package `safetensors`, by which earlier versions wrote."""
+_FORMATS = (b"human-gaussian-graph", b"hgg-avatar")
+"""One of these is near the start of such a file, if it is one of this program."""
 OTHER_HOST_SECONDS = 24 * 3600.0
 """Age from which a temporary file of another machine or container is taken for a leftover; writing takes minutes."""
 
@@ -27,13 +32,16 @@ def remove_leftovers(folder: Path) -> None:
 
     A file is a leftover if its name holds a mark of this program and no such process runs, or only one that began after
     the file was last changed. Processes of other machines cannot be seen: files of theirs are removed after a day, and
-    folders are kept.
+    folders are kept. Those of earlier versions have no mark and are removed after a day, too.
     """
     with suppress(OSError):
         for path in list(folder.iterdir()):
             if path.name.startswith(".") and (match := _MARK.search(path.name)):
                 with suppress(OSError):
                     _remove_if_left(path, match[1], int(match[2], 16))
+            elif _EARLIER.fullmatch(path.name):
+                with suppress(OSError):
+                    _remove_if_of_earlier_version(path)
 
 
 def _remove_if_left(path: Path, host: str, process: int) -> None:
@@ -47,6 +55,15 @@ def _remove_if_left(path: Path, host: str, process: int) -> None:
         shutil.rmtree(path)
     elif is_left:
         path.unlink()
+
+
+def _remove_if_of_earlier_version(path: Path) -> None:
+    status = path.lstat()
+    if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > OTHER_HOST_SECONDS:
+        with path.open("rb") as file:
+            head = file.read(2**16)
+        if any(name in head for name in _FORMATS):
+            path.unlink()
 
 
 def _runs(process: int, changed: float) -> bool:

@@ -110,3 +110,15 @@ def test_other_hidden_files_are_kept(tmp_path):
         os.utime(tmp_path / name, (1e9, 1e9))
     remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_leftovers_of_earlier_versions_are_removed_after_a_day(tmp_path):
+    """They were written by the package safetensors: `.tmp` and six characters, with this program's metadata."""
+    head = b"\x40\0\0\0\0\0\0\0" + b'{"__metadata__":{"format":"hgg-avatar"}}'
+    files = {".tmpaB3dE6": head, ".tmpzZ9yX8": b"of another program", ".tmpaB3dE6.ply": head, ".tmpQwErT1": head}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        if name != ".tmpQwErT1":
+            os.utime(tmp_path / name, (0, 0))
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == files.keys() - {".tmpaB3dE6"}
