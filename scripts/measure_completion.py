@@ -146,7 +146,7 @@ def _table(records: list[dict], options: Options) -> str:
 
 
 def _decimals(metric: str) -> int:
-    return 3 if metric.endswith(("SSIM", "LPIPS")) else 1 if metric in ("unseen", "mean color") else 2
+    return 3 if metric.endswith(("SSIM", "LPIPS")) else 1 if metric in ("unseen", "mean color", "hue") else 2
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from torch.nn.functional import avg_pool2d, normalize
 
 from core.inference.evaluation import MetricSuite
 from core.losses.metrics import quantize
+from core.model.completion import LUMINANCE
 from core.types.cameras import Cameras
 from core.types.frames import Frames
 from smpl_renderer.body_model import BodyModel
@@ -23,6 +24,7 @@ METRICS = {
     "far LPIPS": "of these views",
     "unseen": "mean absolute error of RGB of 255, in pixels that show a part of the body that no input image shows",
     "mean color": "the same of means over windows of a 15th of the image's side: patterns do not count",
+    "hue": "the same without the luminance: light and shade do not count either",
 }
 WINDOW = 1 / 15
 """Side of the windows, as a share of the image's side."""
@@ -58,10 +60,13 @@ def unseen_pixels(body: BodyModel, unseen: Bool[Tensor, " faces"], targets: Fram
 
 def color_errors(
     predicted: Float[Tensor, "F C 3 H W"], images: Float[Tensor, "F C 3 H W"], mask: Bool[Tensor, "F C 1 H W"]
-) -> tuple[float, float]:
-    """Mean absolute error of RGB, of 255, in the masked pixels, and that of local means; NaN without such pixels."""
+) -> tuple[float, float, float]:
+    """Mean absolute error of RGB, of 255, in masked pixels: of pixels, of local means, of these without luminance.
+
+    NaN if no pixel is masked.
+    """
     if not mask.any():
-        return float("nan"), float("nan")
+        return (float("nan"),) * 3
     inside = mask.float()
     difference = (predicted - images) * inside
     side = 2 * round(WINDOW * images.shape[-1] / 2) + 1
@@ -70,7 +75,9 @@ def color_errors(
         return avg_pool2d(x.flatten(0, 1), side, 1, side // 2).unflatten(0, x.shape[:2])
 
     local = window_mean(difference) / window_mean(inside).clamp_min(1e-6)
-    return tuple(255 * float((x.abs() * inside).sum() / (3 * inside.sum())) for x in (difference, local))
+    luminance = (local * local.new_tensor(LUMINANCE)[:, None, None]).sum(-3, keepdim=True)
+    errors = difference, local, local - luminance
+    return tuple(255 * float((x.abs() * inside).sum() / (3 * inside.sum())) for x in errors)
 
 
 def measure_unseen(
@@ -94,9 +101,9 @@ def measure_unseen(
         return sum(values) / len(values) if values else float("nan")
 
     mask = unseen_pixels(body, unseen_faces(body, inputs), targets)
-    unseen, local = color_errors(quantize(rendered), targets.images, mask)
+    errors = color_errors(quantize(rendered), targets.images, mask)
     means = [mean(name, only_far) for only_far, name in _COLUMNS]
-    return dict(zip(METRICS, (*means, unseen, local)))
+    return dict(zip(METRICS, (*means, *errors)))
 
 
 _COLUMNS = (

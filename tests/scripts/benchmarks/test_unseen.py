@@ -49,10 +49,12 @@ def test_errors_of_patterns_do_not_count_in_local_means():
     images = torch.full((1, 1, 3, SIZE, SIZE), 0.5)
     mask = torch.ones(1, 1, 1, SIZE, SIZE, dtype=torch.bool)
     stripes = torch.tensor([0.1, -0.1]).repeat(SIZE // 2)
-    pixels, local = color_errors(images + stripes, images, mask)
+    pixels, local, _ = color_errors(images + stripes, images, mask)
     assert pixels == pytest.approx(25.5, abs=1e-3) and local < 6
-    offset = color_errors(images + 0.1, images, mask)
-    assert offset == pytest.approx((25.5, 25.5), abs=1e-3)
+    brighter = color_errors(images + 0.1, images, mask)
+    assert brighter == pytest.approx((25.5, 25.5, 0.0), abs=1e-3)
+    redder = color_errors(images + torch.tensor([0.1, 0, 0])[:, None, None], images, mask)
+    assert redder[0] == pytest.approx(8.5, abs=1e-3) and redder[2] > 8
     assert all(math.isnan(x) for x in color_errors(images, images, ~mask))
 
 
