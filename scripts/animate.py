@@ -42,6 +42,8 @@ from smpl_renderer.files import atomic_path
 logger = logging.getLogger("animate")
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
+OTHER_SUFFIXES = (".apng", ".avi", ".gif", ".jpeg", ".jpg", ".m4v", ".png", ".webp", ".wmv")
+"""Of files that are not written; a folder of such a name is not what is meant."""
 MIN_SECONDS = 4.0
 """Duration to which a loop is repeated by default."""
 COLORS = {"white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5), "black": (0.0, 0.0, 0.0)}
@@ -91,6 +93,11 @@ def main(
     transparent = background == "transparent"
     color = (1.0, 1.0, 1.0) if transparent else _color(background)
     is_video = out.suffix.lower() in (*VIDEO_SUFFIXES, ALPHA_SUFFIX)
+    if out.suffix.lower() in OTHER_SUFFIXES:
+        known = ", ".join((*VIDEO_SUFFIXES, ALPHA_SUFFIX))
+        raise InputError(
+            f"--out {out}: {out.suffix} is not written; give a video ({known}), or a folder for PNG images"
+        )
     if transparent and out.suffix.lower() in VIDEO_SUFFIXES:
         raise InputError(
             f"--background transparent: {out.suffix} has no alpha; give {ALPHA_SUFFIX}, or a folder as --out"

@@ -15,7 +15,7 @@ from core.utils.environment import require
 require()
 
 import logging
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 import tyro
@@ -67,7 +67,8 @@ def main(
         to: html: a page that plays the avatar; glb: the skinned body mesh; splats.glb: the Gaussians with skeleton;
             ply, compressed.ply, splat, spz, sog, usd: Gaussians in one pose; splattie: rigged Gaussians; 8bit: an
             avatar of this project at a quarter of the size.
-        out: Output file; by default beside the avatar, with the format's suffix.
+        out: Output file; by default beside the avatar, with the format's suffix. Of a sequence the folder; by default
+            beside the avatar, with the motion's name.
         motion: Built-in motions or motion files (docs/motion.md). html, glb and splats.glb hold all of them (html: by
             default all built-in ones). The others take one: the pose at --time, or a folder with a file per frame.
         time: Seconds into the motion, for formats of one pose.
@@ -76,12 +77,14 @@ def main(
         title: Title of the page; by default the name of the avatar's folder.
         body: A body model file; by default the avatar's own is found by its fingerprint.
     """
+    if out is not None:
+        _check_suffix(out, to)
     loaded = load_any_avatar(avatar)
     model = find_avatar_body(loaded, body)
     names = motion or (tuple(SEQUENCES) if to == "html" else ())
     clips = [open_motion(name, model) for name in names]
     clips = [clip if fps is None else resample(clip, fps) for clip in clips]
-    out = out or avatar.with_suffix("." + SUFFIXES.get(to, to))
+    named, out = out, out or avatar.with_suffix("." + SUFFIXES.get(to, to))
     title = title or avatar.resolve().parent.name
     if to == "html":
         save_html(out, loaded, model, clips, title)
@@ -98,11 +101,19 @@ def main(
     elif len(clips) > 1:
         raise InputError(f"--to {to} takes one motion, got {len(clips)}; give one --motion")
     elif clips and time is None:
+        out = named or avatar.with_name(f"{avatar.stem}_{Path(clips[0].name).stem}")
         _save_sequence(out, loaded, model, clips[0], to, ply_degree)
     else:
         _save_gaussians(out, _gaussians(loaded, model, clips, time), to, ply_degree)
     size = sum(f.stat().st_size for f in out.rglob("*")) if out.is_dir() else out.stat().st_size
     logger.info("wrote %s (%.2f MB)", out, size / 1e6)
+
+
+def _check_suffix(out: Path, to: Format) -> None:
+    """Refuse a name that stands for another format."""
+    suffixes = {name: Path(f"x.{SUFFIXES.get(name, name)}").suffix for name in get_args(Format)}
+    if out.suffix != suffixes[to] and out.suffix in suffixes.values():
+        raise InputError(f"--out {out}: its suffix is that of another format; --to {to} has {suffixes[to]}")
 
 
 @torch.no_grad()

@@ -10,6 +10,8 @@ from core.types.gaussians import Gaussians
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
 
+SUFFIXES = (".usd", ".usda", ".usdc")
+
 
 def save_usd(path: Path, gaussians: Gaussians) -> None:
     """Write one set of Gaussians, given in a y-up frame.
@@ -18,8 +20,12 @@ def save_usd(path: Path, gaussians: Gaussians) -> None:
         path: Output file with the suffix `.usd`, `.usda` or `.usdc`.
         gaussians: Gaussians without batch axes.
     Raises:
-        InputError: If OpenUSD is not installed, or has no such schema.
+        InputError: If OpenUSD is not installed, or has no such schema, or for another suffix.
     """
+    if path.suffix not in SUFFIXES:
+        raise InputError(
+            f"{path}: OpenUSD writes {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'}; rename --out"
+        )
     try:
         from pxr import Gf, Usd, UsdGeom, UsdVol, Vt  # optional
     except ImportError as error:

@@ -397,6 +397,8 @@ def test_script_writes_poses_and_sequences(avatar, body, tmp_path):
     main(source, "splat", tmp_path / "frames", motion=("walk",), fps=4)
     files = sorted((tmp_path / "frames").iterdir())
     assert [f.name for f in files] == [f"{i:05d}.splat" for i in range(len(files))] and len(files) == 5
+    main(source, "ply", motion=("walk",), fps=2)
+    assert (source.parent / "avatar_walk" / "00000.ply").is_file()
     main(source, "8bit")
     main(Path(source.with_suffix(".8bit.safetensors")), "splat", tmp_path / "b.splat")
     for arguments, message in (
@@ -404,6 +406,8 @@ def test_script_writes_poses_and_sequences(avatar, body, tmp_path):
         ({"to": "splattie", "motion": ("walk",)}, "no motion"),
         ({"to": "ply", "motion": ("walk", "dance")}, "one motion"),
         ({"to": "splat", "motion": ("walk",), "out": tmp_path / "frames"}, "exists"),
+        ({"to": "ply", "out": tmp_path / "a.glb"}, r"--to ply has \.ply"),
+        ({"to": "usd", "out": tmp_path / "a.bin"}, r"\.usda"),
     ):
         with pytest.raises(InputError, match=message):
             main(source, **arguments)

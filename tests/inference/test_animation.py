@@ -109,6 +109,7 @@ def test_script_takes_a_motion_file_a_camera_file_and_writes_webm(avatar_file, b
         ({"size": -64}, "--size"),
         ({"background": "#12"}, "--background"),
         ({"background": "transparent", "out": Path("x.mp4")}, "alpha"),
+        ({"out": Path("x.gif")}, r"\.gif is not written; give a video"),
         ({"camera": "behind"}, "--camera"),
         ({"person": 0}, "--person"),
     ],
