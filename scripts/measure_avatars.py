@@ -23,6 +23,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from core.inference.alignment import AlignOptions
 from core.inference.evaluation import MetricSuite
 from core.inference.options import SHIPPED_CHECKPOINT, InferenceOptions
 from core.inference.report import format_table, mean_metrics
@@ -47,7 +48,7 @@ class Options:
     """Index of the first subject."""
     refine: CountOrZero = 0
     """Steps of the refinement of each avatar."""
-    align: Count = 40
+    align: Count = AlignOptions.steps
     """Steps of the alignment."""
     checkpoint: Path = SHIPPED_CHECKPOINT
     lpips: bool = False

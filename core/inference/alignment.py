@@ -45,7 +45,7 @@ DEVIATIONS = Scales(root=0.1, transl=0.05, pose=0.15, common_pose=0.2, betas=1.0
 class AlignOptions:
     """Settings of the alignment, which determine its result."""
 
-    steps: int = 40
+    steps: int = 25
     """Steps of Adam in a round; 0 keeps fits and cameras as they are."""
     rounds: int = 2
     """Times that an avatar is made and its inputs are aligned with it."""

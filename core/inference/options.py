@@ -42,7 +42,7 @@ class InferenceOptions:
     about 3 ms on a GPU, and a quarter of a second without."""
     align: CountOrZero | None = None
     """Gradient steps that correct the body fits of the inputs (and, with several cameras, their poses) and the colour
-    gains of the images by renderings of a first avatar, before the avatar is made again; 0: none. By default 40 for a
+    gains of the images by renderings of a first avatar, before the avatar is made again; 0: none. By default 25 for a
     capture that was made of one's own images or video, none for others."""
     complete: bool = True
     """Take the colours of what no input image shows from what was seen: the other side, around a limb, hair. Of use
