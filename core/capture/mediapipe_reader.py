@@ -24,13 +24,17 @@ def same_person(a: Landmarks, b: Landmarks) -> bool:
 
 
 class MediaPipeReader:
-    """`PoseReader` on MediaPipe's networks."""
+    """`PoseReader` on MediaPipe's networks.
+
+    Without details the `full` network reads, a third as expensive as `heavy`: it is the one that tracks people.
+    """
 
     def __init__(self, folder: Path = WEIGHTS_FOLDER, variant: str = "full", hands: bool = True):
         if missing := missing_models(folder):
             raise InputError(f"{folder}: lacks {', '.join(missing)}; run python scripts/get_pose_models.py")
         self._detector = PoseDetector(folder)
         self._landmarker = PoseLandmarker(folder, variant)
+        self._tracker = self._landmarker if variant == "full" else PoseLandmarker(folder, "full")
         self._hands = HandReader(folder) if hands else None
 
     def people(self, image: RGB, *, most: int = 4, details: bool = True) -> list[Person]:
@@ -51,11 +55,12 @@ class MediaPipeReader:
     def _add_people(
         self, image: RGB, searched: RGB, people: list[Person], details: bool, covered: np.ndarray | None = None
     ) -> None:
+        landmarker = self._landmarker if details else self._tracker
         for square, score in self._detector(searched):
-            rough, closer = self._landmarker.locate(searched, square)
+            rough, closer = landmarker.locate(searched, square)
             if covered is None:
-                closer = self._whole_body(searched, square, rough, closer)
-            person = self._landmarker(searched, closer, passes=1, details=details)
+                closer = _whole_body(landmarker, searched, square, rough, closer)
+            person = landmarker(searched, closer, passes=1, details=details)
             confident = person.landmarks.score >= 0.4 or score >= 0.6
             if covered is not None:  # a painted silhouette must not be taken for another person
                 known = _inside(person.landmarks, covered)
@@ -63,42 +68,44 @@ class MediaPipeReader:
             if confident and not any(same_person(person.landmarks, other.landmarks) for other in people):
                 people.append(person)
 
-    def _whole_body(self, image: RGB, square: Square, found: Landmarks, closer: Square) -> Square:
-        """Square about the body: `closer`, or that of a larger body around the same part.
-
-        In a square that cuts the body, or is turned upside down, the network takes a part for the whole. Wide clothes
-        and unusual poses bring the detector to such squares. Larger, upright ones show whether it did.
-
-        Args:
-            square: The detector's square.
-            found, closer: Landmarks in it, and the square that follows from them.
-        """
-        for _ in range(3):
-            small = found.size < 0.2 * max(image.shape[:2])
-            for factor in (1.6, 4.0, 10.0) if small else (1.6,):
-                larger = Square(square.center, factor * square.side, 0.0)
-                other, other_closer = self._landmarker.locate(image, larger)
-                if other.size < found.size:
-                    continue
-                other, _ = self._landmarker.locate(image, other_closer)
-                if other.score >= 0.9 and other.size > GROWTH * found.size and _share_in_box(found, other) > 0.9:
-                    break
-            else:
-                return closer
-            square, found, closer = larger, other, other_closer
-        return closer
-
     def follow(self, image: RGB, previous: Landmarks, *, details: bool = False) -> Person | None:
         image = brightened(image)
         hips = previous.hip_center
         reach = np.linalg.norm(previous.points[previous.visibility > 0] - hips, axis=1).max()
         square = Square(hips, 2 * 1.25 * float(reach), 0.0)
-        person = self._landmarker(image, square, passes=2, details=details)
+        landmarker = self._landmarker if details else self._tracker
+        person = landmarker(image, square, passes=2, details=details)
         if person.landmarks.score < 0.6:
             return None
         if details and self._hands is not None:
             person = Person(self._hands.add_hands(image, person.landmarks), person.mask)
         return person
+
+
+def _whole_body(landmarker: PoseLandmarker, image: RGB, square: Square, found: Landmarks, closer: Square) -> Square:
+    """Square about the body: `closer`, or that of a larger body around the same part.
+
+    In a square that cuts the body, or is turned upside down, the network takes a part for the whole. Wide clothes
+    and unusual poses bring the detector to such squares. Larger, upright ones show whether it did.
+
+    Args:
+        square: The detector's square.
+        found, closer: Landmarks in it, and the square that follows from them.
+    """
+    for _ in range(3):
+        small = found.size < 0.2 * max(image.shape[:2])
+        for factor in (1.6, 4.0, 10.0) if small else (1.6,):
+            larger = Square(square.center, factor * square.side, 0.0)
+            other, other_closer = landmarker.locate(image, larger)
+            if other.size < found.size:
+                continue
+            other, _ = landmarker.locate(image, other_closer)
+            if other.score >= 0.9 and other.size > GROWTH * found.size and _share_in_box(found, other) > 0.9:
+                break
+        else:
+            return closer
+        square, found, closer = larger, other, other_closer
+    return closer
 
 
 def _share_in_box(landmarks: Landmarks, other: Landmarks) -> float:
