@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,6 +16,20 @@ logger = logging.getLogger(__name__)
 
 VARIANTS = 3  # inputs used in turn, so that no call finds its own data in a cache
 CAPTURABLE = ("triton",)  # backends that do not synchronise, so that a CUDA graph can capture them
+
+
+@contextmanager
+def use_binning(name: str) -> Iterator[None]:
+    """Let backend `triton` use a binning (`core.render.binning`); an empty name changes nothing."""
+    before = os.environ.get("HGG_BINNING")
+    try:
+        if name:
+            os.environ["HGG_BINNING"] = name
+        yield
+    finally:
+        if name:
+            os.environ.pop("HGG_BINNING", None)
+            os.environ.update({} if before is None else {"HGG_BINNING": before})
 
 
 class RenderJob:
@@ -34,9 +50,8 @@ class RenderJob:
 
     def forward(self, i: int) -> Tensor:
         cameras, scene = self.cameras, self.scenes[i % VARIANTS]
-        if self.binning:
-            os.environ["HGG_BINNING"] = self.binning
-        return rasterize(scene, cameras.viewmats, cameras.Ks, self.size, self.size, backend=self.backend).colors
+        with use_binning(self.binning):
+            return rasterize(scene, cameras.viewmats, cameras.Ks, self.size, self.size, backend=self.backend).colors
 
     @torch.no_grad()
     def forward_without_gradients(self, i: int) -> Tensor:

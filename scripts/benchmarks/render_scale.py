@@ -2,10 +2,9 @@
 
 import importlib.util
 import json
-import os
+import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,11 +16,13 @@ from core.render import projection
 from core.types.cameras import Cameras
 from core.types.gaussians import Gaussians
 from scripts.benchmarks.common import machine, median_ms, peak_mb
-from scripts.benchmarks.render_job import RenderJob
+from scripts.benchmarks.render_job import RenderJob, use_binning
 from scripts.benchmarks.splat_scenes import SCENES, ring
 from smpl_renderer.bounded_files import load_json
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import atomic_path
+
+logger = logging.getLogger(__name__)
 
 PEERS = ("gsplat", "diff_gaussian_rasterization")  # rasterizers of other projects
 VARIANTS = {"triton": ("triton:cells", "triton:pairs")}  # what is timed of a backend
@@ -128,43 +129,28 @@ def time_case(backend: str, case: Case, pairs: int, device: torch.device, repeat
     own = asdict(case) | {"backend": backend, "pairs": pairs}
     if backend.startswith("triton:") and not _can_bin(backend.partition(":")[2], case, device):
         return ScaleTiming(**own)
-    with keep_binning():
-        try:
-            job = RenderJob(backend, case.gaussians, case.views, case.size, device, case.scene)
-            once = median_ms(job.forward_backward, 1, device, warm_up=1)  # the first call compiles and measures lists
-            few = max(1, min(repeats, int(MAX_MS_OF_REPEATS / max(once, 1e-3))))
-            return ScaleTiming(
-                **own,
-                forward_ms=median_ms(job.forward_without_gradients, few, device, warm_up=min(few, 3)),
-                both_ms=median_ms(job.forward_backward, few, device, warm_up=min(few, 3)),
-                graph_ms=job.graph_ms(few),
-                peak_mb=peak_mb(job.forward_backward, device),
-            )
-        except torch.cuda.OutOfMemoryError:
-            return ScaleTiming(**own)
-        finally:
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-
-
-@contextmanager
-def keep_binning() -> Iterator[None]:
-    """Restore the binning that jobs of `triton:cells` and `triton:pairs` set in the environment."""
-    before = os.environ.get("HGG_BINNING")
+    measured: dict[str, float | None] = {}
     try:
-        yield
+        job = RenderJob(backend, case.gaussians, case.views, case.size, device, case.scene)
+        once = median_ms(job.forward_backward, 1, device, warm_up=1)  # the first call compiles and measures lists
+        few = max(1, min(repeats, int(MAX_MS_OF_REPEATS / max(once, 1e-3))))
+        measured["forward_ms"] = median_ms(job.forward_without_gradients, few, device, warm_up=min(few, 3))
+        measured["both_ms"] = median_ms(job.forward_backward, few, device, warm_up=min(few, 3))
+        measured["peak_mb"] = peak_mb(job.forward_backward, device)
+        measured["graph_ms"] = job.graph_ms(few)  # last: it needs the memory of all inputs' renderings
+    except (RuntimeError, InputError) as error:  # memory, mostly; a case that fails does not end the others
+        logger.warning("%s, %s: %s", backend, case, str(error).partition("\n")[0])
     finally:
-        os.environ.pop("HGG_BINNING", None)
-        if before is not None:
-            os.environ["HGG_BINNING"] = before
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return ScaleTiming(**own, **measured)
 
 
 def _can_bin(binning: str, case: Case, device: torch.device) -> bool:
     """False if `triton` would use another binning for this case. (Triton is not installed everywhere.)"""
     from core.render.binning import choose_binning
 
-    with keep_binning():
-        os.environ["HGG_BINNING"] = binning
+    with use_binning(binning):
         return choose_binning(device, case.views, case.gaussians, case.size, case.size, TILE) == binning
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_a_binning_that_cannot_work_is_not_timed(monkeypatch):
     huge = Case("body", 1_000_000, 32, 1024)
     assert render_scale.time_case("triton:cells", huge, 3, CPU, 1).both_ms is None
     assert render_scale._can_bin("pairs", huge, CPU)
-    assert render_scale.os.environ["HGG_BINNING"] == "auto"
+    assert os.environ["HGG_BINNING"] == "auto"
 
 
 def test_ratios_are_relative_to_a_peer():
