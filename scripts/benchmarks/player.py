@@ -11,9 +11,11 @@ import tyro
 from core.utils.ranges import Count, ImageSize
 from scripts.benchmarks.chromium import Chromium, find_chromium
 from scripts.benchmarks.common import report
+from smpl_renderer.bounded_files import load_text
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY
 
+MAX_PAGE_BYTES = 2**25
 GRAPHICS = """(() => {
   const gl = document.createElement("canvas").getContext("webgl2");
   const named = gl.getExtension("WEBGL_debug_renderer_info");
@@ -57,8 +59,8 @@ def player(
     """
     if find_chromium() is None:
         raise InputError("timing the player needs a browser: install Chromium or Chrome")
-    if not page.is_file():
-        raise InputError(f"{page}: no such page; write one with scripts/export.py --to html")
+    if 'id="description"' not in load_text(page, MAX_PAGE_BYTES, "a page"):
+        raise InputError(f"{page}: plays no avatar; write a page with scripts/export.py --to html")
     timing, graphics = time_player(page, size, frames)
     print(report("player", list(PlayerTiming.__annotations__), [timing], torch.device("cpu"), out))
     print(f"graphics: {graphics}")

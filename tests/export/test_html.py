@@ -172,8 +172,10 @@ def test_a_transparent_background_has_straight_edges(browser):
 def test_stages_of_a_frame_are_timed(page):
     timing, graphics = time_player(page, 64, 2)
     assert timing.size == 64 and timing.gaussians > 5000 and timing.draw_ms > 0 and timing.ratio > 0 and graphics
-    with pytest.raises(InputError, match="no such page"):
-        player(page.with_name("other.html"))
+    other = page.with_name("other.html")
+    other.write_text("<html></html>")
+    with pytest.raises(InputError, match=r"other\.html: plays no avatar"):
+        player(other)
 
 
 @pytest.mark.parametrize("name", ["style.css", *SCRIPTS])
