@@ -84,7 +84,7 @@ class Recorder:
         self._busy = threading.Lock()
         gui = viewer.server.gui
         with gui.add_folder("Image and video"):
-            self.screenshot = gui.add_button("screenshot")
+            self.screenshot = gui.add_button("screenshot", hint="the avatars on white, as large as the window")
             self.add = gui.add_button("add view", hint="the present view becomes the last one of the camera path")
             self.chosen = gui.add_dropdown("view", [NO_VIEW])
             self.edit = gui.add_button_group("", ["go to", "remove", "clear"])
