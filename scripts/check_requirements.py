@@ -17,6 +17,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
+MAX_BYTES = 2**20
 REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)\s*(?:(>=|==)\s*([0-9][0-9.]*))?$")
 
 
@@ -31,6 +32,8 @@ def release(version: str) -> tuple[int, ...]:
 def requirements(path: Path) -> list[str]:
     """Requirement lines of a file and of the files that it includes."""
     lines = []
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: no file of requirements; name one")
     for line in path.read_text(encoding="utf-8").splitlines():
         line = line.split("#")[0].strip()
         if line.startswith("-r"):
@@ -65,4 +68,8 @@ def main(paths: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)

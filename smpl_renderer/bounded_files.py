@@ -140,10 +140,9 @@ def load_torch(path: Path, limit: int = MAX_FIT_BYTES, kind: str = "a file of to
         InputError: If the file is missing, too large, also when unpacked, or damaged.
         pickle.UnpicklingError: If it needs a name that torch does not allow.
     """
+    check_file(path, limit, kind)
     if zipfile.is_zipfile(path):
         check_archive(path, limit, kind)
-    else:
-        check_file(path, limit, kind)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
