@@ -149,9 +149,10 @@ def fill_colors(avatar: Avatar, body: BodyModel, support: Support) -> Avatar:
         if not len(targets) or not len(donors):
             continue
         found = _nearest(features, index, vertex_ids[targets], vertex_ids[donors], cosines[donors])
-        typical = _typical_colors(colors[donors][found[0]], found[1])
-        filled[targets] = _mixed(typical, colors[targets], is_skin=index in (HANDS, HAIR, NECK))
-        changed[targets] = True
+        rows = targets.numpy()
+        typical = _typical_colors(colors[donors.numpy()][found[0]], found[1])
+        filled[rows] = _mixed(typical, colors[rows], is_skin=index in (HANDS, HAIR, NECK))
+        changed[rows] = True
     if not changed.any():
         return avatar
     amount = (unseen * torch.from_numpy(changed)).to(avatar.colors)[:, None]
@@ -173,7 +174,8 @@ class _Features:
 
         The right one of a pair of limbs is mirrored to the left.
         """
-        positions, normals = self.positions[vertex_ids], self.normals[vertex_ids]
+        rows = vertex_ids.numpy()  # a tensor of one element would count as a number
+        positions, normals = self.positions[rows], self.normals[rows]
         flip = np.where((positions[:, :1] < 0) if self.is_sided[region] else mirrored, [[-1.0, 1.0, 1.0]], 1.0)
         axis = self.axes[region]
         stretch = ON_HEAD * np.eye(3)

@@ -74,6 +74,16 @@ def test_colors_that_are_equal_on_both_sides_are_restored(body, side):
     assert after < 0.35 * before, (before, after)
 
 
+@pytest.mark.parametrize("seen_of_it", [1, -1], ids=["one seen", "one unseen"])
+def test_one_gaussian_of_a_region_is_enough(body, seen_of_it):
+    arms = (find_regions(body).ids == REGIONS.index("arms")).nonzero()[:, 0]
+    seen = torch.ones(body.num_vertices)
+    seen[arms[1:] if seen_of_it == 1 else arms[:1]] = 0
+    avatar = avatar_of(body, torch.where((seen > 0)[:, None], bands(body), torch.tensor(0.5)))
+    completed = fill_colors(avatar, body, support(seen))
+    assert torch.equal((completed.colors != avatar.colors).any(-1), seen == 0)
+
+
 def test_seen_gaussians_and_all_but_colors_are_kept_bitwise(body):
     generator = torch.Generator().manual_seed(0)
     avatar = avatar_of(body, torch.rand(body.num_vertices, 3, generator=generator))
