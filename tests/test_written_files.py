@@ -94,7 +94,7 @@ def test_usual_runs_write_to_their_output_only(use, given, tmp_path):
 
 @pytest.mark.slow
 def test_what_is_written_elsewhere_is_noticed(given, tmp_path):
-    with pytest.raises(AssertionError, match="other/a.ply"):
+    with pytest.raises(AssertionError, match=r"other/a\.ply"):
         run_watched(tmp_path, *USES["export points"].format(given=given).replace("out/", "other/").split())
 
 
