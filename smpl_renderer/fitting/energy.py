@@ -63,6 +63,8 @@ class Energy:
         self.clearance = weights.clearance * torch.tensor(CLEARANCES, device=device)
         self.trust = torch.ones(NUM_CLOTH_PARTS, device=device)
         """Weight of the outlines of each part, in [0, 1]."""
+        # Tensors, as an index of Python numbers would be copied to the device in every step.
+        self.ankles, self.hand_joints = (torch.tensor(joints, device=device) for joints in (ANKLES, HAND_JOINTS))
         self.common: Float[Tensor, "23 3 3"] | None = None
         with torch.no_grad():
             pelvis = start.scale * self.model.rest_joints(start.betas)[PELVIS] + start.transl
@@ -78,7 +80,7 @@ class Energy:
         out |= self._ground_terms(x, posed)
         out["prior"] = w.prior * self.prior.energies(x.pose).sum(-1)
         out["limits"] = w.limits * limit_penalty(x.pose, self.ranges)
-        out["hands"] = w.hands * 0.5 * (x.pose[:, HAND_JOINTS, :] / w.hand_sigma).square().sum((1, 2))
+        out["hands"] = w.hands * 0.5 * (x.pose[:, self.hand_joints] / w.hand_sigma).square().sum((1, 2))
         rotations = bodies.rotations[:, 1:]
         if self.common is not None:
             out["common"] = w.common * terms.pose_term(rotations, self.common, w.common_sigma, w.common_width)
@@ -104,7 +106,10 @@ class Energy:
             common = roma.special_procrustes((weights[..., None, None] * rotations).sum(0))
             squared = (rotations - common).square().sum((-2, -1)) / 2 / self.weights.common_sigma**2
             weights = 1 / (1 + squared / self.weights.common_width**2).square()
-        self.common = common
+        if self.common is None:
+            self.common = common
+        else:
+            self.common.copy_(common)  # graphs of steps read it where it is
 
     @torch.no_grad()
     def update_trust(self, x: Variables) -> None:
@@ -167,7 +172,7 @@ class Energy:
         surface, soles = posed.points[:, : self.count], posed.points[:, self.count :]
         heights = (soles @ up[..., None])[..., 0] - x.floor[:, None]
         balance = terms.balance_term(surface, soles, heights, up, w.balance_slack, w.balance_sigma)
-        balance = balance * terms.still_feet(posed.joints[:, ANKLES, :].detach(), self.times, w.still_speed)
+        balance = balance * terms.still_feet(posed.joints[:, self.ankles].detach(), self.times, w.still_speed)
         trunk = posed.joints[:, NECK] - posed.joints[:, PELVIS]
         out = {
             "ground": w.ground * terms.ground_term(heights, w.ground_sigma),

@@ -158,6 +158,7 @@ class _Fit:
             silhouettes=silhouettes,
             common=self.weights.common > 0 and self.observations.num_frames > 1 and not alternatives,
             report=self._report,
+            cuda_graphs=self.options.cuda_graphs,
         )
 
     def _report(self, terms: dict[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from smpl_renderer.fitting.energy import Energy
+from smpl_renderer.fitting.step_graph import StepGraph
 from smpl_renderer.fitting.variables import Variables
 
 RATES = {
@@ -33,6 +34,7 @@ def minimise(
     silhouettes: bool = True,
     common: bool = False,
     report: Callable[[dict[str, Tensor]], None] | None = None,
+    cuda_graphs: bool = False,
 ) -> Variables:
     """Take `steps` steps of Adam in the variables `names`.
 
@@ -43,20 +45,34 @@ def minimise(
         silhouettes: Let the terms of the masks count.
         common: Update the pose that all frames share.
         report: Called after each step with the terms.
+        cuda_graphs: Replay steps from a CUDA graph, on a GPU.
     """
     x = x.leaves(names)
-    groups = [{"params": [getattr(x, name)], "lr": rate * RATES[name]} for name in names]
-    adam = torch.optim.Adam(groups, betas=(0.9, 0.98))
-    peaks = [group["lr"] for group in adam.param_groups]
+    cuda_graphs = cuda_graphs and x.transl.is_cuda
+    peaks = [rate * RATES[name] for name in names]
+    # A graph reads learning rates from the device's memory.
+    rates = [torch.tensor(peak, device=x.transl.device) for peak in peaks] if cuda_graphs else peaks
+    groups = [{"params": [getattr(x, name)], "lr": lr} for name, lr in zip(names, rates)]
+    adam = torch.optim.Adam(groups, betas=(0.9, 0.98), capturable=cuda_graphs)
+
+    def take_step() -> dict[str, Tensor]:
+        adam.zero_grad(set_to_none=True)
+        terms = energy(x, silhouettes)
+        sum(terms.values()).mean().backward()
+        adam.step()
+        return terms
+
+    run = StepGraph(take_step) if cuda_graphs else take_step
     for step in range(steps):
         if common and step % COMMON_EVERY == 0:
             energy.update_common(x)
+        factor = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group, peak in zip(adam.param_groups, peaks):
-            group["lr"] = peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        terms = energy(x, silhouettes)
-        adam.zero_grad()
-        sum(terms.values()).mean().backward()
-        adam.step()
+            if cuda_graphs:
+                group["lr"].fill_(factor * peak)
+            else:
+                group["lr"] = factor * peak
+        terms = run()
         if report is not None:
             report(terms)
     return x.detach().rebased()
