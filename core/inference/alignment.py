@@ -59,8 +59,8 @@ class AlignOptions:
     """Rates at the end, relative to those at the start; they decay exponentially."""
     deviations: Scales = DEVIATIONS
     """Expected corrections."""
-    prior: float = 2e-4
-    """Weight of half the squared corrections, in units of their deviations and per frame, relative to the loss."""
+    prior: float = 2e-3
+    """Weight of half the squared corrections, in units of their deviations and per image, relative to the loss."""
     alpha: float = 0.5
     """Weight of the squared error of the silhouettes, relative to that of the colours."""
     gains: bool = True
@@ -136,7 +136,8 @@ class _Alignment:
             optimizer.param_groups[0]["lr"] = options.last_rate ** (step / options.steps)
             if (step - 1) % ROTATION_STEPS == 0:
                 self._update_rotations()
-            loss = self._loss(index) + options.prior / 2 * corrections.squares(options.deviations) / self.num_frames
+            squares = corrections.squares(options.deviations) / len(self.images)
+            loss = self._loss(index) + options.prior / 2 * squares
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
