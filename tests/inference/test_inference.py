@@ -18,7 +18,7 @@ from tiny_capture import TinyCapture
 
 import infer
 from core.avatar.avatar import canonical_gaussians
-from core.avatar.file import load_avatar
+from core.avatar.file import load_avatar, load_views_seen
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.export.ply import load_ply
 from core.inference import evaluation, outputs
@@ -125,6 +125,8 @@ def test_writes_everything_for_a_subject(options, body, small_protocol):
 
     avatar = load_avatar(folder / "avatar.safetensors")
     assert avatar.body == body.fingerprint and avatar.count == body.num_vertices
+    seen = load_views_seen(folder / "avatar.safetensors", body.num_vertices)
+    assert 0.3 < (seen > 0).float().mean() <= 1  # stored for the viewer
     expected = canonical_gaussians(avatar, body)
     read = load_ply(folder / "avatar.ply")
     torch.testing.assert_close(read.means, expected.means, rtol=0, atol=1e-5)
