@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
+from core.utils.cli import run
+
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 PRESET_MEMORY = {"tiny": 16, "small": 40, "big": 80}
 """GB of GPU memory for which the presets of training are made."""
@@ -194,4 +196,4 @@ def _print(findings: list[Finding], problems: int) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(lambda: sys.exit(main()))
