@@ -54,10 +54,13 @@ def find_regions(body: BodyModel) -> BodyRegions:
     ids = torch.zeros(len(vertices), dtype=torch.long)
     axes = torch.zeros(len(REGIONS), 3)
     for index, name in enumerate(REGIONS[:HAIR]):
-        part = PARTS["torso" if name == "torso" else f"left_{PLURALS[name]}"]
-        names = part if name == "torso" else (*part, *PARTS[f"right_{PLURALS[name]}"])
+        if name == "torso":
+            names, ends = (*PARTS["hips"], *PARTS["torso"]), ("pelvis", "spine3")
+        else:
+            left, right = (PARTS[f"{side}_{PLURALS[name]}"] for side in ("left", "right"))
+            names, ends = (*left, *right), (left[0], left[-1])
         ids[_of_joints(strongest, names)] = index
-        first, last = (joints[JOINT_NAMES.index(joint)] for joint in (part[0], part[-1 if name != "torso" else 3]))
+        first, last = (joints[JOINT_NAMES.index(joint)] for joint in ends)
         axes[index] = normalize(last - first, dim=0)
 
     on_head = _of_joints(strongest, PARTS["head"])

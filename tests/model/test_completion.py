@@ -116,6 +116,12 @@ def test_the_back_of_the_head_is_hair_and_not_face(body, is_bald):
     assert (completed.colors[behind] - expected).norm(dim=-1).max() < 0.05
 
 
+def test_the_axis_of_the_torso_is_its_own_mirror_image(body):
+    axis = find_regions(body).axes[REGIONS.index("torso")]
+    assert axis[0].abs() < 1e-3, axis
+    assert axis[1] > 0.95, axis
+
+
 @pytest.mark.parametrize("backend", ["torch", "numba"])
 def test_the_front_supports_the_front(body, front_view, backend):
     """Backends with and without weights of their own agree: the chest is seen, the back is not."""
