@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ def load_avatar_scene(kind: str, index: int, body: BodyModel, folder: Path, fit_
     return AvatarScene(path, truth, fits, up, Frames(images, alphas, cameras, truth[frames]), frames)
 
 
-def _stored(path: Path, make) -> dict[str, Tensor]:
+def _stored(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Tensor]:
     """Arrays of a file that is made at first use."""
     if not path.is_file():
         arrays = make()
@@ -204,23 +205,27 @@ def score(session: Session, scene: AvatarScene, made: Made, suite: MetricSuite) 
     which it does not show.
     """
     body, frames = session.body, scene.target_frames
-    own, capture = made.fits, open_capture(scene.folder)
+    own, true = (fits.to(body.v_template) for fits in (made.fits, scene.truth))
+    capture = open_capture(scene.folder)
     if len(capture.camera_names) == 1:
-        own = with_right_depth(own, scene.truth, capture.cameras(capture.camera_names).centers[0], body)
+        own = with_right_depth(own, true, capture.cameras(capture.camera_names).centers[0], body)
     results = {}
-    for name, params in (("true", scene.truth), ("own", own)):
+    for name, params in (("true", true), ("own", own)):
         rows = []
         for i, frame in enumerate(frames):
             target = scene.targets[i].to(session.device)
-            driving = params[frame].to(session.device)[None]
             supersample = session.supersampling(TARGET_SIZE)
             rendering = render_avatar(
-                made.avatar, body, driving, target.cameras[None], backend=session.backend, supersample=supersample
+                made.avatar,
+                body,
+                params[frame][None],
+                target.cameras[None],
+                backend=session.backend,
+                supersample=supersample,
             )
             rows += suite(rendering.colors[0], target)
         results[name] = mean_metrics(rows)
-    vertices, truth = body(own).vertices, body(scene.truth).vertices
-    results["fit"] = {"mm": 1000 * (vertices - truth).norm(dim=-1).mean().item()}
+    results["fit"] = {"mm": 1000 * (body(own).vertices - body(true).vertices).norm(dim=-1).mean().item()}
     return results
 
 
