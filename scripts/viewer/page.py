@@ -136,7 +136,7 @@ class Viewer:
         index = index % len(motion) if motion.loops else min(index, len(motion) - 1)
         pose = self._poses[key][index : index + 1]
         body_pose = pose.body_pose.view(1, -1, 3).clone()
-        for joint, degrees in self.turns.items():
+        for joint, degrees in list(self.turns.items()):  # sliders change it from other threads
             j = JOINT_NAMES.index(joint) - 1
             R = axis_angle_to_matrix(torch.tensor(np.radians(degrees), dtype=body_pose.dtype))
             body_pose[0, j] = matrix_to_axis_angle(axis_angle_to_matrix(body_pose[0, j]) @ R)
