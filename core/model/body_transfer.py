@@ -40,8 +40,8 @@ def transfer_parameters(tensors: dict[str, Tensor], source: BodyModel, target: B
 class BodyBridge(nn.Module):
     """Another body for a network: `proxy`, a body with the mesh of `source` on the surface of `target`.
 
-    Both take the same parameters and have the same joints. Only the mesh differs: the density of vertices and the
-    neighbourhoods, to which a network is used, are those of its training.
+    Both take the same parameters and have the same joints. The mesh keeps the density of vertices and the
+    neighbourhoods that the network was trained with.
     """
 
     nearest: Tensor

@@ -1,6 +1,6 @@
 """Completion of an avatar's colours: what no input image shows is coloured from what was seen elsewhere on the body.
 
-From one image, the network has to guess half of the person, and its guess, a mean over all clothes of its training, is
+From one image, half of the person is the network's guess, and this guess, a mean over all clothes of its training, is
 grey. Cloth, however, mostly goes around the body, both sides are alike, and hair covers the back of a head. Each unseen
 Gaussian takes the colours of the seen ones that are nearest on the canonical body, where
 
@@ -55,9 +55,9 @@ LIKE_SKIN = 0.12
 """Distance of colours below which what lies above the hairline is skin: no hair is seen, and the guess of the network
 is kept."""
 NETWORK_SHARE, NETWORK_LIGHT = 0.15, 0.3
-"""Share of the network's guess in the hue and in the luminance of cloth: it knows light and shade."""
+"""Share of the network's guess in the hue and in the luminance of cloth: it contains light and shade."""
 NETWORK_SKIN = 0.5
-"""Its share in hands, hair and neck, whose colours it knows from other people."""
+"""Its share in hands, hair and neck, whose colours differ less between people than those of clothes."""
 LUMINANCE = (0.3, 0.59, 0.11)
 MEDIAN_STEPS, MEDIAN_EPS = 2, 0.05
 """Steps of reweighting from the mean of the donors towards their geometric median, which is less grey, and the
