@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,12 +19,10 @@ from core.avatar.rendering import render_gaussians, supersampling
 from core.inference.animation import RENDERED_SIZE
 from core.inference.camera_file import interpolate_cameras, write_camera_path
 from core.types.cameras import Cameras
+from core.types.gaussians import Gaussians
 from core.utils.images import to_bytes
 from core.utils.video import write_video
 from smpl_renderer.rotations import matrix_to_quat, quat_to_matrix
-
-if TYPE_CHECKING:
-    from scripts.viewer.page import Viewer
 
 SCREENSHOT_HEIGHTS = (64, 2160)
 """Smallest and largest height of a screenshot in pixels; between them it is that of the browser's window."""
@@ -71,6 +69,20 @@ def cameras_of(views: list[View], height: int, count: int | None = None) -> Came
     return Cameras(torch.from_numpy(viewmats).float(), torch.from_numpy(Ks).float(), width, height)
 
 
+class Page(Protocol):
+    """What a recorder needs of the page (`scripts/viewer/page.py`)."""
+
+    server: Any
+    """A server of viser."""
+    frame: float
+    """Seconds into the motion."""
+    playing: Any
+    """Checkbox: the motion plays."""
+
+    def scene(self, seconds: float) -> Gaussians:
+        """All avatars at a time of the motion."""
+
+
 class Recorder:
     """Controls for a screenshot and for a camera path, which is a list of views.
 
@@ -78,7 +90,7 @@ class Recorder:
         viewer: The page, with a server.
     """
 
-    def __init__(self, viewer: "Viewer"):
+    def __init__(self, viewer: Page):
         self.viewer = viewer
         self.views: list[View] = []
         self._busy = threading.Lock()
