@@ -4,17 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from core.utils.ranges import (
-    Count,
-    CountOrZero,
-    Decay,
-    ImageSize,
-    Positive,
-    PositiveOrZero,
-    Range,
-    Seed,
-    Share,
-)
+from core.utils.ranges import Count, CountOrZero, Decay, ImageSize, Positive, PositiveOrZero, Range, Seed, Share
 from smpl_renderer.errors import InputError
 
 Width = Annotated[int, Range(1, 2**14)]
