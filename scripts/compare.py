@@ -37,10 +37,17 @@ def main(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path]) -> None:
         )
     for label, metrics in (("A", first), ("B", second)):
         checkpoint = metrics["settings"]["checkpoint"]
-        refined = metrics["settings"].get("refinement")
-        how = f", refined by {refined['steps']} steps" if refined else ""
+        how = "".join(f", {step}" for step in steps_beside_the_network(metrics["settings"]))
         print(f"{label}: {checkpoint['name']} ({checkpoint['sha256'][:12]}){how}")
     print(format_table(["", "split", *headings()], comparison(first, second)))
+
+
+def steps_beside_the_network(settings: dict) -> list[str]:
+    """What was done to the inputs and to the network's avatar, from the settings of an evaluation."""
+    aligned, refined = settings.get("alignment"), settings.get("refinement")
+    steps = [f"inputs aligned by {aligned['rounds']} x {aligned['steps']} steps"] if aligned else []
+    steps += ["colours completed"] if settings.get("completion") else []
+    return steps + ([f"refined by {refined['steps']} steps"] if refined else [])
 
 
 def first_difference(a: object, b: object, name: str = "protocol") -> tuple[str, object, object] | None:

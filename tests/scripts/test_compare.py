@@ -47,6 +47,14 @@ def test_both_values_and_their_difference_are_printed(tmp_path, metrics):
     assert mean_row.split()[-1] == "-"  # a metric that was not measured
 
 
+def test_steps_beside_the_network_are_named(tmp_path, metrics):
+    other = copy.deepcopy(metrics)
+    other["settings"] |= {"alignment": {"rounds": 2, "steps": 25}, "completion": True, "refinement": {"steps": 12}}
+    first, second, *_ = compare(tmp_path, metrics, other).stdout.splitlines()
+    assert first.endswith(")")
+    assert second.endswith("), inputs aligned by 2 x 25 steps, colours completed, refined by 12 steps")
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
