@@ -7,7 +7,7 @@ in closed form from the current rendering; their mean over the images is 1.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +21,7 @@ from core.types.frames import Frames
 from core.utils.resample import resample_area
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.rotations import matrix_to_quat, quat_multiply
-from smpl_renderer.types import BodyParams, PosedBody
+from smpl_renderer.types import BodyOutput, BodyParams, PosedBody
 
 BETAS = 0.8, 0.95
 """Decay rates of Adam's moments, short because there are few steps."""
@@ -181,7 +181,9 @@ class _Alignment:
         frames, of_image = torch.unique(frames, return_inverse=True)
         output = self.body(self.corrections.bodies(frames))
         unused = output.vertex_transforms[..., :3, :3]  # skinning takes the quaternions
-        posed = PosedBody(**vars(output), rotations=unused, quats=self.quats[frames], scale=self.fits.scale[frames])
+        # Without gradients, a GPU's kernels return rotations and scale as well (`BodyModel.pose_fused`).
+        own = {f.name: getattr(output, f.name) for f in fields(BodyOutput)}
+        posed = PosedBody(**own, rotations=unused, quats=self.quats[frames], scale=self.fits.scale[frames])
         gaussians = skin_gaussians(self.avatar, posed)[of_image]
         T_cam_world = self.corrections.cameras()[views] @ self.cameras.viewmats[index]
         R, t = T_cam_world[:, :3, :3], T_cam_world[:, :3, 3]

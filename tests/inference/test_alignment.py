@@ -9,6 +9,7 @@ from striped_avatar import render_frames, striped_avatar
 from core.inference.alignment import Aligner, AlignOptions, balanced_order, without_gains
 from core.inference.corrections import Scales
 from core.types.frames import Frames
+from smpl_renderer.body_model import BodyModel
 from smpl_renderer.rotations import axis_angle_to_matrix
 
 POSES_ONLY = Scales(0.015, 0.006, 0.03, 0.0, 0.0, 0.0, 0.0)
@@ -48,6 +49,19 @@ def test_poses_are_recovered(truth, inputs, body):
     assert error(result.fits, inputs, body) < 0.25 * error(wrong.body, inputs, body)
     assert result.error_after < 0.3 * result.error_before
     assert result.cameras.equal(torch.eye(4).expand(2, 4, 4)) and not result.fits.transl.requires_grad
+
+
+def test_bodies_of_kernels_have_rotations_of_their_own(truth, inputs, body, monkeypatch):
+    """On a GPU, bodies that are posed without gradients are a `PosedBody`."""
+    aligner = Aligner(body, replace(FREE, steps=2))
+    expected = aligner(truth, inputs)
+
+    def forward(self, params):
+        return self.pose_reference(params) if torch.is_grad_enabled() else self.pose(params)
+
+    monkeypatch.setattr(BodyModel, "forward", forward)
+    result = aligner(truth, inputs)
+    assert result.fits.body_pose.equal(expected.fits.body_pose) and result.error_after == expected.error_after
 
 
 def test_the_shape_is_recovered_and_common_to_all_frames(truth, inputs, body):
