@@ -36,6 +36,9 @@ UNSEEN_COSINE, SEEN_COSINE = 0.05, 0.15
 UNSEEN_PIXELS, SEEN_PIXELS = 0.25, 1.0
 """A Gaussian is seen if the best of its cosines, or the sum of its weights in the input images, reaches the second
 value, and is unseen if both are below the first; in between, colours are blended."""
+MIN_UNSEEN = 0.03
+"""Share of the Gaussians, by opacity, below which an avatar keeps the guesses of the network: of several views around a
+person, only folds such as the armpits are unseen, and the network knows better what they look like."""
 DONOR_COSINE, DONOR_OPACITY = 0.1, 0.3
 """Least cosine and opacity of a Gaussian whose colour others take."""
 DONORS = 48
@@ -84,7 +87,7 @@ class Support:
 
 @torch.no_grad()
 def complete_colors(avatar: Avatar, body: BodyModel, inputs: Frames, backend: str = "auto") -> Avatar:
-    """The avatar with colours for what no input image shows.
+    """The avatar with colours for what no input image shows; `avatar` itself if that is less than `MIN_UNSEEN`.
 
     Args:
         avatar: One avatar, without batch axes.
@@ -92,7 +95,10 @@ def complete_colors(avatar: Avatar, body: BodyModel, inputs: Frames, backend: st
         inputs: Its input frames [F, C].
         backend: Rasterizer.
     """
-    return fill_colors(avatar, body, find_support(avatar, body, inputs, backend))
+    support = find_support(avatar, body, inputs, backend)
+    if (support.unseen() * avatar.opacities).sum() < MIN_UNSEEN * avatar.opacities.sum():
+        return avatar
+    return fill_colors(avatar, body, support)
 
 
 def find_support(avatar: Avatar, body: BodyModel, inputs: Frames, backend: str = "auto") -> Support:
@@ -125,12 +131,12 @@ def _rendered_pixels(avatar: Avatar, frame: Frames, posed: PosedBody, backend: s
 
 def fill_colors(avatar: Avatar, body: BodyModel, support: Support) -> Avatar:
     """The avatar with the colours of unseen Gaussians replaced; `avatar` itself where there is nothing to replace."""
-    unseen = support.unseen().cpu()
+    unseen, opacities = support.unseen().cpu(), avatar.opacities.cpu()
     cosines = support.cosines.cpu()
     regions = find_regions(body)
     vertex_ids = avatar.vertex_ids.cpu()
     region = regions.ids[vertex_ids]
-    is_donor = (cosines > DONOR_COSINE) & (avatar.opacities.cpu() > DONOR_OPACITY)
+    is_donor = (cosines > DONOR_COSINE) & (opacities > DONOR_OPACITY)
     features = _Features(body, regions)
 
     colors = avatar.colors.float().cpu().numpy()

@@ -1,12 +1,12 @@
 """Run a script of the project in a fork of the test process, which has imported PyTorch already."""
 
 import ctypes
+import faulthandler
 import logging
 import multiprocessing.process
 import multiprocessing.util
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +30,7 @@ def run_script(
     cwd: Path = REPOSITORY,
     prepare: Callable[[], None] = lambda: None,
     finish: Callable[[], None] = lambda: None,
-    timeout: float = 300,
+    timeout: float = 120,
 ) -> subprocess.CompletedProcess:
     """Run a script as `python SCRIPT ARGUMENTS` does, without the seconds of importing PyTorch.
 
@@ -41,7 +41,7 @@ def run_script(
         cwd: Working directory.
         prepare: Called in the new process before the script.
         finish: Called in the new process after the script.
-        timeout: Seconds after which the process is killed, which is an error.
+        timeout: Seconds after which the process ends with status 1, and the stacks of its threads in stderr.
     Returns:
         Exit status (negative for a signal), stdout and stderr.
     """
@@ -51,17 +51,13 @@ def run_script(
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         process = os.fork()
         if process == 0:
-            _run_in_child([str(REPOSITORY / command[0]), *map(str, command[1:])], cwd, prepare, finish, stdout, stderr)
-        alarm = threading.Timer(timeout, os.kill, (process, signal.SIGKILL))
-        alarm.start()
+            argv = [str(REPOSITORY / command[0]), *map(str, command[1:])]
+            _run_in_child(argv, cwd, prepare, finish, timeout, stdout, stderr)
         _, status = os.waitpid(process, 0)
-        alarm.cancel()
         stdout.seek(0)
         stderr.seek(0)
         output, errors = (file.read().decode(errors="surrogateescape") for file in (stdout, stderr))
     status = os.waitstatus_to_exitcode(status)
-    if status == -signal.SIGKILL:
-        raise subprocess.TimeoutExpired([*map(str, command)], timeout, output, errors)
     return subprocess.CompletedProcess([*map(str, command)], status, output, errors)
 
 
@@ -82,7 +78,7 @@ def mount_small_disk(folder: Path, size: str) -> None:
         raise PermissionError(ctypes.get_errno(), "mount")
 
 
-def _run_in_child(argv: list[str], cwd: Path, prepare, finish, stdout, stderr) -> NoReturn:
+def _run_in_child(argv: list[str], cwd: Path, prepare, finish, timeout, stdout, stderr) -> NoReturn:
     status = 1
     try:
         os.dup2(stdout.fileno(), 1)
@@ -97,6 +93,7 @@ def _run_in_child(argv: list[str], cwd: Path, prepare, finish, stdout, stderr) -
         os.chdir(cwd)
         sys.argv = argv
         prepare()
+        faulthandler.dump_traceback_later(timeout, exit=True)  # after `prepare`: it starts a thread
         try:
             runpy.run_path(argv[0], run_name="__main__")
             status = 0

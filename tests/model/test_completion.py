@@ -9,6 +9,7 @@ from remeshed_body import remeshed
 from scipy.spatial import KDTree
 
 from core.avatar.avatar import TENSOR_FIELDS, Avatar
+from core.model import completion
 from core.model.body_regions import FACE, HAIR, REGIONS, find_regions
 from core.model.completion import Support, complete_colors, fill_colors, find_support
 from core.model.surface import place_queries
@@ -99,6 +100,15 @@ def test_seen_gaussians_and_all_but_colors_are_kept_bitwise(body):
 def test_an_avatar_of_which_nothing_or_everything_is_seen_is_unchanged(body, seen):
     avatar = avatar_of(body, bands(body))
     assert fill_colors(avatar, body, support(torch.full((body.num_vertices,), seen))) is avatar
+
+
+@pytest.mark.parametrize("share, is_completed", [(0.02, False), (0.05, True)])
+def test_avatars_that_are_seen_from_all_around_are_unchanged(body, make_frames, monkeypatch, share, is_completed):
+    avatar = avatar_of(body, bands(body))
+    seen = torch.rand(body.num_vertices, generator=torch.Generator().manual_seed(0)) > share
+    monkeypatch.setattr(completion, "find_support", lambda *_: support(seen))
+    completed = completion.complete_colors(avatar, body, make_frames()[0])
+    assert (completed is not avatar) == is_completed
 
 
 @pytest.mark.parametrize("is_bald", [False, True])
