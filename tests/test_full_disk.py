@@ -36,6 +36,7 @@ def on_small_disk(size: str, disk: Path, *command: str | Path) -> tuple[int, lis
     done = run_script(*command, prepare=prepare, finish=finish)
     if done.returncode == 77:
         pytest.skip("no mounts in a namespace of its own are allowed here")
+    assert listing.exists(), done.stderr
     return done.returncode, done.stderr.splitlines(), listing.read_text().splitlines()
 
 

@@ -25,6 +25,10 @@ NEW_MOUNTS, NEW_USER = 0x00020000, 0x10000000
 """Flags of `unshare` in Linux's sched.h."""
 
 
+OMP_PAUSE_HARD = 2
+"""From OpenMP 5.0's `omp_pause_resource_t`."""
+
+
 def run_script(
     *command: str | Path,
     cwd: Path = REPOSITORY,
@@ -45,6 +49,7 @@ def run_script(
     Returns:
         Exit status (negative for a signal), stdout and stderr.
     """
+    _end_openmp_threads()
     for thread in threading.enumerate():  # of a compiler, whose locks would stay closed in the fork
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
@@ -76,6 +81,14 @@ def mount_small_disk(folder: Path, size: str) -> None:
     Path("/proc/self/gid_map").write_text(f"0 {group} 1")
     if libc.mount(b"none", os.fsencode(folder), b"tmpfs", 0, f"size={size}".encode()):
         raise PermissionError(ctypes.get_errno(), "mount")
+
+
+def _end_openmp_threads() -> None:
+    """End the threads of GNU's OpenMP, which PyTorch uses: a fork would wait for them, and does not have them."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    for library in {line.split()[-1] for line in lines if "libgomp" in line}:
+        ctypes.CDLL(library).omp_pause_resource_all(OMP_PAUSE_HARD)
 
 
 def _run_in_child(argv: list[str], cwd: Path, prepare, finish, timeout, stdout, stderr) -> NoReturn:

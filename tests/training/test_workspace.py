@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from forked_script import run_script
 
 from core.checkpoint import read_metadata
 from core.training.trainer import Trainer
@@ -16,7 +17,7 @@ from core.utils.options_json import options_to_json
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY
 
-KILLS = int(os.environ.get("HGG_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("HGG_TEST_KILLS", "10"))
 """Kills in saves; each takes two short runs."""
 HOLD = """
 import sys
@@ -99,11 +100,10 @@ def test_runs_killed_in_their_saves_resume_to_equal_bytes(options, tmp_path):
     """Kills before file operations on the workspace: openings, renamings and removals of its states and checkpoint."""
     options = replace(options, steps=2, save_every=1, keep=1, resume="auto")
     (tmp_path / "options.json").write_text(options_to_json(options))
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "killed.py").write_text(KILLED)
 
     def run(count: int, part: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", KILLED, str(tmp_path / "options.json"), str(count), part]
-        return subprocess.run(command, check=False, env=environment, stderr=subprocess.PIPE)
+        return run_script(tmp_path / "killed.py", tmp_path / "options.json", str(count), part)
 
     contents = set()
     for count in (10**6, *range(0, KILLS)):
@@ -113,7 +113,7 @@ def test_runs_killed_in_their_saves_resume_to_equal_bytes(options, tmp_path):
             done = run(1 + 3 * (count // 2), part)
             assert done.returncode in (0, -signal.SIGKILL)
         done = run(10**6, "-")
-        assert done.returncode == 0, done.stderr[-3000:].decode()
+        assert done.returncode == 0, done.stderr[-3000:]
         names = {path.name for path in folder.iterdir() if path.name.startswith((".", "state_", "model"))}
         # The older state remains if the kill came before its removal, in the last step.
         assert names - {"state_00000001.pt"} == {LOCK, "model.safetensors", "model.minutes.json", "state_00000002.pt"}
