@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -70,3 +71,20 @@ def render_gaussians(
     size = cameras.width, cameras.height
     options = {"background": background, "backend": backend, "return_weights": return_weights}
     return rasterize(gaussians, cameras.viewmats, cameras.Ks, *size, **options)
+
+
+def summed_weights(
+    rendering: Rendering, colors: Float[Tensor, "B N 3"], counts: Float[Tensor, "B F C 1 1 1"]
+) -> Float[Tensor, "B N"]:
+    """Sum of each Gaussian's compositing weights over the pixels of some images [B, F, C], without gradients.
+
+    Args:
+        rendering: The images. Their graph of autograd is freed if the backend returns no weights.
+        colors: The leaf of autograd from which the Gaussians of all F poses have their colours.
+        counts: 1 for images that count, 0 for others.
+    """
+    if rendering.weights is not None:
+        return (counts[..., 0, 0] * rendering.weights).sum((1, 2))
+    # The derivative of an image's sum with respect to a colour is the sum of the Gaussian's weights.
+    (sums,) = torch.autograd.grad(rendering.colors, colors, counts.expand_as(rendering.colors))
+    return sums[..., 0]

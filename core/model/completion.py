@@ -23,7 +23,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from core.avatar.avatar import Avatar, skin_gaussians
-from core.avatar.rendering import render_gaussians
+from core.avatar.rendering import render_gaussians, summed_weights
 from core.model.body_regions import FACE, HAIR, HANDS, NECK, REGIONS, BodyRegions, find_regions
 from core.model.surface import surface_axes
 from core.ops.color_observations import observe
@@ -122,11 +122,7 @@ def _rendered_pixels(avatar: Avatar, frame: Frames, posed: PosedBody, backend: s
         colors = avatar.colors.detach().requires_grad_()
         gaussians = skin_gaussians(replace(avatar.detach(), colors=colors), posed)
         rendering = render_gaussians(gaussians, frame.cameras, backend=backend, return_weights=True)
-        if rendering.weights is not None:
-            return (has_mask[..., 0, 0] * rendering.weights.detach()).sum((0, 1, 2))
-        # The derivative of an image's sum with respect to a colour is the sum of the Gaussian's weights.
-        (sums,) = torch.autograd.grad(rendering.colors, colors, has_mask.expand_as(rendering.colors))
-        return sums[0, :, 0]
+        return summed_weights(rendering, colors, has_mask)[0]
 
 
 def fill_colors(avatar: Avatar, body: BodyModel, support: Support) -> Avatar:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from core.avatar.avatar import TENSOR_FIELDS, Avatar, skin_gaussians
-from core.avatar.rendering import render_gaussians
+from core.avatar.rendering import render_gaussians, summed_weights
 from core.model.decode import shift_logits
 from core.render.backends import backend_name
 from core.runtime.cuda_graphs import CudaGraphCache
@@ -231,16 +231,10 @@ def rendering_errors(
                 has_mask * (inputs.images - rendering.colors),
                 ALPHA_WEIGHT * has_mask * (inputs.alphas - rendering.alphas),
             )
-        weights = rendering.weights
         color_sums, descent = torch.autograd.grad(
-            (rendering.colors, rendering.alphas), (colors, changes), differences, retain_graph=weights is None
+            (rendering.colors, rendering.alphas), (colors, changes), differences, retain_graph=rendering.weights is None
         )
-        if weights is None:
-            # The derivative of an image's sum with respect to a colour is the sum of the Gaussian's weights.
-            (sums,) = torch.autograd.grad(rendering.colors, colors, has_mask.expand_as(rendering.colors))
-            pixels = sums[..., 0]
-        else:
-            pixels = (has_mask[..., 0, 0] * weights).sum((1, 2))
+        pixels = summed_weights(rendering, colors, has_mask)
         divisor = pixels.clamp_min(1e-6)[..., None]
         return RenderingErrors(color_sums / divisor, pixels, descent / (divisor + TRUSTED_PIXELS))
 
