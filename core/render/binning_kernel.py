@@ -23,7 +23,7 @@ from core.render.capacity import MAX_SLOTS, NOT_MEASURED, CapacityEstimator, cap
 from core.render.depth_ranks_kernel import CROWDED, ranks_by_sorting
 from core.render.launch import Launcher
 from core.render.splat_table import NOT_DRAWN, OCTAVES, DepthOrder, bucket_of, octave_bits
-from core.render.tile_lists import TileLists, columns_in_row, count_bits, ellipse, load_splat, load_words
+from core.render.tile_lists import TileLists, columns_in_row, count_bits, ellipse, load_splat, load_words, lowest_bit
 from smpl_renderer.errors import InputError
 
 MARK_BLOCK = 64  # splats per program; the largest splat determines its duration
@@ -122,8 +122,7 @@ def _list_kernel(
         rank = view * count + (word + tl.arange(0, WORD_BLOCK)) * 32
         while tl.max((own != 0).to(tl.int32), 0) > 0:
             others = own & (own - 1)
-            exponent = ((own ^ others).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127  # index of the lowest bit
-            tl.store(splats + at, tl.load(slots + rank + exponent, own != 0, 0), own != 0)
+            tl.store(splats + at, tl.load(slots + rank + lowest_bit(own, others), own != 0, 0), own != 0)
             at += (own != 0).to(tl.int32)
             own = others
         written += tl.sum(each, 0)
@@ -174,8 +173,6 @@ def bin_tiles(
         InputError: If the first call of these sizes is part of a CUDA graph, or the lists exceed 32-bit indices.
     """
     num_views, count = table.shape[:-2].numel(), table.shape[-2]
-    if capacity is not None and capacity < 0:
-        raise ValueError(f"capacity must be a number of slots or None, got {capacity}")
     estimator = capacity_estimator(table.device, num_views, count, width, height, tile, capacity)
     if estimator.is_measured:
         estimator.read_reports()

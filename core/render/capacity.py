@@ -82,7 +82,11 @@ def capacity_estimator(
         capacity: A fixed number of slots, or None to estimate it.
         kind: Lists of which binning: `binning_kernel.py`, or entries or pairs of `pair_binning.py`, which
             counts them before it writes the first.
+    Raises:
+        ValueError: If `capacity` is negative.
     """
+    if capacity is not None and capacity < 0:
+        raise ValueError(f"capacity must be a number of slots or None, got {capacity}")
     on_cuda, num_splats = device.type == "cuda", num_views * count
     if capacity is None:
         limit = max(MIN_ESTIMATE, min(MAX_ESTIMATE, MAX_SLOTS - num_splats))

@@ -63,8 +63,6 @@ def bin_tiles(
         ValueError: If `capacity` is negative.
         InputError: If the first call of these sizes is part of a CUDA graph, or the lists exceed 32-bit indices.
     """
-    if capacity is not None and capacity < 0:
-        raise ValueError(f"capacity must be a number of slots or None, got {capacity}")
     sizes = _Sizes(table.shape[:-2].numel(), table.shape[-2], width, height, tile)
     same = table.device, sizes.views, sizes.count, width, height
     pairs = capacity_estimator(*same, tile, capacity, "pairs")

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from core.render.launch import Launcher
-from core.render.tile_lists import columns_in_row, count_bits, ellipse, load_splat, load_words
+from core.render.tile_lists import columns_in_row, count_bits, ellipse, load_splat, load_words, lowest_bit
 
 SIDE = tl.constexpr(8)  # tiles along the side of a bin
 TILES = tl.constexpr(SIDE.value * SIDE.value)
@@ -57,15 +57,9 @@ def _enter_kernel(
         rank = square // squares * count + (block * WORD_BLOCK + lane) * 32
         while tl.max((own != 0).to(tl.int32), 0) > 0:
             others = own & (own - 1)
-            tl.store(slots + at, tl.load(slots + rank + _lowest_bit(own, others), own != 0, 0), own != 0)
+            tl.store(slots + at, tl.load(slots + rank + lowest_bit(own, others), own != 0, 0), own != 0)
             at += (own != 0).to(tl.int32)
             own = others
-
-
-@triton.jit
-def _lowest_bit(word, others):
-    """Index of the lowest bit of a word, given the word without it; -127 if there is none."""
-    return ((word ^ others).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
 
 
 @triton.jit
@@ -157,7 +151,7 @@ def _list_kernel(
             bits = tl.load(masks + (part * (PART // 32) + word) * TILES + tile).to(tl.uint32, bitcast=True)
             while tl.max((bits != 0).to(tl.int32), 0) > 0:
                 others = bits & (bits - 1)
-                entry = tl.load(entries + word * 32 + _lowest_bit(bits, others), bits != 0, 0)
+                entry = tl.load(entries + word * 32 + lowest_bit(bits, others), bits != 0, 0)
                 tl.store(slots + at, entry, bits != 0)
                 at += (bits != 0).to(tl.int32)
                 bits = others

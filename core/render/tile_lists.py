@@ -91,6 +91,12 @@ def count_bits(word):
 
 
 @triton.jit
+def lowest_bit(word, others):
+    """Index of the lowest bit of a word, given the word without it; -127 if there is none."""
+    return ((word ^ others).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+
+
+@triton.jit
 def load_words(bits, first, words, BLOCK: tl.constexpr):
     at = first + tl.arange(0, BLOCK)
     return tl.load(bits + at, at < words, 0).to(tl.uint32, bitcast=True)
