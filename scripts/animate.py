@@ -43,7 +43,7 @@ logger = logging.getLogger("animate")
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
 OTHER_SUFFIXES = (".apng", ".avi", ".gif", ".jpeg", ".jpg", ".m4v", ".png", ".webp", ".wmv")
-"""Of files that are not written; a folder of such a name is not what is meant."""
+"""Suffixes of formats that are not written: a folder of such a name would be a misunderstanding."""
 MIN_SECONDS = 4.0
 """Duration to which a loop is repeated by default."""
 COLORS = {"white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5), "black": (0.0, 0.0, 0.0)}

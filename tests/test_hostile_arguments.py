@@ -11,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+from dotted_avatar import dotted_avatar
 from tiny_capture import TinyCapture
 
-from core.avatar.avatar import Avatar
 from core.avatar.file import save_avatar
 from core.utils.environment import SIGNALS
 from smpl_renderer.files import REPOSITORY
@@ -106,18 +105,7 @@ def given(tmp_path_factory, body) -> dict[str, str]:
     """Usable files for the other arguments of a command."""
     folder = tmp_path_factory.mktemp("given")
     TinyCapture(image_size=(153, 128)).write(folder / "captures" / "200100", body)
-    count = 20
-    avatar = Avatar(
-        offsets=torch.zeros(count, 3),
-        quats=torch.eye(4)[:1].repeat(count, 1),
-        scales=torch.full((count, 3), 0.01),
-        opacities=torch.ones(count),
-        colors=torch.ones(count, 3),
-        vertex_ids=torch.arange(count),
-        betas=torch.zeros(10),
-        body=body.fingerprint,
-    )
-    save_avatar(folder / "avatar.safetensors", avatar)
+    save_avatar(folder / "avatar.safetensors", dotted_avatar(body, 20))
     (folder / "metrics.json").write_text(json.dumps({"version": 1}))
     return {
         "captures": str(folder / "captures"),

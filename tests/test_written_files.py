@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+from dotted_avatar import dotted_avatar
 from forked_script import run_script
 from tiny_capture import TinyCapture
 
-from core.avatar.avatar import Avatar
 from core.avatar.file import save_avatar
 from core.data.conversion import convert_capture
 from core.data.readers import open_capture
@@ -59,18 +58,7 @@ def given(tmp_path_factory, body) -> Path:
     folder = tmp_path_factory.mktemp("given")
     TinyCapture(image_size=(153, 128), num_cameras=4).write(folder / "200100", body)
     convert_capture(open_capture(folder / "200100"), folder / "own", "capture", body, check=False)
-    count = 500
-    avatar = Avatar(
-        offsets=torch.zeros(count, 3),
-        quats=torch.eye(4)[:1].repeat(count, 1),
-        scales=torch.full((count, 3), 0.01),
-        opacities=torch.ones(count),
-        colors=torch.ones(count, 3),
-        vertex_ids=torch.arange(count),
-        betas=torch.zeros(10),
-        body=body.fingerprint,
-    )
-    save_avatar(folder / "avatar.safetensors", avatar)
+    save_avatar(folder / "avatar.safetensors", dotted_avatar(body, 500))
     return folder
 
 

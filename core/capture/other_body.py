@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from core.capture.refit import RefitOptions
+from core.capture.refit import FrameReport, RefitOptions
 from core.data.capture import Capture
 from core.data.fits import FIT_FOLDER, REFIT_FOLDER, PosedRecord, fit_files, read_posed_record
 from core.data.input_files import read_json
@@ -36,14 +36,9 @@ MAX_ERROR = 0.03
 
 
 @dataclass
-class CopyReport:
-    """What became of the frames of one subject."""
+class CopyReport(FrameReport):
+    """What became of the frames of one subject whose fits were copied to the stand-in."""
 
-    written: list[int] = field(default_factory=list)
-    skipped: list[int] = field(default_factory=list)
-    """Frames that had a fit."""
-    failed: dict[int, str] = field(default_factory=dict)
-    """Frames without a usable fit, and why."""
     errors: list[float] = field(default_factory=list)
     """Mean distance in metres between the vertices and the surface of each written frame."""
 

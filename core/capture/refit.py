@@ -65,14 +65,20 @@ class RefitOptions:
 
 
 @dataclass
-class RefitReport:
+class FrameReport:
     """What became of the frames of one subject."""
 
     written: list[int] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
-    """Frames that had a refit."""
+    """Frames that had a fit of this kind."""
     failed: dict[int, str] = field(default_factory=dict)
     """Frames without a usable fit, and why."""
+
+
+@dataclass
+class RefitReport(FrameReport):
+    """What became of the frames of one subject whose bodies were fitted to images."""
+
     ious: list[float] = field(default_factory=list)
     """Overlap of body and mask of each written frame."""
 

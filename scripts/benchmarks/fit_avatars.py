@@ -171,7 +171,7 @@ class Made:
     fits: BodyParams
     """In the raw world."""
     seconds: float
-    """Of the alignment."""
+    """Duration of the alignment."""
     report: dict[str, float]
 
 

@@ -86,7 +86,7 @@ def test_cameras_are_recovered_and_the_first_is_kept(truth, inputs, body):
     joints = body(inputs.body).joints[0]
 
     def distance(a, b) -> float:
-        """Of the joints' images, in pixels."""
+        """Mean distance in pixels between the images of the joints."""
         cameras = inputs.cameras[0, 1]
         return (
             (replace(cameras, viewmats=a).project(joints)[0] - replace(cameras, viewmats=b).project(joints)[0])

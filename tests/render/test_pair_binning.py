@@ -152,7 +152,7 @@ def test_images_and_gradients_of_two_sets():
 
 @pytest.mark.parametrize("views_at_a_time", [1, 3, 4])
 def test_gradients_of_some_views_at_a_time_are_those_of_all(views_at_a_time, monkeypatch):
-    """Of two sets with three cameras each: some cameras of a set, one set, and one set although more views fit."""
+    """Two sets with three cameras each: some cameras of a set at a time, one set, and one although more views fit."""
     size = {"count": 21, "width": 9, "height": 8, "views": 3}
     scene = single(stacked(make_scene(seed=1, **size), make_scene(seed=2, **size)))
     expected = gradients(lambda s: render(Scene(s.gaussians, scene.cameras)), scene)
