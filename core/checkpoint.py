@@ -259,7 +259,11 @@ def _count_layers(options: ModelOptions) -> int:
     """Number of layers, each of which has parameters of its own."""
     unet, graph = options.unet, options.graph
     levels = len(unet.down_channels) + len(unet.up_channels)
-    return levels * unet.layers_per_block + graph.layers * (graph.intra + graph.inter) + options.feedback
+    return (
+        levels * unet.layers_per_block
+        + graph.layers * (graph.intra + graph.inter + bool(graph.patches))
+        + options.feedback
+    )
 
 
 def load_weights(model: HumanGaussianGraph, path: Path, prefix: str = "", optional: Sequence[str] = ()) -> list[str]:

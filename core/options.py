@@ -77,6 +77,9 @@ class GraphOptions:
     """Intra-node attention: to the Gaussians whose nearest vertex this is."""
     inter: bool = True
     """Inter-node attention: to the neighbouring vertices."""
+    patches: LayersOrZero = 0
+    """Patches of the body which every query attends to in each layer; 0: none (as in the paper). With the `vertex` head
+    and image colour sampling, colours of what no image shows also come from the patches that are seen."""
     head: Literal["vertex", "residual"] = "vertex"
     """`vertex`: each query is decoded to one Gaussian of its vertex. `residual` (as in the paper): refine the Gaussians
     of a reference frame."""
@@ -137,6 +140,14 @@ class DataOptions:
     """Standard deviation of the noise on the fits of input frames in training, in radians; 0.02 is visible. The fits of
     target frames stay exact. Fits of real captures have errors, and a network trained on exact ones depends on them
     too much."""
+    fit_bias: PositiveOrZero = 0.0
+    """Errors of the fits that all input frames of a training sample share, as fits from one camera have: standard
+    deviation of joints and lean in radians (`core.data.fit_noise.biased_fits`). Half of the samples have none."""
+    color_gain: PositiveOrZero = 0.0
+    """Standard deviation of the logarithm of each input image's brightness, and of a third of that per channel, in
+    training: exposure and white balance differ between images. Their mean over the images of a sample stays."""
+    single_image: Share = 0.0
+    """Share of training steps with one input image, regardless of `min_input_frames` and `min_input_views`."""
     num_workers: CountOrZero = 4
     """Worker processes that load data, per training process; 0 loads in the training process itself."""
     body: Path | None = None
@@ -289,7 +300,7 @@ MODELS: dict[str, ModelOptions] = {
     "tiny": ModelOptions(unet=TINY_UNET),
     "small": ModelOptions(unet=SMALL_UNET),
     "big": ModelOptions(unet=BIG_UNET),
-    "demo": ModelOptions(unet=DEMO_UNET, graph=GraphOptions(features=64, layers=3), feedback=3),
+    "demo": ModelOptions(unet=DEMO_UNET, graph=GraphOptions(features=64, layers=3, patches=256), feedback=3),
     "demo-cpu": ModelOptions(unet=DEMO_CPU_UNET, graph=GraphOptions(features=32, queries=1, layers=2)),
 }
 
@@ -306,8 +317,12 @@ _DEMO_GPU = TrainOptions(
         target_frames=4,
         novel_frames=2,
         target_views=6,
+        target_input_views=2,
         random_input_views=0.3,
         fit_noise=0.01,
+        fit_bias=0.02,
+        color_gain=0.07,
+        single_image=0.3,
         num_workers=12,
         verify=False,
     ),

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from core.data.capture import Capture, Findings
 from core.data.crops import Window, read_window, window_cameras
-from core.data.fit_noise import noisy_fits
+from core.data.fit_noise import biased_fits, noisy_fits
 from core.data.human_list import HumanEntry
 from core.data.readers import open_capture
 from core.data.subject_frame import to_subject_frame
@@ -253,6 +253,9 @@ class HumanDataset(Dataset[Sample]):
                 self.seed, epoch, index, 1
             )  # its own generator, so that nothing else is drawn differently
             inputs = replace(inputs, body=noisy_fits(inputs.body, options.fit_noise, self.body, noise))
+        if options.fit_bias > 0 and self.split == "train":
+            bias = _generator(self.seed, epoch, index, 3)
+            inputs = replace(inputs, body=biased_fits(inputs.body, options.fit_bias, self.body, bias))
         targets = draw.input_frames[: options.observed_targets] + draw.novel_frames
         frames = ",".join(f"{frame:04d}" for frame in draw.input_frames)
         return Sample(

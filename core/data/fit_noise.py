@@ -1,4 +1,4 @@
-"""Noise on body fits, as left by an optimiser: small errors of pose, position and shape."""
+"""Errors of body fits: noise, as left by an optimiser, and bias, as left by a single camera."""
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from smpl_renderer.types import BodyParams
 ORIENT_SHARE, TRANSL_SHARE, BETAS_SHARE = 0.3, 0.1, 3.0
 """Standard deviations of the orientation (radians), the pelvis (metres) and the betas, as multiples of that of the
 joints (radians). `scripts/make_synthetic.py --fit-noise` uses the same."""
+DEPTH_SHARE, MAX_BIAS = 0.4, 2.0
+"""Standard deviation of the shared error of the depth (metres), and the greatest deviation of a sample, as multiples of
+the deviation that is given."""
 
 
 def noisy_fits(params: BodyParams, deviation: float, body: BodyModel, generator: torch.Generator) -> BodyParams:
@@ -35,6 +38,33 @@ def noisy_fits(params: BodyParams, deviation: float, body: BodyModel, generator:
         global_orient=_rotated(params.global_orient, noise(ORIENT_SHARE, count, 3)),
         body_pose=_rotated(params.body_pose.unflatten(-1, (joints, 3)), noise(1.0, count, joints, 3)).flatten(-2),
         transl=posed_pelvis(params, body) + shift,
+        scale=params.scale,
+    )
+
+
+def biased_fits(params: BodyParams, deviation: float, body: BodyModel, generator: torch.Generator) -> BodyParams:
+    """Add errors that all F frames of one subject share: of each joint, of the lean, and of the depth.
+
+    A single camera shows neither how far a body leans towards it nor how far away it is, and a fitter errs alike in all
+    frames. Half of the subjects get no error; for the others, the size of the errors is uniform up to `MAX_BIAS` times
+    `deviation`, hence `deviation` on average.
+
+    Args:
+        params: Batch axis F, in subject frames: the first camera is on the side of +z.
+        deviation: Standard deviation of each joint's rotation vector, in radians.
+        body: The body of the fits.
+        generator: Source of the errors.
+    """
+    amount = deviation * MAX_BIAS * max(0.0, 2 * float(torch.rand((), generator=generator)) - 1)
+    joints = params.body_pose.shape[-1] // 3
+    rotations = amount * torch.randn(joints, 3, generator=generator, dtype=params.scale.dtype)
+    lean, depth = (amount * torch.randn(2, generator=generator, dtype=params.scale.dtype)).tolist()
+    pelvis = posed_pelvis(params, body) + params.transl.new_tensor([0.0, 0.0, DEPTH_SHARE * depth])
+    return BodyParams(
+        betas=params.betas,
+        global_orient=_rotated(params.global_orient, params.transl.new_tensor([[lean, 0.0, 0.0]])),
+        body_pose=_rotated(params.body_pose.unflatten(-1, (joints, 3)), rotations).flatten(-2),
+        transl=pelvis - params.scale[:, None] * rest_pelvis(body, params.betas),
         scale=params.scale,
     )
 

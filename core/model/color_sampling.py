@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from core.avatar.avatar import Avatar
 from core.model.decode import shift_logits
 from core.ops.color_blend import EMBEDDED_FEATURES, blend
-from core.ops.color_observations import ColorObservations, observe
+from core.ops.color_observations import ColorObservations
 from core.ops.color_sampling_constants import VISIBLE
-from core.types.frames import Frames
-from smpl_renderer.types import PosedBody
 
 EVIDENCE_FEATURES = 2
 
@@ -48,18 +46,15 @@ class ColorSampling(nn.Module):
         self,
         avatar: Avatar,
         context: Float[Tensor, "B N D"],
-        normals: Float[Tensor, "V 3"],
-        inputs: Frames,
-        posed: PosedBody,
+        seen: ColorObservations,
     ) -> Avatar:
         """The avatar with new colours, opacities and scales.
 
         Args:
             avatar: B avatars, as the head decoded them.
             context: Features of each Gaussian.
-            normals, inputs, posed: As for `observe`.
+            seen: Observations of its Gaussians in the input images (`observe`).
         """
-        seen = observe(avatar, normals, inputs, posed)
         embedded = self.embed_context(context)
         corrections = self.correction_head(embedded + self.embed_evidence(_evidence(seen))).float()
         own_logits = self.own_logit(context)[..., 0].float()

@@ -12,6 +12,7 @@ from torch.nn.functional import linear, pad
 
 from core.avatar.avatar import at_vertices
 from core.model.frame_gaussians import FrameGaussians
+from core.model.patches import BodyNode, PatchPooling, SurfacePatches
 from core.ops.dense_layers import FeedForwardWeights, norm_linear, residual_feed_forward
 from core.ops.graph_attention import (
     MAX_QUERIES,
@@ -94,7 +95,7 @@ def describe_gaussians(
 
 
 class BodyGraph(nn.Module):
-    """L layers of intra-node and inter-node attention over the vertices of a body.
+    """L layers of intra-node and inter-node attention over the vertices of a body, and to patches of the whole body.
 
     On a CUDA device, its launches are captured in CUDA graphs (`graph_cache`), except in training with dropout.
 
@@ -102,11 +103,18 @@ class BodyGraph(nn.Module):
         options: Sizes, and which of the two attentions there are.
         key_channels: Channels of a key.
         connectivity: The mesh's neighbourhoods.
+        patches: Patches of the body, if queries attend to them.
     Raises:
         InputError: If the options contradict each other.
     """
 
-    def __init__(self, options: GraphOptions, key_channels: int, connectivity: Connectivity):
+    def __init__(
+        self,
+        options: GraphOptions,
+        key_channels: int,
+        connectivity: Connectivity,
+        patches: SurfacePatches | None = None,
+    ):
         super().__init__()
         if options.queries < 1 or options.heads < 1 or options.features % options.heads:
             raise InputError(
@@ -126,6 +134,10 @@ class BodyGraph(nn.Module):
         )
         self.intra = nn.ModuleList(IntraNode(options) for _ in range(options.layers) if options.intra)
         self.inter = nn.ModuleList(InterNode(options) for _ in range(options.layers) if options.inter)
+        if patches is not None:
+            self.register_buffer("encoding", patches.encoding, persistent=False)
+            self.pooling = PatchPooling(patches)
+        self.whole = nn.ModuleList(BodyNode(options) for _ in range(options.layers) if patches is not None)
         self.graph_cache = CudaGraphCache()
         self._has_dropout = options.dropout > 0
 
@@ -154,9 +166,12 @@ class BodyGraph(nn.Module):
             maps = [layer.key_value for layer in self.intra]  # one product for all layers
             weight, bias = (torch.cat([getattr(own, name) for own in maps]) for name in ("weight", "bias"))
             key_values = linear(self.embed_keys(keys), weight, bias).chunk(len(maps), -1)
-        for layer in range(max(len(self.intra), len(self.inter))):
+        counts = crow.diff().view(num_subjects, -1).float()
+        for layer in range(max(len(self.intra), len(self.inter), len(self.whole))):
             if self.intra:
                 x = self.intra[layer](x, key_values[layer], crow)
+            if self.whole:
+                x = self.whole[layer](x, counts, self.encoding, self.pooling)
             if self.inter:
                 x = self.inter[layer](x, self.neighbors, self.neighbor_mask, reverse)
         return x

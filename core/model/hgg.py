@@ -23,6 +23,10 @@
     | color_sampling.py         |  colours from the input pixels     <--+
     +---------------------------+                                       |
              v                                                          |
+    +-- colour attention -------+                                       |
+    | color_attention.py        |  colours of what no image shows       |
+    +---------------------------+                                       |
+             v                                                          |
     +-- feedback ---------------+                                       |
     | feedback.py               |  rendered, compared, corrected     <--+
     +---------------------------+
@@ -32,7 +36,8 @@
 `decode.py` holds the order and the activations of a Gaussian's raw channels, `surface.py` the initial placement of
 Gaussians on the body.
 
-Liu et al., Human Gaussian Graph (ICCV 2025). The vertex head, image colour sampling and feedback are not in the paper.
+Liu et al., Human Gaussian Graph (ICCV 2025). The vertex head, attention to patches (patches.py), image colour
+sampling, colour attention and feedback are not in the paper.
 """
 
 from dataclasses import dataclass
@@ -43,14 +48,17 @@ from torch import Tensor, nn
 
 from core.avatar.avatar import Avatar
 from core.model.body_transfer import BodyBridge
+from core.model.color_attention import ColorAttention
 from core.model.color_sampling import ColorSampling
 from core.model.decode import RAW_CHANNELS
 from core.model.feedback import Feedback, captures_feedback
 from core.model.frame_gaussians import FrameGaussians, decode_frames
 from core.model.graph import KEY_GEOMETRY_CHANNELS, BodyGraph, build_edges, describe_gaussians
 from core.model.heads import ResidualHead, VertexHead
+from core.model.patches import split_surface
 from core.model.surface import surface_axes
 from core.model.unet import UNet
+from core.ops.color_observations import observe
 from core.ops.nearest_vertices import NearestSearch, check_nearest_search
 from core.options import ModelOptions
 from core.runtime.cuda_graphs import AsyncCount
@@ -90,17 +98,21 @@ class HumanGaussianGraph(nn.Module):
             connectivity = build_connectivity(body, options.graph.neighbors)
         _check_connectivity(connectivity, body, options.graph.neighbors)
         graph = options.graph
+        patches = split_surface(body, graph.patches) if graph.patches else None
         self.options = options
         self.body = body
         self.bridge: BodyBridge | None = None
         self.nearest_search: NearestSearch = "auto"
         self.unet = UNet(options.unet, RAW_CHANNELS)
-        self.graph = BodyGraph(graph, self.unet.feature_channels + KEY_GEOMETRY_CHANNELS, connectivity)
+        self.graph = BodyGraph(graph, self.unet.feature_channels + KEY_GEOMETRY_CHANNELS, connectivity, patches)
         if graph.head == "vertex":
             self.head = VertexHead(graph, body)
         else:
             self.head = ResidualHead(graph, self.unet.feature_channels, body)
         self.color_sampling = ColorSampling(graph.features) if options.color_sampling else None
+        self.color_attention = None
+        if patches is not None and options.color_sampling and graph.head == "vertex":
+            self.color_attention = ColorAttention(graph.features, patches, graph.queries)
         self.feedback = Feedback(graph.features, options.feedback) if options.feedback else None
         self.register_buffer("axes", surface_axes(body)[0], persistent=False)
         self.register_buffer("color_mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -133,7 +145,10 @@ class HumanGaussianGraph(nn.Module):
         else:
             avatar, context = self.head(queries, betas, frame, posed)
         if self.color_sampling is not None:
-            avatar = self.color_sampling(avatar, context, self.axes[..., 2], inputs, posed)
+            seen = observe(avatar, self.axes[..., 2], inputs, posed)
+            avatar = self.color_sampling(avatar, context, seen)
+            if self.color_attention is not None:
+                avatar, context = self.color_attention(avatar, context, seen)
         if self.feedback is not None:
             avatar = self.feedback(avatar, context, self.axes, inputs, posed)
         if self.bridge is not None:

@@ -3,7 +3,8 @@
 It is one module, so that data-parallel training can wrap all of it.
 """
 
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class InputSubset:
     views: list[int]
     crop_index: int = 0
     """Index of the crop of the first target image that LPIPS compares (`core.losses.reconstruction.crops`)."""
+    gain_seed: int = 0
+    """Seed of the input images' gains."""
 
 
 def sample_input_subset(frames: int, views: int, options: DataOptions, generator: torch.Generator) -> InputSubset:
@@ -49,7 +52,33 @@ def sample_input_subset(frames: int, views: int, options: DataOptions, generator
         return [0, *others.sort().values.tolist()]
 
     kept = draw(options.min_input_frames, frames), draw(options.min_input_views, views)
-    return InputSubset(*kept, crop_index=int(torch.randint(2**16, (), generator=generator)))
+    crop_index, gain_seed = torch.randint(2**16, (2,), generator=generator).tolist()
+    if options.single_image > 0 and float(torch.rand((), generator=generator)) < options.single_image:
+        kept = [0], [0]
+    return InputSubset(*kept, crop_index, gain_seed)
+
+
+def vary_exposure(inputs: Frames, deviation: float, names: list[str], seed: int) -> Frames:
+    """Multiply the colours of each input image by random gains, whose geometric mean over a subject's images is one.
+
+    The background stays white. A single image stays as it is: its exposure cannot be known.
+
+    Args:
+        inputs: Input frames [B, F, C].
+        deviation: Standard deviation of the logarithm of a gain that all channels share; each has a third of it more.
+        names: Names of the B samples. The gains follow from these and the seed.
+    """
+    shape = inputs.images.shape[1:3]
+    drawn = []
+    for name in names:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
+        brightness = torch.randn(*shape, 1, generator=generator)
+        drawn.append(brightness + torch.randn(*shape, 3, generator=generator) / 3)
+    logs = deviation * torch.stack(drawn)
+    gains = (logs - logs.mean((1, 2), keepdim=True)).exp().to(inputs.images.device, non_blocking=True)
+    background = 1 - inputs.alphas
+    colors = (inputs.images - background) * gains[..., None, None]
+    return replace(inputs, images=(colors + background).clamp(0, 1))
 
 
 class TrainingStep(nn.Module):
@@ -73,6 +102,8 @@ class TrainingStep(nn.Module):
     def forward(self, sample: Sample, subset: InputSubset, use_lpips: bool) -> tuple[Tensor, Tensor]:
         """The loss, and a report [len(TERMS)] of detached values."""
         inputs = sample.inputs.select_frames(subset.frames).select_views(subset.views)
+        if self.training and self.options.data.color_gain > 0:
+            inputs = vary_exposure(inputs, self.options.data.color_gain, sample.names, subset.gain_seed)
         lpips = self.lpips if use_lpips else None
         if self.options.stage == "frame":
             terms, loss = self._frame_losses(self.model.frame_gaussians(inputs), sample.targets, subset, lpips)

@@ -142,6 +142,7 @@ ROWS: tuple[Row, ...] = (
     CheckpointRow("refined", "model", "ours, refined on its inputs", is_refined=True),
     CheckpointRow("ours-256", "model", "ours, at the image size of the ablations", like_ablations=True),
     *(CheckpointRow(f"views-{n}", "inputs", f"{n} x 8", InputSubset(views=n)) for n in (1, 2)),
+    CheckpointRow("single", "inputs", "1 x 1", InputSubset(views=1, frames=1)),
     CheckpointRow("refined-1", "inputs", "1 x 8, refined", InputSubset(views=1), is_refined=True),
     *(CheckpointRow(f"frames-{n}", "inputs", f"4 x {n}", InputSubset(frames=n)) for n in (1, 2, 4)),
     BaselineRow("mean-color", "posed body in the mean colour of the inputs", "mean_color"),

@@ -34,10 +34,20 @@ def grey(painted) -> Avatar:
     return replace(painted, colors=torch.full_like(painted.colors, 0.5))
 
 
+class Sampling(ColorSampling):
+    """Image colour sampling, with the observations of its avatar."""
+
+    def __init__(self):
+        super().__init__(CONTEXT)
+
+    def forward(self, avatar, context, normals, inputs, posed):
+        return super().forward(avatar, context, observe(avatar, normals, inputs, posed))
+
+
 @pytest.fixture
 def color_sampling() -> ColorSampling:
     torch.manual_seed(0)
-    return ColorSampling(CONTEXT)
+    return Sampling()
 
 
 @pytest.fixture(scope="module")

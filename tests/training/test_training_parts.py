@@ -24,7 +24,7 @@ from core.training.run_state import (
     resume_signature,
     save_run_state,
 )
-from core.training.step import sample_input_subset
+from core.training.step import sample_input_subset, vary_exposure
 from core.types.cameras import Cameras
 from core.types.frames import Frames, Sample, collate
 from smpl_renderer.errors import InputError
@@ -82,6 +82,36 @@ def test_input_subsets_keep_the_first_and_respect_their_bounds():
     # A minimum above the number of frames keeps all of them.
     everything = sample_input_subset(3, 1, DataOptions(min_input_frames=9), torch.Generator())
     assert (everything.frames, everything.views) == ([0, 1, 2], [0])
+
+
+def test_a_share_of_the_steps_has_one_image():
+    options = DataOptions(min_input_views=3, min_input_frames=2, single_image=0.3)
+    drawn = [sample_input_subset(3, 4, options, torch.Generator().manual_seed(i)) for i in range(400)]
+    single = [subset for subset in drawn if len(subset.views) == 1]
+    assert 0.2 < len(single) / len(drawn) < 0.4
+    assert all((subset.frames, subset.views) == ([0], [0]) for subset in single)
+    assert all(len(subset.frames) >= 2 for subset in drawn if subset not in single)
+
+
+def test_gains_change_the_exposure_of_the_person_around_their_mean():
+    generator = torch.Generator().manual_seed(0)
+    alphas = (torch.rand(2, 3, 4, 1, 8, 8, generator=generator) > 0.4).float()
+    colors = 0.3 + 0.2 * torch.rand(2, 3, 4, 3, 8, 8, generator=generator)
+    cameras = Cameras(torch.eye(4).expand(2, 3, 4, 4, 4), torch.eye(3).expand(2, 3, 4, 3, 3), 8, 8)
+    fits = BodyParams.zeros(6).map(lambda x: x.unflatten(0, (2, 3)))
+    frames = Frames(colors * alphas + 1 - alphas, alphas, cameras, fits)
+    varied = vary_exposure(frames, 0.2, ["a/0005", "b/0005"], 7)
+    person = alphas.expand_as(colors) > 0
+    assert varied.images[~person].equal(frames.images[~person])
+    logs = (varied.images / frames.images).log().where(person, 0).sum((-2, -1)) / alphas.sum((-2, -1))
+    torch.testing.assert_close(logs.mean((1, 2)), torch.zeros(2, 3), rtol=0, atol=1e-5)
+    assert 0.1 < logs.std() < 0.35
+    # Independent of the other subjects of a batch, equal for equal seeds, and none for a single image.
+    alone = vary_exposure(frames[1:], 0.2, ["b/0005"], 7)
+    torch.testing.assert_close(alone.images, varied.images[1:], rtol=0, atol=1e-6)
+    assert not vary_exposure(frames, 0.2, ["a/0005", "b/0005"], 8).images.equal(varied.images)
+    single = frames.select_frames([0]).select_views([0])
+    torch.testing.assert_close(vary_exposure(single, 0.2, ["a", "b"], 7).images, single.images)
 
 
 def test_packing_is_lossless():
