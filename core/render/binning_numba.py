@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from core.render.numba_common import CUT, DEPTH, MEAN_X, MEAN_Y, TILE_HEIGHT, TILE_WIDTH, P, Q, R, compiled
+from core.render.numba_common import CUT, DEPTH, MEAN_X, MEAN_Y, TILE_HEIGHT, TILE_WIDTH, P, Q, R, compiled, inlined
 
 F = np.float32
 BITS = 11  # of a sort key per pass: three passes for the bits of a float32
@@ -58,7 +58,7 @@ def bin_tiles(table, width, height):
     return splats, starts
 
 
-@compiled
+@inlined
 def _first_and_last(center, reach, size, tile):
     """First and last tile with a pixel centre within `reach` of `center`; the last comes first if there is none."""
     first, last = max(center - reach - F(0.5), F(0)), min(center + reach - F(0.5), F(size - 1))
@@ -68,7 +68,7 @@ def _first_and_last(center, reach, size, tile):
     return (first // tile, last // tile) if first <= last else (0, -1)
 
 
-@compiled
+@inlined
 def _near_to_far(table, splats):
     """Sort splats by depth, stably: a radix sort of the bits of positive floats, which are ordered as the floats."""
     count = len(splats)

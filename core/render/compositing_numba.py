@@ -27,6 +27,7 @@ from core.render.numba_common import (
     Q,
     R,
     compiled,
+    inlined,
 )
 
 F = np.float32
@@ -46,7 +47,7 @@ _polynomial = np.polynomial.chebyshev.Chebyshev.interpolate(np.exp2, 6, [-0.5, 0
 E0, E1, E2, E3, E4, E5, E6 = (F(x) for x in _polynomial.convert(kind=np.polynomial.Polynomial).coef)
 
 
-@compiled
+@inlined
 def _exp2(x):
     """2^x for x <= 0; below 2^-20 for any smaller one."""
     x = max(x, F(-20))
@@ -56,7 +57,7 @@ def _exp2(x):
     return power * np.int32((whole + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@compiled
+@inlined
 def _rows(y, cut, r):
     """First row of a tile that an ellipse crosses, and the one after the last. `y` is the centre's in the tile."""
     reach = math.sqrt(cut) / r + F(0.01)
@@ -64,7 +65,7 @@ def _rows(y, cut, r):
     return (math.ceil(first), math.floor(last) + 1) if first <= last else (0, 0)
 
 
-@compiled
+@inlined
 def _span(x, dy, cut, p, q, r):
     """First pixel and number of pixels, in multiples of `LANES`, of a row of a tile that an ellipse crosses."""
     rest = cut - (r * dy) * (r * dy)
@@ -110,7 +111,7 @@ def composite(table, splats, starts, background, width, height, first, last, scr
                     colors[c, top + y, left + x] = scratch[(c + 1) * PLANE + o] + scratch[o] * background[c]
 
 
-@compiled
+@inlined
 def _add_splat(table, k, left, top, scratch):
     """Composite splat `k` in a tile; returns the sum of its weights."""
     x, y, p, q, r = table[k, MEAN_X] - F(left), table[k, MEAN_Y] - F(top), table[k, P], table[k, Q], table[k, R]
@@ -177,7 +178,7 @@ def composite_backward(
             _splat_gradient(table, splats[pair], left, top, scratch, grads, pair)
 
 
-@compiled
+@inlined
 def _splat_gradient(table, k, left, top, scratch, grads, pair):
     """Gradient of splat `k` in a tile. `g` is the gradient of |W d|^2 = u^2 + (r dy)^2 at a pixel, over ln 2."""
     x, y, p, q, r = table[k, MEAN_X] - F(left), table[k, MEAN_Y] - F(top), table[k, P], table[k, Q], table[k, R]

@@ -44,16 +44,30 @@ _CONSTANTS = {name: value for name, value in globals().items() if name.isupper()
 _FINGERPRINT = zlib.crc32(repr((sorted(_OPTIONS["fastmath"]), _CONSTANTS)).encode())
 
 
-def compiled(function: Callable) -> Callable:
+def compiled(function: Callable, **options: bool) -> Callable:
     """Decorate a kernel: it runs without Python's global lock, and is compiled once per machine and version.
 
     Compiled kernels are stored beside the sources, in the user's cache or in `NUMBA_CACHE_DIR`, where one of them can
     be written to.
+
+    Args:
+        function: The kernel.
+        options: Further options of `numba.njit`.
     """
     # numba compares the age of the kernel's file only. The name of the stored file therefore contains the constants
     # that kernels take from this file.
     function.__qualname__ = f"{function.__qualname__}_{_FINGERPRINT:08x}"
     try:
-        return numba.njit(cache=True, **_OPTIONS)(function)
+        return numba.njit(cache=True, **_OPTIONS, **options)(function)
     except RuntimeError:  # no folder for the cache can be written to
-        return numba.njit(**_OPTIONS)(function)
+        return numba.njit(**_OPTIONS, **options)(function)
+
+
+def inlined(function: Callable) -> Callable:
+    """Decorate a function that kernels call: it becomes part of each of them.
+
+    A call that remains is bound at run time to one of two machine codes: that of the function, or the kernel's copy,
+    which LLVM optimises once more. The process that compiles has both, a process that loads a stored kernel has the
+    copy only, and the last bits of images would differ between the two.
+    """
+    return compiled(function, forceinline=True)

@@ -22,6 +22,7 @@ from core.render.numba_common import (
     Q,
     R,
     compiled,
+    inlined,
 )
 
 F = np.float32
@@ -29,7 +30,7 @@ LOG2_E, LN_2, LOG2_ALPHA_MIN = F(math.log2(math.e)), F(math.log(2)), F(math.log2
 EPS = F(1e-12)  # smallest length of a quaternion, as in `torch.nn.functional.normalize`
 
 
-@compiled
+@inlined
 def _rotation(quats, i):
     """Unit quaternion (w, x, y, z), its length before normalisation, and its matrix in row-major order."""
     w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
@@ -50,7 +51,7 @@ def _rotation(quats, i):
     return (w, x, y, z), length, matrix
 
 
-@compiled
+@inlined
 def _center(mean_x, mean_y, mean_z, view, K, width, height):
     """Depth, x / z and y / z of a centre, and these clamped for J; depth 0 if it is not in front of the camera."""
     z = view[2, 0] * mean_x + view[2, 1] * mean_y + view[2, 2] * mean_z + view[2, 3]
@@ -64,7 +65,7 @@ def _center(mean_x, mean_y, mean_z, view, K, width, height):
     return z, tan_x, tan_y, min(max(tan_x, low_x), high_x), min(max(tan_y, low_y), high_y)
 
 
-@compiled
+@inlined
 def _axis(view, axis_x, axis_y, axis_z, gain_x, gain_y, tan_x, tan_y):
     """Depth component in camera space and image (u, v) in pixels of a principal axis of a Gaussian."""
     x = view[0, 0] * axis_x + view[0, 1] * axis_y + view[0, 2] * axis_z
@@ -73,7 +74,7 @@ def _axis(view, axis_x, axis_y, axis_z, gain_x, gain_y, tan_x, tan_y):
     return z, gain_x * (x - tan_x * z), gain_y * (y - tan_y * z)
 
 
-@compiled
+@inlined
 def _covariance(u0, u1, u2, v0, v1, v2):
     """Entry uv of the covariance, minors u x v, and square roots of its dilated determinant and dilated vv."""
     uu, uv, vv = u0 * u0 + u1 * u1 + u2 * u2, u0 * v0 + u1 * v1 + u2 * v2, v0 * v0 + v1 * v1 + v2 * v2
@@ -199,7 +200,7 @@ def project_backward(
         )  # fmt: skip
 
 
-@compiled
+@inlined
 def _axis_gradient(view, g_x, g_y, near_x, near_y):
     """Adjoint of `_axis`: the gradient of the scaled axis in the world frame."""
     g_z = -near_x * g_x - near_y * g_y
@@ -210,7 +211,7 @@ def _axis_gradient(view, g_x, g_y, near_x, near_y):
     )
 
 
-@compiled
+@inlined
 def _quat_gradient(w, x, y, z, length, m00, m10, m20, m01, m11, m21, m02, m12, m22, g_quats, i):
     """Write the gradient of a quaternion, given that of its matrix. Its length has no gradient."""
     two = F(2)

@@ -287,6 +287,37 @@ def test_warm_up_leaves_nothing_to_compile():
     assert [len(kernel.signatures) for kernel in kernels] == before and min(before) >= 1
 
 
+def test_compiled_and_stored_kernels_write_the_same_bits(tmp_path):
+    """The first process compiles the kernel and stores it, the second loads it."""
+    script = """
+import os
+import numpy as np
+from core.render.compositing_numba import SCRATCH, composite
+
+splats = np.random.default_rng(0).uniform(0.5, 1, (40, 12)).astype(np.float32)
+splats[:, :2] *= 16  # means
+splats[:, 2:5] *= 0.2  # whiteners
+splats[:, 7] = 8  # cuts
+lists = np.arange(40, dtype=np.int32), np.array([0, 40])
+background, scratch, weights = np.zeros(3, np.float32), np.empty(SCRATCH, np.float32), np.empty(40, np.float32)
+colors, alphas = np.empty((3, 16, 16), np.float32), np.empty((1, 16, 16), np.float32)
+for _ in range(2):
+    process = os.fork()
+    if process == 0:
+        composite(splats, *lists, background, 16, 16, 0, 1, scratch, colors, alphas, weights)
+        hits = sum(composite.stats.cache_hits.values())
+        print(hits, colors.tobytes().hex(), weights.tobytes().hex(), flush=True)
+        os._exit(0)
+    os.waitpid(process, 0)
+"""
+    variables = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])}
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
+    (compiled_hits, *bits), (stored_hits, *stored_bits) = (line.split() for line in result.stdout.splitlines())
+    assert (compiled_hits, stored_hits) == ("0", "1"), result.stderr
+    assert bits == stored_bits
+
+
 def test_kernels_run_without_a_folder_for_their_cache(monkeypatch):
     def without_cache(cache=False, njit=numba.njit, **options):
         if cache:
