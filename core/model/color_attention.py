@@ -82,7 +82,7 @@ class ColorAttention(nn.Module):
         keys, values = self.key_value(torch.cat([features, colors], -1)).chunk(2, -1)
         centers = self.pooling(self.encoding, torch.ones_like(self.encoding[:, 0]))
         keys = _heads(keys + self.key_position(centers))
-        # The evidence of a patch is added to its logits, as one more channel: sqrt(PADDED) undoes the attention's scale.
+        # One more channel adds the evidence of a patch to its logits; sqrt(PADDED) undoes the scale of the attention.
         logits = (PADDED**0.5 * torch.log(totals + LEAST_EVIDENCE))[:, None, :, None].expand(-1, HEADS, -1, 1)
         own = _heads(learned)
         attended = scaled_dot_product_attention(

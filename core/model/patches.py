@@ -4,9 +4,9 @@ Attention along the mesh reaches a few rings of neighbours per layer. Attention 
 front to the back, and from one sleeve to the other.
 """
 
-import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -43,32 +43,30 @@ def split_surface(body: BodyModel, count: int) -> SurfacePatches:
     Args:
         count: Number of patches; at most that of the vertices.
     """
-    positions = body.v_template.detach().double().cpu()
-    normals = surface_axes(body)[0][..., 2].detach().double().cpu()
-    points = torch.cat([positions, NORMAL_COST * normals], -1)
+    # In NumPy, because networks are also built on PyTorch's device `meta`.
+    positions = body.v_template.detach().double().cpu().numpy()
+    normals = surface_axes(body)[0][..., 2].detach().double().cpu().numpy()
+    points = np.concatenate([positions, NORMAL_COST * normals], -1)
     count = min(count, len(points))
-    centers = [0]
-    distances = (points - points[0]).norm(dim=-1)
-    nearest = torch.zeros(len(points), dtype=torch.long)
+    nearest = np.zeros(len(points), int)
+    distances = np.linalg.norm(points - points[0], axis=-1)
     for index in range(1, count):
-        centers.append(int(distances.argmax()))
-        own = (points - points[centers[-1]]).norm(dim=-1)
-        closer = own < distances
-        nearest[closer] = index
-        distances = torch.where(closer, own, distances)
-    sizes = nearest.bincount(minlength=count)
-    order = nearest.argsort(stable=True)
-    mask = torch.arange(int(sizes.max())) < sizes[:, None]
-    vertices = torch.zeros(mask.shape, dtype=torch.long)
-    vertices[mask] = order
-    return SurfacePatches(vertices, mask, _encode(positions, normals).to(body.v_template.dtype))
+        own = np.linalg.norm(points - points[distances.argmax()], axis=-1)
+        nearest[own < distances] = index
+        distances = np.minimum(own, distances)
+    sizes = np.bincount(nearest, minlength=count)
+    mask = np.arange(sizes.max()) < sizes[:, None]
+    vertices = np.zeros(mask.shape, int)
+    vertices[mask] = nearest.argsort(kind="stable")
+    encoding = torch.from_numpy(_encode(positions, normals)).to(body.v_template.dtype)
+    return SurfacePatches(torch.from_numpy(vertices), torch.from_numpy(mask), encoding)
 
 
-def _encode(positions: Float[Tensor, "V 3"], normals: Float[Tensor, "V 3"]) -> Float[Tensor, "V E"]:
+def _encode(positions: Float[np.ndarray, "V 3"], normals: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V E"]:
     """Sines and cosines of several wavelengths, whose products depend on distances and on mirrored distances."""
-    frequencies = 2 * math.pi / WAVELENGTH * 2.0 ** torch.arange(OCTAVES, dtype=positions.dtype)
-    angles = ((positions - positions.mean(0))[..., None] * frequencies).flatten(-2)
-    return torch.cat([angles.sin(), angles.cos(), normals], -1)
+    frequencies = 2 * np.pi / WAVELENGTH * 2.0 ** np.arange(OCTAVES)
+    angles = ((positions - positions.mean(0))[..., None] * frequencies).reshape(len(positions), -1)
+    return np.concatenate([np.sin(angles), np.cos(angles), normals], -1)
 
 
 class PatchPooling(nn.Module):

@@ -20,7 +20,12 @@ from smpl_renderer.errors import InputError
 METRICS = ("lpips",)
 """LPIPS metrics of ablations: VGG alone, to save time."""
 
-ADDED_OPTIONS = (("model", "feedback"), ("loss", "lpips_crops"), ("data", "target_input_views"))
+ADDED_OPTIONS = (
+    ("model", "feedback"),
+    ("model", "graph", "patches"),
+    ("loss", "lpips_crops"),
+    *(("data", name) for name in ("target_input_views", "fit_bias", "color_gain", "single_image")),
+)
 """Options that were added after the first records. At their defaults they are left out of settings."""
 
 Change = Callable[[TrainOptions], TrainOptions]
@@ -43,6 +48,10 @@ def with_color_sampling(options: TrainOptions) -> TrainOptions:
 def with_feedback(options: TrainOptions) -> TrainOptions:
     model = replace(options.model, color_sampling=True, feedback=MODELS["demo"].feedback)
     return replace(options, model=model)
+
+
+def with_patches(options: TrainOptions) -> TrainOptions:
+    return graph_option(patches=MODELS["demo"].graph.patches)(with_feedback(options))
 
 
 def frame_stage(options: TrainOptions) -> TrainOptions:
@@ -100,16 +109,18 @@ def ablation_size(options: ResultsOptions) -> int:
 
 
 def base_options(bench: Bench) -> TrainOptions:
-    """Options of the full graph: three layers, vertex head, no image colour sampling, no feedback, no initial weights.
+    """Options of the full graph: three layers, vertex head, no image colour sampling, no feedback, no attention to
+    patches, exact fits and colours as they are, no initial weights.
 
     Interrupted trainings resume. No training people are held out, because the test people measure the result.
     """
     options, preset = bench.options, _preset(bench.options)
-    data = replace(preset.data, root=bench.train)
+    plain = {"target_input_views": None, "fit_bias": 0.0, "color_gain": 0.0, "single_image": 0.0}
+    data = replace(preset.data, root=bench.train, **plain)
     if options.num_workers is not None:
         data = replace(data, num_workers=options.num_workers)
     steps = options.ablation_steps
-    graph = replace(preset.model.graph, layers=3, head="vertex", intra=True, inter=True)
+    graph = replace(preset.model.graph, layers=3, head="vertex", intra=True, inter=True, patches=0)
     return replace(
         preset,
         data=data,
@@ -139,9 +150,12 @@ def comparable(options: TrainOptions) -> dict:
     intervals = {f"{name}_every": 1 for name in ("log", "image", "eval", "save")}
     own = json.loads(options_to_json(replace(options, data=data, **here, **intervals)))
     default = json.loads(options_to_json(TrainOptions()))
-    for part, name in ADDED_OPTIONS:
-        if own[part][name] == default[part][name]:
-            del own[part][name]
+    for *parts, name in ADDED_OPTIONS:
+        mine, usual = own, default
+        for part in parts:
+            mine, usual = mine[part], usual[part]
+        if mine[name] == usual[name]:
+            del mine[name]
     return own
 
 
@@ -162,5 +176,6 @@ ABLATIONS = (
     Ablation("layers-6", "L = 6", graph_option(layers=6)),
     Ablation("second-look", "with image colour sampling", with_color_sampling),
     Ablation("feedback", "with image colour sampling and feedback", with_feedback),
+    Ablation("patches", "with these and attention to patches", with_patches),
     Ablation("residual-head", "residual head", graph_option(head="residual")),
 )

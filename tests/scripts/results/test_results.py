@@ -90,6 +90,7 @@ def test_ablations_differ_in_one_option(options):
         "residual-head": {"graph.head"},
         "second-look": {"color_sampling"},
         "feedback": {"color_sampling", "feedback"},
+        "patches": {"color_sampling", "feedback", "graph.patches"},
         "one-frame": {"stage"},
     }
 
@@ -97,7 +98,7 @@ def test_ablations_differ_in_one_option(options):
 def _differences(a: dict, b: dict, part: str | None) -> list[str]:
     if part is None:
         return [key for key in a if key != "model" and a[key] != b[key]]
-    graph = [f"graph.{key}" for key in a[part]["graph"] if a[part]["graph"][key] != b[part]["graph"][key]]
+    graph = [f"graph.{key}" for key, value in a[part]["graph"].items() if value != b[part]["graph"].get(key)]
     return graph + [key for key in a[part] if key != "graph" and a[part][key] != b[part].get(key)]
 
 
