@@ -118,9 +118,8 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     "diff_gaussian_rasterization": _load_diff_gaussian_rasterization,
 }
 """Loaders of the backends by name; they raise `InputError` where a backend cannot run."""
-WITH_WEIGHTS = ("numba",)
-"""Backends that fill in `Rendering.weights` for float32. `triton` can, too; it belongs here once that has run on a GPU
-(`tests/render/test_triton_weights.py`)."""
+WITH_WEIGHTS = ("numba", "triton")
+"""Backends that fill in `Rendering.weights` for float32."""
 
 
 def available_backends(device: torch.device | None = None) -> tuple[str, ...]:

@@ -1,10 +1,7 @@
 """Choice between the two binnings of backend `triton`; both give equal lists.
 
-`cells` (`binning_kernel.py`) was measured at up to 200,000 Gaussians in up to 32 views: 1.5 to 2.5 times as fast as
-gsplat as long as the bits of all cells of 2 x 2 tiles fit in `MAX_BITS_BYTES`, slower beyond. `pairs`
-(`pair_binning.py`) is tested in Triton's interpreter, and its time on a GPU is not measured yet
-(docs/benchmarks.md has the predictions). Therefore `DEFAULT_BINNING` is `cells`; once `pairs` is measured to be faster
-where `auto` selects it, `auto` becomes the default.
+`cells` (`binning_kernel.py`) costs views x splats x cells, `pairs` (`pair_binning.py`) pairs of a splat and a tile, and
+ten launches more. The limits below are from measurements on an H200 (docs/benchmarks.md).
 """
 
 import os
@@ -18,12 +15,14 @@ from smpl_renderer.errors import InputError
 
 Binning = Literal["cells", "pairs"]
 
-DEFAULT_BINNING: Literal["auto", "cells", "pairs"] = "cells"
+DEFAULT_BINNING: Literal["auto", "cells", "pairs"] = "auto"
 """Binning unless `HGG_BINNING` is set; `cells` is replaced by `pairs` where it cannot work."""
 
-MAX_LISTED = 100_000
+MAX_LISTED = 200_000
 """Splats per view above which `auto` selects `pairs`: the lists of similar depths that `cells` traverses for each splat
-grow with the number of splats, to about 50 here for a body at 2 m."""
+grow with the number of splats, to about 100 here for a body at 2 m."""
+MAX_SPLATS = 700_000
+"""Splats of all views above which `auto` selects `pairs`. With fewer, launches take longer than kernels."""
 MAX_CELL_BYTES = 2**31
 """Bits of all cells above which `cells` is never used."""
 
@@ -60,6 +59,6 @@ def choose_binning(
         return "pairs"
     if capacity is None and capacity_estimator(device, num_views, count, width, height, tile, None).is_exceeded:
         return "pairs"
-    if binning == "auto" and (side > 2 or count > MAX_LISTED):
+    if binning == "auto" and (side > 2 or count > MAX_LISTED or num_views * count > MAX_SPLATS):
         return "pairs"
     return "cells"

@@ -5,6 +5,8 @@ package. A `Launcher` selects the variant once. This is valid because pointers a
 specialised.
 """
 
+import itertools
+
 import torch
 from triton import JITFunction
 from triton.compiler import CompiledKernel
@@ -49,3 +51,11 @@ def aligned(values: torch.Tensor) -> torch.Tensor:
     """The same values in contiguous memory that starts at a multiple of `ALIGNMENT` bytes."""
     values = values.contiguous()
     return values if values.data_ptr() % ALIGNMENT == 0 else values.clone()
+
+
+def aligned_zeros(device: torch.device, *counts: int) -> tuple[torch.Tensor, ...]:
+    """Aligned int32 vectors of zeros that share their memory: one allocation and one launch for all."""
+    step = ALIGNMENT // 4
+    ends = list(itertools.accumulate(-(-count // step) * step for count in counts))
+    parts = torch.zeros(ends[-1], dtype=torch.int32, device=device).tensor_split(ends[:-1])
+    return tuple(part[:count] for part, count in zip(parts, counts))

@@ -23,13 +23,13 @@ the view: slow, but the image is the same. The next call gets larger capacities.
 from dataclasses import dataclass
 
 import torch
-import triton
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core.render.binning_kernel import MARK_BLOCK, MAX_COUNT, launch_mark
+from core.render.binning_kernel import MARK_BLOCK, MAX_COUNT, MAX_VIEWS, launch_mark, mark_grid
 from core.render.capacity import MAX_SLOTS, NOT_MEASURED, CapacityEstimator, capacity_estimator
 from core.render.depth_ranks_kernel import depth_ranks, ranks_by_sorting
+from core.render.launch import aligned_zeros
 from core.render.pair_binning_kernel import (
     PART,
     SIDE,
@@ -38,6 +38,7 @@ from core.render.pair_binning_kernel import (
     launch_count,
     launch_enter,
     launch_list,
+    launch_parts,
     launch_ranges,
     launch_reach,
 )
@@ -46,9 +47,32 @@ from core.render.tile_lists import TileLists
 from smpl_renderer.errors import InputError
 
 
+@dataclass(frozen=True)
+class DepthRanks:
+    """Order of the splats of V views by depth."""
+
+    ranks: Int[Tensor, "V N"]
+    """Depth rank of each splat within its view; those that are not drawn come last."""
+    drawn: Int[Tensor, " V"]
+    """Number of splats that are drawn."""
+
+
+def rank_splats(order: DepthOrder, width: int, height: int, tile: int, capacity: int | None = None) -> DepthRanks:
+    """First step of `bin_tiles`, after which the memory of `order` can be released.
+
+    Args:
+        order: Without `heads`.
+        capacity: As for `bin_tiles`.
+    """
+    views, count = order.keys.shape[:-1].numel(), order.keys.shape[-1]
+    estimator = capacity_estimator(order.keys.device, views, count, width, height, tile, capacity, "pairs")
+    estimator.read_reports()
+    return _ranks(order, estimator)
+
+
 def bin_tiles(
     table: Float[Tensor, "*views N 12"],
-    order: DepthOrder,
+    ranks: DepthRanks,
     width: int,
     height: int,
     tile: int,
@@ -57,7 +81,7 @@ def bin_tiles(
     """Lists for compositing images of `width` x `height` in tiles of `tile` x `tile` pixels.
 
     Args:
-        order: Without `heads`.
+        ranks: From `rank_splats`.
         capacity: Slots for the tiles' lists; by default estimated from earlier calls of the same sizes.
     Raises:
         ValueError: If `capacity` is negative.
@@ -74,15 +98,14 @@ def bin_tiles(
         entries.read_reports()
     elif table.is_cuda and torch.cuda.is_current_stream_capturing():
         raise InputError(NOT_MEASURED)
-    ranks, drawn = _ranks(order, pairs)
     if not entries.is_measured:
         slots = torch.empty(sizes.splats, dtype=torch.int32, device=table.device)
-        entries.update(int(_mark(table, ranks, slots, pairs, sizes).part_ends[-1]) * PART.value)
-    lists, used = _list_tiles(table, ranks, drawn, sizes, entries, pairs)
+        entries.update(int(_mark(table, ranks.ranks, slots, pairs, sizes).part_ends[-1]) * PART.value)
+    lists, used = _list_tiles(table, ranks, sizes, entries, pairs)
     if not pairs.is_measured:
         pairs.update(int(used))
         pairs.overflow.zero_()  # of the call above, which had no slots
-        lists, _ = _list_tiles(table, ranks, drawn, sizes, entries, pairs)
+        lists, _ = _list_tiles(table, ranks, sizes, entries, pairs)
     return lists
 
 
@@ -117,22 +140,22 @@ class _Sizes:
 
     def check(self, slots: int) -> None:
         """Raise InputError if indices would exceed 32 bits, or a grid its limits."""
-        if max(self.splats + slots, 3 * self.width * self.height) > MAX_SLOTS or self.count > MAX_COUNT:
+        is_over = max(self.splats + slots, 3 * self.width * self.height) > MAX_SLOTS
+        if is_over or self.count > MAX_COUNT or self.views > MAX_VIEWS:
             raise InputError(
                 f"{self.views} views of {self.count} Gaussians at {self.width} x {self.height} are too many for one "
                 "call; render fewer views at once"
             )
 
 
-def _ranks(order: DepthOrder, estimator: CapacityEstimator) -> tuple[Int[Tensor, "V N"], Int[Tensor, " V"]]:
-    """Depth ranks, and the number of splats of each view that are drawn."""
+def _ranks(order: DepthOrder, estimator: CapacityEstimator) -> DepthRanks:
     if order.sizes is None:
         keys = order.keys.flatten(0, -2)
-        return ranks_by_sorting(keys), (keys != NOT_DRAWN.value).sum(-1, dtype=torch.int32)
+        return DepthRanks(ranks_by_sorting(keys), (keys != NOT_DRAWN.value).sum(-1, dtype=torch.int32))
     drawn = order.keys.shape[-1] - order.sizes[:, -1]
     if estimator.is_crowded:
-        return ranks_by_sorting(order.keys.flatten(0, -2)), drawn
-    return depth_ranks(order, estimator.crowded), drawn
+        return DepthRanks(ranks_by_sorting(order.keys.flatten(0, -2)), drawn)
+    return DepthRanks(depth_ranks(order, estimator.crowded), drawn)
 
 
 @dataclass(frozen=True)
@@ -155,25 +178,26 @@ def _mark(
     """Write all splats of each view to its first slots, near to far, and mark the bins that they reach."""
     words = -(-sizes.count // 32)
     blocks = -(-words // WORD_BLOCK)
-    bits = torch.zeros(sizes.all_bins, words, dtype=torch.int32, device=table.device)
+    totals, bits = aligned_zeros(table.device, sizes.all_bins, sizes.all_bins * words)
+    bits = bits.view(sizes.all_bins, words)
     counts = torch.empty(sizes.all_bins, blocks, dtype=torch.int32, device=table.device)
+    lengths = torch.empty(sizes.all_bins, dtype=torch.int32, device=table.device)
+    part_ends = torch.empty(sizes.all_bins, dtype=torch.int64, device=table.device)
     used = torch.empty(1, dtype=torch.int64, device=table.device)
     launch_mark(
-        (sizes.views, triton.cdiv(sizes.count, MARK_BLOCK)),
+        mark_grid(sizes.views, sizes.count),
         *(table, used, slots, slots, slots, slots, ranks, bits, slots, used, estimator.crowded),
         *(sizes.count, words, *sizes.bins),
         constants=(True, octave_bits(sizes.count), sizes.tile * SIDE.value, MARK_BLOCK),
     )
-    launch_count((sizes.all_bins, blocks), bits, counts, words, blocks, constants=(WORD_BLOCK,))
-    lengths = counts.sum(1, dtype=torch.int32)
-    part_ends = ((lengths + (PART.value - 1)) // PART.value).cumsum(0, dtype=torch.int64)
+    launch_count((sizes.all_bins, blocks), bits, counts, totals, words, blocks, constants=(WORD_BLOCK,))
+    launch_parts((1,), totals, lengths, part_ends, sizes.all_bins)
     return _Marks(bits, counts, lengths, part_ends, used)
 
 
 def _list_tiles(
     table: Tensor,
-    ranks: Int[Tensor, "V N"],
-    drawn: Int[Tensor, " V"],
+    ranks: DepthRanks,
     sizes: _Sizes,
     entries: CapacityEstimator,
     pairs: CapacityEstimator,
@@ -186,17 +210,18 @@ def _list_tiles(
     num_parts = entries.capacity // PART.value
     room = num_parts * PART.value  # for entries
     slots = new(sizes.splats + room + pairs.capacity)
-    marks = _mark(table, ranks, slots, pairs, sizes)
-    owners, masks = new(num_parts), new(num_parts, PART.value // 32, TILES.value)
+    marks = _mark(table, ranks.ranks, slots, pairs, sizes)
+    owners = new(num_parts)
     words, blocks = marks.bits.shape[1], marks.counts.shape[1]
-    bins = marks.part_ends, marks.lengths
+    bins, used = (marks.part_ends, marks.lengths), marks.used
     launch_enter(
         (sizes.all_bins, blocks),
         *(marks.bits, marks.counts, marks.lengths, marks.part_ends, slots, owners),
         *(sizes.count, words, blocks, sizes.bins[0] * sizes.bins[1], sizes.splats, room),
         constants=(WORD_BLOCK,),
     )
-    counts = new(num_parts * TILES.value)
+    del marks  # the bits take as much memory as what follows
+    masks, counts = new(num_parts, PART.value // 32, TILES.value), new(num_parts * TILES.value)
     launch_reach(
         (num_parts,),
         *(table, slots, owners, *bins, masks, counts),
@@ -212,7 +237,7 @@ def _list_tiles(
     ranges = new(sizes.views * columns * rows, 2)
     launch_ranges(
         (sizes.all_bins,),
-        *(*bins, counts, ends, drawn, ranges, entries.overflow, pairs.overflow),
+        *(*bins, counts, ends, ranks.drawn, ranges, entries.overflow, pairs.overflow),
         *(sizes.count, sizes.all_bins, *sizes.bins, sizes.splats, room, pairs.capacity, num_parts, columns, rows),
     )
-    return TileLists(slots, ranges, marks.used, pairs.capacity, sizes.tile, pairs.overflow), ends[-1]
+    return TileLists(slots, ranges, used, pairs.capacity, sizes.tile, pairs.overflow), ends[-1]

@@ -10,14 +10,30 @@ SIDE = tl.constexpr(8)  # tiles along the side of a bin
 TILES = tl.constexpr(SIDE.value * SIDE.value)
 PART = tl.constexpr(256)  # entries of a part; a multiple of 32
 WORD_BLOCK = 256  # words of a bin's bits that a program reads
+PARTS_BLOCK = tl.constexpr(1024)  # bins at a time whose parts are numbered
 
 
 @triton.jit(do_not_specialize=["words", "blocks"])
-def _count_kernel(bits, counts, words, blocks, WORD_BLOCK: tl.constexpr):
-    """Number of bits in each block of words of each bin."""
+def _count_kernel(bits, counts, totals, words, blocks, WORD_BLOCK: tl.constexpr):
+    """Number of bits in each block of words of each bin, also added to `totals`, one per bin."""
     square, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    own = load_words(bits + square * words, block * WORD_BLOCK, words, WORD_BLOCK)
-    tl.store(counts + square * blocks + block, tl.sum(count_bits(own), 0))
+    own = tl.sum(count_bits(load_words(bits + square * words, block * WORD_BLOCK, words, WORD_BLOCK)), 0)
+    tl.store(counts + square * blocks + block, own)
+    tl.atomic_add(totals + square, own, own > 0, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["num_squares"])
+def _parts_kernel(totals, lengths, part_ends, num_squares):
+    """Length of the list of each bin, and the parts of all bins up to it; one program."""
+    square = tl.arange(0, PARTS_BLOCK)
+    before = tl.full([], 0, tl.int64)
+    while tl.min(square, 0) < num_squares:
+        length = tl.load(totals + square, square < num_squares, 0)
+        parts = tl.cdiv(length, PART).to(tl.int64)
+        tl.store(lengths + square, length, square < num_squares)
+        tl.store(part_ends + square, before + tl.cumsum(parts, 0), square < num_squares)
+        before += tl.sum(parts, 0)
+        square += PARTS_BLOCK
 
 
 @triton.jit
@@ -199,6 +215,7 @@ def _ranges_kernel(
     tl.store(ranges + to * 2 + 1, tl.where(num_parts > 0, last, 0).to(tl.int32), inside)
 
 
+launch_parts = Launcher(_parts_kernel, num_warps=8)
 launch_count, launch_enter, launch_reach, launch_list, launch_ranges = (
     Launcher(kernel, num_warps=1)
     for kernel in (_count_kernel, _enter_kernel, _reach_kernel, _list_kernel, _ranges_kernel)

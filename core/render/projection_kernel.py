@@ -204,22 +204,26 @@ def _last_bucket(sizes, view, OCTAVE_BITS: tl.constexpr):
 @triton.jit(do_not_specialize=["count", "num_cameras", "width", "height"])
 def _bwd_kernel(
     means, quats, scales, opacities, viewmats, Ks, g_table, g_means, g_quats, g_scales, g_opacities, g_colors,
-    count, num_cameras, width, height, BLOCK: tl.constexpr,
+    count, num_cameras, width, height, ADD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Each program sums the gradients of a block of Gaussians over the cameras: no atomics, and a fixed order."""
+    """Each program sums the gradients of a block of Gaussians over the cameras: no atomics, and a fixed order.
+
+    ADD: the sums are added to those of other cameras, which are zero for padding.
+    """
     subject = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = n < count
     i = subject * count + n
     opacity = tl.load(opacities + i, mask, 0.0)
     if tl.max((opacity >= ALPHA_MIN).to(tl.int32), 0) == 0:  # padding has no gradients, and may have any values
-        zero = tl.zeros([BLOCK], tl.float32)
-        store3(g_means + i * 3, zero, zero, zero, mask)
-        tl.store(g_quats + i * 4, zero, mask)
-        store3(g_quats + i * 4 + 1, zero, zero, zero, mask)
-        store3(g_scales + i * 3, zero, zero, zero, mask)
-        tl.store(g_opacities + i, zero, mask)
-        store3(g_colors + i * 3, zero, zero, zero, mask)
+        if not ADD:
+            zero = tl.zeros([BLOCK], tl.float32)
+            store3(g_means + i * 3, zero, zero, zero, mask)
+            tl.store(g_quats + i * 4, zero, mask)
+            store3(g_quats + i * 4 + 1, zero, zero, zero, mask)
+            store3(g_scales + i * 3, zero, zero, zero, mask)
+            tl.store(g_opacities + i, zero, mask)
+            store3(g_colors + i * 3, zero, zero, zero, mask)
         return
     mean_x, mean_y, mean_z = load3(means + i * 3, mask)
     quat, length, m = _load_rotation(quats, i, mask)
@@ -276,17 +280,18 @@ def _bwd_kernel(
         g02, g12, g22 = g02 + d_x, g12 + d_y, g22 + d_z
         view += 1
 
-    store3(g_means + i * 3, gm_x, gm_y, gm_z, mask)
-    store3(g_colors + i * 3, g_red, g_green, g_blue, mask)
+    _put3(g_means + i * 3, gm_x, gm_y, gm_z, mask, ADD)
+    _put3(g_colors + i * 3, g_red, g_green, g_blue, mask, ADD)
     # Opacities below ALPHA_MIN have gradient 0 in the table; the bound avoids 0 / 0.
     opacity = tl.maximum(opacity, ALPHA_MIN)
-    tl.store(g_opacities + i, g_log2_opacity / (opacity * LN_2), mask)
-    store3(
+    _put(g_opacities + i, g_log2_opacity / (opacity * LN_2), mask, ADD)
+    _put3(
         g_scales + i * 3,
         g00 * m[0] + g10 * m[3] + g20 * m[6],
         g01 * m[1] + g11 * m[4] + g21 * m[7],
         g02 * m[2] + g12 * m[5] + g22 * m[8],
         mask,
+        ADD,
     )
     g00, g10, g20 = g00 * s0, g10 * s0, g20 * s0
     g01, g11, g21 = g01 * s1, g11 * s1, g21 * s1
@@ -297,10 +302,24 @@ def _bwd_kernel(
     g_y = 2 * (w * (g02 - g20) + x * (g01 + g10) + z * (g12 + g21) - 2 * y * (g00 + g22))
     g_z = 2 * (w * (g10 - g01) + x * (g02 + g20) + y * (g12 + g21) - 2 * z * (g00 + g11))
     radial = w * g_w + x * g_x + y * g_y + z * g_z  # the length of a quaternion has no gradient
-    tl.store(g_quats + i * 4, (g_w - w * radial) / length, mask)
-    store3(
-        g_quats + i * 4 + 1, (g_x - x * radial) / length, (g_y - y * radial) / length, (g_z - z * radial) / length, mask
-    )
+    g_w, g_x, g_y, g_z = g_w - w * radial, g_x - x * radial, g_y - y * radial, g_z - z * radial
+    _put(g_quats + i * 4, g_w / length, mask, ADD)
+    _put3(g_quats + i * 4 + 1, g_x / length, g_y / length, g_z / length, mask, ADD)
+
+
+@triton.jit
+def _put(pointers, values, mask, ADD: tl.constexpr):
+    """Store values; ADD: add them to what is there."""
+    if ADD:
+        values += tl.load(pointers, mask, 0.0)
+    tl.store(pointers, values, mask)
+
+
+@triton.jit
+def _put3(pointers, a, b, c, mask, ADD: tl.constexpr):
+    _put(pointers, a, mask, ADD)
+    _put(pointers + 1, b, mask, ADD)
+    _put(pointers + 2, c, mask, ADD)
 
 
 @triton.jit
@@ -352,15 +371,22 @@ def project_backward(
     width: int,
     height: int,
     grad_table: Float[Tensor, "*batch C N 12"],
+    out: Gaussians | None = None,
+    add: bool = False,
 ) -> Gaussians:
-    """Gradients of the Gaussians, given that of their splat table. All tensors are `aligned` float32."""
+    """Gradients of the Gaussians, given that of their splat table. All tensors are `aligned` float32.
+
+    Args:
+        out: Where to write them; by default new tensors.
+        add: Add them to `out`, which holds those from other cameras.
+    """
     num_cameras, count = viewmats.shape[-3], gaussians.count
-    g, grads = gaussians, gaussians.map(torch.empty_like)
+    g, grads = gaussians, gaussians.map(torch.empty_like) if out is None else out
     _launch_bwd(
         (gaussians.batch_shape.numel(), triton.cdiv(count, BLOCK)),
         *(g.means, g.quats, g.scales, g.opacities, viewmats, Ks, grad_table),
         *(grads.means, grads.quats, grads.scales, grads.opacities, grads.colors),
         *(count, num_cameras, width, height),
-        constants=(BLOCK,),
+        constants=(add, BLOCK),
     )
     return grads

@@ -89,9 +89,7 @@ class _Rasterize(torch.autograd.Function):
         gaussians = Gaussians(*(aligned(x) for x in (means, quats, scales, opacities, colors)))
         viewmats, Ks = aligned(viewmats), aligned(Ks)
         with torch.cuda.device_of(means):
-            table, order = project(gaussians, viewmats, Ks, width, height, linked=binning == "cells")
-            lists = _bin_tiles(table, order, width, height, capacity, binning)
-            del order  # its memory is free for the backward pass of another rendering, and for the images
+            table, lists = _project_and_bin(gaussians, viewmats, Ks, (width, height), capacity, binning)
             weights = table.new_zeros(table.shape[:-1] if with_weights else 0)
             images = composite(
                 table, aligned(background), lists, width, height, depth, weights if with_weights else None
@@ -125,7 +123,12 @@ class _Composite(torch.autograd.Function):
     def forward(ctx, table, background, keys, width, height, depth, capacity, binning, with_weights):
         table = aligned(table)
         with torch.cuda.device_of(table):
-            lists = _bin_tiles(table, DepthOrder(keys), width, height, capacity, binning)
+            order = DepthOrder(keys)
+            if binning == "cells":
+                lists = binning_kernel.bin_tiles(table, order, width, height, TILE, capacity)
+            else:
+                ranks = pair_binning.rank_splats(order, width, height, TILE, capacity)
+                lists = pair_binning.bin_tiles(table, ranks, width, height, TILE, capacity)
             weights = table.new_zeros(table.shape[:-1] if with_weights else 0)
             images = composite(
                 table, aligned(background), lists, width, height, depth, weights if with_weights else None
@@ -147,11 +150,20 @@ class _Composite(torch.autograd.Function):
         return grad_table, grad_background, *[None] * 7
 
 
-def _bin_tiles(
-    table: Tensor, order: DepthOrder, width: int, height: int, capacity: int | None, binning: Binning
-) -> TileLists:
-    bin_tiles = (binning_kernel if binning == "cells" else pair_binning).bin_tiles
-    return bin_tiles(table, order, width, height, TILE, capacity)
+def _project_and_bin(
+    gaussians: Gaussians,
+    viewmats: Tensor,
+    Ks: Tensor,
+    size: tuple[int, int],
+    capacity: int | None,
+    binning: Binning,
+) -> tuple[Tensor, TileLists]:
+    table, order = project(gaussians, viewmats, Ks, *size, linked=binning == "cells")
+    if binning == "cells":
+        return table, binning_kernel.bin_tiles(table, order, *size, TILE, capacity)
+    ranks = pair_binning.rank_splats(order, *size, TILE, capacity)
+    del order  # a sixth of the memory that binning needs otherwise
+    return table, pair_binning.bin_tiles(table, ranks, *size, TILE, capacity)
 
 
 def _saved(table: Tensor, lists: TileLists, images: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
@@ -187,15 +199,19 @@ def _gaussian_gradients(
     some_sets = max(1, MAX_GRAD_BYTES // (cameras * view_bytes))
     some_cameras = cameras if cameras * view_bytes <= MAX_GRAD_BYTES else max(1, MAX_GRAD_BYTES // view_bytes)
     for b in range(0, sets, some_sets):
+        of_sets = slice(b, b + some_sets)
+        group = own[of_sets].map(aligned)
+        out = grads if some_sets >= sets else group.map(torch.empty_like)  # parts of `grads` need not be aligned
         for c in range(0, cameras, some_cameras):
-            chosen = slice(b, b + some_sets), slice(c, c + some_cameras)
-            group = own[chosen[0]].map(aligned)
+            chosen = of_sets, slice(c, c + some_cameras)
             views = viewmats[chosen]
             first = b * cameras + c
             grad_table = _table_gradient(saved, capacity, grad_images, range(first, first + views.shape[:2].numel()))
-            part = project_backward(group, aligned(views), aligned(Ks[chosen]), *size, grad_table)
-            for total, x in zip(vars(grads[chosen[0]]).values(), vars(part).values()):
-                total.copy_(x) if c == 0 else total.add_(x)
+            project_backward(group, aligned(views), aligned(Ks[chosen]), *size, grad_table, out, add=c > 0)
+            del grad_table  # before the next is allocated
+        if out is not grads:
+            for total, x in zip(vars(grads[of_sets]).values(), vars(out).values()):
+                total.copy_(x)
     return grads.map(lambda x: x.reshape(*gaussians.batch_shape, *x.shape[1:]))
 
 

@@ -25,5 +25,5 @@ class FitOptions:
     """Try the mirrored depth of arms and legs and keep the better one."""
     steps: float = 1.0
     """Factor on the number of optimisation steps: less is faster and coarser."""
-    cuda_graphs: bool = False
-    """Replay steps from CUDA graphs; off until measured on a GPU."""
+    cuda_graphs: bool = True
+    """Replay steps from CUDA graphs, on a GPU."""

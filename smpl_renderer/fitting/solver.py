@@ -62,7 +62,7 @@ def minimise(
         adam.step()
         return terms
 
-    run = StepGraph(take_step) if cuda_graphs else take_step
+    run = StepGraph(take_step, x.transl.device) if cuda_graphs else take_step
     for step in range(steps):
         if common and step % COMMON_EVERY == 0:
             energy.update_common(x)

@@ -20,15 +20,20 @@ class StepGraph:
 
     Args:
         step: Takes one step in place and returns its energy terms. Must not wait for the device, nor copy to it.
+        device: Device of the step's tensors.
     """
 
-    def __init__(self, step: Callable[[], dict[str, Tensor]]):
-        self._step, self._calls = step, 0
-        self._stream = torch.cuda.Stream()
+    def __init__(self, step: Callable[[], dict[str, Tensor]], device: torch.device):
+        self._step, self._calls, self._device = step, 0, device
+        self._stream = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._terms: dict[str, Tensor] = {}
 
     def __call__(self) -> dict[str, Tensor]:
+        with torch.cuda.device(self._device):
+            return self._take_step()
+
+    def _take_step(self) -> dict[str, Tensor]:
         self._calls += 1
         if self._calls <= WARM_UP:
             self._stream.wait_stream(torch.cuda.current_stream())

@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 import triton.language as tl
 
-from core.render import binning, binning_kernel, capacity, depth_ranks_kernel, pair_binning, triton_backend
+from core.render import binning_kernel, capacity, depth_ranks_kernel, pair_binning, triton_backend
 from core.render.binning import choose_binning
 from core.render.capacity import CapacityEstimator, capacity_estimator
 from core.render.depth_ranks_kernel import depth_ranks, ranks_by_sorting
@@ -44,8 +44,11 @@ def listed(scene: Scene, by_pairs: bool, by_sorting: bool = False) -> list[list[
     g, c = scene.gaussians.map(lambda x: x[None]), scene.cameras
     table, order = project(g, c.viewmats[None].contiguous(), c.Ks[None].contiguous(), c.width, c.height, not by_pairs)
     order = DepthOrder(order.keys) if by_sorting else order
-    module = pair_binning if by_pairs else binning_kernel
-    lists = module.bin_tiles(table, order, c.width, c.height, 8)
+    size = c.width, c.height, 8
+    if by_pairs:
+        lists = pair_binning.bin_tiles(table, pair_binning.rank_splats(order, *size), *size)
+    else:
+        lists = binning_kernel.bin_tiles(table, order, *size)
     slots = lists.slots.tolist()
     return [slots[first:last] for first, last in lists.ranges.tolist()]
 
@@ -125,8 +128,9 @@ def test_a_crowded_part_is_reported_and_sorted_from_the_next_call_on(monkeypatch
     estimator = CapacityEstimator(0, 10, on_cuda=DEVICE == "cuda")
     depths = torch.full((1, 20), 2.0, dtype=torch.float64)
     for _ in range(2):
-        ranks, counts = pair_binning._ranks(order_of(depths, depths > 0), estimator)
-        assert ranks.tolist() == [list(range(20))] and counts.tolist() == [20]  # equal depths keep their order
+        ranked = pair_binning._ranks(order_of(depths, depths > 0), estimator)
+        assert ranked.ranks.tolist() == [list(range(20))]  # equal depths keep their order
+        assert ranked.drawn.tolist() == [20]
         monkeypatch.setattr(pair_binning, "depth_ranks", None)
         estimator.read_reports()
         assert estimator.is_crowded
@@ -208,14 +212,15 @@ def choice(views: int, count: int, size: int, binning: str | None = "auto") -> s
 
 
 def test_auto_chooses_pairs_beyond_the_sizes_at_which_cells_were_measured_to_be_faster():
-    assert [choice(v, n, 512) for v, n in ((8, 13_000), (32, 28_000), (8, 80_000), (1, 80_000))] == ["cells"] * 4
-    assert [choice(v, n, 512) for v, n in ((32, 80_000), (8, 160_000), (1, 160_000))] == ["pairs"] * 3
-    assert choice(32, 28_000, 1024) == "pairs"
+    assert [choice(v, n, 512) for v, n in ((8, 13_000), (32, 13_000), (8, 80_000), (1, 160_000))] == ["cells"] * 4
+    assert [choice(v, n, 512) for v, n in ((32, 28_000), (8, 160_000), (1, 320_000))] == ["pairs"] * 3
+    assert choice(8, 80_000, 1024) == "pairs"
 
 
-def test_the_default_is_cells_unless_they_cannot_work(monkeypatch):
+def test_the_binning_of_the_environment_is_kept_unless_it_cannot_work(monkeypatch):
     monkeypatch.delenv("HGG_BINNING", raising=False)
-    assert binning.DEFAULT_BINNING == "cells"
+    assert choice(32, 200_000, 512, None) == choice(32, 200_000, 512) == "pairs"
+    monkeypatch.setenv("HGG_BINNING", "cells")
     assert choice(32, 200_000, 512, None) == "cells"
     assert choice(32, 1_000_000, 1024, None) == "pairs"  # 4 GB of bits
     monkeypatch.setenv("HGG_BINNING", "pairs")
