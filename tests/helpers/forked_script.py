@@ -7,11 +7,13 @@ import multiprocessing.process
 import multiprocessing.util
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import traceback
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -45,19 +47,25 @@ def run_script(
         cwd: Working directory.
         prepare: Called in the new process before the script.
         finish: Called in the new process after the script.
-        timeout: Seconds after which the process ends with status 1, and the stacks of its threads in stderr.
+        timeout: Seconds after which the process ends by SIGALRM, with the stacks of its threads in stderr.
     Returns:
         Exit status (negative for a signal), stdout and stderr.
     """
-    _end_openmp_threads()
+    end_openmp_threads()
     for thread in threading.enumerate():  # of a compiler, whose locks would stay closed in the fork
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         process = os.fork()
         if process == 0:
-            argv = [str(REPOSITORY / command[0]), *map(str, command[1:])]
-            _run_in_child(argv, cwd, prepare, finish, timeout, stdout, stderr)
+
+            def prepare_all() -> None:
+                os.dup2(stdout.fileno(), 1)
+                os.dup2(stderr.fileno(), 2)
+                os.chdir(cwd)
+                prepare()
+
+            run_forked([str(REPOSITORY / command[0]), *map(str, command[1:])], prepare_all, timeout, finish)
         _, status = os.waitpid(process, 0)
         stdout.seek(0)
         stderr.seek(0)
@@ -83,7 +91,7 @@ def mount_small_disk(folder: Path, size: str) -> None:
         raise PermissionError(ctypes.get_errno(), "mount")
 
 
-def _end_openmp_threads() -> None:
+def end_openmp_threads() -> None:
     """End the threads of GNU's OpenMP, which PyTorch uses: a fork would wait for them, and does not have them."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
@@ -91,11 +99,20 @@ def _end_openmp_threads() -> None:
         ctypes.CDLL(library).omp_pause_resource_all(OMP_PAUSE_HARD)
 
 
-def _run_in_child(argv: list[str], cwd: Path, prepare, finish, timeout, stdout, stderr) -> NoReturn:
+def run_forked(
+    command: list[str], prepare: Callable[[], None], timeout: float, finish: Callable[[], None] = lambda: None
+) -> NoReturn:
+    """Run a program in this process, which was just forked, and end the process with its exit status.
+
+    Args:
+        command: What follows `python`: a script, `-m` and a module, or `-c` and a text; and arguments.
+        prepare: Called first; sets the standard files and the working directory.
+        timeout: Seconds after which the process ends by SIGALRM, with the stacks of its threads in stderr.
+        finish: Called after the program.
+    """
     status = 1
     try:
-        os.dup2(stdout.fileno(), 1)
-        os.dup2(stderr.fileno(), 2)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
         sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
         sys.excepthook = sys.__excepthook__
         logging.getLogger().handlers.clear()
@@ -103,15 +120,16 @@ def _run_in_child(argv: list[str], cwd: Path, prepare, finish, timeout, stdout, 
         multiprocessing.util._finalizer_registry.clear()  # those of the test process
         multiprocessing.process._children.clear()
         torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
-        os.chdir(cwd)
-        sys.argv = argv
         prepare()
-        faulthandler.dump_traceback_later(timeout, exit=True)  # after `prepare`: it starts a thread
+        faulthandler.register(signal.SIGALRM, chain=True)  # unlike a thread, an alarm keeps no further fork waiting
+        signal.setitimer(signal.ITIMER_REAL, timeout)
         try:
-            runpy.run_path(argv[0], run_name="__main__")
+            _run_program(command)
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                sys.stderr.write(f"{end.code}\n")
         threading._shutdown()  # as at the end of an interpreter: pools of processes are ended
         multiprocessing.util._exit_function()
         finish()
@@ -122,3 +140,16 @@ def _run_in_child(argv: list[str], cwd: Path, prepare, finish, timeout, stdout, 
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(status)
+
+
+def _run_program(command: list[str]) -> None:
+    """Run a program as the module `__main__`."""
+    kind, rest = (command[0], command[1:]) if command[0] in ("-c", "-m") else ("", command)
+    sys.argv = [kind, *rest[1:]] if kind == "-c" else rest
+    if kind == "-m":
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        exec(compile(rest[0], "<string>", "exec"), main.__dict__)
+    else:
+        runpy.run_path(rest[0], run_name="__main__")

@@ -89,11 +89,12 @@ def losses(options: TrainOptions) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 @pytest.mark.parametrize("stage", ["frame", "joint"])
 def test_results_do_not_depend_on_the_distribution_of_subjects(stage, options, tmp_path):
     """Four subjects per step: in one batch, in two, in two processes of two; and started by one, resumed by two."""
     graph = replace(options.model.graph, dropout=0.0)
-    options = replace(options, stage=stage, batch_size=4, steps=3, save_every=1, eval_every=1, keep=9)
+    options = replace(options, stage=stage, batch_size=4, steps=3, save_every=1, eval_every=2, keep=9)
     options = replace(options, model=replace(options.model, graph=graph, feedback=1), validation=1)
     one_batch = replace(options, workspace=tmp_path / "one batch")
     Trainer(one_batch).run()
@@ -120,6 +121,7 @@ def test_results_do_not_depend_on_the_distribution_of_subjects(stage, options, t
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_two_processes_killed_while_saving_resume_exactly(options, tmp_path):
     options = replace(options, steps=2, save_every=1, accumulate=2)  # with dropout, which processes draw differently
     whole = replace(options, workspace=tmp_path / "whole")
@@ -137,6 +139,7 @@ def test_two_processes_killed_while_saving_resume_exactly(options, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_a_non_finite_loss_of_one_process_is_skipped_by_all(options, tmp_path):
     """The gradients of this loss are finite; the NaN reaches the other process through their initial value."""
     done = launch(replace(options, steps=3, save_every=3, validation=0), tmp_path, "bad loss")
@@ -147,6 +150,7 @@ def test_a_non_finite_loss_of_one_process_is_skipped_by_all(options, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_an_unreadable_sample_of_one_process_stops_all_and_is_named_last(options, tmp_path):
     root = tmp_path / "captures"
     shutil.copytree(options.data.root, root)
