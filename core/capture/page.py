@@ -10,7 +10,7 @@ from core.utils.html_page import findings, sentence, write_html_page
 def write_page(path: Path, name: str, report: CaptureReport) -> None:
     """Write the page; it needs `overlay.png` beside it and nothing from elsewhere."""
     used = sum(frame.used for frame in report.frames)
-    lead = f"{used} of {len(report.frames)} chosen frames are used."
+    lead = f"{used} of {len(report.frames)} chosen frames are used. Fits are shown as they are before any alignment."
     parts = findings(report.warnings)
     parts.append('<div class=card><img src="overlay.png" alt="Overlay of fits, masks and landmarks"></div>')
     parts.append("<h2>Frames</h2><div class=card><table>")

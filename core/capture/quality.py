@@ -76,7 +76,8 @@ def visible_faces(
 
     The images are reduced so that the longer side has `size` pixels.
     """
-    vertices = body(params.to(body.v_template)).vertices.double()
+    vertices = body(params.to(body.v_template)).vertices.double().cpu()
+    triangles = body.faces.cpu()
     drawn: list[list[np.ndarray]] = []
     for frame in vertices:
         row = []
@@ -87,7 +88,7 @@ def visible_faces(
             points = frame @ T[:3, :3].T + T[:3, 3]
             pixels = points @ K.T
             pixels = pixels[:, :2] / pixels[:, 2:].clamp_min(1e-3) * scale
-            face_ids, _ = rasterize_mesh(pixels.float(), points[:, 2].float(), body.faces, height, width)
+            face_ids, _ = rasterize_mesh(pixels.float(), points[:, 2].float(), triangles, height, width)
             row.append(face_ids.numpy())
         drawn.append(row)
     return drawn

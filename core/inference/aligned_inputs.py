@@ -33,6 +33,10 @@ class AlignedInputs:
     """Brightness of each colour channel of the given images, relative to the mean image."""
     report: dict[str, float]
     """What was moved (`movement`), and root mean square colour errors before and after."""
+    first_fits: BodyParams
+    """Fits [F] before the alignment, raw world."""
+    first_viewmats: Float[Tensor, "C 4 4"]
+    """Cameras before the alignment, raw world."""
 
 
 def align_inputs(
@@ -55,7 +59,7 @@ def align_inputs(
         on_step: Called after the network and after each step.
     """
     body = session.body
-    fits, viewmats = _fits(capture, frame_ids, body), capture.cameras(views).viewmats
+    fits, viewmats = input_fits(capture, frame_ids, body), capture.cameras(views).viewmats
     gains, errors = torch.ones_like(inputs.images[..., 0, 0]), []
     for _ in range(session.aligner.options.rounds):
         with session.autocast():
@@ -68,10 +72,11 @@ def align_inputs(
         inputs = apply_alignment(alignment, inputs, capture, frame_ids, views, body)
         gains = gains * alignment.gains
         errors.append(alignment.error_after)
-    changed = _fits(capture, frame_ids, body)
+    changed = input_fits(capture, frame_ids, body)
     turns = capture.cameras(views).viewmats @ torch.linalg.inv(viewmats)
     report = movement(fits, changed, turns, gains, body)
-    return AlignedInputs(inputs, gains, report | {"error_before": errors[0], "error_after": errors[-1]})
+    report |= {"error_before": errors[0], "error_after": errors[-1]}
+    return AlignedInputs(inputs, gains, report, fits, viewmats)
 
 
 def apply_alignment(
@@ -79,7 +84,7 @@ def apply_alignment(
 ) -> Frames:
     """Correct a capture, and its input frames [F, C]: fits, cameras, subject frames and the brightness of images."""
     front = capture.cameras(views[:1]).centers[0]
-    pelvis = posed_pelvis(_fits(capture, frame_ids, body), body)
+    pelvis = posed_pelvis(input_fits(capture, frame_ids, body), body)
     T_raw_subject = torch.linalg.inv(subject_frame(pelvis, front.expand_as(pelvis)))
     fits = move_body(alignment.fits.to(front), T_raw_subject, body)
     viewmats = alignment.cameras.to(front) @ capture.cameras(views).viewmats
@@ -153,7 +158,8 @@ def write_alignment(
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _fits(capture: Capture, frame_ids: list[int], body: BodyModel) -> BodyParams:
+def input_fits(capture: Capture, frame_ids: list[int], body: BodyModel) -> BodyParams:
+    """Fits [F] of frames, raw world."""
     return BodyParams.stack([capture.fit(frame, body) for frame in frame_ids])
 
 

@@ -18,9 +18,10 @@ from core.data.subject_frame import move_body, posed_pelvis, subject_frame
 from core.export.html import save_html
 from core.export.ply import save_ply
 from core.inference.aligned_inputs import ALIGNMENT_FILE, describe_alignment, write_alignment
+from core.inference.aligned_overlay import write_aligned_overlay
 from core.inference.animation import camera_path
 from core.inference.coverage import count_views_seen
-from core.inference.result_page import NOVEL_POSE, PLAYER, SHEET, TURNTABLE, write_result_page
+from core.inference.result_page import ALIGNED_SHEET, NOVEL_POSE, PLAYER, SHEET, TURNTABLE, write_result_page
 from core.inference.session import Session
 from core.inference.sheet import Tile, make_sheet
 from core.inference.subject import Subject
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 AVATAR, PLY, PAGE = "avatar.safetensors", "avatar.ply", "index.html"
 FILES = (AVATAR, PLY, TURNTABLE, NOVEL_POSE, SHEET, PLAYER, PAGE)
 """Beside them, a capture that was made of one's own images is in `CAPTURE_FOLDER`, and aligned inputs have an
-`ALIGNMENT_FILE`."""
+`ALIGNMENT_FILE` and an `ALIGNED_SHEET`."""
 PLAYER_MOTIONS = ("dance", "walk", "wave", "idle", "turn", "sit", "squat")
 """Built-in motions of the player, after the one of the options."""
 TILE_SIZE = 300
@@ -63,7 +64,7 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    known = (*FILES, ALIGNMENT_FILE, CAPTURE_FOLDER)
+    known = (*FILES, ALIGNMENT_FILE, ALIGNED_SHEET, CAPTURE_FOLDER)
     others = sorted(p.name for p in folder.iterdir() if p.name not in known) if folder.is_dir() else [folder.name]
     if others:
         raise InputError(f"{folder}: holds other things than results ({others[0]}); choose another --workspace")
@@ -89,6 +90,7 @@ def write_outputs(subject: Subject, folder: Path) -> None:
         if aligned is not None:
             used = subject.plan.observed_frames, subject.plan.input_views
             write_alignment(temporary / ALIGNMENT_FILE, aligned, subject.capture, *used, session.body)
+            write_aligned_overlay(temporary / ALIGNED_SHEET, aligned, subject.capture, *used, session.body)
             moved = describe_alignment(aligned.report, len(subject.plan.input_views) > 1)
         write_result_page(temporary / PAGE, subject.name, folder, capture if has_capture else None, moved)
         if has_capture:

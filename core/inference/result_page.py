@@ -13,6 +13,8 @@ from smpl_renderer.bounded_files import load_json
 from smpl_renderer.errors import InputError
 
 PLAYER, TURNTABLE, NOVEL_POSE, SHEET = "player.html", "turntable.mp4", "novel_pose.mp4", "comparison.png"
+ALIGNED_SHEET = "alignment.png"
+"""Overlay of the inputs with the fits before and after the alignment."""
 FILES = {
     "avatar.safetensors": "the avatar, for the commands below",
     "avatar.ply": "the rest pose, for 3DGS viewers",
@@ -42,12 +44,7 @@ def write_result_page(path: Path, name: str, folder: Path, capture: Path | None,
     for video, text in ((TURNTABLE, "From all around"), (NOVEL_POSE, "In motion")):
         parts.append(figure(f'<video src="{video}" controls loop muted autoplay playsinline></video>', text))
     parts.append("</div>")
-    if capture is not None:
-        link = f"{CAPTURE_FOLDER}/index.html"
-        parts.append(f'<h2>Masks and fits</h2><p><a href="{link}">All frames of the capture</a></p><div class=card>')
-        parts.append(
-            f'<a href="{link}"><img src="{CAPTURE_FOLDER}/overlay.png" alt="Overlay of fits and masks"></a></div>'
-        )
+    parts += _masks_and_fits(capture is not None, alignment is not None)
     parts += _commands(folder)
     rows = "".join(f'<li><a href="{file}">{file}</a>: {text}' for file, text in FILES.items())
     parts.append(f"<h2>Files</h2><ul>{rows}</ul>")
@@ -79,6 +76,22 @@ def write_index_page(path: Path, subjects: Sequence[str], metrics: Metrics | Non
     parts += _commands(path.parent / subjects[0])
     count = f"{len(subjects)} {'avatar' if len(subjects) == 1 else 'avatars'}"
     write_html_page(path, "Avatars", parts, f"{count}. Drag to turn, scroll to come nearer, choose a motion.")
+
+
+def _masks_and_fits(has_capture: bool, is_aligned: bool) -> list[str]:
+    """The sheet of the fits that the avatar was made with, and a link to the capture and its first fits."""
+    if not has_capture and not is_aligned:
+        return []
+    link = f"{CAPTURE_FOLDER}/index.html"
+    sheet, text = ALIGNED_SHEET, "Fits of the input images before and after the alignment"
+    if not is_aligned:
+        sheet, text = f"{CAPTURE_FOLDER}/overlay.png", "Overlay of fits and masks"
+    image = f'<a href="{link if has_capture else sheet}"><img src="{sheet}" alt="{text}"></a>'
+    parts = ["<h2>Masks and fits</h2>"]
+    if has_capture:
+        more = ", with their first fits" if is_aligned else ""
+        parts.append(f'<p><a href="{link}">All frames of the capture{more}</a></p>')
+    return [*parts, f"<div class=card>{image}</div>"]
 
 
 def _capture_findings(capture: Path) -> list[str]:

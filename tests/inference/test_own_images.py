@@ -17,6 +17,7 @@ from core.inference.aligned_inputs import ALIGNMENT_FILE
 from core.inference.alignment import AlignOptions
 from core.inference.options import InferenceOptions
 from core.inference.outputs import FILES
+from core.inference.result_page import ALIGNED_SHEET
 from core.model.hgg import HumanGaussianGraph
 from core.options import GraphOptions, ModelOptions
 
@@ -55,15 +56,23 @@ def test_images_become_an_avatar(options):
     options, fit = options
     infer.main(options)
     folder = options.workspace / "me"
-    assert sorted(p.name for p in folder.iterdir()) == sorted([*FILES, ALIGNMENT_FILE, "capture"])
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*FILES, ALIGNMENT_FILE, ALIGNED_SHEET, "capture"])
     capture = json.loads((folder / "capture" / "capture.json").read_text())
     assert len(capture["frames"]) == 3
     page = (folder / "index.html").read_text()
-    assert "turntable.mp4" in page and "capture/overlay.png" in page and "of the body's surface" in page
+    assert "turntable.mp4" in page and "capture/index.html" in page and "of the body's surface" in page
+    assert ALIGNED_SHEET in page and "capture/overlay.png" not in page  # the fits that the avatar was made with
     assert "The alignment moved the body by" in page  # by default for fits of the own front end
 
     infer.main(replace(options, video_frames=3))  # the capture is kept, and not made again
     assert len(fit.calls) == 1 and (folder / "capture" / "capture.json").is_file()
+
+
+def test_without_alignment_the_page_shows_the_fits_of_the_capture(options):
+    options, _ = options
+    infer.main(replace(options, align=0))
+    page = (options.workspace / "me" / "index.html").read_text()
+    assert "capture/overlay.png" in page and ALIGNED_SHEET not in page
 
 
 def test_the_capture_can_be_named_afterwards(options):
