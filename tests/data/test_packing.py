@@ -152,6 +152,7 @@ def test_copies_of_other_settings_do_not_mix(root, tmp_path):
         pack_dataset(entries, tmp_path, height=64)
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     """Killed outright, it leaves none that waits for work."""
     program = tmp_path / "program.py"
@@ -176,6 +177,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     assert not left
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_a_worker_that_is_killed_ends_packing_with_a_message(root, tmp_path, monkeypatch):
     monkeypatch.setattr("core.data.packing.pack_subject", _killed)
     with pytest.raises(InputError, match="was killed, probably because memory is exhausted; use fewer --workers"):

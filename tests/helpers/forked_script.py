@@ -112,8 +112,7 @@ def run_forked(
     """
     status = 1
     try:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115
-        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+        _open_standard_files()
         sys.excepthook = sys.__excepthook__
         logging.getLogger().handlers.clear()
         warnings.resetwarnings()
@@ -121,6 +120,7 @@ def run_forked(
         multiprocessing.process._children.clear()
         torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
         prepare()
+        _open_standard_files()
         faulthandler.register(signal.SIGALRM, chain=True)  # unlike a thread, an alarm keeps no further fork waiting
         signal.setitimer(signal.ITIMER_REAL, timeout)
         try:
@@ -140,6 +140,11 @@ def run_forked(
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(status)
+
+
+def _open_standard_files() -> None:
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
 
 
 def _run_program(command: list[str]) -> None:

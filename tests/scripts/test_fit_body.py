@@ -172,6 +172,7 @@ def test_the_script_goes_on_after_a_broken_subject(tmp_path, subject, body):
     assert refit_path(subject, 55).is_file() and refit_path(subject, 705).is_file()
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_a_killed_run_of_two_processes_is_resumed(tmp_path, subject, body):
     """Killed once the first fit is there; the next run keeps what is complete and makes the rest."""
     root = tmp_path / "captures"

@@ -1,15 +1,10 @@
 """The command line of scripts/prepare_capture.py and scripts/get_pose_models.py."""
 
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
+from forked_script import run_script
 
 
 def run(script, *arguments):
-    command = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return run_script(f"scripts/{script}", *arguments)
 
 
 def test_what_is_missing_is_one_line(tmp_path):

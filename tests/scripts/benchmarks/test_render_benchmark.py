@@ -2,12 +2,11 @@
 
 import datetime
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked_script import run_script
 
 from core.render import rasterize
 from scripts.benchmarks.render import RenderTiming, default_backends, time_render, with_ratios
@@ -18,8 +17,7 @@ SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmark.py"
 
 
 def benchmark(*arguments):
-    command = [sys.executable, SCRIPT, "render", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return run_script(SCRIPT, "render", *arguments)
 
 
 @pytest.mark.slow

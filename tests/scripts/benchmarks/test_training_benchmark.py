@@ -60,6 +60,7 @@ def test_only_the_first_subjects_of_a_folder_are_read(root, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_data_compares_four_loaders(root, tmp_path):
     out = tmp_path / "data.json"
     table = benchmark(
@@ -74,6 +75,7 @@ def test_data_compares_four_loaders(root, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="two processes on the CPU")
 def test_scaling_trains_with_one_and_two_processes(root, tmp_path):
     out = tmp_path / "scaling.json"

@@ -334,6 +334,7 @@ def test_ready_crops_are_preferred_for_training(options, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_two_processes_share_a_folder(options, tmp_path):
     """Each process measures other rows."""
     common = [sys.executable, ROOT / "scripts" / "results.py", "--root", options.root, "--out", options.out]

@@ -52,6 +52,7 @@ def test_parts_make_a_set(made):
     assert Image.open(made / "sheet.png").height == 160, "one person in this part"
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_several_processes_write_the_same_files(made, tmp_path):
     make_synthetic(tmp_path, subjects=2, workers=2)
     assert listed(tmp_path) == listed(made)
@@ -64,6 +65,7 @@ def test_several_processes_write_the_same_files(made, tmp_path):
             assert file.read_bytes() == (made / file.relative_to(tmp_path)).read_bytes(), file
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_an_error_in_a_process_stops_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(sets, "_write_one", _fail_first)
     with pytest.raises(RuntimeError, match="the first one"):
