@@ -87,8 +87,12 @@ def closed_curve(keys: list[Float[np.ndarray, " A"]], position: float) -> Float[
     return b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
 
 
-def joint_rotations(angles: dict[str, float]) -> Float[np.ndarray, "J 3"]:
-    """Joint rotations (axis-angle) relative to the parents; the root carries pitch and roll, but not the heading."""
+def joint_rotations(angles: dict[str, float | Float[np.ndarray, " T"]]) -> Float[np.ndarray, "*T J 3"]:
+    """Joint rotations (axis-angle) relative to the parents; the root carries pitch and roll, but not the heading.
+
+    Args:
+        angles: All of `ANGLES`, in degrees: of one pose, or of T poses.
+    """
     a = angles
     joints = {
         "spine1": _rotation(("x", a["bend"] * 0.3), ("y", a["turn"] * 0.3), ("z", -a["lean"] * 0.35)),
@@ -118,15 +122,16 @@ def joint_rotations(angles: dict[str, float]) -> Float[np.ndarray, "J 3"]:
             f"{side}_ankle": _rotation(("x", limb["ankle"])),
             f"{side}_foot": _rotation(("x", limb["toes"])),
         }
-    pose = np.zeros((len(JOINT_NAMES), 3))
+    pose = np.zeros((*np.shape(a["bend"]), len(JOINT_NAMES), 3))
     for name, rotation in joints.items():
-        pose[JOINT_NAMES.index(name)] = rotation.as_rotvec()
+        pose[..., JOINT_NAMES.index(name), :] = rotation.as_rotvec()
     return pose
 
 
-def _rotation(*turns: tuple[str, float]) -> Rotation:
+def _rotation(*turns: tuple[str, float | Float[np.ndarray, " T"]]) -> Rotation:
     """The product of turns about the body's axes, in degrees; the first is the outermost."""
     result = Rotation.identity()
     for axis, angle in turns:
-        result = result * Rotation.from_euler(axis, angle, degrees=True)
+        degrees = angle[:, None] if np.ndim(angle) else angle
+        result = result * Rotation.from_euler(axis, degrees, degrees=True)
     return result

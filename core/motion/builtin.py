@@ -146,8 +146,8 @@ def builtin_motion(name: str, body: BodyModel) -> Motion:
         keys += [mirror(key) for key in keys]
     count = round(len(keys) * sequence.seconds_per_key * FPS)
     positions = np.arange(count) * (len(keys) / count)
-    poses = [dict(zip(ANGLES, clip_to_limits(closed_curve(keys, at)).tolist())) for at in positions]
-    joints = torch.from_numpy(np.stack([joint_rotations(angles) for angles in poses])).to(body.v_template)  # [T, J, 3]
+    poses = np.stack([clip_to_limits(closed_curve(keys, at)) for at in positions], -1)
+    joints = torch.from_numpy(joint_rotations(dict(zip(ANGLES, poses)))).to(body.v_template)  # [T, J, 3]
     orient = joints[:, 0]
     if sequence.turns:
         heading = torch.arange(count).to(orient) * (2 * torch.pi / count)
