@@ -1,11 +1,15 @@
 """Fixtures for tests of the model."""
 
-from collections.abc import Callable
+import copy
+import functools
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from model_rig import TEST_MODEL, random_poses, ring_cameras
 
+import core.checkpoint
+import core.model.hgg
 from core.avatar.avatar import Avatar
 from core.avatar.rendering import render_avatar
 from core.model.decode import RAW_CHANNELS
@@ -14,8 +18,27 @@ from core.model.surface import place_queries
 from core.types.cameras import Cameras
 from core.types.frames import Frames
 from smpl_renderer.body_model import BodyModel
-from smpl_renderer.connectivity import Connectivity, build_connectivity
+from smpl_renderer.connectivity import NUM_NEIGHBORS, Connectivity, build_connectivity
 from smpl_renderer.mesh_rasterizer import rasterize_mesh
+
+
+@pytest.fixture(scope="session", autouse=True)
+def neighborhoods_are_found_once() -> Iterator[None]:
+    """Models of one body share the search for neighbourhoods, not the tensors."""
+
+    @functools.cache
+    def find(fingerprint: str, num_neighbors: int) -> Connectivity:
+        return build_connectivity(bodies[fingerprint], num_neighbors)
+
+    def build(body: BodyModel, num_neighbors: int = NUM_NEIGHBORS) -> Connectivity:
+        bodies[body.fingerprint] = body
+        return copy.deepcopy(find(body.fingerprint, num_neighbors))
+
+    bodies: dict[str, BodyModel] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (core.checkpoint, core.model.hgg):
+            patch.setattr(module, "build_connectivity", build)
+        yield
 
 
 @pytest.fixture(scope="session")

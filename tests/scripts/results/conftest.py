@@ -13,6 +13,8 @@ from core.checkpoint import Training, save_checkpoint
 from core.inference import evaluation, session
 from core.model.hgg import HumanGaussianGraph
 from core.options import DataOptions, GraphOptions, LossOptions, ModelOptions, TrainOptions
+from scripts.benchmarks.common import median_ms
+from scripts.results import bench
 from scripts.results.options import ResultsOptions
 
 MODEL = ModelOptions(
@@ -67,6 +69,7 @@ def options(benchmark_root, checkpoint, tmp_path, monkeypatch) -> ResultsOptions
         def forward(self, a, b):
             return (a - b).abs().mean((-3, -2, -1))
 
+    monkeypatch.setattr(bench, "median_ms", lambda call, _, device, *others: median_ms(call, 1, device, warm_up=0))
     monkeypatch.setattr(evaluation, "load_lpips", lambda net: Difference() if net == "vgg" else None)
     monkeypatch.setattr(session, "FULL", replace(session.FULL, image_size=48))
     monkeypatch.setitem(core_options.PRESETS, "tiny-test", ("For tests.", TRAINING))
