@@ -2,18 +2,27 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from dotted_avatar import dotted_avatar
+from drawn_captures import save, turning
+from drawn_person import FOCAL, StubReader, TrueFit
 from forked_script import run_script
 from tiny_capture import TinyCapture
+from tiny_network import TINY_UNET
 
 from core.avatar.file import save_avatar
+from core.capture import prepare
+from core.checkpoint import save_checkpoint
 from core.data.conversion import convert_capture
 from core.data.readers import open_capture
+from core.model.hgg import HumanGaussianGraph
+from core.options import GraphOptions, ModelOptions
 from smpl_renderer.files import REPOSITORY
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -25,8 +34,9 @@ NAMES = ["../../x", "/tmp/hgg_escape/x", "a/../../../x", "..", "a\0b", "x" * 300
 def watch(record: Path, allowed: tuple[Path, ...]) -> Callable[[], None]:
     """A function that lets this process record what it does outside of some folders, from then on."""
 
-    def is_allowed(path: object) -> bool:
-        place = Path(os.path.realpath(os.fsdecode(path)))
+    def is_allowed(path: object, folder: int) -> bool:
+        start = os.curdir if folder < 0 else f"/proc/self/fd/{folder}"
+        place = Path(os.path.realpath(Path(start, os.fsdecode(path))))
         is_cache = "__pycache__" in place.parts and place.is_relative_to(REPOSITORY)
         return is_cache or place.is_relative_to("/dev") or any(place.is_relative_to(folder) for folder in allowed)
 
@@ -36,7 +46,8 @@ def watch(record: Path, allowed: tuple[Path, ...]) -> Callable[[], None]:
             paths = [arguments[0]]
         elif event in CHANGES:
             paths = [part for part in arguments[:2] if isinstance(part, str | bytes | os.PathLike)]
-        outside = [path for path in paths if b"\0" not in os.fsencode(path) and not is_allowed(path)]
+        folder = arguments[1] if event in ("os.remove", "os.rmdir") else -1  # to which the path is relative
+        outside = [path for path in paths if b"\0" not in os.fsencode(path) and not is_allowed(path, folder)]
         if event in STARTS or outside:
             os.write(number, f"{event} {arguments!r}\n".encode(errors="replace"))
 
@@ -54,11 +65,13 @@ def run_watched(tmp_path: Path, *command: str | Path) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory, body) -> Path:
-    """An avatar, and a capture in both layouts."""
+    """An avatar, a network, a capture in both layouts, and images of a person."""
     folder = tmp_path_factory.mktemp("given")
     TinyCapture(image_size=(153, 128), num_cameras=4).write(folder / "200100", body)
     convert_capture(open_capture(folder / "200100"), folder / "own", "capture", body, check=False)
     save_avatar(folder / "avatar.safetensors", dotted_avatar(body, 500))
+    model = ModelOptions(unet=TINY_UNET, graph=GraphOptions(features=8, queries=1, layers=1, heads=2))
+    save_checkpoint(folder / "tiny.safetensors", HumanGaussianGraph(model, body), step=3)
     return folder
 
 
@@ -69,6 +82,8 @@ USES = {
     "animate": "scripts/animate.py {given}/avatar.safetensors idle --size 32 --seconds 0.2 --out out/a",
     "convert": "scripts/convert_capture.py {given}/own --out out --to mvhumannet --no-check",
     "pack": "scripts/prepare_data.py --root {given}/200100 --out out --crop person --size 32 --workers 0 --no-verify",
+    "infer": "infer.py {given}/200100 --checkpoint {given}/tiny.safetensors --workspace out --device cpu --refine 1 "
+    "--video-size 48 --video-frames 2",
 }
 
 
@@ -78,6 +93,26 @@ def test_usual_runs_write_to_their_output_only(use, given, tmp_path):
     status, errors = run_watched(tmp_path, *(part.format(given=given) for part in USES[use].split()))
     assert status == 0, errors[-2000:]
     assert any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+def test_body_fits_are_written_into_their_capture_only(given, tmp_path):
+    shutil.copytree(given / "200100", tmp_path / "out" / "200100")
+    options = "--redo --frames 5 --cameras 2 --steps 0.02 --workers 0 --device cpu --landmarks none"
+    status, errors = run_watched(tmp_path, "scripts/fit_body.py", "out/200100", *options.split())
+    assert status == 0 and "1 frames fitted" in errors, errors[-2000:]
+
+
+@pytest.mark.slow
+def test_captures_of_images_are_written_to_their_folder_only(tmp_path, body, monkeypatch):
+    frames = turning(body, count=2)
+    images = save(frames, tmp_path / "images")
+    options = ("--frames", "2", "--focal", str(FOCAL), "--device", "cpu")
+    drawn = partial(prepare.prepare_capture, reader=StubReader(frames), fit=TrueFit(frames))
+    monkeypatch.setattr(prepare, "prepare_capture", drawn)  # the script imports it in a fork of this process
+    status, errors = run_watched(tmp_path, "scripts/prepare_capture.py", images, "--out", "out/own", *options)
+    assert status == 0, errors[-2000:]
+    assert (tmp_path / "out" / "own" / "capture.json").is_file()
 
 
 @pytest.mark.slow
