@@ -56,7 +56,7 @@ class Energy:
         self.initial, self.free_gravity = initial, free_gravity
         self.count = len(vertex_ids)
         self.model = PointModel(body, torch.cat([vertex_ids, sole_vertices(body)]), targets.table)
-        self.prior = load_pose_prior().to(device)
+        self.prior = load_pose_prior().merged().to(device)
         self.ranges = joint_ranges(device)
         self.height_rows = height_rows(body)
         self.parts = cloth_parts(body)[vertex_ids]
@@ -64,7 +64,14 @@ class Energy:
         self.trust = torch.ones(NUM_CLOTH_PARTS, device=device)
         """Weight of the outlines of each part, in [0, 1]."""
         # Tensors, as an index of Python numbers would be copied to the device in every step.
-        self.ankles, self.hand_joints = (torch.tensor(joints, device=device) for joints in (ANKLES, HAND_JOINTS))
+        self.ankles = torch.tensor(ANKLES, device=device)
+        # Products with 0 and 1 instead of indices, whose gradients take ten launches each.
+        self.is_hand = torch.zeros(len(JOINT_NAMES) - 1, 1, device=device)
+        self.is_hand[list(HAND_JOINTS)] = 1
+        self.to_bones: Float[Tensor, "B L"] | None = None
+        if targets.bones is not None:
+            ones = torch.eye(len(targets.table.joints), device=device)
+            self.to_bones = ones[targets.bones.ends] - ones[targets.bones.starts]
         self.common: Float[Tensor, "23 3 3"] | None = None
         with torch.no_grad():
             pelvis = start.scale * self.model.rest_joints(start.betas)[PELVIS] + start.transl
@@ -80,7 +87,7 @@ class Energy:
         out |= self._ground_terms(x, posed)
         out["prior"] = w.prior * self.prior.energies(x.pose).sum(-1)
         out["limits"] = w.limits * limit_penalty(x.pose, self.ranges)
-        out["hands"] = w.hands * 0.5 * (x.pose[:, self.hand_joints] / w.hand_sigma).square().sum((1, 2))
+        out["hands"] = (0.5 * w.hands / w.hand_sigma**2) * (x.pose * self.is_hand).square().sum((1, 2))
         rotations = bodies.rotations[:, 1:]
         if self.common is not None:
             out["common"] = w.common * terms.pose_term(rotations, self.common, w.common_sigma, w.common_width)
@@ -136,8 +143,7 @@ class Energy:
         )
         bones = targets.bones
         if bones is not None:
-            vectors = posed.landmarks[:, bones.ends] - posed.landmarks[:, bones.starts]
-            vectors = turn_to_cameras(vectors, targets.viewmats)
+            vectors = turn_to_cameras(self.to_bones @ posed.landmarks, targets.viewmats)
             out["bones"] = w.bones * terms.bone_term(
                 vectors, bones.directions, bones.whitening, bones.weights, w.bone_width
             )
@@ -148,10 +154,10 @@ class Energy:
         pixels, matches, sizes = self._match(posed)
         outside = terms.outside_term(masks.distances(pixels), sizes, w.outside_sigma, 3.0)
         matched = pixels.gather(2, matches[..., None].expand(-1, -1, -1, 2))
-        trust = masks.weights * self.trust[self.parts[matches]]
+        parts = self.parts[matches]
         outline = terms.outline_term(
-            *(masks.outline, masks.normals, matched, trust, sizes),
-            *(w.outline_sigma, w.outline_width, self.clearance[self.parts[matches]]),
+            *(masks.outline, masks.normals, matched, masks.weights * self.trust[parts], sizes),
+            *(w.outline_sigma, w.outline_width, self.clearance[parts]),
         )
         return {"outside": w.outside * outside, "outline": w.outline * outline}
 

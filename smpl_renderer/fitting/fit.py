@@ -164,8 +164,8 @@ class _Fit:
     def _report(self, terms: dict[str, Tensor]) -> None:
         self.done += 1
         if self.on_step is not None:
-            values = {name: float(value.detach().mean()) for name, value in terms.items()}
-            self.on_step(self.done, self.total, values)
+            means = torch.stack(list(terms.values())).detach().mean(1).tolist()  # waits for the device once
+            self.on_step(self.done, self.total, dict(zip(terms, means)))
 
     def _common(self, x: Variables) -> Float[Tensor, "23 3 3"] | None:
         if self.observations.num_frames < 2 or not self.weights.common:

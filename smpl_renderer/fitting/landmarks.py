@@ -77,9 +77,13 @@ class LandmarkTable(TensorStructure):
     offsets: Float[Tensor, "L 3"]
     """Offset of each landmark from its joint in the rest pose, in metres at scale 1."""
 
-    def locate(self, joints: Float[Tensor, "F J 3"], orientations: Float[Tensor, "F J 3 3"]) -> Float[Tensor, "F L 3"]:
-        """Landmarks of posed bodies, from their joints before scaling."""
-        return joints[:, self.joints] + (orientations[:, self.joints] @ self.offsets[..., None])[..., 0]
+    def from_joints(self, num_joints: int) -> Float[Tensor, "4J L"]:
+        """Matrix from the joints' transforms [3, 4 J], each the orientation and then the position, to the landmarks."""
+        matrix = self.offsets.new_zeros(num_joints, 4, len(self.joints))
+        places = torch.arange(len(self.joints), device=self.offsets.device)
+        matrix[self.joints, :3, places] = self.offsets
+        matrix[self.joints, 3, places] = 1
+        return matrix.flatten(0, 1)
 
     def index(self, *names: str) -> list[int]:
         """Positions of landmarks in the layout."""

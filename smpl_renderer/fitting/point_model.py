@@ -73,7 +73,7 @@ class PointModel:
         device = body.v_template.device
         ids = vertex_ids.to(device)
         self.vertex_ids = ids
-        self.table = table.to(device) if table is not None else None
+        self.to_landmarks = None if table is None else table.to(device).from_joints(body.num_joints)
         self.template = body.v_template[ids]
         self.normals = vertex_normals(body.v_template, body.faces)[ids]
         self.shapedirs = body.shapedirs[ids]
@@ -82,9 +82,9 @@ class PointModel:
         self.joint_template = body.joint_template.unflatten(0, (-1, 3))
         self.joint_dirs = body.joint_dirs.unflatten(0, (-1, 3))
         self.identity = torch.eye(3, device=device)
-        self.levels = [(level.to(device), parents.to(device)) for level, parents in tree_levels(body.parents)]
-        order = torch.cat([level for level, _ in self.levels])
-        self.order = torch.argsort(order)
+        rounds, to_bones, is_above = ancestor_matrices(body.parents)
+        self.ancestors = [(chosen.to(device), missing.to(device)) for chosen, missing in rounds]
+        self.to_bones, self.is_above = to_bones.to(device), is_above.to(device)
 
     def rest_joints(self, betas: Float[Tensor, " S"]) -> Float[Tensor, "J 3"]:
         """Joints of the shaped rest pose, before scaling."""
@@ -105,30 +105,49 @@ class PointModel:
         def place(x: Tensor) -> Tensor:
             return pose.scale * x + pose.transl[:, None]
 
-        landmarks = points[:, :0] if self.table is None else self.table.locate(joints, orientations)
+        landmarks = points[:, :0]
+        if self.to_landmarks is not None:
+            frames = torch.cat([orientations, joints[..., None]], -1).transpose(1, 2)  # [F, 3, J, 4]
+            landmarks = (frames.flatten(2) @ self.to_landmarks).mT
         normals = (blended[..., :3].detach() * self.normals[:, None, :]).sum(-1)
         return PosedPoints(place(joints), orientations, place(points), normals, place(landmarks))
 
     def _chain(self, rotations: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions and orientations of all joints, one level of the tree at a time."""
-        positions, orientations = [rest[None, :1].expand(len(rotations), -1, -1)], [rotations[:, :1]]
-        for (level, parents), (above, _) in zip(self.levels[1:], self.levels):
-            # Index of each parent in the level above.
-            where = torch.searchsorted(above, parents)
-            bones = rest[level] - rest[parents]
-            turn = orientations[-1][:, where]
-            positions.append(positions[-1][:, where] + (turn @ bones[..., None])[..., 0])
-            orientations.append(turn @ rotations[:, level])
-        return torch.cat(positions, 1)[:, self.order], torch.cat(orientations, 1)[:, self.order]
+        """Positions and orientations of all joints.
+
+        Each round multiplies the rotations of twice as many successive joints. Joints are selected by products with
+        0 and 1, as the gradient of an index takes ten launches.
+        """
+        orientations = rotations
+        for chosen, missing in self.ancestors:
+            orientations = self._above(orientations, chosen, missing) @ orientations
+        bones = (self.to_bones @ rest)[..., None]
+        steps = self._above(orientations, *self.ancestors[0]) @ bones
+        return self.is_above @ steps[..., 0], orientations
+
+    @staticmethod
+    def _above(orientations: Tensor, chosen: Tensor, missing: Tensor) -> Float[Tensor, "F J 3 3"]:
+        return (missing + chosen @ orientations.flatten(2)).unflatten(-1, (3, 3))
 
 
-def tree_levels(parents: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-    """Joints of equal depth in the kinematic tree, each with its parent; joints and parents ascend."""
-    depths = [0] * len(parents)
+def ancestor_matrices(
+    parents: tuple[int, ...],
+) -> tuple[list[tuple[Float[Tensor, "J J"], Float[Tensor, "J 9"]]], Float[Tensor, "J J"], Float[Tensor, "J J"]]:
+    """Constant matrices of a kinematic tree, whose first joint is the root and whose parents precede their children.
+
+    Returns:
+        The ancestor 1, 2, 4, ... joints above each joint, up to the depth of the tree: a matrix that selects it, and
+        the identity where there is none; the matrix from joints to bones, each joint minus its parent; and 1 where a
+        joint is an ancestor of another, or that joint itself.
+    """
+    count = len(parents)
+    one_up = torch.zeros(count, count)
     for joint, parent in enumerate(parents[1:], start=1):
-        depths[joint] = depths[parent] + 1
-    levels = []
-    for depth in range(max(depths) + 1):
-        level = [joint for joint in range(len(parents)) if depths[joint] == depth]
-        levels.append((torch.tensor(level), torch.tensor([parents[joint] for joint in level])))
-    return levels
+        one_up[joint, parent] = 1
+    identity = torch.eye(count)
+    is_above, rounds, up = identity, [], one_up
+    while up.any():
+        missing = (up.sum(1) == 0)[:, None] * torch.eye(3).flatten()
+        rounds.append((up, missing))
+        is_above, up = is_above + up @ is_above, up @ up
+    return rounds, identity - one_up, is_above

@@ -43,12 +43,16 @@ class GaussianMixture(TensorStructure):
     whitening: Float[Tensor, "K D D"]
     """Lower triangular: `whitening @ (x - mean)` has unit covariance."""
 
+    @property
+    def peaks(self) -> Float[Tensor, " K"]:
+        """Logarithm of the height of each Gaussian, up to a constant."""
+        return self.log_weights + torch.diagonal(self.whitening, dim1=-2, dim2=-1).log().sum(-1)
+
     def negative_log_likelihood(self, x: Float[Tensor, "F D"]) -> Float[Tensor, " F"]:
         """Negative log-likelihood up to a constant: zero at the most likely mean."""
         deviations = (self.whitening @ (x[:, None] - self.means)[..., None])[..., 0]
         squared = deviations.square().sum(-1)
-        volumes = torch.diagonal(self.whitening, dim1=-2, dim2=-1).log().sum(-1)
-        peaks = self.log_weights + volumes
+        peaks = self.peaks
         heavy = np.log(OUTLIERS) - x.shape[-1] * np.log(OUTLIER_FACTOR)
         exponents = torch.stack([-0.5 * squared, -0.5 * squared / OUTLIER_FACTOR**2 + heavy], -1)
         return peaks.max() - torch.logsumexp((peaks[:, None] + exponents).flatten(1), -1)
@@ -85,6 +89,52 @@ class PosePrior(TensorStructure):
             ],
             -1,
         )
+
+    def merged(self) -> "MergedPrior":
+        """The same energies, all parts at once."""
+        parts = self.arm, self.arm, self.leg, self.leg, self.trunk
+        count, size = len(self.arm.means), max(mixture.means.shape[1] for mixture in parts)
+        angles = torch.zeros(69, len(parts), size)
+        whitening, offsets = torch.zeros(len(parts), count, size, size), torch.zeros(len(parts), count, size)
+        constants = torch.zeros(len(parts), count, 2)
+        for part, (mixture, joints) in enumerate(zip(parts, self.joints)):
+            own = mixture.means.shape[1]
+            signs = self.mirror if part in (1, 3) else torch.ones(3)
+            places = (3 * joints[:, None] + torch.arange(3)).flatten()
+            angles[places, part, torch.arange(own)] = signs.repeat(len(joints))
+            whitening[part, :, :own, :own] = mixture.whitening
+            offsets[part, :, :own] = (mixture.whitening @ mixture.means[..., None])[..., 0]
+            peaks, heavy = mixture.peaks, np.log(OUTLIERS) - own * np.log(OUTLIER_FACTOR)
+            constants[part] = torch.stack([peaks, peaks + heavy], -1) - peaks.max()
+        return MergedPrior(
+            angles=angles.flatten(1),
+            whitening=whitening.flatten(1, 2).mT.contiguous(),
+            offsets=offsets.flatten(1)[:, None],
+            factors=torch.tensor([-0.5, -0.5 / OUTLIER_FACTOR**2]),
+            constants=constants[:, None],
+        )
+
+
+@dataclass(frozen=True)
+class MergedPrior(TensorStructure):
+    """A `PosePrior` with its five parts padded to D angles and K Gaussians, for few launches per step of a fit."""
+
+    angles: Float[Tensor, "69 5*D"]
+    """Selects the angles of each part, with signs that turn right into left."""
+    whitening: Float[Tensor, "5 D K*D"]
+    offsets: Float[Tensor, "5 1 K*D"]
+    """Whitened means."""
+    factors: Float[Tensor, " 2"]
+    """Of the squared deviation in the exponents of a Gaussian and of its outliers."""
+    constants: Float[Tensor, "5 1 K 2"]
+    """Logarithms of the heights of these, relative to the highest Gaussian of the part."""
+
+    def energies(self, body_pose: Float[Tensor, "F 23 3"]) -> Float[Tensor, "F 5"]:
+        """As `PosePrior.energies`, which defines it."""
+        parts = (body_pose.flatten(1) @ self.angles).unflatten(1, (len(self.whitening), -1)).transpose(0, 1)
+        deviations = (parts @ self.whitening - self.offsets).unflatten(2, (self.constants.shape[2], -1))
+        exponents = self.factors * deviations.square().sum(-1, keepdim=True) + self.constants
+        return -torch.logsumexp(exponents.flatten(2), -1).T
 
 
 @cache

@@ -53,7 +53,8 @@ def minimise(
     # A graph reads learning rates from the device's memory.
     rates = [torch.tensor(peak, device=x.transl.device) for peak in peaks] if cuda_graphs else peaks
     groups = [{"params": [getattr(x, name)], "lr": lr} for name, lr in zip(names, rates)]
-    adam = torch.optim.Adam(groups, betas=(0.9, 0.98), capturable=cuda_graphs)
+    # One kernel for all parameters.
+    adam = torch.optim.Adam(groups, betas=(0.9, 0.98), capturable=cuda_graphs, fused=x.transl.is_cuda)
 
     def take_step() -> dict[str, Tensor]:
         adam.zero_grad(set_to_none=True)

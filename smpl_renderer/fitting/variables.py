@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from smpl_renderer.fitting.exponential import exponential
 from smpl_renderer.fitting.point_model import Pose
-from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from smpl_renderer.rotations import matrix_to_axis_angle
 from smpl_renderer.tensor_structure import TensorStructure
 
 
@@ -31,8 +32,8 @@ class Variables(TensorStructure):
 
     def bodies(self) -> Pose:
         """The bodies, with rotations as matrices."""
-        turns = self.base @ axis_angle_to_matrix(self.root)
-        rotations = torch.cat([turns[:, None], axis_angle_to_matrix(self.pose)], 1)
+        root, others = exponential(torch.cat([self.root[:, None], self.pose], 1)).tensor_split([1], 1)
+        rotations = torch.cat([self.base[:, None] @ root, others], 1)
         return Pose(rotations, self.transl, self.betas, self.log_scale.exp())
 
     def unit_up(self) -> Float[Tensor, "F 3"]:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -13,12 +12,13 @@ from smpl_renderer.body_model import JOINT_NAMES
 from smpl_renderer.fitting import Silhouettes
 from smpl_renderer.fitting.bones import bone_targets
 from smpl_renderer.fitting.energy import Energy
+from smpl_renderer.fitting.exponential import exponential
 from smpl_renderer.fitting.flips import likely_facing, mirror_limb, mirrored_order, swap_sides
 from smpl_renderer.fitting.initial import initial_rotations, place_by_landmarks, relaxed_rotations, triangulate
 from smpl_renderer.fitting.joint_limits import MARGIN, joint_ranges, limit_penalty
 from smpl_renderer.fitting.landmarks import LAYOUTS, landmark_table
 from smpl_renderer.fitting.limbs import LIMBS, shortest_rotation, two_bone_rotations
-from smpl_renderer.fitting.point_model import PointModel, Pose, tree_levels
+from smpl_renderer.fitting.point_model import PointModel, Pose, ancestor_matrices
 from smpl_renderer.fitting.pose_prior import load_pose_prior
 from smpl_renderer.fitting.projection import pixel_sizes, project
 from smpl_renderer.fitting.silhouettes import silhouette_targets
@@ -56,12 +56,38 @@ def test_poses_survive_the_round_trip(body):
     torch.testing.assert_close(again.transl, params.transl)
 
 
-def test_tree_levels_order_parents_before_children(body):
-    levels = tree_levels(body.parents)
-    assert sorted(torch.cat([level for level, _ in levels]).tolist()) == list(range(24))
-    for (above, _), (level, parents) in pairwise(levels):
-        assert set(parents.tolist()) <= set(above.tolist())
-        assert [body.parents[j] for j in level.tolist()] == parents.tolist()
+def test_ancestors_and_bones_of_the_tree(body):
+    rounds, to_bones, is_above = ancestor_matrices(body.parents)
+    chain = [15]  # head
+    while body.parents[chain[-1]] >= 0:
+        chain.append(body.parents[chain[-1]])
+    assert is_above[15].nonzero().flatten().tolist() == sorted(chain)
+    for step, (chosen, missing) in enumerate(rounds):
+        above = chain[2**step :][:1]
+        assert chosen[15].nonzero().flatten().tolist() == above
+        torch.testing.assert_close(missing[15].reshape(3, 3), torch.eye(3) * (not above))
+    assert 2 ** len(rounds) > is_above.sum(1).max() - 1  # all rotations of the longest chain are multiplied
+    joints = torch.arange(24.0)
+    assert (to_bones @ joints)[15] == 15 - body.parents[15] and (to_bones @ joints)[0] == 0
+
+
+def test_exponentials_and_their_gradients_are_those_of_rotation_vectors(rng):
+    vectors = torch.randn(5, 4, 3, generator=rng) * torch.tensor([0.0, 1e-7, 1e-3, 2.0])[:, None]
+    cotangents = torch.randn(5, 4, 3, 3, generator=rng)
+    results = []
+    for function, dtype in ((exponential, torch.float32), (axis_angle_to_matrix, torch.float64)):
+        leaf = vectors.to(dtype).requires_grad_()
+        matrices = function(leaf)
+        results.append((matrices, torch.autograd.grad((matrices * cotangents).sum(), leaf)[0]))
+    for own, expected in zip(*results):
+        torch.testing.assert_close(own.double(), expected, atol=2e-6, rtol=0)
+
+
+def test_the_merged_pose_prior_is_the_prior(rng):
+    prior = load_pose_prior()
+    for size in (0.1, 0.5, 2.0):
+        pose = size * torch.randn(3, 23, 3, generator=rng)
+        torch.testing.assert_close(prior.merged().energies(pose), prior.energies(pose), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
