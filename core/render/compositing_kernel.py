@@ -19,6 +19,7 @@ from core.render.tile_lists import TileLists
 ALPHA_MIN = tl.constexpr(projection.ALPHA_MIN)
 ALPHA_MAX = tl.constexpr(projection.ALPHA_MAX)
 MIN_TRANSMITTANCE = tl.constexpr(1e-4)
+NEGLIGIBLE = tl.constexpr(1e-8)  # sum of a chunk's weights below the precision of colours and gradients
 TWO_LN_2 = tl.constexpr(2 * LN_2.value)
 
 # Splats at a time, and registers per thread of the single warp: without a limit, too few warps fit on a multiprocessor.
@@ -130,21 +131,25 @@ def _fwd_kernel(
         x, y, p, q = _split4(part_0, K)
         r, log2_opacity, z, _ = _split4(part_1, K)
         log2_opacity = tl.where(exists, log2_opacity, float("-inf"))
-        _, alpha = _alphas(x - center_x, y - center_y, p, q, r, log2_opacity, pixel_x, pixel_y)
+        _raw, alpha = _alphas(x - center_x, y - center_y, p, q, r, log2_opacity, pixel_x, pixel_y)
         transmittances = _transmittances(transmittance, alpha, K)
         exists, has_next = exists[:, None], has_next[:, None]
-        step = tl.where(has_next, next_2, 0.0) - tl.where(exists, part_2, 0.0)
-        red_step, green_step, blue_step, _ = _split4(step, K)
-        splat = table + tl.load(slots + first).to(tl.int64) * STRIDE
-        red += transmittance * tl.load(splat + RED) + tl.sum(transmittances * red_step[:, None], 0)
-        green += transmittance * tl.load(splat + GREEN) + tl.sum(transmittances * green_step[:, None], 0)
-        blue += transmittance * tl.load(splat + BLUE) + tl.sum(transmittances * blue_step[:, None], 0)
-        if WITH_DEPTH:
-            depth += tl.sum(_odds(alpha) * transmittances * z[:, None], 0)
-        if WITH_WEIGHTS:
-            weight = tl.where(inside[None, :], _odds(alpha) * transmittances, 0.0)
-            tl.atomic_add(weights + offset // STRIDE, tl.sum(weight, 1), last - first > tl.arange(0, K), sem="relaxed")
-        transmittance = _last_row(transmittances, K)
+        next_transmittance = _last_row(transmittances, K)
+        # At a silhouette, most splats are behind opaque pixels, while the tile waits for the pixels beside it.
+        if tl.max(transmittance - next_transmittance, 0) > NEGLIGIBLE:
+            step = tl.where(has_next, next_2, 0.0) - tl.where(exists, part_2, 0.0)
+            red_step, green_step, blue_step, _ = _split4(step, K)
+            splat = table + tl.load(slots + first).to(tl.int64) * STRIDE
+            red += transmittance * tl.load(splat + RED) + tl.sum(transmittances * red_step[:, None], 0)
+            green += transmittance * tl.load(splat + GREEN) + tl.sum(transmittances * green_step[:, None], 0)
+            blue += transmittance * tl.load(splat + BLUE) + tl.sum(transmittances * blue_step[:, None], 0)
+            if WITH_DEPTH:
+                depth += tl.sum(_odds(alpha) * transmittances * z[:, None], 0)
+            if WITH_WEIGHTS:
+                weight = tl.where(inside[None, :], _odds(alpha) * transmittances, 0.0)
+                listed = last - first > tl.arange(0, K)
+                tl.atomic_add(weights + offset // STRIDE, tl.sum(weight, 1), listed, sem="relaxed")
+        transmittance = next_transmittance
         first += K
         live = (first < last) & (tl.max(transmittance, 0) > MIN_TRANSMITTANCE)
 
@@ -241,37 +246,40 @@ def _bwd_kernel(
         log2_opacity = tl.where(exists, log2_opacity, float("-inf"))
         raw, alpha = _alphas(x, y, p, q, r, log2_opacity, pixel_x, pixel_y)
         transmittances = _transmittances(transmittance, alpha, K)
-        odds = _odds(alpha)
-        weight = odds * transmittances
-        red, green, blue, _ = _split4(part_2, K)
-        term = g_red[None, :] * red[:, None] + g_green[None, :] * green[:, None] + g_blue[None, :] * blue[:, None]
-        if WITH_DEPTH:
-            term += g_depth[None, :] * z[:, None]
-        term = weight * term
-        left_behind = tl.cumsum(tl.where(is_first, behind[None, :] - term, -term), 0)
-        # The derivative by alpha is term / alpha - left_behind / (1 - alpha); by |W d|^2, it is -ln 2 alpha times that.
-        g_sigma = tl.where(raw < ALPHA_MAX, odds * left_behind - term, 0.0)
-        behind = _last_row(left_behind, K)
-        transmittance = _last_row(transmittances, K)
+        next_transmittance = _last_row(transmittances, K)
+        if tl.max(transmittance - next_transmittance, 0) > NEGLIGIBLE:  # as in the forward pass
+            odds = _odds(alpha)
+            weight = odds * transmittances
+            red, green, blue, _ = _split4(part_2, K)
+            term = g_red[None, :] * red[:, None] + g_green[None, :] * green[:, None] + g_blue[None, :] * blue[:, None]
+            if WITH_DEPTH:
+                term += g_depth[None, :] * z[:, None]
+            term = weight * term
+            left_behind = tl.cumsum(tl.where(is_first, behind[None, :] - term, -term), 0)
+            # The derivative by alpha is term / alpha - left_behind / (1 - alpha); by |W d|^2, -ln 2 alpha times that.
+            g_sigma = tl.where(raw < ALPHA_MAX, odds * left_behind - term, 0.0)
+            behind = _last_row(left_behind, K)
 
-        even, odd = tl.split(_sums(g_sigma, basis).reshape([K, 4, 2]))
-        m, m_y, m_xy, _ = _split4(even, K)
-        m_x, m_xx, m_yy, _ = _split4(odd, K)
-        m_xx += x * (x * m - 2 * m_x)
-        m_xy += x * y * m - x * m_y - y * m_x
-        m_yy += y * (y * m - 2 * m_y)
-        m_x -= x * m
-        m_y -= y * m
-        m_u = p * m_x + q * m_y
-        high, low = tl.split(_sums(weight, cotangents).reshape([K, 2, 4]).permute([0, 2, 1]))
-        g_red_k, g_green_k, g_blue_k, g_z = _split4(high + low, K)
-        g_splat = (g_table + (offset - first_view.to(tl.int64) * count * STRIDE))[:, None] + tl.arange(0, 4)[None, :]
-        g_x, g_y = p * m_u * -TWO_LN_2, (q * m_u + r * r * m_y) * -TWO_LN_2
-        g_p, g_q = (p * m_xx + q * m_xy) * TWO_LN_2, (p * m_xy + q * m_yy) * TWO_LN_2
-        tl.atomic_add(g_splat, _join4(g_x, g_y, g_p, g_q, K), exists[:, None], sem="relaxed")
-        g_r, g_log2_opacity = r * m_yy * TWO_LN_2, m * -LN_2
-        tl.atomic_add(g_splat + 4, _join4(g_r, g_log2_opacity, g_z, zero, K), exists[:, None], sem="relaxed")
-        tl.atomic_add(g_splat + 8, _join4(g_red_k, g_green_k, g_blue_k, zero, K), exists[:, None], sem="relaxed")
+            even, odd = tl.split(_sums(g_sigma, basis).reshape([K, 4, 2]))
+            m, m_y, m_xy, _ = _split4(even, K)
+            m_x, m_xx, m_yy, _ = _split4(odd, K)
+            m_xx += x * (x * m - 2 * m_x)
+            m_xy += x * y * m - x * m_y - y * m_x
+            m_yy += y * (y * m - 2 * m_y)
+            m_x -= x * m
+            m_y -= y * m
+            m_u = p * m_x + q * m_y
+            high, low = tl.split(_sums(weight, cotangents).reshape([K, 2, 4]).permute([0, 2, 1]))
+            g_red_k, g_green_k, g_blue_k, g_z = _split4(high + low, K)
+            g_splat = (g_table + (offset - first_view.to(tl.int64) * count * STRIDE))[:, None]
+            g_splat += tl.arange(0, 4)[None, :]
+            g_x, g_y = p * m_u * -TWO_LN_2, (q * m_u + r * r * m_y) * -TWO_LN_2
+            g_p, g_q = (p * m_xx + q * m_xy) * TWO_LN_2, (p * m_xy + q * m_yy) * TWO_LN_2
+            tl.atomic_add(g_splat, _join4(g_x, g_y, g_p, g_q, K), exists[:, None], sem="relaxed")
+            g_r, g_log2_opacity = r * m_yy * TWO_LN_2, m * -LN_2
+            tl.atomic_add(g_splat + 4, _join4(g_r, g_log2_opacity, g_z, zero, K), exists[:, None], sem="relaxed")
+            tl.atomic_add(g_splat + 8, _join4(g_red_k, g_green_k, g_blue_k, zero, K), exists[:, None], sem="relaxed")
+        transmittance = next_transmittance
         first += K
         live = (first < last) & (tl.max(transmittance, 0) > MIN_TRANSMITTANCE)
 

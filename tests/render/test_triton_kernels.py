@@ -340,6 +340,26 @@ def test_compositing_continues_until_transmittance_is_negligible():
     assert_same_images(actual, expected)
 
 
+def test_faint_splats_beside_opaque_pixels_count():
+    """Chunks of splats behind the opaque half of a tile, among which a few faint ones are in its free half."""
+    scene = make_scene(count=96, width=8, height=8)
+    index = torch.arange(96)
+    right = scene.cameras.viewmats[0, 0, :3]
+    metres = 1 / scene.cameras.Ks[0, 0, 0] * scene.cameras.viewmats[0, 2, 3].abs()  # of a pixel, about
+    is_faint = (index >= 32) & (index % 16 == 5)
+    columns = torch.where(is_faint, 2.5, -3.0)
+    scene = scene.with_gaussians(
+        means=(0.001 * index[:, None] * scene.cameras.viewmats[0, 2, :3] + columns[:, None] * metres * right),
+        scales=torch.tensor([1.0, 1.2, 0.8], dtype=torch.float64) * torch.where(index < 32, 1, 0.2)[:, None] * metres,
+        opacities=torch.where(is_faint, 0.01, 0.9).double(),
+    )
+    scene = single(scene)
+    expected = scene.to(torch.float64).render(backend="torch")
+    assert expected.alphas.max() > 0.9999 > 0.9 > expected.alphas.min()
+    assert_same_images(scene.render(backend="triton"), expected, max_error=1e-5)
+    assert_same_gradients(scene, tolerance=2e-4)
+
+
 def test_invisible_gaussians_leave_the_background():
     scene = single(make_scene(count=20, width=10, height=9))
     nothing = take(scene.gaussians, torch.zeros(0, dtype=torch.long, device=DEVICE))
