@@ -109,11 +109,15 @@ def _synchronised(files: InputFiles) -> dict[int, tuple[int, ...]] | None:
     return {key: (key,) * len(counts) for key in range(min(counts))}
 
 
-def _candidates(source: ImageSource, rows: dict[int, tuple[int, ...]] | None) -> list[Candidate]:
+def num_candidates(source: ImageSource) -> int:
+    """Number of images among which frames are chosen, at most."""
     keys = source.keys()
-    total = min(CANDIDATES, len(keys)) if keys is not None else CANDIDATES
+    return min(CANDIDATES, len(keys)) if keys is not None else CANDIDATES
+
+
+def _candidates(source: ImageSource, rows: dict[int, tuple[int, ...]] | None) -> list[Candidate]:
     made = source.candidates(CANDIDATES, CANDIDATE_SIZE)
-    found = list(tqdm(made, desc="read", unit="image", total=total, leave=False))
+    found = list(tqdm(made, desc="read", unit="image", total=num_candidates(source), leave=False))
     return [c for c in found if rows is None or c.key in rows]
 
 

@@ -2,10 +2,7 @@
 
 import json
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +12,25 @@ from tqdm import tqdm
 
 from core.capture.bodies import FitFunction, observations, turned_bodies, turned_cameras, upright_world
 from core.capture.cameras import CameraSet, disagreement, set_up_cameras, to_metres
+from core.capture.duration import (
+    CHOICE,
+    FITS,
+    PAGES,
+    READING,
+    Further,
+    describe_plan,
+    measure_slowness,
+    plan_stages,
+)
 from core.capture.estimates import read_estimate, starting_bodies
-from core.capture.frame_choice import NO_PERSON, ChosenFrame, FrameChoice, choose_frames, frame_stem, synchronised_keys
+from core.capture.frame_choice import (
+    NO_PERSON,
+    ChosenFrame,
+    FrameChoice,
+    choose_frames,
+    frame_stem,
+    synchronised_keys,
+)
 from core.capture.importers import find_calibration, read_calibration_file
 from core.capture.importers.rig import ImportedRig
 from core.capture.mediapipe_reader import MediaPipeReader
@@ -32,6 +46,7 @@ from core.capture.weights import fetch_models, missing_models, model_path
 from core.data.capture_json import CameraRecord, CaptureRecord, FrameRecord, fit_record, write_capture_json
 from core.utils.device import pick_device
 from core.utils.ranges import check_ranges
+from core.utils.time_estimate import TimeEstimate, log_revision
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.body_model import BodyModel
 from smpl_renderer.bounded_files import load_json
@@ -49,30 +64,29 @@ VERSION = 2
 """Changes whenever the same input gives another capture."""
 
 
-@dataclass
-class _Clock:
-    """Seconds of the stages."""
+def capture_of(
+    path: Path,
+    workspace: Path,
+    options: PrepareOptions = PrepareOptions(),
+    estimate: TimeEstimate | None = None,
+    further: Further | None = None,
+) -> Path:
+    """The capture of an input, made in `<workspace>/<name>/capture/` or reused from there if nothing changed.
 
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 2)
-
-
-def capture_of(path: Path, workspace: Path, options: PrepareOptions = PrepareOptions()) -> Path:
-    """The capture of an input, made in `<workspace>/<name>/capture/` or reused from there if nothing changed."""
+    Args:
+        estimate, further: See `prepare_capture`.
+    """
     path = Path(path)
     name = path.resolve().stem if path.is_file() else path.resolve().name
-    return prepare_capture(path, workspace / name / "capture", options)
+    return prepare_capture(path, workspace / name / "capture", options, estimate, further)
 
 
 def prepare_capture(
     path: Path,
     out: Path,
     options: PrepareOptions = PrepareOptions(),
+    estimate: TimeEstimate | None = None,
+    further: Further | None = None,
     *,
     reader: PoseReader | None = None,
     fit: FitFunction = fit_bodies,
@@ -81,6 +95,8 @@ def prepare_capture(
 
     Args:
         path: A video, an image, a folder of images, or a folder with images or a video per camera.
+        estimate: Expected duration of the run, which is corrected here; by default that of the capture.
+        further: What follows, for the total that is logged at the start.
         reader: Finds people and landmarks; MediaPipe's networks by default.
         fit: Fits bodies, as `smpl_renderer.fitting.fit_bodies` does.
     Raises:
@@ -91,39 +107,34 @@ def prepare_capture(
     rig = _find_rig(path, options)
     files = open_input(path, one_frame=rig is not None and rig.per_image)
     stamp = options.digest(str(VERSION), str(path.resolve()), *[source.fingerprint() for source in files.sources])
-    if _is_current(out, stamp):
+    estimate = estimate or TimeEstimate()
+    if (size := _current_size(out, stamp)) is not None:
         logger.info("%s: reused, as input and options are the same", out)
+        if further is not None:
+            if estimate.slowness is None:
+                estimate.slowness = measure_slowness(load_body(options.body or STANDIN_BODY))
+            estimate.plan(further(*size))
+            logger.info("%s in all", estimate.state())
         return out
     if out.exists() and any(out.iterdir()) and not (out / STAMP).is_file():
         raise InputError(f"{out}: holds other files; name a new folder with --out")
-    clock = _Clock()
     body = load_body(options.body or STANDIN_BODY)
     reader = reader or _open_reader(options)
-    logger.info("%s: %s", path, describe_plan(files, rig, options))
-    with clock.stage("choose frames"):
+    if estimate.slowness is None:
+        estimate.slowness = measure_slowness(body)
+    plan_stages(estimate, files, options, further)
+    logger.info("%s: %s", path, describe_plan(files, rig, options, estimate))
+    with estimate.stage(CHOICE):
         choice = choose_frames(files, reader, options)
+    plan_stages(estimate, files, options, further, len(choice.frames))
+    log_revision(estimate)
     with atomic_path(out) as folder:
         folder.mkdir()
-        _Preparation(files, rig, choice, body, reader, options, folder, clock, fit).run(path.name)
+        _Preparation(files, rig, choice, body, reader, options, folder, estimate, fit).run(path.name)
         (folder / STAMP).write_text(json.dumps({"stamp": stamp, "input": path.name}) + "\n")
-    logger.info("wrote %s (%.0f s)", out, sum(clock.seconds.values()))
+    left = f"; {estimate.state()} left" if estimate.remaining else ""
+    logger.info("wrote %s (%.0f s)%s", out, sum(estimate.seconds.values()), left)
     return out
-
-
-def describe_plan(files: InputFiles, rig: ImportedRig | None, options: PrepareOptions) -> str:
-    """One line before the work starts: what was found and about how long it takes."""
-    sources = files.sources
-    kind = "videos" if sources[0].is_video else "image folders"
-    what = "1 video" if sources[0].is_video else f"{len(sources[0].keys())} images"
-    if files.one_frame:
-        what = f"{len(sources)} images of one frame"
-    elif files.is_rig:
-        what = f"{len(sources)} {kind}"
-    frames = 1 if files.one_frame else min(options.frames, len(sources[0].keys() or range(options.frames)))
-    images = frames * len(sources)
-    seconds = 6 + 0.6 * images + (12 + 1.2 * images if not torch.cuda.is_available() else 10)
-    calibrated = "" if rig is None else f", {rig.source}"
-    return f"{what}{calibrated}; about {max(10, round(seconds, -1)):.0f} s for {images} chosen images"
 
 
 def _find_rig(path: Path, options: PrepareOptions) -> ImportedRig | None:
@@ -132,11 +143,15 @@ def _find_rig(path: Path, options: PrepareOptions) -> ImportedRig | None:
     return find_calibration(path)
 
 
-def _is_current(out: Path, stamp: str) -> bool:
+def _current_size(out: Path, stamp: str) -> tuple[int, int] | None:
+    """Numbers of frames and cameras of a capture of the same input and options; None if there is none."""
     try:
-        return load_json(out / STAMP)["stamp"] == stamp and (out / "capture.json").is_file()
+        if load_json(out / STAMP)["stamp"] != stamp:
+            return None
+        content = load_json(out / "capture.json")
+        return len(content["frames"]), len(content["cameras"])
     except (InputError, KeyError, TypeError):
-        return False
+        return None
 
 
 def _open_reader(options: PrepareOptions) -> PoseReader | None:
@@ -167,14 +182,15 @@ class _Preparation:
     reader: PoseReader | None
     options: PrepareOptions
     folder: Path
-    clock: _Clock
+    estimate: TimeEstimate
     fit: FitFunction
 
     def run(self, name: str) -> None:
         frames = synchronised_keys(self.files, self.choice.frames)
         cameras = set_up_cameras(self.files, self.rig, self.options.size, self.options.focal)
-        with self.clock.stage("landmarks and masks"):
+        with self.estimate.stage(READING):
             views = observe(self.files, frames, cameras, self.reader, self.options, self.folder)
+        log_revision(self.estimate)
         frames, views, left_out = self._with_person(frames, views)
         marks = [[view.landmarks for view in row] for row in views]
         notes = list(cameras.notes)
@@ -186,7 +202,7 @@ class _Preparation:
             cameras, _, note = to_metres(cameras, marks, self.options.height)
             notes += [] if note is None else [note]
         moving = self.choice.moving if self.options.moving_camera is None else self.options.moving_camera
-        with self.clock.stage("body fits"):
+        with self.estimate.stage(FITS):
             result = self._fit(frames, views, cameras, moving)
         faces = visible_faces(result.params.to(torch.device("cpu")), self.body, cameras.cameras)
         drawn = [[ids >= 0 for ids in row] for row in faces]
@@ -215,11 +231,12 @@ class _Preparation:
             left_out=tuple(left_out),
             surface_seen=seen,
             turn_degrees=coverage,
-            seconds=self.clock.seconds,
+            seconds={name: round(seconds, 2) for name, seconds in self.estimate.seconds.items()},
         )
-        self._write(name, frames, views, cameras, result, report)
-        write_overlay_sheet(self.folder / "overlay.png", self.folder, views, drawn, reports)
-        write_page(self.folder / "index.html", name, report)
+        with self.estimate.stage(PAGES):
+            self._write(name, frames, views, cameras, result, report)
+            write_overlay_sheet(self.folder / "overlay.png", self.folder, views, drawn, reports)
+            write_page(self.folder / "index.html", name, report)
         _log(report)
 
     def _with_person(

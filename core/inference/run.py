@@ -4,11 +4,13 @@ import logging
 import os
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 
 import torch
 
 from core.capture.sources import is_capture_input
 from core.data.input_files import subject_name
+from core.inference.duration import AVATAR, LOADING, RESULTS, avatar_costs
 from core.inference.evaluation import OURS, MetricSuite, evaluate, protocol_record
 from core.inference.options import InferenceOptions
 from core.inference.outputs import check_folder, write_outputs
@@ -16,6 +18,7 @@ from core.inference.report import Metrics, metrics_table, summarise, write_metri
 from core.inference.result_page import write_index_page
 from core.inference.session import Session, open_session, session_settings
 from core.inference.subject import open_subject
+from core.utils.time_estimate import TimeEstimate, log_revision
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +30,17 @@ def run_inference(options: InferenceOptions) -> None:
     Raises:
         InputError: If an option, a capture or the checkpoint cannot be used.
     """
-    if is_capture_input(options.captures):
+    estimate = TimeEstimate()
+    is_own = is_capture_input(options.captures)
+    if is_own:
         from core.capture.prepare import capture_of
 
+        further = partial(avatar_costs, options)
         with torch.enable_grad():  # bodies are fitted by gradients
-            capture = capture_of(options.captures, options.workspace, options.prepare)
+            capture = capture_of(options.captures, options.workspace, options.prepare, estimate, further)
         options = replace(options, captures=capture)
-    session = open_session(options)
+    with estimate.stage(LOADING):
+        session = open_session(options)
     if session.device.type == "cuda":
         # Atomic additions make sums differ in their last digits from run to run. The only ones left are in the
         # rasterizer's gradients, which feedback and refinement use.
@@ -45,8 +52,12 @@ def run_inference(options: InferenceOptions) -> None:
 
     scores, records, alignments = {}, {}, {}
     for path in session.subjects:
-        subject = open_subject(session, path)
-        write_outputs(subject, options.workspace / subject.name)
+        with estimate.stage(AVATAR):
+            subject = open_subject(session, path)
+        if is_own:
+            log_revision(estimate)
+        with estimate.stage(RESULTS):
+            write_outputs(subject, options.workspace / subject.name)
         logger.info("wrote %s", options.workspace / subject.name)
         if metric_suite is not None:
             scores[subject.name] = evaluate(subject, metric_suite)

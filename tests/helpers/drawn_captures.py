@@ -12,6 +12,7 @@ from core.capture.cameras import StoredCamera
 from core.capture.options import PrepareOptions
 from core.capture.prepare import prepare_capture
 from core.capture.quality import visible_faces
+from core.utils.time_estimate import TimeEstimate
 from smpl_renderer.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from smpl_renderer.types import BodyParams
 
@@ -31,6 +32,7 @@ def save(frames, folder, first=1):
 
 def prepare(frames, path, out, options=OPTIONS, **kwargs):
     fit = kwargs.pop("fit", TrueFit(frames))
+    kwargs.setdefault("estimate", TimeEstimate(slowness=1.0))  # not measured
     return prepare_capture(path, out, options, reader=StubReader(frames), fit=fit, **kwargs)
 
 
