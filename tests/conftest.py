@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
 from smpl_renderer.body_files import STANDIN_BODY, load_body
 from smpl_renderer.body_model import BodyModel
 
-pytest_plugins = ["model_fixtures", "warm_python"]
+pytest_plugins = ["model_fixtures", "quick_interpreter", "warm_python"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
