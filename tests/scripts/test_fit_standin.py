@@ -1,5 +1,6 @@
 """Captures of another body, whose mesh and shape are its own, copied as captures of the stand-in."""
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -11,6 +12,7 @@ import torch
 from foreign_body import foreign_body
 from scipy.spatial import KDTree
 
+from core.capture import other_body
 from core.capture.other_body import copy_to_standin
 from core.capture.refit import RefitOptions
 from core.data.fits import posed_vertices
@@ -20,7 +22,8 @@ from scripts.fit_body import main
 from smpl_renderer.body_files import SMPL_FILES
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY
-from smpl_renderer.fitting.posed_vertices import VertexTargets, fit_poses, fit_skin
+from smpl_renderer.fitting import posed_vertices as posed_fits
+from smpl_renderer.fitting.posed_vertices import VertexTargets, fit_poses
 from smpl_renderer.rotations import axis_angle_to_matrix
 from smpl_renderer.types import BodyParams
 
@@ -28,6 +31,24 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHIPPED = REPOSITORY / "test_dataset/209903"
 FRAMES = (55, 155, 305)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fit_skin():
+    """The function; equal targets, which are most of a test's time, are fitted once."""
+    skins = {}
+
+    def fit(targets: VertexTargets, body) -> posed_fits.Skin:
+        key = hashlib.sha256(
+            b"".join(b"-" if x is None else x.numpy().tobytes() for x in vars(targets).values())
+        ).digest()
+        if key not in skins:
+            skins[key] = posed_fits.fit_skin(targets, body)
+        return skins[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(other_body, "fit_skin", fit)
+        yield fit
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +107,7 @@ def surface_distance(vertices, other_vertices) -> float:
 
 
 @pytest.mark.parametrize("given", ["faces and joints", "points"])
-def test_body_meets_the_vertices_of_another_shape(body, other, true, given):
+def test_body_meets_the_vertices_of_another_shape(body, other, true, given, fit_skin):
     pose = torch.cat([true.global_orient, true.body_pose], -1).unflatten(-1, (24, 3))
     with torch.no_grad():
         posed, unfitted = other(true), body(true).vertices

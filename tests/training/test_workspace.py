@@ -29,6 +29,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_a_second_training_is_refused_until_the_first_is_killed(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY) as holder:
@@ -42,6 +43,7 @@ def test_a_second_training_is_refused_until_the_first_is_killed(tmp_path):
     assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_a_training_holds_the_lock(options, flat_images, tmp_path):
     command = [sys.executable, "-c", HOLD, str(options.workspace)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY) as holder:

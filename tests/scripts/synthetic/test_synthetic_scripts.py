@@ -81,6 +81,7 @@ def _fail_first(job):
     folder.mkdir(parents=True)
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_a_killed_process_is_an_error_with_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(sets, "_write_one", _killed)
     with pytest.raises(InputError, match="because memory is exhausted; use fewer --workers"):
