@@ -33,6 +33,7 @@ MAX_REPEATS = 20
 MAX_MS_OF_REPEATS = 500.0
 MAX_MS = 3000.0  # of a call; a backend that needs more is not timed at larger sizes
 TILE = 8  # pixels along the side of a tile, by which pairs are counted
+COLUMNS = 3  # panels in a row of the figure
 
 
 @dataclass(frozen=True)
@@ -221,29 +222,32 @@ def _baseline(timings: Sequence[ScaleTiming]) -> str:
 
 
 def draw(timings: Sequence[ScaleTiming], path: Path) -> None:
-    """Draw times over numbers of Gaussians: a row of panels per scene and image size, a column per number of views."""
+    """Draw times over numbers of Gaussians: a panel per scene, image size and number of views."""
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("the curves need matplotlib, which is not installed: pip install matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     timed = [t for t in timings if t.both_ms is not None]
-    rows, columns = (list(dict.fromkeys(key)) for key in ([(t.scene, t.size) for t in timed], [t.views for t in timed]))
-    columns.sort()
-    figure = Figure(figsize=(1 + 3.2 * max(1, len(columns)), 0.6 + 2.6 * max(1, len(rows))), layout="constrained")
-    panels = figure.subplots(max(1, len(rows)), max(1, len(columns)), squeeze=False, sharex=True)
+    cases = sorted(dict.fromkeys((list(SCENES).index(t.scene), t.size, t.views) for t in timed))
+    columns = min(COLUMNS, max(1, len(cases)))
+    rows = max(1, -(-len(cases) // columns))
+    figure = Figure(figsize=(1 + 3.2 * columns, 0.6 + 2.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
     names = list(dict.fromkeys(t.backend for t in timed))
-    for (scene, size), line in zip(rows, panels):
-        for views, axes in zip(columns, line):
-            for index, name in enumerate(names):
-                some = [t for t in timed if (t.scene, t.size, t.views, t.backend) == (scene, size, views, name)]
-                some.sort(key=lambda t: t.gaussians)
-                counts = [t.gaussians for t in some]
-                axes.plot(counts, [t.forward_ms for t in some], "o-", color=f"C{index}", markersize=3, label=name)
-                axes.plot(counts, [t.both_ms for t in some], "x--", color=f"C{index}", markersize=4, linewidth=1)
-            axes.set(xscale="log", yscale="log", title=f"{scene}, {views} views, {size} px")
-            axes.title.set_fontsize(9)
-            axes.grid(alpha=0.3, which="both")
+    for axes in panels.flat[len(cases) :]:
+        axes.set_axis_off()
+    for (scene_index, size, views), axes in zip(cases, panels.flat):
+        scene = list(SCENES)[scene_index]
+        for index, name in enumerate(names):
+            some = [t for t in timed if (t.scene, t.size, t.views, t.backend) == (scene, size, views, name)]
+            some.sort(key=lambda t: t.gaussians)
+            counts = [t.gaussians for t in some]
+            axes.plot(counts, [t.forward_ms for t in some], "o-", color=f"C{index}", markersize=3, label=name)
+            axes.plot(counts, [t.both_ms for t in some], "x--", color=f"C{index}", markersize=4, linewidth=1)
+        axes.set(xscale="log", yscale="log", title=f"{scene}, {views} view{'s' * (views > 1)}, {size} px")
+        axes.title.set_fontsize(9)
+        axes.grid(alpha=0.3, which="both")
     if timed:
         panels[0][0].legend(fontsize=7)
         figure.supxlabel("Gaussians", fontsize=9)
