@@ -19,7 +19,7 @@ Further = Callable[[int, int], Mapping[str, float]]
 """Costs of the stages after the capture, for its numbers of frames and cameras (`core.utils.time_estimate`)."""
 CHOICE, READING, FITS, PAGES = "choose frames", "landmarks and masks", "body fits", "page of the capture"
 """Names of the stages."""
-REFERENCE_SECONDS = 0.22
+REFERENCE_SECONDS = 0.25
 """Duration of the work of `measure_slowness` on the reference machine: two free cores of 2.1 GHz, PyTorch 2.14.
 The costs below, in seconds, are of that machine, too."""
 

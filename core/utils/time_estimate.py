@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
-PRIOR_COST = 10.0
+PRIOR_COST = 5.0
 """Cost, in seconds of the reference machine, that the measured slowness weighs against finished stages."""
 
 LEAST_REVISION, REVISED_SHARE = 5.0, 0.25

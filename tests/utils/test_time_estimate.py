@@ -31,11 +31,12 @@ def test_finished_stages_correct_the_rest():
     """Stages that take four times their costs draw the factor from 1 towards 4; an ideal estimate stays."""
     clock = Clock()
     estimate = TimeEstimate(1.0, clock)
-    estimate.plan({"a": PRIOR_COST, "b": 30.0, "c": 20.0})
+    estimate.plan({"a": PRIOR_COST, "b": 3 * PRIOR_COST, "c": 2 * PRIOR_COST})
     run(estimate, clock, "a", 4 * PRIOR_COST)
-    assert estimate.factor == pytest.approx(2.5) and estimate.remaining == pytest.approx(125.0)
-    run(estimate, clock, "b", 120.0)
-    assert estimate.factor == pytest.approx((1 + 4 + 12) / 5) and estimate.seconds == {"a": 40.0, "b": 120.0}
+    assert estimate.factor == pytest.approx(2.5) and estimate.remaining == pytest.approx(2.5 * 5 * PRIOR_COST)
+    run(estimate, clock, "b", 12 * PRIOR_COST)
+    assert estimate.factor == pytest.approx((1 + 4 + 12) / 5)
+    assert estimate.seconds == {"a": 4 * PRIOR_COST, "b": 12 * PRIOR_COST}
     right = TimeEstimate(2.0, clock)
     right.plan({"a": 7.0, "b": 1.0})
     run(right, clock, "a", 14.0)
