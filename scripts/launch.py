@@ -20,13 +20,17 @@ import logging
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from typing import NoReturn
 
 import psutil
+import yaml
 from accelerate.commands import launch
+from accelerate.commands.config import config_args
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from smpl_renderer.bounded_files import CONTENT_ERRORS, MAX_TEXT_BYTES, check_file
 from smpl_renderer.errors import InputError
 
 
@@ -38,10 +42,11 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # the launcher of several processes has handlers of its own
         signal.signal(number, _stop_process)
     start_one, launch.simple_launcher = launch.simple_launcher, lambda args: start_one(_of_one_process(args))
+    read, launch.load_config_from_file = launch.load_config_from_file, lambda path: _read_config(path, read)
     try:
         launch.main()
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (InputError, ValueError) as error:  # the launcher's own, of arguments that contradict each other
+        sys.stderr.write(f"error: {_one_line(error)}\n")
         raise SystemExit(2) from None
     except SignalException as error:
         _end_children(error.sigval)  # those that were started just before the signal are not known to the launcher
@@ -52,6 +57,26 @@ def main() -> None:
         raise SystemExit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode) from None
     except subprocess.CalledProcessError as error:  # of a single process
         raise SystemExit(error.returncode) from None
+
+
+def _read_config(path: str | None, read: Callable[[str | None], object]) -> object:
+    """The configuration of a file, by default of the one of `accelerate config`.
+
+    Raises:
+        InputError: If the file cannot be read as one.
+    """
+    file = Path(config_args.default_config_file if path is None else path)
+    check_file(file, MAX_TEXT_BYTES, "a configuration")
+    try:
+        return read(path)
+    except (*CONTENT_ERRORS, OSError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{file}: cannot be read as a configuration ({_one_line(error)}); write it by accelerate config"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _of_one_process(args: argparse.Namespace) -> argparse.Namespace:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from dotted_avatar import dotted_avatar
+from PIL import Image
 from tiny_capture import TinyCapture
 
 from core.avatar.file import save_avatar
@@ -43,6 +44,7 @@ USES = {
         ("demo", "--data.root", "{captures}", "--data.body", "FILE.npz"),
         ("demo", "--data.root", "{captures}", "--connectivity", "FILE"),
         ("demo", "--data.root", "{captures}", "--resume", "FILE"),
+        ("demo", "--data.root", "{captures}", "--validation-root", "FILE"),
     ),
     "infer.py": (
         ("FILE",),
@@ -50,6 +52,7 @@ USES = {
         ("{captures}", "--checkpoint", "FILE"),
         ("{captures}", "--body", "FILE.pkl"),
         ("{captures}", "--motion", "FILE.bvh"),
+        ("{image}", "--workspace", "{out}", "--prepare.calibration", "FILE.json"),
     ),
     "vertex_connectivity.py": (("--body", "FILE.npz"), ("--body", "FILE.pkl")),
     "scripts/animate.py": (
@@ -57,38 +60,55 @@ USES = {
         ("{avatar}", "FILE.npz"),
         ("{avatar}", "FILE.json"),
         ("{avatar}", "idle", "--camera", "FILE"),
+        ("{avatar}", "idle", "--body", "FILE.npz"),
     ),
     "scripts/benchmark.py": (("data", "--root", "FILE"),),
     "scripts/check_requirements.py": (("FILE",),),
     "scripts/compare.py": (("FILE", "{metrics}"), ("{metrics}", "FILE")),
-    "scripts/convert_capture.py": (("FILE", "--out", "{out}", "--to", "capture"),),
-    "scripts/edit.py": (("FILE", "--out", "{out}/a.safetensors"),),
+    "scripts/convert_capture.py": (
+        ("FILE", "--out", "{out}", "--to", "capture"),
+        ("{captures}", "--out", "{out}", "--to", "mvhumannet", "--body", "FILE.npz"),
+    ),
+    "scripts/edit.py": (
+        ("FILE", "--out", "{out}/a.safetensors"),
+        ("{avatar}", "FILE", "--out", "{out}/a.safetensors"),
+        ("{avatar}", "--keep", "head", "--body", "FILE.pkl", "--out", "{out}/a.safetensors"),
+    ),
     "scripts/export.py": (
         ("FILE", "--to", "ply", "--out", "{out}/a.ply"),
         ("{avatar}", "--to", "html", "--motion", "FILE.pkl", "--out", "{out}/a.html"),
+        ("{avatar}", "--to", "glb", "--body", "FILE.npz", "--out", "{out}/a.glb"),
     ),
-    "scripts/fit_body.py": (("FILE",),),
+    "scripts/fit_body.py": (("FILE",), ("{captures}", "--body", "FILE.npz", "--workers", "0")),
     "scripts/get_lpips.py": (("--archive", "FILE.tar.gz", "--out", "{out}"),),
     "scripts/get_pose_models.py": (("--archive", "FILE.whl", "--out", "{out}"),),
-    "scripts/launch.py": (),
+    "scripts/launch.py": (("--config_file", "FILE.yaml", "main.py"),),
     "scripts/doctor.py": (),
-    "scripts/make_benchmark.py": (),
+    "scripts/make_benchmark.py": (("--config", "FILE", "--out", "{out}"),),
     "scripts/make_pose_prior.py": (),
     "scripts/make_standin_body.py": (("FILE", "--out", "{out}/a.npz"),),
-    "scripts/make_synthetic.py": (),
+    "scripts/make_synthetic.py": (("--out", "{out}", "--body", "FILE.npz"), ("--out", "{out}", "--body", "FILE.pkl")),
     "scripts/measure_avatars.py": (),
     "scripts/measure_completion.py": (("FILE",),),
-    "scripts/measure_fits.py": (),
-    "scripts/measure_transfer.py": (),
+    "scripts/measure_fits.py": (("--rig", "FILE"),),
+    "scripts/measure_transfer.py": (("FILE", "{captures}"), ("{captures}", "FILE.whl")),
     "scripts/prepare_capture.py": (
         ("FILE", "--out", "{out}"),
         ("FILE.mp4", "--out", "{out}"),
         ("FILE.jpg", "--out", "{out}"),
+        ("{image}", "--out", "{out}", "--calibration", "FILE.toml"),
+        ("{image}", "--out", "{out}", "--keypoints", "FILE.json"),
+        ("{image}", "--out", "{out}", "--masks", "FILE"),
+        ("{image}", "--out", "{out}", "--fits", "FILE.pt"),
+        ("{image}", "--out", "{out}", "--body", "FILE.npz"),
     ),
-    "scripts/prepare_data.py": (("--root", "FILE", "--out", "{out}"),),
+    "scripts/prepare_data.py": (
+        ("--root", "FILE", "--out", "{out}"),
+        ("--root", "{captures}", "--out", "{out}", "--crop", "person", "--body", "FILE.npz", "--workers", "0"),
+    ),
     "scripts/results.py": (),
     "scripts/showcase.py": (("FILE", "--out", "{out}/a.webp"),),
-    "scripts/view.py": (("FILE",),),
+    "scripts/view.py": (("FILE",), ("{avatar}", "--motion", "FILE.npz"), ("{avatar}", "--body", "FILE.npz")),
 }  # fmt: skip
 """Command lines; FILE is the file of a kind, with a suffix where this chooses a reader."""
 PATHS = (*REPOSITORY.glob("*.py"), *REPOSITORY.glob("scripts/*.py"))
@@ -106,10 +126,12 @@ def given(tmp_path_factory, body) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("given")
     TinyCapture(image_size=(153, 128)).write(folder / "captures" / "200100", body)
     save_avatar(folder / "avatar.safetensors", dotted_avatar(body, 20))
-    (folder / "metrics.json").write_text(json.dumps({"version": 1}))
+    Image.new("RGB", (64, 96)).save(folder / "image.png")
+    (folder / "metrics.json").write_text(json.dumps({"mean": {}, "subjects": {}, "settings": {}}))
     return {
         "captures": str(folder / "captures"),
         "avatar": str(folder / "avatar.safetensors"),
+        "image": str(folder / "image.png"),
         "metrics": str(folder / "metrics.json"),
     }
 
