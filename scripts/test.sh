@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lint and tests, after the set-up if necessary: bash scripts/test.sh [--fast] [arguments of pytest]
-# --fast omits tests that take more than a few seconds. Without other arguments, two processes share the tests.
+# --fast omits tests that take about a second or more. Without other arguments, two processes share the tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

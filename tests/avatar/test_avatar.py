@@ -80,12 +80,14 @@ def posing(request, monkeypatch):
     monkeypatch.setattr(posing_kernel, "BLOCK", 2048)  # fewer programs to interpret
 
 
+@pytest.mark.slow
 def test_gaussians_without_offset_lie_on_their_vertices(body, avatars, params, posing):
     posed = pose_avatar(replace(avatars, offsets=torch.zeros_like(avatars.offsets)), body, params)
     expected = at_vertices(body(params).vertices, avatars.vertex_ids[:, None])
     torch.testing.assert_close(posed.means, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sizes_follow_the_scale_of_the_body_only(body, avatars, params, posing):
     posed = pose_avatar(avatars, body, params)
     torch.testing.assert_close(posed.scales, avatars.scales[:, None] * params.scale[..., None, None])
@@ -101,6 +103,7 @@ def test_rest_pose_gives_the_canonical_gaussians(body, avatars, posing):
     torch.testing.assert_close(quat_to_matrix(posed.quats), quat_to_matrix(canonical.quats), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gaussians_rotate_with_the_body(body, avatars, params, posing):
     """Rotating the world by R applies R to means and local axes."""
     rotation, moved = rigidly_moved(body, params)
@@ -179,6 +182,7 @@ def test_images_are_rendered_no_smaller_than_in_training(size, trained_size, fac
     assert supersampling(size, trained_size) == factor
 
 
+@pytest.mark.slow
 def test_subjects_of_a_batch_are_independent(body, avatars, params, posing):
     both = pose_avatar(avatars, body, params)
     alone = pose_avatar(avatars[1], body, params[1])
@@ -198,6 +202,7 @@ def values_and_gradients(skin_gaussians, avatars: Avatar, posed) -> list[torch.T
     return [*values, *torch.autograd.grad(values, list(own.values()), cotangents)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("posing", ["kernels"], indirect=True)
 def test_skinning_kernels_match_reference(body, avatars, params, posing):
     posed = body.pose(params)

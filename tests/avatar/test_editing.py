@@ -111,6 +111,7 @@ def test_merging_is_an_average_that_opacity_weights(avatar):
         merged([avatar, selected(avatar, avatar.vertex_ids > 5)])
 
 
+@pytest.mark.slow
 def test_script(avatar, body, tmp_path):
     source, out = tmp_path / "avatar.safetensors", tmp_path / "edited.safetensors"
     save_avatar(source, avatar, torch.full((body.num_vertices,), 200, dtype=torch.uint8))

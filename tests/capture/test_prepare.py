@@ -36,6 +36,7 @@ def test_images_become_a_capture(tmp_path, body):
         assert (out / name).is_file()
 
 
+@pytest.mark.slow
 def test_nothing_is_done_again_unless_something_changed(tmp_path, body):
     frames = turning(body)
     photos = save(frames, tmp_path / "photos")
@@ -84,6 +85,7 @@ def write_video(path, frames, rotation=0, repeat=3):
     return path
 
 
+@pytest.mark.slow
 def test_a_video_becomes_a_capture_in_the_workspace(tmp_path, body, monkeypatch):
     frames = turning(body)
     video = write_video(tmp_path / "me.mp4", frames)
@@ -123,6 +125,7 @@ def test_nobody_in_view_is_refused(tmp_path, body):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("person", [1, 2])
 def test_one_of_two_people(tmp_path, body, person):
     """The nearer one is person 1. Masks hold no other person."""
@@ -144,6 +147,7 @@ def test_one_of_two_people(tmp_path, body, person):
         prepare(frames, tmp_path / "photos", tmp_path / "other", replace(OPTIONS, person=3))
 
 
+@pytest.mark.slow
 def test_bodies_cut_off_are_left_out_or_reported(tmp_path, body):
     whole = turning(body, 4)
     cut = [draw(body, 4 + i, [replace(standing(0.3 * i), transl=torch.tensor([0.0, 1.1, 3.4]))]) for i in range(2)]
@@ -162,6 +166,7 @@ def test_one_image(tmp_path, body):
     assert any("one image only" in warning for warning in quality["warnings"])
 
 
+@pytest.mark.slow
 def test_a_moving_camera_is_found_out(tmp_path, body):
     still, moving = turning(body), [draw(body, i, [standing(0.7 * i)], shift=9 * i) for i in range(8)]
     for name, frames, expected in (("still", still, False), ("moving", moving, True)):
@@ -174,6 +179,7 @@ def test_a_moving_camera_is_found_out(tmp_path, body):
     assert fit.calls[0][1].moving_camera is False
 
 
+@pytest.mark.slow
 def test_what_no_image_shows_is_named(tmp_path, body):
     """From the front only: about half of the surface."""
     turned, front = turning(body), [draw(body, i, [standing(0.0, arms=0.7 + 0.1 * i)]) for i in range(4)]
@@ -210,6 +216,7 @@ def test_gravity_becomes_the_up_axis(tmp_path, body):
         assert mask_iou(row[0], np.asarray(Image.open(out / frame["masks"]["camera"]))) > 0.93
 
 
+@pytest.mark.slow
 def test_masks_and_keypoints_by_other_tools_need_no_network(tmp_path, body):
     frames = turning(body, 4)
     photos = save(frames, tmp_path / "photos")

@@ -23,6 +23,7 @@ from core.capture.bodies import turned_bodies
 from core.capture.options import PrepareOptions
 
 
+@pytest.mark.slow
 def test_four_calibrated_cameras(tmp_path, body):
     frames = draw_rig(body, tmp_path / "rig", lambda frame: [world_person(0.5 * frame)])
     capture, quality = read(prepare(frames, tmp_path / "rig", tmp_path / "out", PrepareOptions(frames=3, device="cpu")))
@@ -31,6 +32,7 @@ def test_four_calibrated_cameras(tmp_path, body):
     assert all(frame["mask_iou"] > 0.93 for frame in quality["frames"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [0.0, 4.0])
 def test_a_wrong_calibration_is_reported(tmp_path, body, degrees):
     """One of four cameras turned by some degrees."""
@@ -48,6 +50,7 @@ def test_a_wrong_calibration_is_reported(tmp_path, body, degrees):
     assert any("contradict each other" in warning for warning in quality["warnings"]) == (degrees > 0)
 
 
+@pytest.mark.slow
 def test_48_cameras(tmp_path, body):
     """All are matched, read and stored; the overlay sheet shows some of them."""
     frames = draw_rig(body, tmp_path / "rig", lambda frame: [world_person(0.5)], num_frames=1, count=48)
@@ -63,6 +66,7 @@ def test_48_cameras(tmp_path, body):
         assert (mask & silhouette).sum() / (mask | silhouette).sum() > 0.9, name
 
 
+@pytest.mark.slow
 def test_the_same_person_is_taken_in_all_cameras(tmp_path, body):
     """Each of two people is the larger one in half of the cameras."""
     two_people = [world_person(0.5, x=0.6, y=0.6), world_person(2.0, x=-0.6, y=-0.6)]
@@ -77,6 +81,7 @@ def test_the_same_person_is_taken_in_all_cameras(tmp_path, body):
         assert all(frame["mask_iou"] > 0.85 for frame in quality["frames"])
 
 
+@pytest.mark.slow
 def test_a_calibration_in_millimetres_is_scaled(tmp_path, body):
     frames = draw_rig(body, tmp_path / "rig", lambda frame: [world_person(0.5 * frame)], units=1000.0)
     fit = TrueFit(frames)
@@ -88,6 +93,7 @@ def test_a_calibration_in_millimetres_is_scaled(tmp_path, body):
     np.testing.assert_allclose(np.linalg.norm(centers, axis=1), np.hypot(3.6, 0.2), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_cameras_without_calibration_are_solved(tmp_path, body):
     frames = draw_rig(body, tmp_path / "rig", lambda frame: [world_person(0.5 * frame)])
     (tmp_path / "rig" / "cameras" / "capture.json").rename(tmp_path / "capture.json")

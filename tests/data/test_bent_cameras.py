@@ -367,6 +367,7 @@ def fits_without_translation(folder):
     each_fit(folder, lambda fit: {name: value for name, value in fit.items() if name != "transl"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", same)
 def test_the_same_is_read(sound, body, tmp_path, name):
     bend, tolerance = same[name]
@@ -375,6 +376,7 @@ def test_the_same_is_read(sound, body, tmp_path, name):
     assert_same(read(folder, body), sound[1], tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", refused)
 def test_what_contradicts_itself_is_refused(sound, body, tmp_path, name):
     bend, message = refused[name]

@@ -195,6 +195,7 @@ def jpeg_masks(folder):
         path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", same)
 def test_the_same_is_read(sound, body, tmp_path, name):
     bend, tolerance = same[name]

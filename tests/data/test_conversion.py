@@ -108,6 +108,7 @@ def names_that_end_alike(folder):
             (folder / kind / name).rename(folder / kind / other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bend",
     [lambda _: None, distort, zoom, alpha, turned, labels, holes, names_that_end_alike],
@@ -186,6 +187,7 @@ def test_the_script_writes_a_folder_per_subject_and_never_twice(folder, tmp_path
     assert not list((tmp_path / "second").iterdir()) and sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../../escaped", "/escaped", "a/b", "..", "a\\b", "", "a\nb"])
 def test_names_of_cameras_cannot_leave_the_copy(folder, body, tmp_path, name):
     """Neither from MVHumanNet's keys nor from capture.json."""
@@ -203,6 +205,7 @@ def test_names_of_cameras_cannot_leave_the_copy(folder, body, tmp_path, name):
     assert sorted(tmp_path.parent.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["../secret.png", "/etc/passwd", "images/../../secret.png", "C:/secret.png", "a\\b.png"]
 )

@@ -26,6 +26,7 @@ SIZES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop", ["center", "person"])
 @pytest.mark.parametrize("rig, calibrated, size, image_size", SIZES.values(), ids=SIZES.keys())
 def test_dots_lie_where_the_cameras_say(rig, calibrated, size, image_size, crop, body, tmp_path):

@@ -233,6 +233,7 @@ def use(folder: Path, body) -> ResolvedProtocol:
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", lacking)
 def test_the_rest_is_used(folder, body, caplog, name):
     bend, (cameras, frames, message) = lacking[name]
@@ -243,6 +244,7 @@ def test_the_rest_is_used(folder, body, caplog, name):
     assert re.search(message, caplog.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", refused)
 def test_too_little_is_left(folder, body, name):
     bend, message = refused[name]
@@ -252,6 +254,7 @@ def test_too_little_is_left(folder, body, name):
     assert "\n" not in str(error.value) and str(folder) in str(error.value) and "delete" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["fit of nan", "absurd fit of the first frame", "second person in one camera", "empty masks of one frame"]
 )

@@ -41,6 +41,7 @@ def root(tmp_path_factory, body):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop", ["center", "person"])
 def test_samples_of_a_packed_copy_are_those_of_the_original(root, body, crop, tmp_path):
     pack_dataset(find_subjects(root), tmp_path / "packed", height=128)
@@ -106,6 +107,7 @@ def test_the_script_goes_on_and_never_touches_the_originals(root, tmp_path):
         pack_dataset(find_subjects(root), root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_capture_keeps_no_other_from_being_packed(root, workers, tmp_path, caplog):
     originals, out = tmp_path / "captures", tmp_path / "packed"

@@ -55,6 +55,7 @@ def assert_equal(a: Sample, b: Sample) -> None:
     assert all(torch.equal(x, y) for x, y in zip(*tensors, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop", ["person", "center"])
 def test_samples_are_those_of_the_originals_to_the_bit(root, body, crop, tmp_path):
     pack_crops(find_subjects(root), tmp_path / "packed", crop, 48)
@@ -101,6 +102,7 @@ def load(folder, body):
     return load_frames(open_capture(folder), body, [5], list(FRONT_LEFT_BACK_RIGHT), "22327091", 64, "person")
 
 
+@pytest.mark.slow
 def test_other_sizes_are_read_from_pictures_if_there_are_any(root, body, packed, tmp_path):
     with pytest.raises(InputError, match="holds no images but ready crops, person at 48 px; train with"):
         HumanDataset(replace(OPTIONS, image_size=64), find_subjects(packed), body=body).sample(0, 0)
@@ -136,6 +138,7 @@ def test_going_on_packs_what_is_missing(root, packed, tmp_path, warm_python):
         pack_crops(find_subjects(root), out, "person", 48, every=2)
 
 
+@pytest.mark.slow
 def test_pictures_packed_later_leave_crops_where_they_are(root, body, tmp_path):
     pack_dataset(find_subjects(root), tmp_path, height=64)
     shutil.rmtree(tmp_path / "209002")  # as if it had been broken then
@@ -166,6 +169,7 @@ def test_nothing_is_added_to_a_copy_of_other_cameras(root, tmp_path, caplog):
     assert ready_crops.has_ready_crops(out / "209001", "person", 48)
 
 
+@pytest.mark.slow
 def test_one_folder_has_one_list(root, tmp_path):
     entries = find_subjects(root)
     pack_crops(entries, tmp_path, "person", 32)

@@ -176,6 +176,7 @@ def skinned(points: np.ndarray, joints: np.ndarray, weights: np.ndarray, matrice
     return np.einsum("nij,nj->ni", blended[:, :3, :3], points) + blended[:, :3, 3]
 
 
+@pytest.mark.slow
 def test_glb_bones_move_the_mesh_as_the_body_moves(avatar, body, tmp_path):
     pygltflib = pytest.importorskip("pygltflib")
     trimesh = pytest.importorskip("trimesh")
@@ -242,6 +243,7 @@ def test_vertex_colors_are_those_of_the_outer_layer(body):
     np.testing.assert_allclose(colors[(heights > -0.2).numpy()], red.expand(int((heights > -0.2).sum()), 3), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_surfaces_that_face_the_other_way_do_not_count(body):
     """Gaussians in front of the chest that follow the back, as those of an arm are in front of the armpit."""
     red, blue = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
@@ -382,6 +384,7 @@ def test_tampered_8_bit_avatars_are_refused(avatar, body, tmp_path, name, value)
         load_any_avatar(path)
 
 
+@pytest.mark.slow
 def test_script_writes_poses_and_sequences(avatar, body, tmp_path):
     source = tmp_path / "me" / "avatar.safetensors"
     source.parent.mkdir()

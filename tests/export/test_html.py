@@ -57,6 +57,7 @@ def show(browser, **settings):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(np.float32) / 255
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_from_elsewhere(page):
     text = page.read_text()
     assert len(text) < 2e6 and "{{" not in text
@@ -71,6 +72,7 @@ def test_a_page_needs_a_motion(avatar, body, tmp_path):
         save_html(tmp_path / "a.html", avatar, body, [])
 
 
+@pytest.mark.slow
 def test_low_rank_correctives_reproduce_the_body(body):
     clips = [bake(builtin_motion(name, body), body, torch.zeros(body.num_betas)) for name in NAMES]
     small, exact = (low_rank_correctives(body, clips, tolerance, 32) for tolerance in (2e-3, 1e-5))

@@ -62,6 +62,7 @@ def aligned(options):
     return open_subject(open_session(replace(options, align=3)), options.captures)
 
 
+@pytest.mark.slow
 def test_without_alignment_nothing_changes(options):
     """By default too: these fits are not of the own front end."""
     for align in (None, 0):
@@ -94,6 +95,7 @@ def test_corrections_are_the_same_in_the_capture_and_in_the_inputs(options, body
     assert subject.capture.fit(15).transl.equal(open_capture(options.captures).fit(15).transl)
 
 
+@pytest.mark.slow
 def test_the_first_and_other_cameras_are_kept(aligned, options):
     capture = open_capture(options.captures)
     for view in capture.camera_names:
@@ -101,6 +103,7 @@ def test_the_first_and_other_cameras_are_kept(aligned, options):
         assert same == (view != VIEWS[1])
 
 
+@pytest.mark.slow
 def test_what_was_moved_is_written(options, aligned, monkeypatch, caplog):
     monkeypatch.setattr(outputs, "PLAYER_MOTIONS", ("idle",))
     monkeypatch.setattr(evaluation, "load_lpips", lambda net: None)

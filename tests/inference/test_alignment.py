@@ -43,6 +43,7 @@ def wrong_fits(inputs: Frames):
     return replace(inputs.body, body_pose=pose, transl=inputs.body.transl + shifts, global_orient=turns)
 
 
+@pytest.mark.slow
 def test_poses_are_recovered(truth, inputs, body):
     wrong = replace(inputs, body=wrong_fits(inputs))
     result = Aligner(body, replace(FREE, rates=POSES_ONLY))(truth, wrong)
@@ -129,6 +130,7 @@ def test_correct_inputs_are_kept(truth, inputs, body):
     torch.testing.assert_close(result.gains, torch.ones(2, 2, 3), rtol=0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_the_prior_holds_back_and_results_repeat(truth, inputs, body):
     wrong = replace(inputs, body=wrong_fits(inputs))
     short = replace(FREE, steps=10)

@@ -49,6 +49,7 @@ def test_a_following_camera_keeps_the_pelvis_and_a_fixed_one_stays(body, poses):
     assert np.ptp(fixed.project(pelvis)[1].numpy()) > 1.0  # comes 1.25 m nearer
 
 
+@pytest.mark.slow
 def test_rendering_in_portions_changes_no_image(body, poses, plain: Avatar, monkeypatch):
     cameras = camera_path(body, poses, 32)
     whole = list(render_motion(plain[0], body, poses, cameras))

@@ -15,6 +15,7 @@ from core.model.hgg import HumanGaussianGraph
 from core.types.frames import Frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("complete", [False, True])
 @torch.no_grad()
 def test_avatars_are_completed_unless_that_is_off(body, make_frames, complete):

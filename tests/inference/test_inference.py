@@ -58,6 +58,7 @@ def test_writes_everything_for_a_subject(options, body, small_protocol):
         assert sheet.width > 4 * 300 and sheet.height > 3 * 300  # inputs, novel views, novel poses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [outputs.turntable_images, outputs.novel_pose_images])
 def test_videos_do_not_depend_on_the_frames_per_call(options, small_protocol, monkeypatch, images):
     subject = open_subject(open_session(options), options.captures)
@@ -70,6 +71,7 @@ def test_videos_do_not_depend_on_the_frames_per_call(options, small_protocol, mo
         torch.testing.assert_close(frames[size], frames[1], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_camera_and_chosen_frames(options, small_protocol, no_player):
     infer.main(replace(options, input_views=("22236222",), observed_frames=(10, 20)))
     assert (options.workspace / "209801" / "comparison.png").is_file()
@@ -80,6 +82,7 @@ def sheet_rows(workspace: Path, subject: str = "209801") -> int:
         return sheet.height // (300 + 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"observed_frames": (5,)}, {"observed_frames": FRAMES}])
 def test_all_cameras_as_inputs(options, change, small_protocol, no_player):
     """There is no novel view; the sheet has the inputs, their renderings and, if there are any, novel poses."""
@@ -89,6 +92,7 @@ def test_all_cameras_as_inputs(options, change, small_protocol, no_player):
     assert sorted(p.name for p in (options.workspace / "209801").iterdir()) == sorted(FILES)
 
 
+@pytest.mark.slow
 def test_a_capture_of_one_frame_has_a_novel_pose_video(options, body, tmp_path, small_protocol, no_player):
     """Without further fits a built-in motion is shown."""
     capture = TinyCapture(image_size=(153, 128), frames=(5,)).write(tmp_path / "209806", body)
@@ -104,6 +108,7 @@ def test_a_capture_of_one_frame_has_a_novel_pose_video(options, body, tmp_path, 
     assert metrics["mean"]["novel_pose"] == {} and metrics["mean"]["novel_view"]["psnr"] > 5
 
 
+@pytest.mark.slow
 def test_the_video_shows_a_motion_by_name_or_file(options, body, tmp_path, monkeypatch):
     motion = write_bvh(tmp_path / "clip.bvh", Truth(body, 48.0, count=11), "mixamo")
     for given, count in ((str(motion), 6), ("walk", 3)):  # 10 / 48 seconds at 24 frames per second
@@ -118,6 +123,7 @@ def test_the_video_shows_a_motion_by_name_or_file(options, body, tmp_path, monke
         open_session(replace(options, motion="moonwalk"))
 
 
+@pytest.mark.slow
 def test_one_image_as_input(options, small_protocol, no_player):
     infer.main(replace(options, observed_frames=(5,), input_views=("22236222",)))
     assert sheet_rows(options.workspace) == 3
@@ -127,6 +133,7 @@ def ply_properties(path: Path) -> list[str]:
     return [p.name for p in PlyData.read(str(path))["vertex"].properties]
 
 
+@pytest.mark.slow
 def test_ply_with_harmonics_for_other_viewers(options, body, no_player):
     infer.main(replace(options, ply_degree=3))
     path = options.workspace / "209801" / "avatar.ply"

@@ -23,6 +23,7 @@ FRAMES = (5, 10, 15, 20)
 pytestmark = pytest.mark.usefixtures("no_player")
 
 
+@pytest.mark.slow
 def test_metrics(options, captures, small_protocol):
     options = replace(options, captures=captures, evaluate=True)
     infer.main(options)
@@ -69,6 +70,7 @@ def trained_at(checkpoint: Path, size: int, body, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_images_smaller_than_in_training_are_supersampled(options, body, tmp_path, small_protocol):
     """Measured images (64 px) and videos (48 px) of a network trained at 100 px; baselines do not change."""
     checkpoint = trained_at(options.checkpoint, 100, body, tmp_path / "c.safetensors")
@@ -104,6 +106,7 @@ def test_images_smaller_than_in_training_are_supersampled(options, body, tmp_pat
         torch.testing.assert_close(list(images(subject)), means, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_refined_avatars_fit_their_inputs_better_and_are_written(options, small_protocol):
     from core.losses.metrics import psnr
 
@@ -140,6 +143,7 @@ def test_requested_frames_are_observed_and_are_no_novel_poses(options):
     assert (plan.observed_frames, plan.novel_frames) == ([15], [20])
 
 
+@pytest.mark.slow
 def test_a_capture_without_further_cameras(options, body, tmp_path, small_protocol, caplog):
     """Novel poses are measured in the input cameras; there are no novel views."""
     capture = TinyCapture(image_size=(153, 128), frames=FRAMES, num_cameras=4).write(tmp_path / "209805", body)
@@ -150,6 +154,7 @@ def test_a_capture_without_further_cameras(options, body, tmp_path, small_protoc
     assert metrics["subjects"]["209805"] == metrics["mean"]
 
 
+@pytest.mark.slow
 def test_no_frame_is_held_out_without_measurements(options, small_protocol, caplog):
     """`quick` holds out a frame for measurements only, or on request."""
     caplog.set_level("INFO")

@@ -32,6 +32,7 @@ def options(tmp_path_factory, body) -> InferenceOptions:
     return InferenceOptions(**paths, device="cpu", refine=0, input_size=64)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_transferred_to_the_body_of_the_capture(options, body, caplog):
     with caplog.at_level("INFO"):
         session = open_session(options)

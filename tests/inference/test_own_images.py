@@ -52,6 +52,7 @@ def options(tmp_path, body, monkeypatch):
     return options, fit
 
 
+@pytest.mark.slow
 def test_images_become_an_avatar(options):
     options, fit = options
     infer.main(options)
@@ -75,6 +76,7 @@ def test_without_alignment_the_page_shows_the_fits_of_the_capture(options):
     assert "capture/overlay.png" in page and ALIGNED_SHEET not in page
 
 
+@pytest.mark.slow
 def test_the_capture_can_be_named_afterwards(options):
     """Its subject has the name of the folder above."""
     options, _ = options

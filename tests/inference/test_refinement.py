@@ -103,6 +103,7 @@ def test_transparent_gaussians_stay_transparent(wrong, inputs, body):
     assert same(best, start, clear) and bool((best.opacities[~clear] > 0).all())
 
 
+@pytest.mark.slow
 def test_results_repeat_and_do_not_depend_on_the_batch(wrong, refined, inputs, novel, body):
     """Twice, with another seed, and in a batch with another subject."""
     assert same(refine(wrong, inputs, body), refined)

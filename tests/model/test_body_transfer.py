@@ -32,6 +32,7 @@ def network(body) -> HumanGaussianGraph:
     return network.eval()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_avatar_of_a_body_in_another_order_is_the_same(network, body, make_frames, tmp_path):
     """The checkpoint is loaded for the other body; Gaussians differ in the indices of their vertices only."""
@@ -47,6 +48,7 @@ def test_an_avatar_of_a_body_in_another_order_is_the_same(network, body, make_fr
     torch.testing.assert_close(avatar.colors, expected.colors, atol=1e-2, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("pose", ["observed", "novel"])
 def test_a_finer_mesh_hardly_changes_an_avatar(network, body, make_frames, pose):
@@ -62,6 +64,7 @@ def test_a_finer_mesh_hardly_changes_an_avatar(network, body, make_frames, pose)
     assert -10 * torch.log10((ours - theirs).square().mean()) > 50
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_proxy_has_the_joints_and_the_surface_of_the_other_body(body):
     other = foreign_body(body)
@@ -80,6 +83,7 @@ def test_the_same_body_needs_no_bridge(network, body):
     assert moved.bridge is None and moved.output_body is moved.body
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_avatar_of_a_finer_mesh_looks_the_same(network, body, make_frames):
     """Better than 30 dB, and much better than without the transfer."""

@@ -146,6 +146,7 @@ def test_untrained_feedback_corrects_visible_colours(body, feedback, grey, rende
     assert mean_squared_error(avatar, body, rendered_frames) < 0.4 * mean_squared_error(grey, body, rendered_frames)
 
 
+@pytest.mark.slow
 def test_trained_feedback_corrects_scales(body, painted, rendered_frames, posed, context):
     """After a few optimizer steps, feedback shrinks Gaussians that are too large, also as seen from a held-out view."""
     torch.manual_seed(0)
@@ -250,6 +251,7 @@ def test_graphs_of_the_rounds_can_be_switched_off(monkeypatch):
     assert not Feedback(CONTEXT, rounds=1).graph_cache.enabled
 
 
+@pytest.mark.slow
 def test_compiled_kernels_give_the_same_errors_without_a_second_backward_pass(grey, axes, rendered_frames, posed):
     pytest.importorskip("numba")
     blind = replace(rendered_frames, alphas=rendered_frames.alphas.clone())

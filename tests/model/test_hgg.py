@@ -47,6 +47,7 @@ def test_an_untrained_network_renders_a_body(body, connectivity, make_frames, qu
     assert iou > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [TEST_MODEL, RESIDUAL], ids=["vertex", "residual"])
 @pytest.mark.parametrize(("color_sampling", "feedback"), [(True, 0), (False, 0), (True, 2)])
 def test_gradients_reach_every_parameter(body, connectivity, make_frames, options, color_sampling, feedback):

@@ -53,6 +53,7 @@ def test_each_vertex_belongs_to_one_patch_of_its_surroundings(body, patches):
         assert (own - own.mean(0)).norm(dim=-1).max() < 0.25  # a body of 64 patches
 
 
+@pytest.mark.slow
 def test_more_patches_than_vertices_are_one_patch_per_vertex(body):
     patches = split_surface(body, 2 * body.num_vertices)
     assert patches.mask.all()

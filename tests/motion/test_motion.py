@@ -82,6 +82,7 @@ def test_frame_rates_out_of_range_are_refused():
         replace(make_motion(), body_pose=torch.zeros(5, 63))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SEQUENCES))
 def test_builtin_motions_close_and_stand_on_the_floor(name, body):
     motion = builtin_motion(name, body)
@@ -95,6 +96,7 @@ def test_builtin_motions_close_and_stand_on_the_floor(name, body):
     assert lowest.abs().max() < 0.01  # one foot is on the floor in every frame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, sequence in SEQUENCES.items() if not sequence.treadmill])
 def test_supporting_feet_do_not_slide(name, body):
     motion = builtin_motion(name, body)

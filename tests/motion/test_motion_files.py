@@ -176,6 +176,7 @@ def test_bvh_skeletons_keep_the_directions_of_limbs(body, tmp_path, style, unit,
     np.testing.assert_allclose(motion.pelvis.numpy(), truth.pelvis, atol=0.02)
 
 
+@pytest.mark.slow
 def test_feet_slide_no_more_and_sink_no_deeper_than_in_the_source(body, tmp_path):
     """On a body of other proportions, from a BVH at 120 frames per second."""
     truth = Truth(body, 120.0, count=180)

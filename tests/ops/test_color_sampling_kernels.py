@@ -103,6 +103,7 @@ def scene(count: int = 150, frames: int = 2, views: int = 3, size: int = 40) -> 
     return tuple(x.to(DEVICE) for x in (gaussians, vertex_ids, rotations, normals, inputs))
 
 
+@pytest.mark.slow
 def test_observations_equal_the_reference():
     inputs = scene()
     actual, expected = ColorObservations(*launch_observe(*inputs)), observe_reference(*inputs)

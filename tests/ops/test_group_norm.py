@@ -55,6 +55,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("images", "channels", "groups", "height", "width"), CASES)
 def test_norm_and_all_gradients_equal_the_reference(images, channels, groups, height, width, dtype):

@@ -287,6 +287,7 @@ def test_warm_up_leaves_nothing_to_compile():
     assert [len(kernel.signatures) for kernel in kernels] == before and min(before) >= 1
 
 
+@pytest.mark.slow
 def test_compiled_and_stored_kernels_write_the_same_bits(tmp_path):
     """The first process compiles the kernel and stores it, the second loads it."""
     script = """

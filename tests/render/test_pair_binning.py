@@ -67,6 +67,7 @@ def estimator_of(scene: Scene, kind: str) -> CapacityEstimator:
     return capacity_estimator(c.Ks.device, views, scene.gaussians.count, c.width, c.height, 8, None, kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "count, views, width, height, by_sorting",
     [(40, 2, 75, 18, False), (20, 1, 70, 70, False), (20, 2, 20, 70, True), (9, 3, 8, 7, False)],
@@ -76,6 +77,7 @@ def test_lists_are_those_of_the_other_binning(count, views, width, height, by_so
     assert listed(scene, True, by_sorting) == listed(scene, False)
 
 
+@pytest.mark.slow
 def test_lists_of_several_parts_and_blocks_of_words(monkeypatch):
     """More entries per bin than a part holds, and more ranks than a block of words."""
     scene = single(make_scene(seed=1, count=600, width=30, height=20, size=0.02))
@@ -112,6 +114,7 @@ def distributions() -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", distributions())
 def test_ranks_are_those_of_a_stable_sort(name):
     depths = distributions()[name]
@@ -136,6 +139,7 @@ def test_a_crowded_part_is_reported_and_sorted_from_the_next_call_on(monkeypatch
         assert estimator.is_crowded
 
 
+@pytest.mark.slow
 def test_images_and_gradients_of_two_sets():
     size = {"count": 30, "width": 13, "height": 11}
     scene = single(stacked(hard_scene(seed=3, **size), hard_scene(seed=4, **size)))
@@ -154,6 +158,7 @@ def test_images_and_gradients_of_two_sets():
             assert (value.double() - reference[name]).norm() < 1e-3 * reference[name].norm(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views_at_a_time", [1, 3, 4])
 def test_gradients_of_some_views_at_a_time_are_those_of_all(views_at_a_time, monkeypatch):
     """Two sets with three cameras each: some cameras of a set at a time, one set, and one although more views fit."""
@@ -166,6 +171,7 @@ def test_gradients_of_some_views_at_a_time_are_those_of_all(views_at_a_time, mon
         assert (value - expected[name]).norm() < 1e-5 * expected[name].norm(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pairs", "entries"])
 def test_lists_that_overflow_render_the_same_image_and_are_reported(kind, caplog):
     scene = single(hard_scene(seed=6, count=20, views=2, width=68, height=8))
@@ -192,6 +198,7 @@ def test_a_given_capacity_is_kept():
         render(scene, capacity=-1)
 
 
+@pytest.mark.slow
 def test_padding_changes_neither_images_nor_gradients():
     """Sets of unequal size are padded with Gaussians of opacity 0, of which blocks are skipped."""
     small, large = (single(make_scene(seed=seed, count=n, width=8, height=7)) for seed, n in ((1, 20), (2, 66)))

@@ -127,6 +127,7 @@ def test_tiles_list_the_splats_that_reach_them_from_near_to_far(tile, size):
     assert surplus < 0.15 * needed.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [2, 4, 16])
 def test_cells_of_any_size_give_the_same_lists(side, monkeypatch):
     """Many splats on a large image use larger cells, to limit the memory of the bit sets."""
@@ -195,6 +196,7 @@ def test_a_given_capacity_is_kept_and_overflows_are_reported(caplog):
         triton_backend.rasterize(g, c.viewmats, c.Ks, 17, 11, torch.ones(3, device=DEVICE), False, capacity=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value")  # NumPy, in the interpreter
 @pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -269,6 +271,7 @@ def test_gradient_of_the_background(of_cameras):
     torch.testing.assert_close(gradient(scene, "triton").double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_batch_axes():
     scenes = [single(make_scene(seed=seed, count=9, views=2, width=11, height=9)) for seed in range(4)]
     together = stacked(*scenes)
@@ -291,6 +294,7 @@ def test_tensors_that_are_not_aligned_are_copied():
         assert torch.equal(copy, view) and copy.is_contiguous() and copy.data_ptr() % ALIGNMENT == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_depth", [True, False])
 def test_images_and_gradients_of_several_sets(with_depth):
     size = {"count": 40, "width": 21, "height": 18}

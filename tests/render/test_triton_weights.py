@@ -28,6 +28,7 @@ def expected_weights(scene: Scene) -> torch.Tensor:
     return torch.stack(sets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_cameras, binning", [(False, "cells"), (True, "pairs")])
 def test_weights_are_the_gradients_of_colour_sums(of_cameras, binning):
     size = {"count": 40, "width": 13, "height": 11, "views": 2}  # partial tiles

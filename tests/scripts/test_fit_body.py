@@ -64,6 +64,7 @@ def errors(folder: Path, body, frames) -> list[float]:
     ]
 
 
+@pytest.mark.slow
 def test_perturbed_fits_are_refined(subject, body):
     give_fits(subject, OPTIONS.frames, noise=0.08)
     before = errors(subject, body, OPTIONS.frames)
@@ -120,6 +121,7 @@ class TrueReader:
         return [Person(Landmarks(pixels.numpy() * scale, np.full(NUM_LANDMARKS, 0.9), world), None)]
 
 
+@pytest.mark.slow
 def test_bodies_without_any_fit_follow_from_landmarks(subject, body):
     reader = TrueReader(body)
     report = refit_subject(subject, replace(OPTIONS, points=False), reader)
@@ -128,6 +130,7 @@ def test_bodies_without_any_fit_follow_from_landmarks(subject, body):
     assert not refit_path(subject, 155).with_suffix(".ply").exists()
 
 
+@pytest.mark.slow
 def test_openpose_files_of_the_capture_are_used(subject, body):
     reader, capture = TrueReader(body), open_capture(SHIPPED)
     names = {13: 6, 14: 3}  # elbows by their number among MediaPipe's landmarks and OpenPose's 25
@@ -162,6 +165,7 @@ def test_cameras_are_spread_around_the_subject():
     assert len(set(names)) == 4 and gaps.min() > 60
 
 
+@pytest.mark.slow
 def test_the_script_goes_on_after_a_broken_subject(tmp_path, subject, body):
     give_fits(subject, OPTIONS.frames, noise=0.05)
     broken = tmp_path / "209999"
@@ -172,6 +176,7 @@ def test_the_script_goes_on_after_a_broken_subject(tmp_path, subject, body):
     assert refit_path(subject, 55).is_file() and refit_path(subject, 705).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_python")
 def test_a_killed_run_of_two_processes_is_resumed(tmp_path, subject, body):
     """Killed once the first fit is there; the next run keeps what is complete and makes the rest."""

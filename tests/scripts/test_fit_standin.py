@@ -106,6 +106,7 @@ def surface_distance(vertices, other_vertices) -> float:
     return 1000 * float(KDTree(vertices.numpy()).query(other_vertices.numpy())[0].mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["faces and joints", "points"])
 def test_body_meets_the_vertices_of_another_shape(body, other, true, given, fit_skin):
     pose = torch.cat([true.global_orient, true.body_pose], -1).unflatten(-1, (24, 3))
@@ -124,6 +125,7 @@ def test_body_meets_the_vertices_of_another_shape(body, other, true, given, fit_
     assert turned.mean() < 0.08
 
 
+@pytest.mark.slow
 def test_copy_is_read_as_a_capture_of_the_standin(subject, body, other, true):
     before = contents(subject)
     out = subject.parent / "copy"
@@ -140,6 +142,7 @@ def test_copy_is_read_as_a_capture_of_the_standin(subject, body, other, true):
         assert refit_path(out, frame).with_suffix(".ply").is_file()
 
 
+@pytest.mark.slow
 def test_run_resumes_and_lists_are_linked(subject, other, true, caplog):
     root = subject.parent
     (root / "human.json").write_text(json.dumps({"human_id": ["209903"]}))
@@ -158,6 +161,7 @@ def test_run_resumes_and_lists_are_linked(subject, other, true, caplog):
         assert record["scale"] == pytest.approx(records[0]["scale"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_frames_without_vertices_and_broken_ones_are_named(subject, other, true, tmp_path):
     write_record(subject, FRAMES[0], other, true[0], vertices=...)
     write_record(subject, FRAMES[1], other, true[1], vertices=torch.full((1, 5, 3), float("nan")))
@@ -166,6 +170,7 @@ def test_frames_without_vertices_and_broken_ones_are_named(subject, other, true,
     assert "no posed `vertices`" in report.failed[FRAMES[0]] and "NaN" in report.failed[FRAMES[1]]
 
 
+@pytest.mark.slow
 def test_refits_with_points_come_first(subject, body, other, true, tmp_path):
     moved = true[0].to(torch.float32)
     moved = BodyParams(moved.betas, moved.global_orient, moved.body_pose, moved.transl + 0.1, moved.scale)

@@ -54,6 +54,7 @@ launch.main()
 """
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_start_leaves_no_process(tmp_path):
     with (tmp_path / "errors").open("w") as errors:
         command = [sys.executable, "-c", STARTING]
@@ -64,6 +65,7 @@ def test_a_signal_during_the_start_leaves_no_process(tmp_path):
         os.kill(int(done.stdout), 0)
 
 
+@pytest.mark.slow
 def test_several_processes_that_would_not_start_are_refused(tmp_path):
     (tmp_path / "multi_cpu.yaml").write_text(MULTI_CPU)
     command = [*LAUNCH, "--config_file", str(tmp_path / "multi_cpu.yaml"), "program.py"]

@@ -73,6 +73,7 @@ def test_controls_move_the_body(avatar_file, body):
         viewer.server.stop()
 
 
+@pytest.mark.slow
 def test_what_no_image_shows_is_red(avatar_file, plain, body, tmp_path):
     pytest.importorskip("viser")
     older = tmp_path / "older.safetensors"

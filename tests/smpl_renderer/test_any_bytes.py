@@ -108,6 +108,7 @@ def with_value(document: object, place: tuple, value: object) -> object:
     return changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "read"), JSON_READERS, ids=[name for name, _ in JSON_READERS])
 @SETTINGS
 @given(data=st.data())
@@ -155,6 +156,7 @@ def sound_files(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BINARY_READERS if name not in ("a.json", "a.qca.txt")])
 @SETTINGS
 @given(data=st.data())
@@ -189,6 +191,7 @@ def test_easymocap_calibrations(tmp_path, content):
     value_or_input_error(read_easymocap, tmp_path)
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(data=st.data())
 def test_motion_files_with_one_odd_value(tmp_path, data):

@@ -91,6 +91,7 @@ def test_missing_betas_count_as_zero(toy_body):
         toy_body.shape_vertices(torch.zeros(2, 11))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", [0.0, 1.0, math.pi, 2 * math.pi])
 def test_gradients_match_finite_differences(toy_body, angle):
     """At zero and at full turns, Rodrigues' formula divides zero by zero."""

@@ -30,6 +30,7 @@ def test_degenerate_triangles_have_closest_points():
     assert closest_barycentrics(np.array([1.5, 1, 0]), line) @ line == pytest.approx([1.5, 0, 0])
 
 
+@pytest.mark.slow
 def test_vertices_in_another_order_correspond_to_themselves(body):
     other, order = remeshed(body)
     found = find_correspondence(other, body)

@@ -87,6 +87,7 @@ def test_kernels_take_fewer_betas(toy_body):
     assert_same_bodies(*pose_both(toy_body, dataclasses.replace(params, betas=params.betas[:, :4])))
 
 
+@pytest.mark.slow
 def test_kernels_match_reference_for_the_standin(body, monkeypatch):
     """A strong pose, a wrist twisted until blended matrices are nearly singular, and the rest pose."""
     monkeypatch.setattr(posing_kernel, "BLOCK", 1024)  # fewer programs to interpret

@@ -73,6 +73,7 @@ def written(tmp_path_factory):
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "avatar.safetensors", "fit.pkl"])
 def test_equal_runs_write_equal_bytes(written, name):
     first, second = (hashlib.sha256((folder / name).read_bytes()).hexdigest() for folder in written)

@@ -71,6 +71,7 @@ def test_a_run_writes_a_checkpoint_and_logs(options, caplog):
     assert "2 training subjects, 1 held out" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["frame", "joint"])
 def test_previews_are_logged_without_held_out_subjects(options, stage):
     data = replace(options.data, novel_frames=0, target_frames=1)
@@ -104,6 +105,7 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(options, tmp_path,
     assert len({row["loss"] for row in parts}) == 4
 
 
+@pytest.mark.slow
 def test_a_checkpoint_lists_the_trainings_behind_it_also_after_resumption(options, tmp_path, flat_images):
     options = replace(options, validation=0, save_every=100)
     Trainer(replace(options, steps=1, batch_size=2)).run()
@@ -139,6 +141,7 @@ def test_cuda_graphs_can_be_disabled(options, flat_images, tmp_path, enabled):
     assert model.graph.graph_cache.enabled is model.unet.frozen.graph_cache.enabled is enabled
 
 
+@pytest.mark.slow
 def test_resuming_with_another_network_is_refused(options, flat_images):
     Trainer(replace(options, steps=1)).run()
     other = replace(options.model, graph=replace(options.model.graph, layers=2))
@@ -146,6 +149,7 @@ def test_resuming_with_another_network_is_refused(options, flat_images):
         Trainer(replace(options, model=other, resume="auto"))
 
 
+@pytest.mark.slow
 def test_steps_with_non_finite_gradients_are_skipped_and_their_samples_named(options, monkeypatch, caplog, flat_images):
     forward = TrainingStep.forward
     calls = []
@@ -169,6 +173,7 @@ def test_steps_with_non_finite_gradients_are_skipped_and_their_samples_named(opt
         Trainer(replace(options, steps=4, max_bad_steps=1, workspace=options.workspace / "again")).run()
 
 
+@pytest.mark.slow
 def test_only_samples_with_a_non_finite_loss_are_named(options, monkeypatch, caplog, flat_images):
     forward = TrainingStep.forward
     calls = []
@@ -195,6 +200,7 @@ def with_bad_pixel(batches: Iterator[Sample], part: str, value: float) -> Iterat
         yield sample
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part, value", [("inputs", math.nan), ("targets", math.nan), ("targets", math.inf)])
 def test_a_non_finite_pixel_skips_one_step(options, monkeypatch, part, value):
     unpack = Sample.unpack
@@ -209,6 +215,7 @@ def test_a_non_finite_pixel_skips_one_step(options, monkeypatch, part, value):
     assert {int(state["step"]) for state in run.optimizer.state.values()} == {2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_non_finite_loss_with_finite_gradients_is_skipped(options, monkeypatch, flat_images, value):
     """As where a target's pixel is bad and nothing is rendered at it. One of two accumulated batches is enough."""
@@ -237,6 +244,7 @@ def test_a_resumed_run_has_its_own_optimizer_options(options, flat_images, caplo
     assert "some options differ" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["vertex", "residual"])
 @pytest.mark.parametrize("stage", ["frame", "graph", "joint"])
 def test_every_trained_parameter_gets_a_gradient(stage, head, options, tmp_path, monkeypatch):
@@ -296,6 +304,7 @@ def test_an_unreadable_image_is_named_in_one_line_by_a_worker_too(options, tmp_p
     assert message.startswith(str(root)) and "_img.jpg" in message and "\n" not in message
 
 
+@pytest.mark.slow
 def test_a_run_of_limited_time_ends_at_its_limit(options, monkeypatch, flat_images):
     seconds = iter(range(0, 10_000, 20))  # every reading of the clock is 20 s later
     monkeypatch.setattr(Trainer, "run_seconds", lambda self: float(next(seconds)))

@@ -54,6 +54,7 @@ def test_a_training_holds_the_lock(options, flat_images, tmp_path):
     Trainer(options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stale", [None, b"", b"older"])
 def test_a_checkpoint_that_a_kill_prevented_is_written_on_resumption(options, flat_images, stale):
     """The kill came between the last state and the checkpoint, which is missing, broken, or that of an earlier step."""

@@ -21,6 +21,7 @@ def test_auto_is_cuda_where_it_is_available(monkeypatch):
     assert pick_device("auto") == torch.device("cuda") and pick_device("cpu") == torch.device("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_used_again_without_new_pages():
     script = """

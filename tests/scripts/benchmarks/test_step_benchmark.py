@@ -67,6 +67,7 @@ def test_references_are_timed_in_the_same_run(options, monkeypatch, tmp_path):
     assert all(wanted[:half]) and not any(wanted[half:]) and kernels_wanted()
 
 
+@pytest.mark.slow
 def test_a_step_that_exceeds_the_memory_is_a_row_of_dashes(options, monkeypatch, capsys):
     def fail(job, index=0):
         raise torch.OutOfMemoryError

@@ -8,6 +8,7 @@ from scripts.benchmarks.unet import unet
 from smpl_renderer.errors import InputError
 
 
+@pytest.mark.slow
 def test_unet_prints_a_table_and_writes_timings(tmp_path, capsys):
     out = tmp_path / "timings.json"
     unet(models=("demo-cpu",), frames=2, views=1, repeats=1, device="cpu", out=out)

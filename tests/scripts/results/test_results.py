@@ -35,6 +35,7 @@ def record(options, row: str) -> dict:
     return json.loads((options.out / f"{row}.json").read_text())
 
 
+@pytest.mark.slow
 def test_metrics_equal_those_of_infer(options, tmp_path, monkeypatch):
     """Our avatars and both baselines, for each person, at the same image size."""
     monkeypatch.setattr(session, "FULL", replace(session.FULL, image_size=48))
@@ -140,6 +141,7 @@ def test_all_rows_and_resuming(options, caplog):
     assert record(options, "no-inter")["steps"] == 1
 
 
+@pytest.mark.slow
 def test_other_settings_are_measured_again(options):
     options = replace(options, rows=("mean-color",))
     assert measure_rows(options) == []
@@ -150,6 +152,7 @@ def test_other_settings_are_measured_again(options):
     assert first["metrics"] != second["metrics"]
 
 
+@pytest.mark.slow
 def test_rows_of_smaller_images_than_those_of_training_are_supersampled(options, body, tmp_path, monkeypatch):
     """Only these rows, and only their settings contain the factor, so that other records stay current."""
     path = tmp_path / "trained.safetensors"
@@ -178,6 +181,7 @@ def test_rows_of_smaller_images_than_those_of_training_are_supersampled(options,
     assert set(drawn) == {(40, 2), (20, 3)}
 
 
+@pytest.mark.slow
 def test_a_failed_row_does_not_stop_others(options, monkeypatch, caplog):
     def fail(*_, **__):
         raise RuntimeError("no luck")
@@ -190,6 +194,7 @@ def test_a_failed_row_does_not_stop_others(options, monkeypatch, caplog):
     assert "optimum failed" in caplog.text and "no luck" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_missing_checkpoint_fails_its_rows_only(options, caplog):
     options = replace(options, checkpoint=Path("no_such.safetensors"), rows=("ours", "layers-1"))
     assert measure_rows(options) == ["ours"]
@@ -207,6 +212,7 @@ def test_settings_of_earlier_versions_are_read_under_present_names():
     assert current_settings(earlier) == current_settings(expected) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [("{", "cannot be read as JSON"), ("[]", "not a record"), ('{"row": "views-1"}', "lacks commit, data,")],
@@ -271,6 +277,7 @@ def test_the_avatar_of_one_frame_reproduces_its_gaussians(options):
     torch.testing.assert_close(posed.scales[inside], own.scales[inside])
 
 
+@pytest.mark.slow
 def test_refined_rows_have_the_same_settings_and_other_metrics(options):
     assert measure_rows(replace(options, rows=("ours", "refined", "views-1", "refined-1"))) == []
     for plain, refined in (("ours", "refined"), ("views-1", "refined-1")):
@@ -284,6 +291,7 @@ def test_refined_rows_have_the_same_settings_and_other_metrics(options):
     assert record(options, "refined")["settings"]["refinement"]["steps"] == 3
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_optimum_is_closer_to_the_target_images(options):
     from scripts.results.optimum import optimise

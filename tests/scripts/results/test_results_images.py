@@ -8,6 +8,7 @@ import torch
 from smpl_renderer.errors import InputError
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
 def test_curves(tmp_path):
     from PIL import Image
@@ -47,6 +48,7 @@ def test_curves_without_matplotlib(tmp_path, monkeypatch):
         curves.write_curves((tmp_path,), tmp_path / "curves")
 
 
+@pytest.mark.slow
 def test_sheet_and_turntable(options, tmp_path, monkeypatch):
     from PIL import Image
 

@@ -72,6 +72,7 @@ def test_the_shipped_file_is_of_this_version(body):
         assert means.agrees(shipped.splits["test"].images[key]), key
 
 
+@pytest.mark.slow
 def test_one_command_makes_the_benchmark(tiny):
     made = tiny / "made"
     assert json.loads((made / "train/human.json").read_text())["human_id"] == ["209001", "209002"]

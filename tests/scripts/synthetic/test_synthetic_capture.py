@@ -167,6 +167,7 @@ def test_a_set_resumes_and_lists_its_subjects(tmp_path, monkeypatch):
     assert np.array_equal(np.asarray(tall)[24:], np.asarray(wide)[:, tall.width :])
 
 
+@pytest.mark.slow
 def test_holes_are_those_of_real_captures(body, tmp_path):
     frames = (5, 10, 15, 20, 25)
     options = CaptureOptions(cameras=3, frames=frames, width=38, height=32, points=True, holes=True)

@@ -34,6 +34,7 @@ def folders(request, tmp_path_factory) -> tuple[Path, Path]:
     return root / "mvhumannet" / "209007", root / "capture" / "209007"
 
 
+@pytest.mark.slow
 def test_cameras_agree(folders):
     mvhumannet, ours = folders
     content = json.loads((ours / "capture.json").read_text())

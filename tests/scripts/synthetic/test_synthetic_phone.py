@@ -64,6 +64,7 @@ def test_subjects_stay_in_the_image(body):
     assert 0.5 < np.mean(heights) < 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", ["plain", "clutter"])
 def test_the_room_is_the_same_in_all_frames(body, background):
     options = replace(OPTIONS, background=background, camera_noise=False, soft_masks=False)
@@ -120,6 +121,7 @@ def test_a_block_hides_what_is_behind_it(body):
     assert inside.sum() > 50 and np.array_equal(changed.numpy(), inside)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(body, tmp_path):
     for name in ("a", "b"):
         write_capture(tmp_path / name, 2, OPTIONS, body=body)

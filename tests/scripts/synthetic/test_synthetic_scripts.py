@@ -65,6 +65,7 @@ def test_several_processes_write_the_same_files(made, tmp_path):
             assert file.read_bytes() == (made / file.relative_to(tmp_path)).read_bytes(), file
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_python")
 def test_an_error_in_a_process_stops_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(sets, "_write_one", _fail_first)
@@ -103,6 +104,7 @@ def test_complete_captures_are_kept(made):
     assert [stamp.stat().st_mtime_ns for stamp in stamps] == before
 
 
+@pytest.mark.slow
 def test_human_json_lists_only_captures_with_its_cameras_and_frames(tmp_path, caplog):
     make_synthetic(tmp_path, subjects=2, cameras=1)
     with caplog.at_level(logging.WARNING):

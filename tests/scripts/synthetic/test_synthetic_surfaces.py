@@ -160,6 +160,7 @@ def worn(person) -> tuple[set, set]:
     return kinds, {item.text for p in patterns for item in p.prints}
 
 
+@pytest.mark.slow
 def test_clothes_of_the_test_split_occur_in_no_other(body):
     """Figured fabrics and prints of 300 people per split: those of `test` are disjoint from all others."""
     people = {s: [worn(sample_person(body, 3, s, i)) for i in range(300)] for s in ("train", "val", "test")}
@@ -203,6 +204,7 @@ def test_authored_poses_are_within_the_limits():
                 assert low <= angle <= high, (sequence.name, name)
 
 
+@pytest.mark.slow
 def test_long_skirts_shorten_the_stride(body):
     people = [sample_person(body, 1, "train", i) for i in range(60)]
     knees = {}

@@ -27,6 +27,7 @@ def rotation_degrees(a, b):
     return torch.rad2deg(matrix_to_axis_angle(R).norm(dim=-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "depth"), [("mediapipe", True), ("coco", False)])
 def test_several_cameras_recover_pose_shape_and_scale(body, layout, depth):
     true = standing_bodies([0.3, 1.0], betas=(1.0, -0.5), scale=1.1)
@@ -43,6 +44,7 @@ def test_several_cameras_recover_pose_shape_and_scale(body, layout, depth):
     torch.testing.assert_close(result.floor, lowest, atol=0.01, rtol=0)
 
 
+@pytest.mark.slow
 def test_one_camera_recovers_the_pose_up_to_its_size_and_depth(body):
     true = standing_bodies([0.0, 2.0], betas=(1.0, -0.5))
     constant, slopes = height_rows(body)
@@ -66,6 +68,7 @@ def test_one_image(body):
     assert any("is a guess" in warning for warning in result.warnings)
 
 
+@pytest.mark.slow
 def test_perturbed_bodies_are_refined_by_masks_alone(body):
     true = standing_bodies([0.3, 1.0])
     seen = observe_bodies(true, body, ring_cameras(6), up=True)
@@ -87,6 +90,7 @@ def test_perturbed_bodies_are_refined_by_masks_alone(body):
     assert mask_ious(result.params, body, seen).min() > mask_ious(start, body, seen).min()
 
 
+@pytest.mark.slow
 def test_what_masks_do_not_show_stays_as_it_was(body):
     """One camera from the front: the depth of the arms follows from the bodies that the fit starts from."""
     true = standing_bodies([0.0])
@@ -103,6 +107,7 @@ def test_what_masks_do_not_show_stays_as_it_was(body):
     assert errors[1] < 0.6 * errors[0]
 
 
+@pytest.mark.slow
 def test_the_true_bodies_stay(body):
     true = standing_bodies([0.3, 1.0])
     seen = observe_bodies(true, body, ring_cameras(4), up=True)
@@ -110,6 +115,7 @@ def test_the_true_bodies_stay(body):
     assert vertex_error(result.params, true, body) < 4
 
 
+@pytest.mark.slow
 def test_a_moving_camera_has_gravity_of_its_own_in_each_frame(body):
     upright = standing_bodies([0.0, 2.0])
     pitch = torch.tensor([[0.25, 0.0, 0.0], [-0.2, 0.0, 0.0]])  # the camera nods between the frames
@@ -130,6 +136,7 @@ def test_a_moving_camera_has_gravity_of_its_own_in_each_frame(body):
     assert torch.equal(still.up[0], still.up[1])
 
 
+@pytest.mark.slow
 def test_exchanged_sides_are_found_out(body):
     """A network that takes a back for a front exchanges left and right in one frame, and mirrors the depth."""
     azimuths = [0.0, 0.5, 1.0, 1.5]
@@ -141,6 +148,7 @@ def test_exchanged_sides_are_found_out(body):
     assert rotation_degrees(result.params.global_orient, true.global_orient).max() < 15
 
 
+@pytest.mark.slow
 def test_frames_without_a_person_follow_their_neighbours_and_are_reported(body):
     true = standing_bodies([0.0, 0.3, 0.6])
     seen = observe_bodies(true, body, ring_cameras(2), up=True)
@@ -175,6 +183,7 @@ def test_progress_is_reported_once_per_step(body):
     assert {"landmarks", "bones", "outline", "ground", "prior", "shape"} <= set(energies[-1])
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bodies(body):
     seen = observe_bodies(standing_bodies([0.3]), body)
     first, second = (fit_bodies(seen, body, FitOptions(steps=0.05)).params for _ in range(2))
