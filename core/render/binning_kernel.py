@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.render.capacity import MAX_SLOTS, NOT_MEASURED, CapacityEstimator, capacity_estimator
-from core.render.depth_ranks_kernel import CROWDED, ranks_by_sorting
+from core.render.depth_ranks_kernel import CROWDED, ranks_by_sorting, view_and_splats
 from core.render.launch import Launcher
 from core.render.splat_table import NOT_DRAWN, OCTAVES, DepthOrder, bucket_of, octave_bits
 from core.render.tile_lists import TileLists, columns_in_row, count_bits, ellipse, load_splat, load_words, lowest_bit
@@ -30,8 +30,7 @@ MARK_BLOCK = 64  # splats per program; the largest splat determines its duration
 WORD_BLOCK = 256  # 32-bit words of a bit set that a program of `_list_kernel` reads at a time
 LIST_BLOCK = 32  # splats at a time; more would need registers that other programs use
 MAX_BITS_BYTES = 2**27  # size of the bit sets of all cells above which cells are enlarged
-MAX_COUNT = 65535 * MARK_BLOCK  # splats per view: limit of a grid's second axis, which the projection has for them
-MAX_VIEWS = 65535  # the same limit, here for views
+MAX_COUNT = 65535 * MARK_BLOCK  # splats per view: limit of a grid's second axis, in the projection
 
 
 @triton.jit(do_not_specialize=["count", "words", "columns", "rows"])
@@ -40,11 +39,10 @@ def _mark_kernel(
     HAS_RANKS: tl.constexpr, OCTAVE_BITS: tl.constexpr, CELL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write each splat to the slot of its rank, and set its bit in the cells, `rows` x `columns` per view."""
-    view = tl.program_id(1).to(tl.int64)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    view, n = view_and_splats(count, BLOCK)
     mask = n < count
     first = view * count
-    tl.store(used, 0, (view == 0) & (tl.program_id(0) == 0))  # for the next kernel
+    tl.store(used, 0, tl.program_id(0) == 0)  # for the next kernel
     if HAS_RANKS:
         rank = tl.load(ranks + first + n, mask, 0)
     else:
@@ -154,9 +152,9 @@ def _list_kernel(
     tl.store(ranges + tile * 2 + 1, list_end, inside)
 
 
-def mark_grid(num_views: int, count: int) -> tuple[int, int]:
-    """Grid of `_mark_kernel`: view by view, so that slots and bits, written at random, stay in the L2 cache."""
-    return triton.cdiv(count, MARK_BLOCK), num_views
+def mark_grid(num_views: int, count: int) -> tuple[int]:
+    """Grid of `_mark_kernel`."""
+    return (num_views * triton.cdiv(count, MARK_BLOCK),)
 
 
 launch_mark, _launch_list = (Launcher(kernel, num_warps=1) for kernel in (_mark_kernel, _list_kernel))
@@ -209,8 +207,7 @@ def _list_tiles(
     side = cell_side(num_views, count, columns * rows)
     cell_columns, cell_rows = -(-columns // side), -(-rows // side)
     num_cells, num_tiles = num_views * cell_columns * cell_rows, num_views * columns * rows
-    is_over = max(num_splats + capacity, num_tiles, 3 * width * height) > MAX_SLOTS
-    if is_over or count > MAX_COUNT or num_views > MAX_VIEWS:
+    if max(num_splats + capacity, num_tiles, 3 * width * height) > MAX_SLOTS or count > MAX_COUNT:
         raise InputError(
             f"{num_views} views of {count} Gaussians at {width} x {height} are too many for one call; "
             "render fewer views at once"

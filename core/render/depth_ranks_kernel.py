@@ -25,6 +25,15 @@ BLOCK = 64  # splats per program
 CROWDED = tl.constexpr(512)  # size of a list above which sorting is faster than traversing it for each splat
 
 
+@triton.jit
+def view_and_splats(count, BLOCK: tl.constexpr):
+    """View of a program, and its splats there. Views follow one another, so that what programs read and write at
+    random, at most the lists of a few views, stays in the L2 cache."""
+    blocks = tl.cdiv(count, BLOCK)
+    program = tl.program_id(0)
+    return (program // blocks).to(tl.int64), program % blocks * BLOCK + tl.arange(0, BLOCK)
+
+
 @triton.jit(do_not_specialize=["count"])
 def _link_kernel(
     keys, arrivals, bucket_ends, bucket_sizes, parts, sizes, heads, nexts, count,
@@ -34,8 +43,7 @@ def _link_kernel(
 
     Parts are numbered through all views. A splat that is not drawn has a part of its own, behind those of its view.
     """
-    view = tl.program_id(1).to(tl.int64)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    view, n = view_and_splats(count, BLOCK)
     mask = n < count
     i = view * count + n
     key = tl.load(keys + i, mask, NOT_DRAWN)
@@ -55,8 +63,7 @@ def _link_kernel(
 def _rank_kernel(
     keys, parts, ends, sizes, heads, nexts, ranks, crowded, count, LIMIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    view = tl.program_id(1).to(tl.int64)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    view, n = view_and_splats(count, BLOCK)
     mask = n < count
     first = view * count
     key = tl.load(keys + first + n, mask, NOT_DRAWN)
@@ -84,7 +91,7 @@ def depth_ranks(order: DepthOrder, crowded: Int[Tensor, " 1"]) -> Int[Tensor, "V
     """
     keys, arrivals = order.keys, order.nexts
     num_views, count = order.sizes.shape[0], keys.shape[-1]
-    grid = triton.cdiv(count, BLOCK), num_views  # view by view, whose lists stay in the L2 cache
+    grid = (num_views * triton.cdiv(count, BLOCK),)
     sizes, heads = aligned_zeros(keys.device, *[num_views * count] * 2)
     parts = torch.empty(num_views, count, dtype=torch.int32, device=keys.device)
     _launch_link(

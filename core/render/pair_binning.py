@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core.render.binning_kernel import MARK_BLOCK, MAX_COUNT, MAX_VIEWS, launch_mark, mark_grid
+from core.render.binning_kernel import MARK_BLOCK, MAX_COUNT, launch_mark, mark_grid
 from core.render.capacity import MAX_SLOTS, NOT_MEASURED, CapacityEstimator, capacity_estimator
 from core.render.depth_ranks_kernel import depth_ranks, ranks_by_sorting
 from core.render.launch import aligned_zeros
@@ -140,8 +140,7 @@ class _Sizes:
 
     def check(self, slots: int) -> None:
         """Raise InputError if indices would exceed 32 bits, or a grid its limits."""
-        is_over = max(self.splats + slots, 3 * self.width * self.height) > MAX_SLOTS
-        if is_over or self.count > MAX_COUNT or self.views > MAX_VIEWS:
+        if max(self.splats + slots, 3 * self.width * self.height) > MAX_SLOTS or self.count > MAX_COUNT:
             raise InputError(
                 f"{self.views} views of {self.count} Gaussians at {self.width} x {self.height} are too many for one "
                 "call; render fewer views at once"

@@ -29,7 +29,8 @@ from smpl_renderer.errors import InputError
 
 TILE = 8  # side of a tile in pixels
 MAX_GRAD_BYTES = 2**27
-"""Gradient of splat tables that is held at a time; beyond, it would be as large as everything else together."""
+"""Gradient of splat tables that is held at a time, or a quarter of the tables: all of it would be as large as
+everything else together. Each group of views takes at least as long as its longest list of a tile."""
 
 
 @torch.compiler.disable  # nothing to compile, and Dynamo cannot trace the launches
@@ -190,14 +191,15 @@ def _gaussian_gradients(
     """Gradients of sets of Gaussians, in groups of views whose splat tables have at most `MAX_GRAD_BYTES`."""
     table = saved[0]
     view_bytes = 4 * table.shape[-2:].numel()
-    if view_bytes * table.shape[:-2].numel() <= MAX_GRAD_BYTES:
+    max_bytes = max(MAX_GRAD_BYTES, view_bytes * table.shape[:-2].numel() // 4)
+    if view_bytes * table.shape[:-2].numel() <= max_bytes:
         return project_backward(gaussians, viewmats, Ks, *size, _table_gradient(saved, capacity, grad_images))
     sets, cameras = gaussians.batch_shape.numel(), viewmats.shape[-3]
     own = gaussians.map(lambda x: x.reshape(sets, *x.shape[len(gaussians.batch_shape) :]))
     viewmats, Ks = viewmats.reshape(sets, cameras, 4, 4), Ks.reshape(sets, cameras, 3, 3)
     grads = own.map(torch.empty_like)
-    some_sets = max(1, MAX_GRAD_BYTES // (cameras * view_bytes))
-    some_cameras = cameras if cameras * view_bytes <= MAX_GRAD_BYTES else max(1, MAX_GRAD_BYTES // view_bytes)
+    some_sets = max(1, max_bytes // (cameras * view_bytes))
+    some_cameras = cameras if cameras * view_bytes <= max_bytes else max(1, max_bytes // view_bytes)
     for b in range(0, sets, some_sets):
         of_sets = slice(b, b + some_sets)
         group = own[of_sets].map(aligned)

@@ -149,6 +149,8 @@ def time_case(backend: str, case: Case, pairs: int, device: torch.device, repeat
 
 def _can_bin(binning: str, case: Case, device: torch.device) -> bool:
     """False if `triton` would use another binning for this case. (Triton is not installed everywhere.)"""
+    if binning == "auto":
+        return True
     from core.render.binning import choose_binning
 
     with use_binning(binning):

@@ -108,7 +108,7 @@ def test_a_binning_that_cannot_work_is_not_timed(monkeypatch):
     monkeypatch.setenv("HGG_BINNING", "auto")
     huge = Case("body", 1_000_000, 32, 1024)
     assert render_scale.time_case("triton:cells", huge, 3, CPU, 1).both_ms is None
-    assert render_scale._can_bin("pairs", huge, CPU)
+    assert render_scale._can_bin("pairs", huge, CPU) and render_scale._can_bin("auto", huge, CPU)
     assert os.environ["HGG_BINNING"] == "auto"
 
 
