@@ -40,7 +40,6 @@ def options(tmp_path, body, monkeypatch):
         checkpoint=tmp_path / "tiny.safetensors",
         workspace=tmp_path / "out",
         device="cpu",
-        backend="torch",
         refine=0,
         input_size=64,
         video_size=48,
@@ -48,7 +47,7 @@ def options(tmp_path, body, monkeypatch):
         prepare=PrepareOptions(frames=3, focal=FOCAL, device="cpu"),
     )
     monkeypatch.setattr(AlignOptions, "steps", 2)
-    monkeypatch.setattr("core.inference.outputs.PLAYER_MOTIONS", ("idle",))  # the fastest to make
+    monkeypatch.setattr("core.inference.outputs.PLAYER_MOTIONS", ("walk",))  # the fastest to make
     return options, fit
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from warm_python import fork_python_starts
 
 from smpl_renderer.files import REPOSITORY
 from smpl_renderer.tensor_files import save_tensors
@@ -68,7 +69,10 @@ def written(tmp_path_factory):
             "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}",
         }
         command = [sys.executable, "-c", WRITE, str(folder), seed + "0000"]
-        subprocess.run(command, check=True, env=environment)
+        with pytest.MonkeyPatch.context() as patch:
+            if seed == "1":  # a fork has the hashes of this process
+                fork_python_starts(patch.setattr)
+            subprocess.run(command, check=True, env=environment)
         folders.append(folder)
     return folders
 
