@@ -69,13 +69,14 @@ class _Fit:
     ):
         self.observations, self.body, self.options, self.on_step = observations, body, options, on_step
         self.targets = prepare_targets(observations)
+        self.one_camera = observations.num_cameras == 1
+        weights = weights if self.one_camera else weights.of_rig()
         self.weights = replace(
             weights, common=weights.common * options.same_pose, smooth=weights.smooth * options.smooth
         )
         if options.fit_hands:
             self.weights = replace(self.weights, hands=0.1 * weights.hands)
         self.coarse, self.fine = spread_vertices(body, COARSE), spread_vertices(body, FINE)
-        self.one_camera = observations.num_cameras == 1
         self.initial: Pose | None = None
         self.done = self.total = 0
 
@@ -100,8 +101,7 @@ class _Fit:
         for stage, vertex_ids, rate in (("coarse", self.coarse, 1.0), ("fine", self.fine, 0.5)):
             energy = self._energy(x, vertex_ids)
             if stage == "fine":
-                sigma = self.weights.fine_sigma
-                energy.weights = replace(self.weights, outline_sigma=sigma, outside_sigma=sigma)
+                energy.weights = self.weights.fine()
             energy.update_trust(x)
             x = self._minimise(stage, x, energy, rate)
         return self._result(x)
@@ -202,7 +202,7 @@ class _Fit:
         """Exchange left and right landmarks where they take the person's back for the front."""
         everywhere = torch.ones_like(self.targets.seen)
         swapped = swap_sides(self.observations, everywhere, self.targets.table)
-        targets = prepare_targets(swapped)
+        targets = prepare_targets(swapped, self.targets.silhouettes)
         other, lifted = start_from_landmarks(swapped, targets, self.body, self.options)
         if not lifted.any():  # nothing but the depth distinguishes the two at this point
             other = self._half_turn(x, targets)
@@ -224,7 +224,7 @@ class _Fit:
         if not where.any():
             return x
         swapped = swap_sides(self.observations, where, self.targets.table)
-        self.observations, self.targets = swapped, prepare_targets(swapped)
+        self.observations, self.targets = swapped, prepare_targets(swapped, self.targets.silhouettes)
         start, _ = start_from_landmarks(swapped, self.targets, self.body, self.options)
         start = replace(start, betas=x.betas, log_scale=x.log_scale)
         return self._minimise("pose", start, self._energy(start), 1.5, silhouettes=False)
@@ -234,7 +234,7 @@ class _Fit:
         if not where.any():
             return x
         self.observations = swap_sides(self.observations, where, self.targets.table)
-        self.targets = prepare_targets(self.observations)
+        self.targets = prepare_targets(self.observations, self.targets.silhouettes)
         frames = torch.arange(len(where), device=where.device)
         return join([x, other]).frames(frames + len(frames) * where.any(1))
 

@@ -1,11 +1,16 @@
 """Vertices that a fit works with: spread over the surface, the soles, and the parts that cloth covers alike."""
 
+import functools
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from smpl_renderer.body_model import JOINT_NAMES, BodyModel
 
+MOST_SPREAD = 1500
+"""Vertices that are spread at once: fewer are the first of them."""
 FEET = tuple(JOINT_NAMES.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("ankle", "foot"))
 SOLE_HEIGHT = 0.025
 """Vertices of the feet at most so far above the lowest one, in the rest pose, are the soles."""
@@ -42,16 +47,30 @@ def sole_vertices(body: BodyModel) -> Int[Tensor, " M"]:
 
 def spread_vertices(body: BodyModel, count: int) -> Int[Tensor, " N"]:
     """Vertices spread evenly over the body."""
-    return spread_points(body.v_template, count)
+    template = body.v_template
+    order = _spread_order(template.numpy(force=True).astype(np.float32).tobytes(), max(count, MOST_SPREAD))
+    return torch.from_numpy(order[:count]).to(template.device)
 
 
 def spread_points(points: Float[Tensor, "V 3"], count: int) -> Int[Tensor, " N"]:
     """Indices of points spread evenly: each next one is farthest from those before."""
-    chosen = torch.zeros(min(count, len(points)), dtype=torch.int64, device=points.device)
-    nearest = (points - points[0]).square().sum(-1)
+    return torch.from_numpy(_spread(points.numpy(force=True), count)).to(points.device)
+
+
+@functools.lru_cache(maxsize=8)
+def _spread_order(points: bytes, count: int) -> np.ndarray:
+    return _spread(np.frombuffer(points, np.float32).reshape(-1, 3), count)
+
+
+def _spread(points: np.ndarray, count: int) -> np.ndarray:
+    """`spread_points` on the CPU: each of many small steps depends on the one before."""
+    chosen = np.zeros(min(count, len(points)), np.int64)
+    columns = np.ascontiguousarray(points.T)
+    nearest = np.full(len(points), np.inf, points.dtype)
     for i in range(1, len(chosen)):
+        x, y, z = columns - columns[:, chosen[i - 1], None]
+        np.minimum(nearest, x * x + y * y + z * z, out=nearest)
         chosen[i] = nearest.argmax()
-        nearest = torch.minimum(nearest, (points - points[chosen[i]]).square().sum(-1))
     return chosen
 
 

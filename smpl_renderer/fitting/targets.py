@@ -76,9 +76,11 @@ class Targets(TensorStructure):
         )
 
 
-def prepare_targets(observations: Observations) -> Targets:
+def prepare_targets(observations: Observations, silhouettes: SilhouetteTargets | None = None) -> Targets:
     """Check observations and prepare what the energy compares bodies with.
 
+    Args:
+        silhouettes: Those of the same masks, prepared before.
     Raises:
         ValueError: If shapes do not match, or if there is nothing to fit to.
     """
@@ -96,14 +98,14 @@ def prepare_targets(observations: Observations) -> Targets:
             )
         visibility = observations.visibility * trusted[..., None]
         bones = bone_targets(table.names, observations.world_landmarks, visibility)
-    silhouettes, seen = None, (weights > 0).any(-1)
+    seen = (weights > 0).any(-1)
     if observations.silhouettes is not None:
         if observations.silhouettes.present.shape != (frames, cameras):
             raise ValueError(
                 f"silhouettes must be of F = {frames} frames and C = {cameras} cameras, "
                 f"got {[*observations.silhouettes.present.shape]}"
             )
-        silhouettes = silhouette_targets(observations.silhouettes)
+        silhouettes = silhouettes or silhouette_targets(observations.silhouettes)
         seen = seen | silhouettes.present
     if not seen.any():
         raise ValueError("no frame has a landmark or a mask of the person")

@@ -1,6 +1,6 @@
 """Factors and scales of the energy terms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,9 @@ class Weights:
     outline_sigma: float = 0.02
     outline_width: float = 3.0
     fine_sigma: float = 0.02
-    """Values of `outline_sigma` and `outside_sigma` in the last stage."""
+    """Value of `outline_sigma` and `outside_sigma` in the last stage."""
+    fine_width: float = 3.0
+    """Value of `outline_width` in the last stage."""
     clearance: float = 1.0
     """Factor on the distances by which cloth lets masks exceed the body."""
     loose_offset: float = 0.03
@@ -57,3 +59,24 @@ class Weights:
     """Seconds between frames from which on smoothness does not count."""
     hands: float = 1.0
     hand_sigma: float = 0.2
+    rig_sigma: float = 0.01
+    rig_width: float = 2.0
+    rig_loose_offset: float = 0.015
+    rig_initial_sigma: float = 0.08
+    """Values of `fine_sigma`, `fine_width`, `loose_offset` and `initial_sigma` for several cameras: in the last stage,
+    bodies are then near most outlines, and those that are still far from them are of loose cloth."""
+
+    def of_rig(self) -> "Weights":
+        """Weights of fits to several cameras."""
+        return replace(
+            self,
+            fine_sigma=self.rig_sigma,
+            fine_width=self.rig_width,
+            loose_offset=self.rig_loose_offset,
+            initial_sigma=self.rig_initial_sigma,
+        )
+
+    def fine(self) -> "Weights":
+        """Weights of the last stage."""
+        sigma = self.fine_sigma
+        return replace(self, outline_sigma=sigma, outside_sigma=sigma, outline_width=self.fine_width)
