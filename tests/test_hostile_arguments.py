@@ -136,6 +136,7 @@ def given(tmp_path_factory, body) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [name for name, uses in USES.items() if uses])
 def test_unusable_files_are_one_line(script, given, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(SIGNALS, "handle", lambda: None)

@@ -66,6 +66,7 @@ def test_samples_are_those_of_the_originals_to_the_bit(root, body, crop, tmp_pat
     assert ready._capture(0).ready is not None
 
 
+@pytest.mark.slow
 def test_nothing_is_decoded_or_posed(packed, body, monkeypatch):
     dataset = HumanDataset(OPTIONS, find_subjects(packed), body=body)
     monkeypatch.setattr("core.data.dataset.read_window", None)

@@ -76,6 +76,7 @@ def test_without_alignment_nothing_changes(options):
         assert subject.avatar.colors.equal(make_avatar(subject.session, original).colors)
 
 
+@pytest.mark.slow
 def test_corrections_are_the_same_in_the_capture_and_in_the_inputs(options, body):
     """The vertices have the same pixels in the frames of the alignment, in the inputs and in the capture's world."""
     subject = open_subject(open_session(options), options.captures)
@@ -127,6 +128,7 @@ def test_what_was_moved_is_written(options, aligned, monkeypatch, caplog):
     assert "alignment" not in json.loads((options.workspace / "metrics.json").read_text())["settings"]
 
 
+@pytest.mark.slow
 def test_the_sheet_shows_the_fits_before_and_after(options, aligned, body, monkeypatch, tmp_path):
     """Outlines are those of the files' fit and of the corrected one, in the files' and in the corrected cameras."""
     frames, views = [5, 10], list(VIEWS)

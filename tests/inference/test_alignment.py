@@ -52,6 +52,7 @@ def test_poses_are_recovered(truth, inputs, body):
     assert result.cameras.equal(torch.eye(4).expand(2, 4, 4)) and not result.fits.transl.requires_grad
 
 
+@pytest.mark.slow
 def test_bodies_of_kernels_have_rotations_of_their_own(truth, inputs, body, monkeypatch):
     """On a GPU, bodies that are posed without gradients are a `PosedBody`."""
     aligner = Aligner(body, replace(FREE, steps=2))

@@ -68,6 +68,7 @@ def test_images_become_an_avatar(options):
     assert len(fit.calls) == 1 and (folder / "capture" / "capture.json").is_file()
 
 
+@pytest.mark.slow
 def test_without_alignment_the_page_shows_the_fits_of_the_capture(options):
     options, _ = options
     infer.main(replace(options, align=0))

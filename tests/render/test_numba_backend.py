@@ -343,6 +343,7 @@ def test_a_compilation_is_reported(cache_path, misses, expected, monkeypatch, ca
     assert expected in caplog.text and bool(caplog.text) == bool(expected)
 
 
+@pytest.mark.slow
 def test_auto_without_numba_is_the_definition():
     script = """
 import sys

@@ -84,6 +84,7 @@ def test_equal_runs_write_equal_bytes(written, name):
     assert first == second
 
 
+@pytest.mark.slow
 def test_repeatable_pickles_are_read_as_others(written):
     from smpl_renderer.pickles import read_fit_pickle
 

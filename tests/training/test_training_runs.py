@@ -234,6 +234,7 @@ def test_a_non_finite_loss_with_finite_gradients_is_skipped(options, monkeypatch
     assert {int(state["step"]) for state in run.optimizer.state.values()} == {2}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_its_own_optimizer_options(options, flat_images, caplog):
     Trainer(replace(options, steps=1)).run()
     resumed = Trainer(replace(options, resume="auto", weight_decay=0.3, betas=(0.5, 0.6)))

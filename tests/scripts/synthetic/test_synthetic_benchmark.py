@@ -85,6 +85,7 @@ def test_one_command_makes_the_benchmark(tiny):
     assert check_images(benchmark, ["train", "test"], tiny) == 0, "missing captures are left out"
 
 
+@pytest.mark.slow
 def test_complete_captures_are_kept(tiny):
     stamps = sorted((tiny / "made").glob("*/*/body.json"))
     before = [stamp.stat().st_mtime_ns for stamp in stamps]

@@ -48,6 +48,7 @@ def test_cameras_agree(folders):
         np.testing.assert_allclose(record["T_cam_world"], expected.viewmats.numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fits_agree(folders, body):
     mvhumannet, ours = folders
     content = json.loads((ours / "capture.json").read_text())
