@@ -18,6 +18,8 @@ from smpl_renderer.errors import InputError
 
 MAX_JSON_BYTES = 2**25
 """Largest JSON file: some 300,000 images in a capture.json."""
+MAX_JSON_CONTAINERS = 2**20
+"""Lists and objects in a JSON file of up to 32 MB, in larger ones one per 32 bytes; each takes up to 72 bytes."""
 MAX_BODY_BYTES = 2**30
 """Largest body model; SMPL's have 40 to 350 MB."""
 MAX_FIT_BYTES = 2**26
@@ -57,13 +59,29 @@ def check_file(path: Path, limit: int, kind: str) -> int:
     return status.st_size
 
 
+def check_text(path: Path, limit: int, kind: str) -> None:
+    """Refuse what `check_file` refuses, and a file that starts with zero bytes, such as one without any content.
+
+    Raises:
+        InputError: If it is refused.
+    """
+    if check_file(path, limit, kind):
+        try:
+            with Path(path).open("rb") as stream:
+                start = stream.read(4096)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read as {kind} ({error.strerror}); check the path") from error
+        if b"\0" in start:
+            raise InputError(f"{path}: cannot be read as {kind} (it holds zero bytes); copy or write it again")
+
+
 def load_text(path: Path, limit: int = MAX_TEXT_BYTES, kind: str = "text") -> str:
     """Content of a text file in UTF-8.
 
     Raises:
         InputError: If the file is missing, larger than `limit`, or no text.
     """
-    check_file(path, limit, kind)
+    check_text(path, limit, kind)
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -74,9 +92,14 @@ def load_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
     """Content of a JSON file in UTF-8.
 
     Raises:
-        InputError: If the file is missing, larger than `limit`, or no JSON.
+        InputError: If the file is missing, larger than `limit`, of too many parts, or no JSON.
     """
     text = load_text(path, limit, "JSON")
+    containers, most = text.count("[") + text.count("{"), max(MAX_JSON_CONTAINERS, len(text) // 32)
+    if containers > most:
+        raise InputError(
+            f"{path}: has {containers} lists and objects, too many for JSON (at most {most}); store less in it"
+        )
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

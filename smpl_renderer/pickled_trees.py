@@ -36,6 +36,9 @@ def read_tree(path: Path) -> Any:
     """
     check_file(path, MAX_BYTES, "a file of arrays")
     try:
+        with Path(path).open("rb") as stream:
+            if stream.read(1) == b"\0":  # no instruction of a pickle; a file without any content can be large
+                raise ValueError("it starts with a zero byte")
         data = _decompressed(Path(path).read_bytes())
         stream = io.BytesIO(data)
         if data.startswith(_NPY_MAGIC):

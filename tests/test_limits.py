@@ -9,9 +9,18 @@ import pytest
 from smpl_renderer.files import REPOSITORY
 
 UNITS = {"": 1, "MiB": 2**20, "GiB": 2**30}
-ROW = re.compile(r"^\| [^|]+ \| ([0-9,]+) ?(MiB|GiB|) \| `([a-z_.]+)\.([A-Z_]+)` \|$", re.MULTILINE)
+ROW = re.compile(r"^\| [^|]+ \| ([0-9,]+) ?(MiB|GiB|) \| `([a-z0-9_.]+)\.([A-Z_]+)` \|$", re.MULTILINE)
 ROWS = ROW.findall((REPOSITORY / "docs" / "limits.md").read_text())
-READERS = {"check_file", "check_archive", "load_text", "load_json", "load_npz", "load_torch", "open_tensors"}
+READERS = {
+    "check_file",
+    "check_text",
+    "check_archive",
+    "load_text",
+    "load_json",
+    "load_npz",
+    "load_torch",
+    "open_tensors",
+}
 
 
 @pytest.mark.parametrize(("number", "unit", "module", "name"), ROWS, ids=[".".join(row[2:]) for row in ROWS])

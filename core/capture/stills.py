@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif")
 IMAGE_FORMATS = (*FORMATS, "HEIF", "AVIF")
 """Decoders in use; some of Pillow's others start programs."""
+MAX_RATIO = 32
+"""Of the sides of an image: people are searched for in squares along the longer side."""
 FILM_DIAGONAL = float(np.hypot(36, 24))
 """Millimetres; focal lengths "in 35 mm film" refer to it."""
 
@@ -79,24 +82,38 @@ def open_image(path: Path) -> Image.Image:
             f"{path}: {image.width} x {image.height} pixels are too many (at most {MAX_PIXELS // 10**6} million are "
             "decoded); reduce the image"
         )
+    if max(image.size) > MAX_RATIO * min(image.size):
+        image.close()
+        raise InputError(
+            f"{path}: {image.width} x {image.height} pixels are too long a strip (at most {MAX_RATIO} : 1); crop the image "
+            "around the person"
+        )
     return image
 
 
 def read_upright(path: Path, long_side: int | None = None) -> np.ndarray:
     """RGB array [H, W, 3] of an image file, turned as EXIF states; transparency is laid on white."""
-    image = open_image(path)
-    try:
+    with _decoding(path), open_image(path) as image:
         if long_side is not None and image.format == "JPEG":
             image.draft("RGB", (long_side, long_side))  # decodes at 1/2, 1/4 or 1/8, never below that size
         image = ImageOps.exif_transpose(image)
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image = _to_rgb(image)
-    except (OSError, ValueError, SyntaxError) as error:
+        if long_side is not None and max(image.size) > long_side:
+            image = image.resize(reduced_size(image.width, image.height, long_side), Image.LANCZOS)
+        return np.asarray(image)
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Name the file in errors of decoders, which fail in any way."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(f"{path}: cannot be read as an image ({error}); export it again, as JPEG or PNG") from error
-    if long_side is not None and max(image.size) > long_side:
-        image = image.resize(reduced_size(image.width, image.height, long_side), Image.LANCZOS)
-    return np.asarray(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -115,10 +132,11 @@ def reduced_size(width: int, height: int, long_side: int) -> tuple[int, int]:
 
 def upright_size_and_focal(path: Path) -> tuple[int, int, float | None]:
     """Width, height and focal length of an image as it is shown, from its header."""
-    image = open_image(path)
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    width, height = image.size[::-1] if turned else image.size
-    return width, height, focal_from_exif(image)
+    with _decoding(path), open_image(path) as image:
+        # Pillow decodes a PNG file for its EXIF data, which can follow the pixels.
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        width, height = image.size[::-1] if turned else image.size
+        return width, height, focal_from_exif(image)
 
 
 class StillSource:

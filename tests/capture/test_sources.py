@@ -1,5 +1,7 @@
 """Images and videos as they come from phones and cameras."""
 
+import io
+
 import av
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from PIL import ExifTags, Image
 
 from core.capture.hdr import to_sdr
 from core.capture.sources import is_capture_input, natural_order, open_input
-from core.capture.stills import FILM_DIAGONAL, StillSource, read_upright
+from core.capture.stills import FILM_DIAGONAL, StillSource, read_upright, upright_size_and_focal
 from core.capture.video import VideoSource
 from smpl_renderer.errors import InputError
 
@@ -92,6 +94,22 @@ def test_a_broken_image_is_named(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"a\.jpg"):
         open_input(tmp_path / "a.jpg")
+
+
+def test_an_image_that_ends_early_is_named(tmp_path):
+    """Already by its header: Pillow decodes a PNG file for its EXIF data."""
+    content = io.BytesIO()
+    Image.effect_noise((64, 96), 50).save(content, "PNG")
+    (tmp_path / "short.png").write_bytes(content.getvalue()[:2000])
+    for read in (upright_size_and_focal, read_upright):
+        with pytest.raises(InputError, match=r"short\.png: cannot be read as an image"):
+            read(tmp_path / "short.png")
+
+
+def test_strips_are_no_images_of_a_person(tmp_path):
+    Image.new("L", (330, 10)).save(tmp_path / "strip.png")
+    with pytest.raises(InputError, match=r"strip\.png: 330 x 10 pixels are too long a strip"):
+        read_upright(tmp_path / "strip.png")
 
 
 def test_natural_order(tmp_path):

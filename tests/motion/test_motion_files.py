@@ -241,6 +241,13 @@ def test_broken_files_are_refused_with_their_name(body, tmp_path, name, content,
     assert name in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("fps", [np.nan, np.inf, -np.inf, 1e300])
+def test_rates_that_are_no_numbers_are_refused(body, tmp_path, fps):
+    np.savez(tmp_path / "a.npz", poses=np.zeros((4, 72)), trans=np.zeros((4, 3)), mocap_framerate=fps)
+    with pytest.raises(InputError, match=r"a\.npz: states .* frames per second"):
+        read_motion(tmp_path / "a.npz", body)
+
+
 def test_an_archive_that_announces_terabytes_is_refused(body, tmp_path):
     with pytest.raises(InputError, match="GB"):
         read_motion(write.write_zip_bomb(tmp_path / "a.npz"), body)

@@ -140,6 +140,24 @@ def large_json(path):
         stream.truncate(MAX_JSON_BYTES + 1)
 
 
+@hostile("lists.json", JSON)
+def millions_of_lists(path):
+    path.write_text("[" + "[]," * 9_000_000 + "[]]")
+
+
+@hostile("zeros.json", "core.motion.files.containers:read_json")
+@hostile("zeros.bvh", "core.motion.files.bvh:read_bvh")
+@hostile("zeros.tree.pkl", "smpl_renderer.pickled_trees:read_tree")
+def files_without_content(path):
+    with path.open("wb") as stream:
+        stream.truncate(2**29)
+
+
+@hostile("keys.toml", "core.capture.importers.pose2sim:read_pose2sim")
+def deep_keys(path):
+    path.write_text(".".join(["matrix"] * 40_000) + " = 1\n")
+
+
 @hostile("digits.json", JSON)
 def json_of_many_digits(path):
     path.write_text("[" + "1" * 10**6 + "]")
@@ -196,6 +214,7 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[str, float, float]]:
     return {Path(path).name: tuple(outcome) for path, *outcome in lines}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_hostile_files_are_refused_soon(outcomes, name):
     result, seconds, megabytes = outcomes[name]

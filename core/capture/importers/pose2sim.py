@@ -17,6 +17,10 @@ from core.capture.importers.rig import (
 from smpl_renderer.bounded_files import CONTENT_ERRORS, MAX_TEXT_BYTES, check_file, load_text
 from smpl_renderer.errors import InputError
 
+MAX_TOML_BYTES = 2**19
+"""Calibrations of a hundred cameras have 0.05 MB."""
+MAX_TOML_LINE = 2**10
+"""Characters; the time of `tomllib` grows with the square of the number of parts of a dotted key."""
 Z_UP = (0.0, 0.0, 1.0)
 QUALISYS_LENS = (
     *("radialDistortion1", "radialDistortion2", "tangentalDistortion1", "tangentalDistortion2", "radialDistortion3"),
@@ -39,7 +43,9 @@ def read_pose2sim(path: Path) -> ImportedRig:
         import tomllib
     except ImportError as error:  # Python 3.10
         raise InputError(f"{path}: reading TOML files needs Python 3.11 or newer; this is 3.10") from error
-    text = load_text(path, kind="a calibration")
+    text = load_text(path, MAX_TOML_BYTES, "a calibration")
+    if max(map(len, text.split("\n"))) > MAX_TOML_LINE:
+        raise InputError(f"{path}: has a line of more than {MAX_TOML_LINE} characters; export the calibration again")
     try:
         content = tomllib.loads(text)
         cameras = {

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from core.motion.files.track import MAX_FRAMES
-from smpl_renderer.bounded_files import check_file
+from smpl_renderer.bounded_files import check_text
 from smpl_renderer.errors import InputError
 
 MAX_JOINTS = 512
@@ -57,7 +57,7 @@ def read_bvh(path: Path) -> BvhClip:
     Raises:
         InputError: If it is missing, broken or too large.
     """
-    check_file(path, MAX_BYTES, "BVH")
+    check_text(path, MAX_BYTES, "BVH")
     try:
         with path.open(encoding="utf-8", errors="replace") as stream:
             lines = (line.strip() for line in stream)

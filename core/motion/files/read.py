@@ -1,6 +1,7 @@
 """Recognition of motion files, and the way from a file to a `Motion`."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_motion(
         raise InputError(f"--fps-in must be above 0 and at most {MAX_FPS:g}, got {fps:g}")
     track = read_track(path, body, person, fps=fps)
     rate = _rounded(fps or track.fps or DEFAULT_FPS)
-    if not 0 < rate <= MAX_FPS:
+    if not 0 < rate <= MAX_FPS:  # also if it is NaN
         raise InputError(f"{path}: states {rate:g} frames per second; give --fps-in")
     if fps is None and track.fps is None:
         logger.info("%s: no frame rate; %g frames per second are taken, see --fps-in", track.source, DEFAULT_FPS)
@@ -91,6 +92,8 @@ def read_track(
 
 def _rounded(fps: float) -> float:
     """A frame rate that was stored as a rounded frame time: 0.033333 seconds are 30 frames per second."""
+    if not math.isfinite(fps):
+        return fps
     return float(round(fps)) if round(fps) and abs(fps - round(fps)) < 5e-4 * fps else fps
 
 
