@@ -85,7 +85,7 @@ def open_image(path: Path) -> Image.Image:
     if max(image.size) > MAX_RATIO * min(image.size):
         image.close()
         raise InputError(
-            f"{path}: {image.width} x {image.height} pixels are too long a strip (at most {MAX_RATIO} : 1); crop the image "
+            f"{path}: {image.width} x {image.height} pixels are too long a strip (at most {MAX_RATIO} : 1); crop it "
             "around the person"
         )
     return image
