@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 STAMP = "prepared.json"
 CONTRADICTION = 0.04
 """Reprojection error of landmarks, relative to the person's size, from which a calibration is doubted."""
-VERSION = 2
+VERSION = 3
 """Changes whenever the same input gives another capture."""
 
 

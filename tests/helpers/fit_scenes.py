@@ -1,6 +1,7 @@
 """The stand-in body in known poses, as exact landmarks and masks: what a fit must recover."""
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -115,3 +116,19 @@ def vertex_error(a: BodyParams, b: BodyParams, body: BodyModel) -> float:
     """Mean distance of vertices in millimetres."""
     with torch.no_grad():
         return 1000 * float((body(a).vertices - body(b).vertices).norm(dim=-1).mean())
+
+
+@torch.no_grad()
+def with_skirts(seen: Observations, params: BodyParams, body: BodyModel, cells: int = 12) -> Observations:
+    """The same observations with masks that are wider by so many cells on both sides, from the waist to the knees."""
+    masks = seen.silhouettes
+    alphas = masks.alphas.clone()
+    pixels, _ = project(body(params).joints, seen.Ks, seen.viewmats)
+    rows = ((pixels[..., 1] - masks.windows[..., None, 1]) / masks.windows[..., None, 2] * alphas.shape[-1]).long()
+    top, bottom = (rows[..., JOINT_NAMES.index(name)] for name in ("spine1", "left_knee"))
+    for f in range(len(alphas)):
+        for c in range(alphas.shape[1]):
+            for row in range(int(top[f, c]), int(bottom[f, c])):
+                covered = alphas[f, c, row].nonzero()
+                alphas[f, c, row, covered.min() - cells : covered.max() + cells + 1] = 1
+    return replace(seen, silhouettes=replace(masks, alphas=alphas))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fit_scenes import observe_bodies, ring_cameras, standing_bodies, vertex_error
+from fit_scenes import observe_bodies, ring_cameras, standing_bodies, vertex_error, with_skirts
 
 from smpl_renderer.fitting import FitOptions, fit_bodies
 from smpl_renderer.fitting.flips import swap_sides
@@ -88,6 +88,26 @@ def test_perturbed_bodies_are_refined_by_masks_alone(body):
     result = fit_bodies(seen, body, QUICK, initial=start, weights=NAKED)
     assert before > 25 and vertex_error(result.params, true, body) < 0.4 * before
     assert mask_ious(result.params, body, seen).min() > mask_ious(start, body, seen).min()
+
+
+@pytest.mark.slow
+def test_skirts_hardly_move_bodies_in_several_cameras(body):
+    """Wide masks from the waist to the knees pull fits with the weights of one camera further from the truth."""
+    true = standing_bodies([0.3, 1.0])
+    seen = with_skirts(observe_bodies(true, body, ring_cameras(4), up=True), true, body, cells=9)
+    seen = replace(seen, landmarks=None, visibility=None, world_landmarks=None)
+    noise = 0.05 * torch.randn(true.body_pose.shape, generator=torch.Generator().manual_seed(1))
+    start = replace(true, body_pose=true.body_pose + noise)
+    ordinary = replace(NAKED, rig_sigma=NAKED.fine_sigma, rig_width=NAKED.fine_width)
+    ordinary = replace(ordinary, rig_loose_offset=NAKED.loose_offset, rig_initial_sigma=NAKED.initial_sigma)
+    assert ordinary.of_rig() == ordinary
+    errors = [
+        vertex_error(
+            fit_bodies(seen, body, replace(QUICK, steps=0.3), initial=start, weights=weights).params, true, body
+        )
+        for weights in (NAKED, ordinary)
+    ]
+    assert errors[0] < 0.8 * errors[1] and errors[0] < vertex_error(start, true, body), errors
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fit_scenes import FOCAL, HEIGHT, WIDTH, observe_bodies, ring_cameras, standing_bodies
+from fit_scenes import FOCAL, HEIGHT, WIDTH, observe_bodies, ring_cameras, standing_bodies, with_skirts
 from random_bodies import random_params
 
 from smpl_renderer.body_model import JOINT_NAMES
@@ -297,17 +297,7 @@ def test_a_skirt_is_not_trusted_and_the_trunk_above_it_is(body):
     """Masks that are 10 cm wider from the waist to the knees, around the true body."""
     params = standing_bodies([0.0, 1.0])
     seen = observe_bodies(params, body)
-    joints, masks = body(params).joints, seen.silhouettes
-    pixels = (joints @ seen.Ks[0].T)[..., :2] / joints[..., 2:]
-    cells = ((pixels - masks.windows[:, 0, None, :2]) / masks.windows[:, 0, None, 2:] * 256).long()
-    alphas = masks.alphas.clone()
-    for f in range(2):
-        for row in range(
-            int(cells[f, JOINT_NAMES.index("spine1"), 1]), int(cells[f, JOINT_NAMES.index("left_knee"), 1])
-        ):
-            covered = alphas[f, 0, row].nonzero()
-            alphas[f, 0, row, covered.min() - 12 : covered.max() + 13] = 1
-    worn = replace(seen, silhouettes=replace(masks, alphas=alphas))
+    worn = with_skirts(seen, params, body)
     vertices = spread_vertices(body, 600)
     parts = cloth_parts(body)
     part = {name: int(parts[body.lbs_weights[:, JOINT_NAMES.index(name)].argmax()]) for name in JOINT_NAMES}
