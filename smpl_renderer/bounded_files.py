@@ -83,7 +83,7 @@ def load_text(path: Path, limit: int = MAX_TEXT_BYTES, kind: str = "text") -> st
     """
     check_text(path, limit, kind)
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")  # with or without a mark of the byte order
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as {kind} ({error}); correct it or copy it again") from error
 

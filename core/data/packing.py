@@ -241,6 +241,7 @@ def pack_subject(
                 continue
             write_fit(capture, frame, model, folder / _fit_path(frame))
             records.append(FrameRecord(frame, images, masks, _fit_path(frame)))
+        _check_any(records, entry)
         write_capture_json(folder, capture_record(capture, cameras, records, is_checked=verify))
         _copy_body_file(entry, folder)
         if crops.is_dir():
@@ -256,10 +257,14 @@ def pack_subject_crops(
     cameras = camera_records(capture, names, is_undistorted=True)
 
     def images() -> Iterator[tuple[Window, np.ndarray, np.ndarray] | None]:
+        packed = 0
         for frame in frames:
             sound = _sound(capture, frame, names, model, verify)
             for name, window in zip(names, capture.windows(frame, names, crop, model)):
-                yield _crop(capture, name, frame, window, size) if name in sound else None
+                item = _crop(capture, name, frame, window, size) if name in sound else None
+                packed += item is not None
+                yield item
+        _check_any(packed, entry)
 
     def write(folder: Path) -> None:
         fits = BodyParams.stack([capture.fit(frame, model) for frame in frames])
@@ -273,6 +278,11 @@ def pack_subject_crops(
         write(folder)
         write_capture_json(folder, capture_record(capture, cameras, []))
         _copy_body_file(entry, folder)
+
+
+def _check_any(packed: object, entry: HumanEntry) -> None:
+    if not packed:
+        raise InputError(f"{entry.path}: no image can be used, for the reasons logged above; correct the images")
 
 
 def _open(entry: HumanEntry, body: Path | None, verify: bool) -> tuple[Capture, BodyModel]:

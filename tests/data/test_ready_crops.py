@@ -213,6 +213,16 @@ def test_broken_captures_are_named_at_the_end(root, tmp_path, caplog):
     assert [entry.subject for entry in find_subjects(tmp_path / "packed")] == ["209002"]
 
 
+@pytest.mark.parametrize("pack", [partial(pack_crops, crop="person", size=48), partial(pack_dataset, height=64)])
+def test_a_capture_without_any_usable_image_is_not_packed(root, tmp_path, caplog, pack):
+    shutil.copytree(root / "209001", tmp_path / "209001")
+    for image in (tmp_path / "209001" / "images_lr").rglob("*.jpg"):
+        image.write_bytes(image.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"1 of 1 captures could not be packed.*209001"):
+        pack([HumanEntry(tmp_path / "209001")], tmp_path / "packed", verify=False)
+    assert "209001: no image can be used" in caplog.text and not (tmp_path / "packed" / "209001").exists()
+
+
 def test_stale_and_damaged_crops_are_refused(packed, body, tmp_path, monkeypatch):
     shutil.copytree(packed, tmp_path / "packed")
     folder = tmp_path / "packed" / "209001"
