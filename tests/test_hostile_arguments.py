@@ -98,8 +98,6 @@ USES = {
         ("FILE.jpg", "--out", "{out}"),
         ("{image}", "--out", "{out}", "--calibration", "FILE.toml"),
         ("{image}", "--out", "{out}", "--keypoints", "FILE.json"),
-        ("{image}", "--out", "{out}", "--masks", "FILE"),
-        ("{image}", "--out", "{out}", "--fits", "FILE.pt"),
         ("{image}", "--out", "{out}", "--body", "FILE.npz"),
     ),
     "scripts/prepare_data.py": (
