@@ -70,7 +70,6 @@ class _Fit:
         self.observations, self.body, self.options, self.on_step = observations, body, options, on_step
         self.targets = prepare_targets(observations)
         self.one_camera = observations.num_cameras == 1
-        weights = weights if self.one_camera else weights.of_rig()
         self.weights = replace(
             weights, common=weights.common * options.same_pose, smooth=weights.smooth * options.smooth
         )
@@ -81,6 +80,8 @@ class _Fit:
         self.done = self.total = 0
 
     def run(self, initial: BodyParams | None) -> FitResult:
+        if not self.one_camera:
+            self.weights = self.weights.of_rig(refined=initial is not None)
         stages = ["coarse", "fine"]
         if initial is None:
             x, lifted = start_from_landmarks(self.observations, self.targets, self.body, self.options)

@@ -60,18 +60,20 @@ class Weights:
     hands: float = 1.0
     hand_sigma: float = 0.2
     rig_sigma: float = 0.01
-    rig_width: float = 2.0
     rig_loose_offset: float = 0.015
     rig_initial_sigma: float = 0.08
-    """Values of `fine_sigma`, `fine_width`, `loose_offset` and `initial_sigma` for several cameras: in the last stage,
-    bodies are then near most outlines, and those that are still far from them are of loose cloth."""
+    """Values of `fine_sigma`, `loose_offset` and `initial_sigma` for several cameras: bodies are near most outlines in
+    the last stage, and outlines that are still far from them are of loose cloth."""
+    refined_width: float = 2.0
+    """Value of `fine_width` for several cameras and bodies to start from. Fits to landmarks keep the larger width, as
+    calibrations may be some centimetres off."""
 
-    def of_rig(self) -> "Weights":
-        """Weights of fits to several cameras."""
+    def of_rig(self, refined: bool) -> "Weights":
+        """Weights of fits to several cameras; `refined`: of bodies to start from."""
         return replace(
             self,
             fine_sigma=self.rig_sigma,
-            fine_width=self.rig_width,
+            fine_width=self.refined_width if refined else self.fine_width,
             loose_offset=self.rig_loose_offset,
             initial_sigma=self.rig_initial_sigma,
         )

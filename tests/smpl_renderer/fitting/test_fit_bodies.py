@@ -98,9 +98,9 @@ def test_skirts_hardly_move_bodies_in_several_cameras(body):
     seen = replace(seen, landmarks=None, visibility=None, world_landmarks=None)
     noise = 0.05 * torch.randn(true.body_pose.shape, generator=torch.Generator().manual_seed(1))
     start = replace(true, body_pose=true.body_pose + noise)
-    ordinary = replace(NAKED, rig_sigma=NAKED.fine_sigma, rig_width=NAKED.fine_width)
+    ordinary = replace(NAKED, rig_sigma=NAKED.fine_sigma, refined_width=NAKED.fine_width)
     ordinary = replace(ordinary, rig_loose_offset=NAKED.loose_offset, rig_initial_sigma=NAKED.initial_sigma)
-    assert ordinary.of_rig() == ordinary
+    assert ordinary.of_rig(refined=True) == ordinary.of_rig(refined=False) == ordinary
     errors = [
         vertex_error(
             fit_bodies(seen, body, replace(QUICK, steps=0.3), initial=start, weights=weights).params, true, body
