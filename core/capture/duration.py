@@ -98,7 +98,7 @@ def describe_plan(files: InputFiles, rig: ImportedRig | None, options: PrepareOp
     """One line before the work starts: what was found and about how long it takes."""
     sources = files.sources
     kind = "videos" if sources[0].is_video else "image folders"
-    what = "1 video" if sources[0].is_video else f"{len(sources[0].keys())} images"
+    what = "1 video" if sources[0].is_video else _images(len(sources[0].keys()), "")
     if files.one_frame:
         what = f"{len(sources)} images of one frame"
     elif files.is_rig:
@@ -107,8 +107,8 @@ def describe_plan(files: InputFiles, rig: ImportedRig | None, options: PrepareOp
     calibrated = "" if rig is None else f", {rig.source}"
     capture = estimate.expected((CHOICE, READING, FITS, PAGES))
     share = f", of which {describe_seconds(capture)} for the capture" if capture < estimate.remaining else ""
-    return f"{what}{calibrated}; {estimate.state()} for {_images(frames * cameras)}{share}"
+    return f"{what}{calibrated}; {estimate.state()} for {_images(frames * cameras, 'chosen ')}{share}"
 
 
-def _images(number: int) -> str:
-    return "1 image" if number == 1 else f"{number} chosen images"
+def _images(number: int, which: str) -> str:
+    return f"{number} {which}image{'s' if number != 1 else ''}"

@@ -61,3 +61,10 @@ def test_the_total_is_stated_at_the_start_and_corrected(tmp_path, body, caplog):
         prepare(frames, photos, tmp_path / "out", estimate=again, further=further)
     assert [m for m in caplog.messages if m.endswith("in all")] == ["about 20 s in all"]
     assert again.remaining == pytest.approx(20.0)
+
+
+def test_one_image_is_singular(tmp_path, body, caplog):
+    frames = turning(body, 1)
+    with caplog.at_level(logging.INFO):
+        prepare(frames, save(frames, tmp_path / "photo"), tmp_path / "out")
+    assert any(": 1 image; a few seconds for 1 chosen image" in message for message in caplog.messages), caplog.messages
