@@ -17,8 +17,8 @@ from core.utils.options_json import options_to_json
 from smpl_renderer.errors import InputError
 from smpl_renderer.files import REPOSITORY
 
-KILLS = int(os.environ.get("HGG_TEST_KILLS", "10"))
-"""Kills in saves; each takes two short runs."""
+KILLS = int(os.environ.get("HGG_TEST_KILLS", "20"))
+"""Kills in saves; two of them take three short runs."""
 HOLD = """
 import sys
 from pathlib import Path
@@ -108,13 +108,14 @@ def test_runs_killed_in_their_saves_resume_to_equal_bytes(options, tmp_path):
     def run(count: int, part: str) -> subprocess.CompletedProcess:
         return run_script(tmp_path / "killed.py", tmp_path / "options.json", str(count), part)
 
-    contents = set()
-    for count in (10**6, *range(0, KILLS)):
+    contents, kills = set(), 0
+    for count in range(KILLS // 2 + 1):
         folder = options.workspace
-        if count < 10**6:
-            part = ("state_", "model")[count % 2]
-            done = run(1 + 3 * (count // 2), part)
+        parts = ("state_", "model")[:: 1 if count % 2 else -1] if count else ()
+        for part in parts:  # the second kill is in a run that goes on from the first
+            done = run((count - 1) // 2, part)
             assert done.returncode in (0, -signal.SIGKILL)
+            kills += done.returncode != 0
         done = run(10**6, "-")
         assert done.returncode == 0, done.stderr[-3000:]
         names = {path.name for path in folder.iterdir() if path.name.startswith((".", "state_", "model"))}
@@ -124,3 +125,4 @@ def test_runs_killed_in_their_saves_resume_to_equal_bytes(options, tmp_path):
         contents.add((folder / "model.safetensors").read_bytes())
         assert len(contents) == 1
         folder.rename(tmp_path / f"done{count}")
+    assert kills >= min(KILLS // 2 * 2, 20)
