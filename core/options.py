@@ -300,7 +300,7 @@ MODELS: dict[str, ModelOptions] = {
     "tiny": ModelOptions(unet=TINY_UNET),
     "small": ModelOptions(unet=SMALL_UNET),
     "big": ModelOptions(unet=BIG_UNET),
-    "demo": ModelOptions(unet=DEMO_UNET, graph=GraphOptions(features=64, layers=3, patches=256), feedback=3),
+    "demo": ModelOptions(unet=DEMO_UNET, graph=GraphOptions(features=64, layers=3), feedback=3),
     "demo-cpu": ModelOptions(unet=DEMO_CPU_UNET, graph=GraphOptions(features=32, queries=1, layers=2)),
 }
 
@@ -317,12 +317,8 @@ _DEMO_GPU = TrainOptions(
         target_frames=4,
         novel_frames=2,
         target_views=6,
-        target_input_views=2,
         random_input_views=0.3,
         fit_noise=0.01,
-        fit_bias=0.02,
-        color_gain=0.07,
-        single_image=0.3,
         num_workers=12,
         verify=False,
     ),

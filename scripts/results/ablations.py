@@ -28,6 +28,9 @@ ADDED_OPTIONS = (
 )
 """Options that were added after the first records. At their defaults they are left out of settings."""
 
+PATCHES = 256
+"""Patches of the body in the ablation of the attention to them."""
+
 Change = Callable[[TrainOptions], TrainOptions]
 """A change of the options of the full graph."""
 
@@ -51,7 +54,7 @@ def with_feedback(options: TrainOptions) -> TrainOptions:
 
 
 def with_patches(options: TrainOptions) -> TrainOptions:
-    return graph_option(patches=MODELS["demo"].graph.patches)(with_feedback(options))
+    return graph_option(patches=PATCHES)(with_feedback(options))
 
 
 def frame_stage(options: TrainOptions) -> TrainOptions:
