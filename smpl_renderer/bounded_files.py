@@ -19,7 +19,7 @@ from smpl_renderer.errors import InputError
 MAX_JSON_BYTES = 2**25
 """Largest JSON file: some 300,000 images in a capture.json."""
 MAX_JSON_CONTAINERS = 2**20
-"""Lists and objects in a JSON file of up to 32 MB, in larger ones one per 32 bytes; each takes up to 72 bytes."""
+"""Lists and objects in a JSON file of up to 32 MB, in larger ones one per 32 bytes; each takes some 60 to 200 bytes."""
 MAX_BODY_BYTES = 2**30
 """Largest body model; SMPL's have 40 to 350 MB."""
 MAX_FIT_BYTES = 2**26
@@ -60,7 +60,7 @@ def check_file(path: Path, limit: int, kind: str) -> int:
 
 
 def check_text(path: Path, limit: int, kind: str) -> None:
-    """Refuse what `check_file` refuses, and a file that starts with zero bytes, such as one without any content.
+    """Refuse what `check_file` refuses, and a file with a zero byte near its start: one without content, or in UTF-16.
 
     Raises:
         InputError: If it is refused.
@@ -72,7 +72,9 @@ def check_text(path: Path, limit: int, kind: str) -> None:
         except OSError as error:
             raise InputError(f"{path}: cannot be read as {kind} ({error.strerror}); check the path") from error
         if b"\0" in start:
-            raise InputError(f"{path}: cannot be read as {kind} (it holds zero bytes); copy or write it again")
+            raise InputError(
+                f"{path}: cannot be read as {kind} (it holds zero bytes); copy it again, or save it in UTF-8"
+            )
 
 
 def load_text(path: Path, limit: int = MAX_TEXT_BYTES, kind: str = "text") -> str:

@@ -8,8 +8,8 @@ import pytest
 
 from smpl_renderer.files import REPOSITORY
 
-UNITS = {"": 1, "MiB": 2**20, "GiB": 2**30}
-ROW = re.compile(r"^\| [^|]+ \| ([0-9,]+) ?(MiB|GiB|) \| `([a-z0-9_.]+)\.([A-Z_]+)` \|$", re.MULTILINE)
+UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+ROW = re.compile(r"^\| [^|]+ \| ([0-9,]+) ?(KiB|MiB|GiB|) \| `([a-z0-9_.]+)\.([A-Z_]+)` \|$", re.MULTILINE)
 ROWS = ROW.findall((REPOSITORY / "docs" / "limits.md").read_text())
 READERS = {
     "check_file",

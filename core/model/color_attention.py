@@ -1,8 +1,9 @@
 """Colour attention: colours of Gaussians that no input image shows, from those that are shown anywhere on the body.
 
 Cloth mostly goes around the body, both sleeves are alike, and hair covers the back of the head. Each Gaussian attends
-to the patches of the body (`core.model.patches`). Values are the mean colours of a patch's visible Gaussians, so that a
-colour is copied rather than recalled, whatever it is; the learned part is where to look, and how far to follow it.
+to the patches of the body (`core.model.patches`). Values are the mean colours of a patch's visible Gaussians, so that
+colours are copied from the images. Learned are the weights of the patches, the share of the copied colour, and a change
+of at most `COLOR_RANGE`.
 
 Not in the paper.
 """
@@ -38,7 +39,7 @@ class ColorAttention(nn.Module):
         context_channels: Features of each Gaussian.
         patches: Patches of the body.
         queries: Gaussians per vertex, in the order of the vertices.
-        hidden: Width of the layer that decides on shares and changes.
+        hidden: Width of the MLP from which shares and changes are computed.
     """
 
     encoding: Tensor

@@ -1,7 +1,7 @@
-"""Patches: parts of the body's surface, some 6 cm wide, which stand for it where every query attends to the whole body.
+"""Patches: parts of the body's surface (256 are some 6 cm wide), to whose mean features every query attends.
 
-Attention along the mesh reaches a few rings of neighbours per layer. Attention to patches carries what a camera sees in
-front to the back, and from one sleeve to the other.
+Attention along the mesh reaches a few rings of neighbours per layer. Attention to patches connects the front with the
+back, and one sleeve with the other.
 """
 
 from dataclasses import dataclass

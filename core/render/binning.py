@@ -22,7 +22,8 @@ MAX_LISTED = 200_000
 """Splats per view above which `auto` selects `pairs`: the lists of similar depths that `cells` traverses for each splat
 grow with the number of splats, to about 100 here for a body at 2 m."""
 MAX_SPLATS = 700_000
-"""Splats of all views above which `auto` selects `pairs`. With fewer, launches take longer than kernels."""
+"""Splats of all views above which `auto` selects `pairs`. With fewer, its further launches take longer than its kernels
+save."""
 MAX_CELL_BYTES = 2**31
 """Bits of all cells above which `cells` is never used."""
 

@@ -63,8 +63,11 @@ def rank_splats(order: DepthOrder, width: int, height: int, tile: int, capacity:
     Args:
         order: Without `heads`.
         capacity: As for `bin_tiles`.
+    Raises:
+        InputError: If positions among the splats exceed 32-bit indices.
     """
     views, count = order.keys.shape[:-1].numel(), order.keys.shape[-1]
+    _Sizes(views, count, width, height, tile).check(0)
     estimator = capacity_estimator(order.keys.device, views, count, width, height, tile, capacity, "pairs")
     estimator.read_reports()
     return _ranks(order, estimator)

@@ -75,17 +75,9 @@ def results_page(records: Records, notes: str = "") -> str:
     ours = ["ours", "refined", "mean-color", "vertex-color"]
     bounds = ["mean-color", "ours", "refined", "optimum"]
     people = optimised_people(records)
-    inputs = [
-        *["single"] * ("single" in records),
-        "views-1",
-        "refined-1",
-        "views-2",
-        "frames-1",
-        "frames-2",
-        "frames-4",
-        "ours",
-        "refined",
-    ]
+    inputs = ["views-1", "refined-1", "views-2", "frames-1", "frames-2", "frames-4", "ours", "refined"]
+    if "single" in records:
+        inputs.insert(0, "single")
     ablations = [row.name for row in ROWS if row.group == "ablations" and row.name in records]
     return "\n".join(
         [

@@ -49,7 +49,7 @@ def spread_vertices(body: BodyModel, count: int) -> Int[Tensor, " N"]:
     """Vertices spread evenly over the body."""
     template = body.v_template
     order = _spread_order(template.numpy(force=True).astype(np.float32).tobytes(), max(count, MOST_SPREAD))
-    return torch.from_numpy(order[:count]).to(template.device)
+    return torch.tensor(order[:count], device=template.device)
 
 
 def spread_points(points: Float[Tensor, "V 3"], count: int) -> Int[Tensor, " N"]:
