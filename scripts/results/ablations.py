@@ -113,7 +113,7 @@ def ablation_size(options: ResultsOptions) -> int:
 
 def base_options(bench: Bench) -> TrainOptions:
     """Options of the full graph: three layers, vertex head, no image colour sampling, no feedback, no attention to
-    patches, exact fits and colours as they are, no initial weights.
+    patches, no bias of fits, no gains of colours, no initial weights.
 
     Interrupted trainings resume. No training people are held out, because the test people measure the result.
     """

@@ -198,6 +198,12 @@ def test_a_given_capacity_is_kept():
         render(scene, capacity=-1)
 
 
+def test_more_splats_than_a_grid_allows_are_refused_before_they_are_ranked():
+    keys = torch.zeros(1, 1, dtype=torch.int64).expand(1, binning_kernel.MAX_COUNT + 1)
+    with pytest.raises(InputError, match="1 views of 4194241 Gaussians at 8 x 8 are too many for one call"):
+        pair_binning.rank_splats(DepthOrder(keys), 8, 8, 8)
+
+
 @pytest.mark.slow
 def test_padding_changes_neither_images_nor_gradients():
     """Sets of unequal size are padded with Gaussians of opacity 0, of which blocks are skipped."""
