@@ -239,6 +239,8 @@ def draw(timings: Sequence[ScaleTiming], path: Path) -> None:
     names = list(dict.fromkeys(t.backend for t in timed))
     for axes in panels.flat[len(cases) :]:
         axes.set_axis_off()
+    for axes in panels.flat[max(0, len(cases) - columns) : len(cases)]:  # the last of each column
+        axes.tick_params(labelbottom=True)
     for (scene_index, size, views), axes in zip(cases, panels.flat):
         scene = list(SCENES)[scene_index]
         for index, name in enumerate(names):
@@ -251,7 +253,8 @@ def draw(timings: Sequence[ScaleTiming], path: Path) -> None:
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.3, which="both")
     if timed:
-        panels[0][0].legend(fontsize=7)
+        free = panels.flat[len(cases)] if len(cases) < panels.size else panels[0][0]
+        free.legend(*panels[0][0].get_legend_handles_labels(), loc="upper left", fontsize=7)
         figure.supxlabel("Gaussians", fontsize=9)
         figure.supylabel("milliseconds (solid: forward; dashed: forward and backward)", fontsize=9)
     FigureCanvasAgg(figure)
