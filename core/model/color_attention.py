@@ -39,12 +39,15 @@ class ColorAttention(nn.Module):
         context_channels: Features of each Gaussian.
         patches: Patches of the body.
         queries: Gaussians per vertex, in the order of the vertices.
+        is_last: True if no feedback follows, so that the context output is unused.
         hidden: Width of the MLP from which shares and changes are computed.
     """
 
     encoding: Tensor
 
-    def __init__(self, context_channels: int, patches: SurfacePatches, queries: int, hidden: int = 64):
+    def __init__(
+        self, context_channels: int, patches: SurfacePatches, queries: int, is_last: bool = False, hidden: int = 64
+    ):
         super().__init__()
         self.queries = queries
         self.pooling = PatchPooling(patches)
@@ -59,11 +62,12 @@ class ColorAttention(nn.Module):
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.to_shares = nn.Linear(hidden, HEADS + 1)
         self.to_change = nn.Linear(hidden, 3)
-        self.to_context = nn.Linear(hidden, context_channels)
+        self.to_context = None if is_last else nn.Linear(hidden, context_channels)
         self.key_position.load_state_dict(self.query_position.state_dict())
         for layer in (self.to_shares, self.to_change, self.to_context):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
 
     def forward(
         self, avatar: Avatar, context: Float[Tensor, "B N D"], seen: ColorObservations
@@ -99,7 +103,9 @@ class ColorAttention(nn.Module):
             share = torch.sigmoid(shares[..., HEADS:] - SEEN_LOGIT * torch.tanh(4 * evidence)[..., None])
             unseen = 1 - torch.tanh(4 * evidence)[..., None]
             blended = torch.lerp(avatar.colors, copied, share) + COLOR_RANGE * unseen * torch.tanh(change)
-        return replace(avatar, colors=blended.clamp(0, 1)), context + self.to_context(hidden)
+        if self.to_context is not None:
+            context = context + self.to_context(hidden)
+        return replace(avatar, colors=blended.clamp(0, 1)), context
 
     def _patches(
         self, avatar: Avatar, context: Float[Tensor, "B N D"], evidence: Float[Tensor, "B N"]

@@ -112,7 +112,7 @@ class HumanGaussianGraph(nn.Module):
         self.color_sampling = ColorSampling(graph.features) if options.color_sampling else None
         self.color_attention = None
         if patches is not None and options.color_sampling and graph.head == "vertex":
-            self.color_attention = ColorAttention(graph.features, patches, graph.queries)
+            self.color_attention = ColorAttention(graph.features, patches, graph.queries, is_last=not options.feedback)
         self.feedback = Feedback(graph.features, options.feedback) if options.feedback else None
         self.register_buffer("axes", surface_axes(body)[0], persistent=False)
         self.register_buffer("color_mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)

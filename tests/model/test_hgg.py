@@ -63,6 +63,24 @@ def test_gradients_reach_every_parameter(body, connectivity, make_frames, option
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("feedback", [0, 1])
+@pytest.mark.parametrize("options", [TEST_MODEL, RESIDUAL], ids=["vertex", "residual"])
+def test_gradients_reach_the_attention_to_patches(body, connectivity, make_frames, options, feedback):
+    """Colours are copied with the vertex head only, and their context is used by feedback only."""
+    graph = replace(options.graph, patches=16)
+    model = make_model(body, connectivity, replace(options, graph=graph, feedback=feedback))
+    for node in model.graph.whole:
+        torch.nn.init.normal_(node.out.weight)  # zero at first, so that no other weight of the node has a gradient
+    avatar = model(make_frames()).avatar
+    sum(getattr(avatar, name).square().sum() for name in TENSORS).backward()
+    parts = {"graph.whole"} if options is RESIDUAL else {"graph.whole", "color_attention"}
+    found = {part: [n for n, _ in model.named_parameters() if n.startswith(part)] for part in parts}
+    assert (model.color_attention is None) == (options is RESIDUAL)
+    for name in (name for names in found.values() for name in names):
+        assert model.get_parameter(name).grad.abs().max() > 0, name
+    assert all(found.values())
+
+
 def test_stage_frame_trains_the_unet_alone(body, connectivity, make_frames):
     model = make_model(body, connectivity)
     frame = model.frame_gaussians(make_frames())

@@ -293,6 +293,26 @@ def test_landmarks_of_a_part_of_the_person_are_not_trusted(body):
     assert (prepare_targets(small).landmark_weights == 0).all() and prepare_targets(small).seen.all()
 
 
+def test_bones_cost_least_where_exact_and_hands_are_those_of_the_wrists(body):
+    params = standing_bodies([0.0, 1.0])
+    bodies = Pose.from_params(params)
+    energy = Energy(prepare_targets(observe_bodies(params, body)), body, spread_vertices(body, 100), Weights(), bodies)
+
+    def terms(name: str, angle: float) -> tuple[float, float]:
+        """Terms of bones and hands after a turn of one joint."""
+        x = Variables.start(bodies, torch.tensor([[0.0, -1.0, 0.0]]), torch.zeros(1))
+        x.pose[:, JOINT_NAMES.index(name) - 1, 2] += angle
+        with torch.no_grad():
+            out = energy(x)
+        return float(out["bones"].sum()), float(out["hands"].sum())
+
+    (bones, hands), (bent_bones, bent_hands), (_, turned_hands) = (
+        terms(*turn) for turn in (("left_elbow", 0.0), ("left_elbow", 0.5), ("left_wrist", 0.5))
+    )
+    assert bones < 0.5 * bent_bones
+    assert bent_hands == pytest.approx(hands) and turned_hands > hands + 1
+
+
 def test_a_skirt_is_not_trusted_and_the_trunk_above_it_is(body):
     """Masks that are 10 cm wider from the waist to the knees, around the true body."""
     params = standing_bodies([0.0, 1.0])
