@@ -268,6 +268,22 @@ def test_every_trained_parameter_gets_a_gradient(stage, head, options, tmp_path,
         run.model.zero_grad(set_to_none=True)
 
 
+@pytest.mark.slow
+def test_gains_of_colours_are_for_training_only(options):
+    """Losses of two images of the same sample, with gains and without."""
+    losses = {}
+    for gain in (0.0, 0.3):
+        data = replace(options.data, color_gain=gain)
+        graph = replace(options.model.graph, dropout=0.0)
+        run = Trainer(replace(options, data=data, model=replace(options.model, graph=graph), validation=0))
+        sample = next(run.batches).unpack()
+        for is_training in (True, False):
+            run.module.train(is_training)
+            with torch.no_grad():
+                losses[gain, is_training] = float(run.module(sample, InputSubset([0], [0, 1]), False)[0])
+    assert losses[0.3, False] == losses[0.0, False] == losses[0.0, True] != losses[0.3, True]
+
+
 def test_feedback_renders_with_the_backend_of_the_run(options):
     run = Trainer(replace(options, model=replace(options.model, feedback=1), backend="torch"))
     assert run.model.feedback.backend == "torch"
