@@ -120,11 +120,13 @@ def test_what_was_moved_is_written(options, aligned, monkeypatch, caplog):
     assert content["fits"]["0010"]["transl"] == pytest.approx(fit.transl.tolist(), abs=1e-6)
     assert content["gains"]["0005"][VIEWS[1]] == pytest.approx(aligned.aligned.gains[0, 1].tolist(), rel=1e-4)
     assert (folder / ALIGNED_SHEET).is_file()
+    assert f'<img src="{ALIGNED_SHEET}"' in (folder / "index.html").read_text()
     assert content["summary"].replace("'", "&#x27;")[1:40] in (folder / "index.html").read_text()
     record = json.loads((options.workspace / "metrics.json").read_text())["settings"]["alignment"]
     assert record["steps"] == 3 and record["subjects"]["209801"]["cameras_mm"] > 0
     infer.main(replace(options, align=0, evaluate=True, protocol="quick"))  # into the same folder
     assert not (folder / ALIGNMENT_FILE).exists() and not (folder / ALIGNED_SHEET).exists()
+    assert ALIGNED_SHEET not in (folder / "index.html").read_text()
     assert "alignment" not in json.loads((options.workspace / "metrics.json").read_text())["settings"]
 
 
