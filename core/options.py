@@ -77,7 +77,7 @@ class GraphOptions:
     """Intra-node attention: to the Gaussians whose nearest vertex this is."""
     inter: bool = True
     """Inter-node attention: to the neighbouring vertices."""
-    patches: LayersOrZero = 0
+    patches: Annotated[int, Range(0, 2**12)] = 0
     """Patches of the body which every query attends to in each layer; 0: none (as in the paper). With the `vertex` head
     and image colour sampling, colours of what no image shows also come from the patches that are seen."""
     head: Literal["vertex", "residual"] = "vertex"

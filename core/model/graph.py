@@ -12,7 +12,7 @@ from torch.nn.functional import linear, pad
 
 from core.avatar.avatar import at_vertices
 from core.model.frame_gaussians import FrameGaussians
-from core.model.patches import BodyNode, PatchPooling, SurfacePatches
+from core.model.patches import PatchAttention, PatchPooling, SurfacePatches
 from core.ops.dense_layers import FeedForwardWeights, norm_linear, residual_feed_forward
 from core.ops.graph_attention import (
     MAX_QUERIES,
@@ -137,7 +137,9 @@ class BodyGraph(nn.Module):
         if patches is not None:
             self.register_buffer("encoding", patches.encoding, persistent=False)
             self.pooling = PatchPooling(patches)
-        self.whole = nn.ModuleList(BodyNode(options) for _ in range(options.layers) if patches is not None)
+        self.patch_attention = nn.ModuleList(
+            PatchAttention(options) for _ in range(options.layers) if patches is not None
+        )
         self.graph_cache = CudaGraphCache()
         self._has_dropout = options.dropout > 0
 
@@ -166,12 +168,12 @@ class BodyGraph(nn.Module):
             maps = [layer.key_value for layer in self.intra]  # one product for all layers
             weight, bias = (torch.cat([getattr(own, name) for own in maps]) for name in ("weight", "bias"))
             key_values = linear(self.embed_keys(keys), weight, bias).chunk(len(maps), -1)
-        counts = crow.diff().view(num_subjects, -1).float()
-        for layer in range(max(len(self.intra), len(self.inter), len(self.whole))):
+        counts = crow.diff().view(num_subjects, -1).float() if self.patch_attention else None
+        for layer in range(max(len(self.intra), len(self.inter), len(self.patch_attention))):
             if self.intra:
                 x = self.intra[layer](x, key_values[layer], crow)
-            if self.whole:
-                x = self.whole[layer](x, counts, self.encoding, self.pooling)
+            if self.patch_attention:
+                x = self.patch_attention[layer](x, counts, self.encoding, self.pooling)
             if self.inter:
                 x = self.inter[layer](x, self.neighbors, self.neighbor_mask, reverse)
         return x

@@ -96,7 +96,7 @@ class PatchPooling(nn.Module):
         return (gathered * own).sum(-2), (shares * self.mask).sum(-1)
 
 
-class BodyNode(nn.Module):
+class PatchAttention(nn.Module):
     """Attention of each query to all patches of the body. Untrained, it changes nothing.
 
     Keys are made of the mean features of a patch's queries, and of how many Gaussians its vertices have: a patch that

@@ -22,7 +22,7 @@ SEVERAL_CPU_PROCESSES = (
     "environment"
 )
 """Remedy for configurations whose processes are not started."""
-OPTIONAL_PARTS = ("color_sampling.", "color_attention.", "feedback.", "graph.whole.")
+OPTIONAL_PARTS = ("color_sampling.", "color_attention.", "feedback.", "graph.patch_attention.")
 """Prefixes of the parameters that an `--init` checkpoint may lack."""
 
 

@@ -128,8 +128,8 @@ def _run(command: list[str], prepare: Callable[[], None], kept: Sequence[int], e
 def _detach_files(kept: Sequence[int]) -> None:
     """Connect files of the parent to nothing. They are not closed: objects of the parent own their numbers."""
     nothing = os.open(os.devnull, os.O_RDWR)
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208
         number = int(name)
-        if number > 2 and number not in (*kept, nothing) and Path(f"/proc/self/fd/{name}").exists():
+        if number > 2 and number not in (*kept, nothing) and Path(f"/dev/fd/{name}").exists():
             os.dup2(nothing, number, inheritable=False)
     os.close(nothing)

@@ -69,11 +69,11 @@ def test_gradients_reach_the_attention_to_patches(body, connectivity, make_frame
     """Colours are copied with the vertex head only, and their context is used by feedback only."""
     graph = replace(options.graph, patches=16)
     model = make_model(body, connectivity, replace(options, graph=graph, feedback=feedback))
-    for node in model.graph.whole:
+    for node in model.graph.patch_attention:
         torch.nn.init.normal_(node.out.weight)  # zero at first, so that no other weight of the node has a gradient
     avatar = model(make_frames()).avatar
     sum(getattr(avatar, name).square().sum() for name in TENSORS).backward()
-    parts = {"graph.whole"} if options is RESIDUAL else {"graph.whole", "color_attention"}
+    parts = {"graph.patch_attention"} if options is RESIDUAL else {"graph.patch_attention", "color_attention"}
     found = {part: [n for n, _ in model.named_parameters() if n.startswith(part)] for part in parts}
     assert (model.color_attention is None) == (options is RESIDUAL)
     for name in (name for names in found.values() for name in names):

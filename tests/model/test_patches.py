@@ -7,7 +7,7 @@ import torch
 
 from core.avatar.avatar import Avatar
 from core.model.color_attention import HEADS, ColorAttention
-from core.model.patches import BodyNode, PatchPooling, split_surface
+from core.model.patches import PatchAttention, PatchPooling, split_surface
 from core.model.surface import surface_axes
 from core.ops.color_observations import observe
 from core.options import GraphOptions
@@ -81,9 +81,9 @@ def test_pooling_gives_weighted_means(patches, body):
     assert means[1, 5].abs().max() == 0
 
 
-def test_an_untrained_body_node_changes_nothing_and_a_trained_one_reaches_every_vertex(patches, body):
+def test_untrained_attention_to_patches_changes_nothing_and_a_trained_one_reaches_every_vertex(patches, body):
     torch.manual_seed(0)
-    node, pooling = BodyNode(GraphOptions(features=16, heads=2)), PatchPooling(patches)
+    node, pooling = PatchAttention(GraphOptions(features=16, heads=2)), PatchPooling(patches)
     x, counts = torch.randn(1, body.num_vertices, 2, 16), torch.ones(1, body.num_vertices)
     assert node(x, counts, patches.encoding, pooling).equal(x)
     torch.nn.init.normal_(node.out.weight)
@@ -93,9 +93,9 @@ def test_an_untrained_body_node_changes_nothing_and_a_trained_one_reaches_every_
     assert (change[0].abs().amax((1, 2)) > 0).float().mean() > 0.99
 
 
-def test_an_untrained_body_node_prefers_patches_nearby(patches, body):
+def test_untrained_attention_to_patches_prefers_patches_nearby(patches, body):
     torch.manual_seed(0)
-    node, pooling = BodyNode(GraphOptions(features=16, heads=2)), PatchPooling(patches)
+    node, pooling = PatchAttention(GraphOptions(features=16, heads=2)), PatchPooling(patches)
     everywhere = torch.ones(body.num_vertices)
     with torch.no_grad():
         logits = node.query_position(patches.encoding) @ node.key_position(pooling(patches.encoding, everywhere)).T
@@ -103,9 +103,9 @@ def test_an_untrained_body_node_prefers_patches_nearby(patches, body):
     assert (body.v_template - preferred).norm(dim=-1).median() < 0.15  # metres; 0.7 with independent maps
 
 
-def test_body_nodes_distinguish_patches_without_gaussians(patches, body):
+def test_attention_distinguishes_patches_without_gaussians(patches, body):
     torch.manual_seed(0)
-    node, pooling = BodyNode(GraphOptions(features=16, heads=2)), PatchPooling(patches)
+    node, pooling = PatchAttention(GraphOptions(features=16, heads=2)), PatchPooling(patches)
     torch.nn.init.normal_(node.out.weight)
     x, counts = torch.randn(1, body.num_vertices, 2, 16), torch.zeros(1, body.num_vertices)
     some = counts.clone()
