@@ -4,13 +4,16 @@ The programs run in this process, one after the other: only so do some hundred c
 """
 
 import json
+import logging
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from accelerate.commands import launch
 from dotted_avatar import dotted_avatar
 from PIL import Image
 from tiny_capture import TinyCapture
@@ -19,6 +22,8 @@ from core.avatar.file import save_avatar
 from core.utils.environment import SIGNALS
 from smpl_renderer.files import REPOSITORY
 
+LAUNCHER = ("simple_launcher", "load_config_from_file")
+"""Functions of accelerate's launcher that scripts/launch.py replaces."""
 KINDS: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: None,
     "device": lambda path: path.symlink_to("/dev/zero"),
@@ -134,7 +139,24 @@ def given(tmp_path_factory, body) -> dict[str, str]:
     }
 
 
+@pytest.fixture
+def same_process():
+    """What entry points change in their process is undone: the launcher's environment, handlers and functions."""
+    environment, logger = dict(os.environ), logging.getLogger("torch.distributed")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    functions, level = {name: getattr(launch, name) for name in LAUNCHER}, logger.level
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for name, function in functions.items():
+        setattr(launch, name, function)
+    logger.setLevel(level)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("same_process")
 @pytest.mark.parametrize("script", [name for name, uses in USES.items() if uses])
 def test_unusable_files_are_one_line(script, given, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(SIGNALS, "handle", lambda: None)
