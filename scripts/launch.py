@@ -30,6 +30,7 @@ from accelerate.commands.config import config_args
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from core.utils.cli import one_line
 from smpl_renderer.bounded_files import CONTENT_ERRORS, MAX_TEXT_BYTES, check_file
 from smpl_renderer.errors import InputError
 
@@ -46,7 +47,7 @@ def main() -> None:
     try:
         launch.main()
     except (InputError, ValueError) as error:  # the launcher's own, of arguments that contradict each other
-        sys.stderr.write(f"error: {_one_line(error)}\n")
+        sys.stderr.write(f"error: {one_line(str(error))}\n")
         raise SystemExit(2) from None
     except SignalException as error:
         _end_children(error.sigval)  # those that were started just before the signal are not known to the launcher
@@ -71,12 +72,8 @@ def _read_config(path: str | None, read: Callable[[str | None], object]) -> obje
         return read(path)
     except (*CONTENT_ERRORS, OSError, yaml.YAMLError) as error:
         raise InputError(
-            f"{file}: cannot be read as a configuration ({_one_line(error)}); write it by accelerate config"
+            f"{file}: cannot be read as a configuration ({one_line(str(error))}); write it by accelerate config"
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _of_one_process(args: argparse.Namespace) -> argparse.Namespace:

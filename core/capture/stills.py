@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".h
 IMAGE_FORMATS = (*FORMATS, "HEIF", "AVIF")
 """Decoders in use; some of Pillow's others start programs."""
 MAX_RATIO = 32
-"""Of the sides of an image: people are searched for in squares along the longer side."""
+"""Greatest ratio of the sides of an image, because people are searched for in squares along the longer side."""
 FILM_DIAGONAL = float(np.hypot(36, 24))
 """Millimetres; focal lengths "in 35 mm film" refer to it."""
 

@@ -31,14 +31,13 @@ def noisy_fits(params: BodyParams, deviation: float, body: BodyModel, generator:
         return share * deviation * torch.randn(shape, generator=generator, dtype=params.scale.dtype)
 
     count, joints = len(params.scale), params.body_pose.shape[-1] // 3
-    betas = params.betas + noise(BETAS_SHARE, params.betas.shape[-1])
-    shift = noise(TRANSL_SHARE, count, 3) - params.scale[:, None] * rest_pelvis(body, betas)
-    return BodyParams(
-        betas=betas,
-        global_orient=_rotated(params.global_orient, noise(ORIENT_SHARE, count, 3)),
-        body_pose=_rotated(params.body_pose.unflatten(-1, (joints, 3)), noise(1.0, count, joints, 3)).flatten(-2),
-        transl=posed_pelvis(params, body) + shift,
-        scale=params.scale,
+    return _with_errors(
+        params,
+        body,
+        betas=noise(BETAS_SHARE, params.betas.shape[-1]),
+        pelvis=noise(TRANSL_SHARE, count, 3),
+        orient=noise(ORIENT_SHARE, count, 3),
+        joints=noise(1.0, count, joints, 3),
     )
 
 
@@ -59,12 +58,27 @@ def biased_fits(params: BodyParams, deviation: float, body: BodyModel, generator
     joints = params.body_pose.shape[-1] // 3
     rotations = amount * torch.randn(joints, 3, generator=generator, dtype=params.scale.dtype)
     lean, depth = (amount * torch.randn(2, generator=generator, dtype=params.scale.dtype)).tolist()
-    pelvis = posed_pelvis(params, body) + params.transl.new_tensor([0.0, 0.0, DEPTH_SHARE * depth])
+    return _with_errors(
+        params,
+        body,
+        betas=torch.zeros_like(params.betas[0]),
+        pelvis=params.transl.new_tensor([0.0, 0.0, DEPTH_SHARE * depth]),
+        orient=params.transl.new_tensor([lean, 0.0, 0.0]),
+        joints=rotations,
+    )
+
+
+def _with_errors(
+    params: BodyParams, body: BodyModel, *, betas: Tensor, pelvis: Tensor, orient: Tensor, joints: Tensor
+) -> BodyParams:
+    """Fits with errors of shape, posed pelvis (metres), orientation and joints (rotation vectors)."""
+    betas = params.betas + betas
+    shift = pelvis - params.scale[:, None] * rest_pelvis(body, betas)
     return BodyParams(
-        betas=params.betas,
-        global_orient=_rotated(params.global_orient, params.transl.new_tensor([[lean, 0.0, 0.0]])),
-        body_pose=_rotated(params.body_pose.unflatten(-1, (joints, 3)), rotations).flatten(-2),
-        transl=pelvis - params.scale[:, None] * rest_pelvis(body, params.betas),
+        betas=betas,
+        global_orient=_rotated(params.global_orient, orient),
+        body_pose=_rotated(params.body_pose.unflatten(-1, (-1, 3)), joints).flatten(-2),
+        transl=posed_pelvis(params, body) + shift,
         scale=params.scale,
     )
 

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from core.capture.cameras import StoredCamera
 from core.capture.overlay import FIT_COLOR, MASK_COLOR, Color, Tile, write_sheet
-from core.capture.quality import visible_faces
+from core.capture.quality import mask_iou, visible_faces
 from core.data.capture import Capture
 from core.inference.aligned_inputs import AlignedInputs, input_fits
 from smpl_renderer.body_model import BodyModel
@@ -40,21 +37,13 @@ def write_aligned_overlay(
     first, last = drawn
 
     def tile(f: int, c: int) -> Tile:
-        mask = capture.mask(views[c], frame_ids[f]) > 127
-        overlaps = [_overlap(silhouettes[f][c], mask) for silhouettes in (first, last)]
+        mask = capture.mask(views[c], frame_ids[f])
+        overlaps = [mask_iou(silhouettes[f][c], mask) for silhouettes in (first, last)]
         caption = (
             f"{frame_ids[f]:04d} {views[c]}" if len(views) > 1 else f"{frame_ids[f]:04d}",
             f"overlap {100 * overlaps[1]:.0f} % (first fit {100 * overlaps[0]:.0f} %)",
         )
         outlines = ((first[f][c], FIRST_COLOR), (last[f][c], FIT_COLOR))
-        return Tile(capture.image(views[c], frame_ids[f]), mask, outlines, caption=caption)
+        return Tile(capture.image(views[c], frame_ids[f]), mask > 127, outlines, caption=caption)
 
     write_sheet(path, len(frame_ids), len(views), tile, LEGEND)
-
-
-def _overlap(silhouette: np.ndarray, mask: np.ndarray) -> float:
-    """Intersection over union of a silhouette and a mask that is reduced to its size."""
-    height, width = silhouette.shape
-    reduced = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.BOX)
-    reduced = np.asarray(reduced) > 127
-    return float((silhouette & reduced).sum() / max(1, (silhouette | reduced).sum()))

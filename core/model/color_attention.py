@@ -85,8 +85,7 @@ class ColorAttention(nn.Module):
         normed = self.norm(context)
         learned = self.query(normed) + self._per_gaussian(self.query_position(self.encoding))
         keys, values = self.key_value(torch.cat([features, colors], -1)).chunk(2, -1)
-        centers = self.pooling(self.encoding, torch.ones_like(self.encoding[:, 0]))
-        keys = _heads(keys + self.key_position(centers))
+        keys = _heads(keys + self.key_position(self.pooling.centers))
         # One more channel adds the evidence of a patch to its logits; sqrt(PADDED) undoes the scale of the attention.
         logits = (PADDED**0.5 * torch.log(totals + LEAST_EVIDENCE))[:, None, :, None].expand(-1, HEADS, -1, 1)
         own = _heads(learned)

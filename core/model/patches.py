@@ -74,11 +74,15 @@ class PatchPooling(nn.Module):
 
     vertices: Tensor
     mask: Tensor
+    centers: Tensor
+    """Mean encoding of each patch's vertices [P, E]."""
 
     def __init__(self, patches: SurfacePatches):
         super().__init__()
         self.register_buffer("vertices", patches.vertices, persistent=False)
         self.register_buffer("mask", patches.mask, persistent=False)
+        everywhere = torch.ones_like(patches.encoding[:, 0])
+        self.register_buffer("centers", self(patches.encoding, everywhere), persistent=False)
 
     def forward(self, values: Float[Tensor, "*B V C"], weights: Float[Tensor, "*B V"]) -> Float[Tensor, "*B P C"]:
         """Means of the vertices' values. Those of a patch without weights are zero."""
@@ -132,10 +136,10 @@ class PatchAttention(nn.Module):
             encoding: Encoded positions of the vertices.
         """
         normed = self.norm(x)
-        everywhere = torch.ones_like(counts)
-        means = pooling(torch.cat([normed.mean(2), torch.log1p(counts)[..., None]], -1), everywhere)
+        described = torch.cat([normed.mean(2), torch.log1p(counts)[..., None]], -1)
+        means = pooling(described, torch.ones_like(counts))
         keys, values = self.key_value(means).chunk(2, -1)
-        keys = keys + self.key_position(pooling(encoding, everywhere[0]))
+        keys = keys + self.key_position(pooling.centers)
         queries = self.query(normed) + self.query_position(encoding)[:, None]
         split = [y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (queries.flatten(1, 2), keys, values)]
         update = scaled_dot_product_attention(*split).transpose(1, 2).flatten(-2)

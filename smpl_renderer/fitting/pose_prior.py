@@ -125,7 +125,7 @@ class MergedPrior(TensorStructure):
     offsets: Float[Tensor, "5 1 K*D"]
     """Whitened means."""
     factors: Float[Tensor, " 2"]
-    """Of the squared deviation in the exponents of a Gaussian and of its outliers."""
+    """Factors of the squared deviation in the exponents of a Gaussian and of its outliers."""
     constants: Float[Tensor, "5 1 K 2"]
     """Logarithms of the heights of these, relative to the highest Gaussian of the part."""
 
